@@ -1,0 +1,33 @@
+"""Typed errors. Each message says what was expected, what was received, where, and what to do."""
+
+
+class TltPruneError(Exception):
+    """Base class of every error this package raises on purpose."""
+
+
+class UnsupportedModelError(TltPruneError, TypeError):
+    """The object is not a model whose graph can be read (a subclassed or unbuilt model, say)."""
+
+
+class RuleError(TltPruneError):
+    """A layer rule returned something that does not describe its call."""
+
+
+class PlanError(TltPruneError, ValueError):
+    """A pruning request or plan is malformed, or does not fit the model it is applied to."""
+
+
+class LawError(TltPruneError):
+    """The pruned model differs from the original with the removed channels' consumers zeroed."""
+
+
+class SpecError(TltPruneError, ValueError):
+    """A spec file or override names an unknown key or holds a value of the wrong kind."""
+
+
+class DataError(TltPruneError, ValueError):
+    """A dataset cannot be read as described: the message names the file or folder."""
+
+
+class ExportError(TltPruneError):
+    """An exported file does not reproduce the Keras model, or cannot be written."""

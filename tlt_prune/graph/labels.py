@@ -1,0 +1,170 @@
+"""Label arrays: which channel every slice of a tensor carries. Knows NumPy, knows no Keras.
+
+A *label* is a positive integer that names one channel. A traced tensor carries a *label array*: an
+int64 array of the tensor's rank (batch axis included, so that axis numbers mean the same as in the
+model) whose size on each axis is 1 where the label does not vary along it, else the tensor's size.
+
+Every array the tracer hands on varies along at most one axis (`settle` sees to it). That is what
+keeps a pruned tensor rectangular: removing labels removes whole slices of that one axis.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from numpy.typing import NDArray
+
+Labels = NDArray[np.int64]
+Shape = tuple[int | None, ...]
+
+
+class LabelTable:
+    """Issues labels, records which of them must live and die together, and which are frozen."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._edges: list[tuple[Labels, Labels]] = []
+        self._frozen: list[tuple[Labels, str]] = []
+        self._approximate: list[tuple[Labels, str]] = []
+
+    def fresh(self, count: int) -> Labels:
+        """Returns `count` new labels, shape `(count,)`."""
+        first, self._count = self._count, self._count + count
+        return np.arange(first, self._count, dtype=np.int64)
+
+    def unify(self, a: Labels, b: Labels) -> None:
+        """Couples `a[i]` with `b[i]` after broadcasting: they are removed together or not at all."""
+        a, b = np.broadcast_arrays(a, b)
+        different = a != b
+        if different.any():
+            self._edges.append((a[different], b[different]))
+
+    def freeze(self, labels: Labels, reason: str) -> None:
+        """Forbids the removal of `labels` and of everything coupled to them."""
+        self._frozen.append((np.unique(labels), reason))
+
+    def mark_approximate(self, labels: Labels, reason: str) -> None:
+        """Notes that removing `labels` changes more than the consumers' rows (a statistic, say)."""
+        self._approximate.append((np.unique(labels), reason))
+
+    def resolve(self) -> Bundles:
+        """Closes the coupling: which labels form one bundle, which bundles are frozen, and why."""
+        root = _components(self._count, self._edges)
+        return Bundles(root, _reasons(root, self._frozen), _reasons(root, self._approximate))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Bundles:
+    """The connected components of the labels.
+
+    Attributes:
+        root: `(n_labels,)`, the smallest label of each label's bundle.
+        frozen: bundle root -> why nothing of it may be removed.
+        approximate: bundle root -> why its removal is not exact.
+    """
+
+    root: Labels
+    frozen: dict[int, str]
+    approximate: dict[int, str]
+
+
+def _components(count: int, edges: list[tuple[Labels, Labels]]) -> Labels:
+    """Smallest label of each connected component, by hooking and pointer jumping.
+
+    Shiloach and Vishkin, "An O(log n) parallel connectivity algorithm", 1982: every round is a few
+    array operations, so the time does not depend on Python's speed a channel.
+    """
+    root = np.arange(count, dtype=np.int64)
+    if not edges:
+        return root
+    a = np.concatenate([x for x, _ in edges])
+    b = np.concatenate([y for _, y in edges])
+    while True:
+        root_a, root_b = root[a], root[b]
+        apart = root_a != root_b
+        if not apart.any():
+            return root
+        a, b, root_a, root_b = a[apart], b[apart], root_a[apart], root_b[apart]
+        np.minimum.at(root, np.maximum(root_a, root_b), np.minimum(root_a, root_b))
+        while True:
+            jumped = root[root]
+            if np.array_equal(jumped, root):
+                break
+            root = jumped
+
+
+def _reasons(root: Labels, events: list[tuple[Labels, str]]) -> dict[int, str]:
+    reasons: dict[int, str] = {}
+    for labels, reason in events:
+        for bundle in np.unique(root[labels]).tolist():
+            reasons.setdefault(bundle, reason)
+    return reasons
+
+
+def varying_axes(labels: Labels) -> tuple[int, ...]:
+    """The axes along which `labels` has more than one entry."""
+    return tuple(axis for axis, size in enumerate(labels.shape) if size > 1)
+
+
+def settle(labels: Labels, table: LabelTable) -> Labels:
+    """Returns `labels` reduced to one varying axis, coupling what that requires.
+
+    Axes along which the array is constant are reduced to size 1. If several are left, the axis with
+    the most distinct slices keeps its labels and the labels that meet in one slice are unified:
+    offset-wise coupling across groups, for a `(groups, channels)` split.
+    """
+    for axis in varying_axes(labels):
+        first = np.take(labels, [0], axis=axis)
+        if np.array_equal(np.broadcast_to(first, labels.shape), labels):
+            labels = first
+    axes = varying_axes(labels)
+    if len(axes) < 2:
+        return labels
+    # Ties go to the last axis: it is where Keras keeps channels.
+    keep = max(axes, key=lambda axis: (_distinct_slices(labels, axis), axis))
+    first = np.moveaxis(labels, keep, 0).reshape(labels.shape[keep], -1)[:, :1]
+    table.unify(np.moveaxis(labels, keep, 0).reshape(labels.shape[keep], -1), first)
+    shape = [1] * labels.ndim
+    shape[keep] = labels.shape[keep]
+    return first.reshape(shape)
+
+
+def _distinct_slices(labels: Labels, axis: int) -> int:
+    rows = np.moveaxis(labels, axis, 0).reshape(labels.shape[axis], -1)
+    return len(np.unique(np.sort(rows, axis=1), axis=0))
+
+
+# Stand-ins for unknown sizes: distinct primes, so that a reshape whose result depends on the true
+# size shows up as labels that vary along the unknown axis.
+_PRIMES = (2, 3, 5, 7, 11, 13, 17, 19)
+
+
+def reshape(labels: Labels, shape: Shape, new_shape: Shape) -> Labels | None:
+    """Labels of `x.reshape(new_shape)` for `x` of `shape`, or None if they cannot be known.
+
+    Both shapes include the batch axis and may hold None. At most one None of `new_shape` is
+    inferred; a leading None in both is the same batch.
+    """
+    primes = iter(_PRIMES)
+    known = [size if size is not None else next(primes) for size in shape]
+    target = list(new_shape)
+    if shape and target and shape[0] is None and target[0] is None and None in target[1:]:
+        target[0] = known[0]
+    unknown = [axis for axis, size in enumerate(target) if size is None]
+    total = int(np.prod(known, dtype=np.int64))
+    if unknown:
+        rest = int(np.prod([size for size in target if size is not None], dtype=np.int64))
+        if len(unknown) > 1 or not rest or total % rest:
+            return None
+        target[unknown[0]] = total // rest
+    if int(np.prod(target, dtype=np.int64)) != total:  # type: ignore[arg-type]
+        return None
+    moved = np.broadcast_to(labels, known).reshape(target)  # type: ignore[arg-type]
+    for axis in varying_axes(moved):
+        if new_shape[axis] is None:
+            first = np.take(moved, [0], axis=axis)
+            if not np.array_equal(np.broadcast_to(first, moved.shape), moved):
+                return None
+            moved = first
+    return moved

@@ -1,0 +1,1 @@
+"""Recurrent layers and wrappers. (Filled in with the layers that have memory.)"""

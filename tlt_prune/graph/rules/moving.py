@@ -1,0 +1,302 @@
+"""Layers and operations that move data: the same movement, applied to the label array.
+
+Where a movement is written with numbers that count channels (a slice, a split, a target shape), those
+numbers are recomputed from what is retained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tlt_prune.graph.channels import Alive
+from tlt_prune.graph.labels import Labels, Shape, reshape, settle, varying_axes
+from tlt_prune.graph.rules.registry import layer, raw_op
+
+
+@layer("Flatten")
+def flatten(call: Any, x: Labels) -> Any:
+    shape = call.in_shapes[0]
+    if getattr(call.op, "data_format", None) == "channels_first" and x.ndim > 2:
+        # Both Kerases move the channels last before they flatten.
+        x, shape = np.moveaxis(x, 1, -1), (shape[0], *shape[2:], shape[1])
+    return _reshaped(call, x, shape, call.out_shapes[0])
+
+
+@layer("Reshape")
+def reshape_layer(call: Any, x: Labels) -> Any:
+    out = _reshaped(call, x, call.in_shapes[0], call.out_shapes[0])
+    _retarget(call, "target_shape", out, call.op.target_shape, leading=1)
+    return out
+
+
+@raw_op("Reshape")
+def reshape_op(call: Any, x: Labels) -> Any:
+    out = _reshaped(call, x, call.in_shapes[0], call.out_shapes[0])
+    newshape = call.op.newshape
+    _retarget(call, "newshape", out, (newshape,) if isinstance(newshape, int) else newshape, leading=0)
+    return out
+
+
+def _reshaped(call: Any, x: Labels, shape: Shape, new_shape: Shape) -> Any:
+    moved = reshape(x, shape, new_shape)
+    if moved is None:
+        return call.freeze_all([x], "reshaped across axes of unknown size")[0]
+    return settle(moved, call.table)
+
+
+def _retarget(call: Any, key: str, out: Labels, target: Sequence[int], leading: int) -> None:
+    """Rewrites a target shape; -1 stays -1, and Keras infers it from what is retained."""
+    for axis in varying_axes(out):
+        if target[axis - leading] != -1:
+            call.configure(key, lambda alive, axis=axis: _resized(target, axis - leading, out, alive), out.reshape(-1))
+
+
+def _resized(target: Sequence[int], axis: int, out: Labels, alive: Alive) -> tuple[int, ...]:
+    sizes = [int(size) for size in target]
+    sizes[axis] = int(alive[out.reshape(-1)].sum())
+    return tuple(sizes)
+
+
+@layer("Permute")
+def permute(call: Any, x: Labels) -> Labels:
+    return np.transpose(x, (0, *call.op.dims))
+
+
+@layer("RepeatVector")
+def repeat_vector(call: Any, x: Labels) -> Labels:
+    return x[:, None, :]
+
+
+@raw_op("Transpose")
+def transpose(call: Any, x: Labels) -> Labels:
+    return np.transpose(x, call.op.axes)
+
+
+@raw_op("Swapaxes")
+def swapaxes(call: Any, x: Labels) -> Labels:
+    return np.swapaxes(x, call.op.axis1, call.op.axis2)
+
+
+@raw_op("Moveaxis")
+def moveaxis(call: Any, x: Labels) -> Labels:
+    return np.moveaxis(x, call.op.source, call.op.destination)
+
+
+@raw_op("ExpandDims")
+def expand_dims(call: Any, x: Labels) -> Labels:
+    return np.expand_dims(x, call.op.axis)
+
+
+@raw_op("Squeeze")
+def squeeze(call: Any, x: Labels) -> Labels:
+    axis = call.op.axis
+    if axis is None:
+        axis = tuple(i for i, size in enumerate(call.in_shapes[0]) if size == 1)
+    return np.squeeze(x, axis)
+
+
+@raw_op("Flip")
+def flip(call: Any, x: Labels) -> Labels:
+    return np.flip(x, call.op.axis)
+
+
+@raw_op("Ravel")
+def ravel(call: Any, x: Labels) -> Any:
+    return call.freeze_all([x], "flattened together with the batch")
+
+
+@raw_op("Roll")
+def roll(call: Any, x: Labels) -> Any:
+    return rolled(call, x, call.op.shift, call.op.axis, lambda value, *labels: call.configure("shift", value, *labels))
+
+
+def rolled(call: Any, x: Labels, shift: Any, axis: Any, edit: Any) -> Any:
+    varying = varying_axes(x)
+    if not varying:
+        return x
+    if not isinstance(axis, int) or not isinstance(shift, int):
+        return call.freeze_all([x], "rolled along several axes")[0]
+    axis %= x.ndim
+    if axis not in varying:
+        return x
+    vector = x.reshape(-1)
+    front = np.roll(vector, shift)[: shift % len(vector)]
+    edit(lambda alive: int(alive[front].sum()), vector)
+    return np.roll(x, shift, axis)
+
+
+@raw_op("Repeat")
+def repeat(call: Any, x: Labels) -> Any:
+    axis = call.op.axis
+    if axis is None or not isinstance(call.op.repeats, int):
+        return call.freeze_all([x], "repeated irregularly")
+    return np.repeat(x, call.op.repeats, axis) if axis % x.ndim in varying_axes(x) else x
+
+
+@raw_op("Tile")
+def tile(call: Any, x: Labels) -> Any:
+    repeats = call.op.repeats
+    if isinstance(repeats, int) or len(repeats) != x.ndim:
+        return call.freeze_all([x], "tiled to another rank")
+    return np.tile(x, [n if axis in varying_axes(x) else 1 for axis, n in enumerate(repeats)])
+
+
+@raw_op("BroadcastTo")
+def broadcast_to(call: Any, x: Labels) -> Any:
+    target = tuple(call.op.shape)
+    x = x.reshape((1,) * (len(target) - x.ndim) + x.shape)
+    for axis in varying_axes(x):
+        call.configure("shape", lambda alive, axis=axis: _resized(target, axis, x, alive), x.reshape(-1))
+    return x
+
+
+@raw_op("Pad")
+def pad(call: Any, x: Labels) -> Any:
+    widths = call.op.pad_width
+    for axis in varying_axes(x):
+        before, after = widths[axis] if isinstance(widths[axis], (tuple, list)) else (widths[axis],) * 2
+        if before or after:
+            return _padded(call, x, axis, before, after)
+    return x
+
+
+def _padded(call: Any, x: Labels, axis: int, before: int, after: int) -> Any:
+    if getattr(call.op, "mode", "constant") != "constant":
+        return call.freeze_all([x], "channels padded by reflection")[0]
+    filling = call.table.fresh(1)
+    call.freeze(filling, "padding")
+    widths = [(before, after) if i == axis else (0, 0) for i in range(x.ndim)]
+    return np.pad(x, widths, constant_values=int(filling[0]))
+
+
+@raw_op("Take")
+def take(call: Any, x: Labels, *indices: Labels) -> Any:
+    axis = call.op.axis
+    chosen = np.asarray(call.call.args[1]) if not indices and len(call.call.args) > 1 else None
+    if axis is None or chosen is None or chosen.ndim > 1:
+        return call.freeze_all([x, *indices], "gathered by computed or many-dimensional indices")
+    axis %= x.ndim
+    if axis not in varying_axes(x):
+        return x if chosen.ndim else np.squeeze(np.take(x, [0], axis), axis)
+    vector = x.reshape(-1)
+    if not chosen.ndim:
+        call.freeze(vector[int(chosen)], "a single channel")
+        call.argument(1, lambda alive: int(alive[vector[: int(chosen) % len(vector)]].sum()), vector)
+        return np.take(x, int(chosen), axis)
+    call.argument(1, lambda alive: _positions(chosen, vector, alive), vector)
+    return np.take(x, chosen, axis)
+
+
+def _positions(chosen: Any, vector: Labels, alive: Alive) -> list[int]:
+    """Where the retained ones of `vector[chosen]` lie among the retained of `vector`."""
+    rank = np.cumsum(alive[vector]) - 1
+    chosen = chosen % len(vector)
+    return [int(rank[i]) for i in chosen if alive[vector[i]]]
+
+
+@raw_op("Split")
+def split(call: Any, x: Labels) -> Any:
+    parts, edges = split_along(call, x, call.op.axis)
+    if edges is not None:
+        call.configure("indices_or_sections", edges, x.reshape(-1))
+    return parts
+
+
+def split_along(call: Any, x: Labels, axis: int) -> tuple[list[Labels], Any]:
+    """Labels of each part, and what computes the new split indices (None if they stay)."""
+    axis %= x.ndim
+    if axis not in varying_axes(x):
+        return [x] * len(call.out_shapes), None
+    sizes = [shape[axis] for shape in call.out_shapes]
+    ends = np.cumsum(sizes)[:-1]
+    vector = x.reshape(-1)
+    return np.split(x, ends, axis), lambda alive: tuple(int(alive[vector[:end]].sum()) for end in ends)
+
+
+@raw_op("Unstack")
+def unstack(call: Any, x: Labels) -> Any:
+    axis = call.op.axis % x.ndim
+    if axis in varying_axes(x):
+        return call.freeze_all([x], "channels unstacked into single tensors")
+    return [np.squeeze(x, axis)] * len(call.out_shapes)
+
+
+@raw_op("GetItem")
+def getitem(call: Any, x: Labels) -> Any:
+    key = call.call.args[1] if len(call.call.args) > 1 else call.call.kwargs["key"]
+    return sliced(call, x, key, lambda value, *labels: call.argument(1, value, *labels))
+
+
+def sliced(call: Any, x: Labels, key: Any, edit: Any) -> Any:
+    """`x[key]` for ints, slices, None and one Ellipsis."""
+    full = _full_key(key, x.ndim)
+    if full is None:
+        return call.freeze_all([x], "indexed by something else than ints and slices")
+    varying = varying_axes(x)
+    # Every axis but the channels' has size 1 in the label array: any index or slice of it is 0.
+    axis_of = [i for i, part in enumerate(full) if part is not None]
+    plain = [_on_size_one(part) if part is not None else None for part in full]
+    for axis in varying:
+        position = axis_of[axis]
+        part = full[position]
+        vector = x.reshape(-1)
+        if isinstance(part, slice) and part.step not in (None, 1) and part != slice(None, None, -1):
+            return call.freeze_all([x], "channels sliced with a step")
+        if isinstance(part, int):
+            call.freeze(vector[part], "a single channel")
+        plain[position] = part
+        if part not in (slice(None), slice(None, None, -1), slice(None, None, 1)):
+            edit(lambda alive: _recount(full, position, vector, alive), vector)
+    return x[tuple(plain)]
+
+
+def _on_size_one(part: Any) -> Any:
+    return 0 if isinstance(part, int) else slice(None)
+
+
+def _full_key(key: Any, rank: int) -> list[Any] | None:
+    """One entry an axis (plus None for new ones), with the Ellipsis spelled out."""
+    parts = list(key) if isinstance(key, (tuple, list)) else [key]
+    parts = [int(p) if isinstance(p, np.integer) else p for p in parts]
+    if not all(p is None or p is Ellipsis or isinstance(p, (int, slice)) for p in parts):
+        return None
+    if any(isinstance(b, bool) or (b is not None and not isinstance(b, int)) for p in parts if isinstance(p, slice) for b in (p.start, p.stop, p.step)):
+        return None
+    missing = rank - sum(p is not None and p is not Ellipsis for p in parts)
+    at = parts.index(Ellipsis) if Ellipsis in parts else len(parts)
+    return parts[:at] + [slice(None)] * missing + parts[at + 1 :]
+
+
+def _recount(full: list[Any], position: int, vector: Labels, alive: Alive) -> tuple[Any, ...]:
+    part = full[position]
+    new = list(full)
+    if isinstance(part, int):
+        new[position] = int(alive[vector[: part % len(vector)]].sum())
+    else:
+        start, stop, _ = part.indices(len(vector))
+        before = int(alive[vector[:start]].sum())
+        new[position] = slice(before, before + int(alive[vector[start:stop]].sum()))
+    return tuple(new)
+
+
+@raw_op("DepthToSpace")
+def depth_to_space(call: Any, x: Labels) -> Any:
+    return shuffled_up(call, x, call.op.block_size, call.channel_axis)
+
+
+def shuffled_up(call: Any, x: Labels, block: int, axis: int) -> Labels:
+    """Channel (i * block + j) * depth + c goes to offset (i, j): couple the offsets."""
+    rows = call.vector(x, axis).reshape(block * block, -1)
+    call.table.unify(rows, rows[:1])
+    return call.place(rows[0], axis)
+
+
+@raw_op("SpaceToDepth")
+def space_to_depth(call: Any, x: Labels) -> Labels:
+    axis = call.channel_axis
+    return call.place(np.tile(call.vector(x, axis), call.op.block_size**2), axis)
+
+

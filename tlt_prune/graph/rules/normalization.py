@@ -1,0 +1,101 @@
+"""Normalisation and scaling: parameters follow the channels; statistics over them are approximate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tlt_prune.graph.labels import Labels, varying_axes
+from tlt_prune.graph.rules.registry import layer
+
+
+def _axes(axis: int | Sequence[int], rank: int) -> tuple[int, ...]:
+    return tuple(int(a) % rank for a in ([axis] if isinstance(axis, int) else axis))
+
+
+@layer("BatchNormalization", "SyncBatchNormalization", "BatchNormalizationV1", "BatchNormalizationV2")
+def batch_normalization(call: Any, x: Labels, *mask: Labels) -> Labels:
+    op = call.op
+    axes = _axes(op.axis, x.ndim)
+    if len(axes) > 1 or any(axis not in axes for axis in varying_axes(x)):
+        call.freeze(x, "BatchNormalization over another axis than the channels'")
+        return x
+    vector = call.vector(x, axes[0])
+    call.follow(vector, op.gamma, op.beta, op.moving_mean, op.moving_variance)
+    return x
+
+
+@layer("LayerNormalization")
+def layer_normalization(call: Any, x: Labels) -> Labels:
+    return _over_axes(call, x, _axes(call.op.axis, x.ndim), (call.op.gamma, call.op.beta))
+
+
+@layer("RMSNormalization")
+def rms_normalization(call: Any, x: Labels) -> Labels:
+    return _over_axes(call, x, _axes(call.op.axis, x.ndim), (call.op.scale,))
+
+
+@layer("UnitNormalization")
+def unit_normalization(call: Any, x: Labels) -> Labels:
+    return _over_axes(call, x, _axes(call.op.axis, x.ndim), ())
+
+
+def _over_axes(call: Any, x: Labels, axes: tuple[int, ...], parameters: Sequence[Any]) -> Labels:
+    """Statistics over `axes`; parameters have the sizes of `axes`, in order."""
+    for axis in varying_axes(x):
+        if axis not in axes:
+            continue
+        call.approximate(x, f"{type(call.op).__name__} over the pruned channels")
+        for parameter in parameters:
+            call.attach(parameter, axes.index(axis), call.vector(x, axis), "follow")
+    return x
+
+
+@layer("GroupNormalization")
+def group_normalization(call: Any, x: Labels) -> Labels:
+    op = call.op
+    (axis,) = _axes(op.axis, x.ndim)
+    if varying_axes(x) not in ((), (axis,)):
+        call.freeze(x, "GroupNormalization over another axis than the channels'")
+        return x
+    vector = call.vector(x, axis)
+    groups = len(vector) if op.groups == -1 else op.groups
+    call.follow(vector, op.gamma, op.beta)
+    if groups == len(vector):
+        # Instance normalisation: every channel has its own statistics, so removal is exact.
+        call.count("groups", vector)
+        return x
+    rows = vector.reshape(groups, -1)
+    call.table.unify(rows, rows[:1])
+    call.approximate(x, "GroupNormalization over the pruned channels")
+    return x
+
+
+@layer("Rescaling")
+def rescaling(call: Any, x: Labels) -> Labels:
+    for key, value in (("scale", call.op.scale), ("offset", call.op.offset)):
+        values = np.asarray(value)
+        if values.ndim and values.shape[-1] > 1:
+            vector = call.vector(x, -1)
+            call.configure(key, lambda alive, values=values, vector=vector: values[..., alive[vector]].tolist(), vector)
+    return x
+
+
+@layer("Normalization")
+def normalization(call: Any, x: Labels) -> Labels:
+    op = call.op
+    axes = () if op.axis is None else _axes(op.axis, x.ndim)
+    if not axes or not any(axis in axes for axis in varying_axes(x)):
+        return x
+    # Its statistics were adapted to named features: removing one would need them re-broadcast.
+    call.freeze(x, "features of a Normalization layer")
+    return x
+
+
+@layer("LayerScale")
+def layer_scale(call: Any, x: Labels) -> Labels:
+    call.follow(call.vector(x, -1), call.op.gamma)
+    call.count("projection_dim", call.vector(x, -1))
+    return x

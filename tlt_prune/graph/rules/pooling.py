@@ -1,0 +1,30 @@
+"""Pooling and resizing: they work on the spatial axes and leave the channel axis alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tlt_prune.graph.labels import Labels
+from tlt_prune.graph.rules.registry import layer
+
+
+@layer(
+    "MaxPooling1D", "MaxPooling2D", "MaxPooling3D", "AveragePooling1D", "AveragePooling2D", "AveragePooling3D",
+    "AdaptiveMaxPooling1D", "AdaptiveMaxPooling2D", "AdaptiveMaxPooling3D",
+    "AdaptiveAveragePooling1D", "AdaptiveAveragePooling2D", "AdaptiveAveragePooling3D",
+    "UpSampling1D", "UpSampling2D", "UpSampling3D", "ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D",
+    "Cropping1D", "Cropping2D", "Cropping3D", "Resizing", "CenterCrop",
+    "MaxPool1D", "MaxPool2D", "MaxPool3D", "AvgPool1D", "AvgPool2D", "AvgPool3D",
+)  # fmt: skip
+def spatial(call: Any, x: Labels) -> Labels:
+    axis = call.channel_axis
+    return call.place(call.vector(x, axis), axis) if x.size > 1 else x
+
+
+@layer(
+    "GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalAveragePooling3D",
+    "GlobalMaxPooling1D", "GlobalMaxPooling2D", "GlobalMaxPooling3D",
+)  # fmt: skip
+def global_pooling(call: Any, x: Labels, *mask: Labels) -> Labels:
+    axis = call.channel_axis
+    return call.place(call.vector(x, axis), axis if call.op.keepdims else -1)

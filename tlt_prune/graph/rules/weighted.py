@@ -1,0 +1,185 @@
+"""Layers with a kernel: they contract the incoming channels and issue fresh ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tlt_prune.graph.labels import Labels
+from tlt_prune.graph.rules.elementwise import activated
+from tlt_prune.graph.rules.registry import layer
+
+
+@layer("Conv1D", "Conv2D", "Conv3D", "Convolution1D", "Convolution2D", "Convolution3D")
+def conv(call: Any, x: Labels) -> Labels:
+    op, axis = call.op, call.channel_axis
+    incoming = call.vector(x, axis)
+    groups, filters = op.groups, op.filters
+    positions = call.positions(call.out_shapes[0], axis)
+    call.macs(op.kernel, positions)
+    if groups > 1 and groups == len(incoming):
+        # One input channel a group: a depthwise convolution by another name. Its groups can go one by one.
+        out = np.repeat(incoming, filters // groups)
+        call.count("groups", incoming)
+        call.attach(op.kernel, -1, out, "follow")
+    else:
+        if groups > 1:
+            _alike_in_groups(call, incoming, groups)
+        out = call.fresh(filters)
+        if groups > 1:
+            _alike_in_groups(call, out, groups)
+        call.attach(op.kernel, -2, incoming[: len(incoming) // groups], "in")
+        call.attach(op.kernel, -1, out, "out")
+    call.produce(out, (op.kernel, (-1,), out))
+    call.follow(out, op.bias)
+    call.count("filters", out)
+    return activated(call, call.place(out, axis), op.activation)
+
+
+def _alike_in_groups(call: Any, vector: Labels, groups: int) -> None:
+    """Grouped kernels need equal counts in each group: couple the groups offset by offset."""
+    rows = vector.reshape(groups, -1)
+    call.table.unify(rows, rows[:1])
+
+
+@layer(
+    "Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose",
+    "Convolution1DTranspose", "Convolution2DTranspose", "Convolution3DTranspose",
+)  # fmt: skip
+def conv_transpose(call: Any, x: Labels) -> Labels:
+    op, axis = call.op, call.channel_axis
+    incoming, out = call.vector(x, axis), call.fresh(op.filters)
+    call.attach(op.kernel, -1, incoming, "in")
+    call.attach(op.kernel, -2, out, "out")
+    call.produce(out, (op.kernel, (-2,), out))
+    call.follow(out, op.bias)
+    call.count("filters", out)
+    # Every input position is multiplied with the whole kernel.
+    call.macs(op.kernel, call.positions(call.in_shapes[0], axis))
+    return activated(call, call.place(out, axis), op.activation)
+
+
+@layer("DepthwiseConv1D", "DepthwiseConv2D")
+def depthwise(call: Any, x: Labels) -> Labels:
+    op, axis = call.op, call.channel_axis
+    incoming = call.vector(x, axis)
+    out = np.repeat(incoming, op.depth_multiplier)
+    kernel = _depthwise_kernel(op)
+    call.attach(kernel, -2, incoming, "follow")
+    call.produce(out, (kernel, (-2, -1), out))
+    call.follow(out, op.bias)
+    call.macs(kernel, call.positions(call.out_shapes[0], axis))
+    return activated(call, call.place(out, axis), op.activation)
+
+
+@layer("SeparableConv1D", "SeparableConv2D", "SeparableConvolution1D", "SeparableConvolution2D")
+def separable(call: Any, x: Labels) -> Labels:
+    op, axis = call.op, call.channel_axis
+    incoming = call.vector(x, axis)
+    between = np.repeat(incoming, op.depth_multiplier)
+    out = call.fresh(op.filters)
+    call.attach(op.depthwise_kernel, -2, incoming, "follow")
+    call.attach(op.pointwise_kernel, -2, between, "in")
+    call.attach(op.pointwise_kernel, -1, out, "out")
+    call.produce(out, (op.pointwise_kernel, (-1,), out))
+    call.follow(out, op.bias)
+    call.count("filters", out)
+    positions = call.positions(call.out_shapes[0], axis)
+    call.macs(op.depthwise_kernel, positions)
+    call.macs(op.pointwise_kernel, positions)
+    return activated(call, call.place(out, axis), op.activation)
+
+
+def _depthwise_kernel(op: Any) -> Any:
+    # tf_keras names the variable after the layer, Keras 3 plainly `kernel`.
+    kernel = getattr(op, "depthwise_kernel", None)
+    return op.kernel if kernel is None else kernel
+
+
+@layer("Dense")
+def dense(call: Any, x: Labels) -> Labels:
+    op = call.op
+    incoming, out = call.vector(x, -1), call.fresh(op.units)
+    call.attach(op.kernel, 0, incoming, "in")
+    call.attach(op.kernel, 1, out, "out")
+    call.produce(out, (op.kernel, (1,), out))
+    call.follow(out, op.bias)
+    call.count("units", out)
+    call.macs(op.kernel, call.positions(call.out_shapes[0], -1))
+    return activated(call, call.place(out, -1), op.activation)
+
+
+@layer("Embedding")
+def embedding(call: Any, x: Labels) -> Labels:
+    op = call.op
+    out = call.fresh(op.output_dim)
+    call.freeze(x, "indices of an Embedding")
+    call.attach(op.embeddings, 1, out, "out")
+    call.produce(out, (op.embeddings, (1,), out))
+    call.count("output_dim", out)
+    return call.place(out, -1)
+
+
+@layer("EinsumDense")
+def einsum_dense(call: Any, x: Labels) -> Any:
+    """`abc,cd->abd`: letters of the kernel in the input are contracted, those only in the output fresh."""
+    op = call.op
+    inputs, kernel, output = _einsum_terms(op.equation, len(call.in_shapes[0]), len(op.kernel.shape))
+    contracted = [c for c in kernel if c in inputs and c not in output]
+    issued = [c for c in kernel if c in output and c not in inputs]
+    batched = [c for c in kernel if c in output and c in inputs]
+    varying = [inputs[axis] for axis, size in enumerate(x.shape) if size > 1]
+    if any(c in batched or c not in contracted for c in varying):
+        call.freeze(x, "channels on an axis that EinsumDense does not contract")
+        x, varying = x.reshape(-1)[:1].reshape((1,) * x.ndim), []
+    for c in contracted:
+        axis = inputs.index(c)
+        shape = call.in_shapes[0]
+        vector = call.vector(x, axis) if c in varying or not varying else None
+        if vector is not None and shape[axis] is not None:
+            call.attach(op.kernel, kernel.index(c), vector, "in")
+    positions = call.positions(call.out_shapes[0], 0)
+    issued_size = np.prod([op.kernel.shape[kernel.index(c)] for c in issued], dtype=float)
+    batched_size = np.prod([op.kernel.shape[kernel.index(c)] for c in batched], dtype=float)
+    call.macs(op.kernel, positions / (issued_size * batched_size))
+    if not issued:
+        return call.freeze_all([x], "EinsumDense issues no channels")
+    # One axis is pruned: the last issued one is the channel axis, the others are spatial or heads.
+    channel = max(issued, key=output.index)
+    out_axis = output.index(channel)
+    out = call.fresh(op.kernel.shape[kernel.index(channel)])
+    call.attach(op.kernel, kernel.index(channel), out, "out")
+    call.produce(out, (op.kernel, (kernel.index(channel),), out))
+    labels = call.place(out, out_axis)
+    if op.bias is not None:
+        _follow_trailing(call, op.bias, output, op.bias_axes, channel, out)
+    call.configure(
+        "output_shape",
+        lambda alive: _with_size(op.full_output_shape, out_axis, int(alive[out].sum())),
+        out,
+    )
+    return activated(call, labels, op.activation)
+
+
+def _with_size(full_output_shape: tuple[int | None, ...], axis: int, size: int) -> tuple[int | None, ...]:
+    shape = list(full_output_shape)
+    shape[axis] = size
+    return tuple(shape[1:])
+
+
+def _follow_trailing(call: Any, bias: Any, output: str, bias_axes: str, channel: str, out: Labels) -> None:
+    if channel not in bias_axes:
+        return
+    # The bias has one axis an output axis from the first named one on, of size 1 where not named.
+    first = min(output.index(c) for c in bias_axes)
+    call.attach(bias, output.index(channel) - first, out, "follow")
+
+
+def _einsum_terms(equation: str, in_rank: int, kernel_rank: int) -> tuple[str, str, str]:
+    """Input, kernel and output letters, with "..." spelled out."""
+    left, output = equation.replace(" ", "").split("->")
+    inputs, kernel = left.split(",")
+    spare = [c for c in "ZYXWVUTSRQPONMLKJIHGFEDCBA" if c not in equation]
+    extra = "".join(spare[: in_rank - len(inputs.replace("...", ""))])
+    return inputs.replace("...", extra), kernel.replace("...", ""), output.replace("...", extra)

@@ -1,0 +1,28 @@
+"""The channel multiple that a GPU's tensor cores want, by number format.
+
+NVIDIA, "Deep Learning Performance: Matrix Multiplication Background", section on tensor core
+requirements: dimensions that are multiples of 16 bytes, i.e. of 8 elements in float16 and bfloat16, 16 in
+int8, 4 in TF32 (float32).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+GRANULARITY = {"float16": 8, "bfloat16": 8, "int8": 16, "float8": 16, "float32": 4, "float64": 2}
+
+
+def granularity_of(model: Any) -> int:
+    """The multiple for the dtype policy `model` computes in; the largest where layers differ."""
+    names = {_compute_dtype(layer) for layer in getattr(model, "layers", ())} - {None}
+    return max((GRANULARITY[name] for name in names), default=GRANULARITY["float32"])
+
+
+def _compute_dtype(layer: Any) -> str | None:
+    if not layer.weights:
+        return None
+    policy = getattr(layer, "dtype_policy", None)
+    if getattr(policy, "quantization_mode", None) in ("int8", "float8"):
+        return str(policy.quantization_mode)  # type: ignore[union-attr]
+    name = str(layer.compute_dtype)
+    return name if name in GRANULARITY else None

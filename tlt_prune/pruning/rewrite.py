@@ -1,0 +1,240 @@
+"""A model and what is retained of it -> a new model.
+
+Every layer is rebuilt from its own configuration, with the entries that count channels replaced, and
+called as the original graph calls it; then its weights are cut and copied. The model that was given
+is only read.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from keras import tree
+from numpy.typing import NDArray
+
+from tlt_prune.errors import PlanError, UnsupportedModelError
+from tlt_prune.graph.channels import Alive, ChannelGraph, Edit, kept_shape
+from tlt_prune.graph.reader import Call, Graph, Tensor
+
+WeightFilter = Callable[[Any, int, NDArray[Any]], NDArray[Any]]
+Overrides = Mapping[str, Mapping[str, Any]]
+
+
+def rewrite(
+    channels: ChannelGraph,
+    alive: Alive,
+    overrides: Overrides | None = None,
+    weight_filter: WeightFilter | None = None,
+) -> Any:
+    """Builds the pruned model.
+
+    Args:
+        channels: the traced model.
+        alive: `(n_labels,)`, True where the channel is retained.
+        overrides: layer name -> configuration entries that replace the layer's own.
+        weight_filter: called with (layer, weight index, array) before cutting; the law check zeroes
+            rows with it.
+
+    Returns:
+        A model of the same family, class, names, dtype policies and compile state.
+
+    Raises:
+        PlanError: an override names no layer, or an entry that its layer's configuration lacks.
+        UnsupportedModelError: a layer cannot be rebuilt from its configuration.
+    """
+    return _Rewriter(channels, alive, overrides or {}).run(weight_filter)
+
+
+class _Rewriter:
+    def __init__(self, channels: ChannelGraph, alive: Alive, overrides: Overrides) -> None:
+        self._channels = channels
+        self._alive = alive
+        self._family = channels.graph.family
+        self._overrides = overrides
+        self._ops: dict[int, tuple[Any, Any]] = {}
+        self._models: dict[int, tuple[Any, Any]] = {}
+        self._initialisers: list[tuple[Any, str, Any]] = []
+        self._config_edits = _by_target(channels.config_edits)
+        self._argument_edits = _by_target(channels.argument_edits)
+
+    def run(self, weight_filter: WeightFilter | None) -> Any:
+        _check_override_names(self._overrides, {call.op.name for call in self._channels.graph.walk()})
+        graph = self._channels.graph
+        new = self._model(graph)
+        for layer, key, initialiser in self._initialisers:
+            setattr(layer, key, initialiser)
+        self._copy_weights(weight_filter)
+        self._copy_trainable()
+        _copy_compile_state(graph.model, new)
+        return new
+
+    # --- structure ---
+
+    def _model(self, graph: Graph) -> Any:
+        if id(graph) not in self._models:
+            sequential = self._family.is_sequential(graph.model)
+            new = self._sequential(graph) if sequential else self._functional(graph)
+            self._models[id(graph)] = (graph.model, new)
+        return self._models[id(graph)][1]
+
+    def _functional(self, graph: Graph) -> Any:
+        inputs = [layer.output if layer is not None else tensor for layer, tensor in self._inputs(graph)]
+        known = dict(zip([x.key for x in graph.flat_inputs], inputs, strict=True))
+        for call in graph.calls:
+            args, kwargs = self._arguments(call, known)
+            results = tree.flatten(self._op(call)(*args, **kwargs))
+            known.update(zip([x.key for x in call.outputs], results, strict=True))
+        return self._family.constructor(graph.model)(
+            inputs=tree.pack_sequence_as(graph.inputs, inputs),
+            outputs=tree.map_structure(lambda x: known[x.key], graph.outputs),
+            name=graph.model.name,
+        )
+
+    def _sequential(self, graph: Graph) -> Any:
+        ((first, _),) = self._inputs(graph)
+        layers = [first, *(self._op(call) for call in graph.calls)]
+        return self._family.namespace().Sequential(layers, name=graph.model.name)
+
+    def _inputs(self, graph: Graph) -> list[tuple[Any, Any]]:
+        """(InputLayer, None) for each input, or (None, tensor) where the model has no such layer."""
+        pairs: list[tuple[Any, Any]] = []
+        labels = self._channels.input_labels[id(graph)]
+        for tensor, op, vector in zip(graph.flat_inputs, graph.input_ops, labels, strict=True):
+            shape = kept_shape(tensor.shape, vector, self._alive)
+            if op is None:
+                pairs.append((None, self._family.namespace().Input(batch_shape=shape, dtype=tensor.dtype)))
+                continue
+            config = op.get_config()
+            key = "batch_shape" if "batch_shape" in config else "batch_input_shape"
+            pairs.append((type(op).from_config({**config, key: shape}), None))
+        return pairs
+
+    def _arguments(self, call: Call, known: Mapping[int, Any]) -> tuple[Any, Any]:
+        args, kwargs = list(call.args), dict(call.kwargs)
+        for edit in self._argument_edits.get(id(call), ()):
+            if isinstance(edit.key, int) and edit.key < len(args):
+                args[edit.key] = edit.value(self._alive)
+            else:
+                kwargs[edit.key] = edit.value(self._alive)
+        return tree.map_structure(lambda x: known[x.key] if isinstance(x, Tensor) else x, (tuple(args), kwargs))
+
+    # --- operations ---
+
+    def _op(self, call: Call) -> Any:
+        if call.inner is not None:
+            return self._model(call.inner)
+        if id(call.op) not in self._ops:
+            self._ops[id(call.op)] = (call.op, self._rebuild(call))
+        return self._ops[id(call.op)][1]
+
+    def _rebuild(self, call: Call) -> Any:
+        op = call.op
+        if type(op).__name__ == "Lambda":
+            return self._family.rebuild_lambda(op)
+        try:
+            config = _copied(op.get_config())
+            for edit in self._config_edits.get(id(op), ()):
+                _set(config, edit.key, edit.value(self._alive))
+            _apply_override(call, config, self._overrides.get(op.name, {}))
+            random = _silence_initialisers(op, config)
+            new = type(op).from_config(config)
+        except (TypeError, ValueError, NotImplementedError) as error:
+            raise UnsupportedModelError(
+                f"Layer '{call.path}' of type {type(op).__name__} cannot be rebuilt from its configuration: {error} "
+                "Expected get_config() to return every argument of the constructor; add it to the class."
+            ) from error
+        # The initial values are overwritten at once; the user's choice belongs in the configuration.
+        self._initialisers += [(new, key, getattr(op, key)) for key in random]
+        return new
+
+    # --- state ---
+
+    def _copy_weights(self, weight_filter: WeightFilter | None) -> None:
+        cuts: dict[tuple[int, int], list[tuple[int, NDArray[np.bool_]]]] = {}
+        for axis in self._channels.axes:
+            keep = self._alive[axis.labels]
+            if not keep.all():
+                cuts.setdefault((id(axis.op), axis.index), []).append((axis.axis, keep))
+        for op, new in self._ops.values():
+            if not self._family.is_layer(op):
+                continue
+            for index, (source, target) in enumerate(zip(op.weights, new.weights, strict=True)):
+                value = self._family.numpy(source)
+                if weight_filter is not None:
+                    value = weight_filter(op, index, value)
+                for axis, keep in cuts.get((id(op), index), ()):
+                    value = np.compress(keep, value, axis=axis)
+                target.assign(value)
+
+    def _copy_trainable(self) -> None:
+        # A model's flag reaches all its layers when set, so the models go first, the outermost last
+        # built but first set, and the layers' own flags after them.
+        for old, new in reversed(list(self._models.values())):
+            if not old.trainable:
+                new.trainable = False
+        for op, layer in self._ops.values():
+            if self._family.is_layer(op) and layer.trainable != op.trainable:
+                layer.trainable = op.trainable
+
+
+def _by_target(edits: Iterable[Edit]) -> dict[int, list[Edit]]:
+    found: dict[int, list[Edit]] = {}
+    for edit in edits:
+        found.setdefault(id(edit.target), []).append(edit)
+    return found
+
+
+def _copied(config: dict[str, Any]) -> dict[str, Any]:
+    """The part of a configuration that is edited, copied: dictionaries, not what they hold."""
+    return {key: _copied(value) if type(value) is dict else value for key, value in config.items()}
+
+
+def _set(config: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
+    for key in path[:-1]:
+        config = config[key]
+    config[path[-1]] = value
+
+
+def _silence_initialisers(op: Any, config: dict[str, Any]) -> list[str]:
+    """Replaces the initialisers by zeros and returns their names: random values would be waste."""
+    keys = [key for key in config if key.endswith("_initializer") and getattr(op, key, None) is not None]
+    for key in keys:
+        config[key] = "zeros"
+    return keys
+
+
+def _check_override_names(overrides: Overrides, names: set[str]) -> None:
+    for name in overrides:
+        if name not in names:
+            near = difflib.get_close_matches(name, sorted(names), n=1)
+            hint = f" Did you mean '{near[0]}'?" if near else ""
+            raise PlanError(f"layer_config_overrides: the model has no layer {name!r}.{hint}")
+
+
+def _apply_override(call: Call, config: dict[str, Any], override: Mapping[str, Any]) -> None:
+    for key, value in override.items():
+        if key not in config:
+            raise PlanError(
+                f"layer_config_overrides: layer '{call.path}' of type {type(call.op).__name__} has no "
+                f"configuration entry {key!r}. Expected one of {', '.join(sorted(config))}."
+            )
+        config[key] = copy.deepcopy(value)
+
+
+def _copy_compile_state(old: Any, new: Any) -> None:
+    config = old.get_compile_config() if getattr(old, "compiled", getattr(old, "_is_compiled", False)) else None
+    if not config:
+        return
+    try:
+        new.compile_from_config(config)
+    except (TypeError, ValueError) as error:
+        warnings.warn(
+            f"The pruned model is not compiled: the compile arguments of '{old.name}' cannot be copied ({error}). "
+            "Call compile() on it.",
+            stacklevel=2,
+        )
