@@ -138,16 +138,16 @@ class _Rewriter:
             return self._family.rebuild_lambda(op)
         try:
             config = _copied(op.get_config())
-            for edit in self._config_edits.get(id(op), ()):
-                _set(config, edit.key, edit.value(self._alive))
-            _apply_override(call, config, self._overrides.get(op.name, {}))
-            random = _silence_initialisers(op, config)
+        except NotImplementedError as error:
+            raise _not_rebuilt(call, error) from error
+        for edit in self._config_edits.get(id(op), ()):
+            _set(config, edit.key, edit.value(self._alive))
+        _apply_override(call, config, self._overrides.get(op.name, {}))
+        random = _silence_initialisers(op, config)
+        try:
             new = type(op).from_config(config)
-        except (TypeError, ValueError, NotImplementedError) as error:
-            raise UnsupportedModelError(
-                f"Layer '{call.path}' of type {type(op).__name__} cannot be rebuilt from its configuration: {error} "
-                "Expected get_config() to return every argument of the constructor; add it to the class."
-            ) from error
+        except (TypeError, ValueError) as error:
+            raise _not_rebuilt(call, error) from error
         # The initial values are overwritten at once; the user's choice belongs in the configuration.
         self._initialisers += [(new, key, getattr(op, key)) for key in random]
         return new
@@ -180,6 +180,13 @@ class _Rewriter:
         for op, layer in self._ops.values():
             if self._family.is_layer(op) and layer.trainable != op.trainable:
                 layer.trainable = op.trainable
+
+
+def _not_rebuilt(call: Call, error: Exception) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        f"Layer '{call.path}' of type {type(call.op).__name__} cannot be rebuilt from its configuration: {error} "
+        "Expected get_config() to return every argument of the constructor; add it to the class."
+    )
 
 
 def _by_target(edits: Iterable[Edit]) -> dict[int, list[Edit]]:

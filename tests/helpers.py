@@ -1,0 +1,71 @@
+"""What tests use to make models interesting and to check the law without the code under test."""
+
+from __future__ import annotations
+
+import io
+import pathlib
+import tempfile
+from typing import Any
+
+import keras
+import numpy as np
+
+from tlt_prune.graph.channels import ChannelGraph, trace
+from tlt_prune.pruning.law import check_law, random_inputs, relative_error
+
+
+def randomise(model: Any, seed: int = 0) -> Any:
+    """Random values in every weight: fresh models have zero biases and neutral statistics, which hide mistakes.
+
+    Kernels get a scale a filter, so that filters differ in norm; variances and scales stay positive.
+    """
+    rng = np.random.default_rng(seed)
+    values = []
+    for weight in model.weights:
+        shape, name = tuple(weight.shape), weight.name
+        if any(part in name for part in ("gamma", "variance", "scale")):
+            value = rng.uniform(0.5, 1.5, shape)
+        elif len(shape) < 2:
+            value = 0.1 * rng.standard_normal(shape)
+        else:
+            fan_in = max(1, int(np.prod(shape[:-1])))
+            value = rng.standard_normal(shape) * rng.uniform(0.3, 1.7, shape[-1]) / np.sqrt(fan_in)
+        values.append(value.astype(np.float32) if "float" in str(weight.dtype) else np.asarray(weight))
+    model.set_weights(values)
+    return model
+
+
+def assert_law(model: Any, plan: Any, pruned: Any, tolerance: float = 1e-5) -> ChannelGraph:
+    """The law, and that it is not hollow: the outputs depend on what was removed."""
+    channels = trace(model)
+    alive = plan.alive(channels)
+    check_law(channels, alive, pruned, tolerance=tolerance)
+    if plan.removed:
+        inputs = random_inputs(channels, seed=0, batch_size=2)
+        before = [np.asarray(x, np.float64) for x in keras.tree.flatten(model(inputs, training=False))]
+        after = [np.asarray(x, np.float64) for x in keras.tree.flatten(pruned(inputs, training=False))]
+        changed = max(relative_error(a, b) for a, b in zip(before, after, strict=True))
+        assert changed > 1e-6, "pruning changed no output: the law was not put to the test"
+    return channels
+
+
+def assert_same_after_reload(model: Any, inputs: Any) -> None:
+    """A saved and loaded model computes the same; `.keras` for Keras 3, `.h5` for tf_keras."""
+    legacy = not isinstance(model, keras.Model)
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / ("model.h5" if legacy else "model.keras")
+        model.save(path)
+        if legacy:
+            import tf_keras
+
+            loaded = tf_keras.models.load_model(path, compile=False)
+        else:
+            loaded = keras.models.load_model(path, compile=False, safe_mode=False)
+    for a, b in zip(keras.tree.flatten(model(inputs, training=False)), keras.tree.flatten(loaded(inputs, training=False)), strict=True):
+        np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-5, atol=1e-6)
+
+
+def text_of(table: Any) -> str:
+    stream = io.StringIO()
+    table.to_csv(stream)
+    return stream.getvalue()

@@ -1,0 +1,162 @@
+"""Plans: printable, saved, applied, and refused where they do not fit."""
+
+from __future__ import annotations
+
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+from helpers import assert_law, assert_same_after_reload, randomise
+
+import tlt_prune
+from tlt_prune.errors import PlanError, UnsupportedModelError
+from tlt_prune.pruning.plan import PruningPlan
+
+
+@pytest.fixture
+def model() -> keras.Model:
+    x = keras.Input((8, 8, 3), name="image")
+    y = keras.layers.Conv2D(16, 3, padding="same", name="a", kernel_regularizer=keras.regularizers.L2(1e-4))(x)
+    y = keras.layers.BatchNormalization(name="bn")(y)
+    y = keras.layers.ReLU(name="relu")(y)
+    z = keras.layers.Conv2D(16, 1, name="b")(y)
+    y = keras.layers.Add(name="add")([y, z])
+    y = keras.layers.Flatten(name="flat")(y)
+    y = keras.layers.Dense(24, activation="relu", name="fc")(y)
+    return randomise(keras.Model(x, keras.layers.Dense(3, name="head")(y), name="small"))
+
+
+def plan_of(model: keras.Model) -> PruningPlan:
+    return tlt_prune.plan_pruning(model, ratio=0.5, granularity=4, min_num_filters=4)
+
+
+def test_counts_and_totals_are_those_of_the_built_model(model: keras.Model) -> None:
+    plan = plan_of(model)
+    pruned = plan.apply(model)
+    assert {k: len(v) for k, v in plan.kept.items()} == {"a": 8, "b": 8, "fc": 12, "head": 3}
+    assert plan.params_before == model.count_params()
+    assert plan.params_after == pruned.count_params()
+    # 8x8 positions: 3x3x3 and 1x1 convolutions, then two dense layers.
+    assert plan.macs_before == 64 * 27 * 16 + 64 * 16 * 16 + 1024 * 24 + 24 * 3
+    assert plan.macs_after == 64 * 27 * 8 + 64 * 8 * 8 + 512 * 12 + 12 * 3
+    assert_law(model, plan, pruned)
+
+
+def test_table_has_a_row_a_producing_layer(model: keras.Model) -> None:
+    frame = plan_of(model).to_frame()
+    assert list(frame.index) == ["a", "b", "fc", "head"]
+    assert frame.loc["a", "filters_before"] == 16
+    assert frame.loc["head", "note"] == "frozen: model output"
+    # a and b are added: they live in one group.
+    assert frame.loc["a", "groups"] == frame.loc["b", "groups"]
+
+
+def test_json_round_trip_applies_alike(model: keras.Model, tmp_path: pathlib.Path) -> None:
+    plan = plan_of(model)
+    plan.to_json(tmp_path / "plan.json")
+    again = PruningPlan.from_json(tmp_path / "plan.json")
+    assert again.layers == plan.layers
+    assert again.settings == {**plan.settings, "excluded_layers": []}
+    for a, b in zip(plan.apply(model).get_weights(), again.apply(model).get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_json_of_open_sizes(tmp_path: pathlib.Path) -> None:
+    x = keras.Input((None, None, 3))
+    y = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(16, 3)(x))
+    model = keras.Model(x, keras.layers.Dense(2)(y))
+    plan = tlt_prune.plan_pruning(model, ratio=0.5)
+    assert np.isnan(plan.macs_before)
+    assert np.isnan(PruningPlan.from_json(plan.to_json()).macs_before)
+
+
+def test_something_else_is_no_plan() -> None:
+    with pytest.raises(PlanError, match="to_json"):
+        PruningPlan.from_json('{"a": 1}')
+
+
+def test_a_plan_of_another_model_is_refused(model: keras.Model) -> None:
+    x = keras.Input((8, 8, 3))
+    other = keras.Model(x, keras.layers.Conv2D(4, 3, name="a")(x))
+    with pytest.raises(PlanError, match="same architecture"):
+        plan_of(model).apply(other)
+
+
+def test_an_edited_plan_that_parts_coupled_channels_is_refused(model: keras.Model) -> None:
+    plan = plan_of(model)
+    edited = dict(plan.kept)
+    edited["a"] = np.array(sorted(set(range(16)) - set(plan.kept["a"].tolist())))
+    broken = PruningPlan.from_json(plan.to_json())
+    object.__setattr__(broken, "kept", edited)
+    with pytest.raises(PlanError, match="coupled"):
+        broken.apply(model)
+
+
+def test_the_model_given_is_left_alone(model: keras.Model) -> None:
+    config, weights = model.get_config(), model.get_weights()
+    nodes = {op.name: len(op._outbound_nodes) for op in model.operations}
+    first = tlt_prune.prune_model(model, ratio=0.5, granularity=4, min_num_filters=4)
+    second = tlt_prune.prune_model(model, ratio=0.5, granularity=4, min_num_filters=4)
+    assert model.get_config() == config
+    assert {op.name: len(op._outbound_nodes) for op in model.operations} == nodes
+    for a, b in zip(weights, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    for a, b in zip(first.get_weights(), second.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_names_regularizers_initialisers_trainable_and_compile_state_survive(model: keras.Model) -> None:
+    model.get_layer("b").trainable = False
+    model.compile(optimizer=keras.optimizers.SGD(0.01, momentum=0.5), loss="mse", metrics=["mae"])
+    pruned = tlt_prune.prune_model(model, ratio=0.5, granularity=4, min_num_filters=4)
+    assert [x.name for x in pruned.layers] == [x.name for x in model.layers]
+    for old, new in zip(model.layers, pruned.layers, strict=True):
+        expected = old.get_config()
+        changed = {k for k, v in new.get_config().items() if v != expected[k]}
+        assert changed <= {"filters", "units"}, (old.name, changed)
+        assert old.trainable == new.trainable
+    assert isinstance(pruned.optimizer, keras.optimizers.SGD)
+    assert pruned.optimizer.momentum == 0.5
+    assert pruned.loss == "mse"
+    pruned.fit(np.zeros((4, 8, 8, 3)), np.zeros((4, 3)), verbose=0)
+
+
+def test_overrides_replace_configuration(model: keras.Model) -> None:
+    overrides = {"a": {"kernel_regularizer": keras.regularizers.L1(1e-3)}}
+    pruned = tlt_prune.prune_model(model, ratio=0.5, layer_config_overrides=overrides, min_num_filters=4)
+    assert isinstance(pruned.get_layer("a").kernel_regularizer, keras.regularizers.L1)
+    with pytest.raises(PlanError, match="Did you mean 'fc'"):
+        tlt_prune.prune_model(model, ratio=0.5, layer_config_overrides={"fcc": {}})
+    with pytest.raises(PlanError, match="no configuration entry 'kernel_regulariser'"):
+        tlt_prune.prune_model(model, ratio=0.5, layer_config_overrides={"fc": {"kernel_regulariser": None}})
+
+
+def test_a_prune_that_removes_nothing_says_so(model: keras.Model) -> None:
+    with pytest.warns(UserWarning, match=r"nothing to remove.*threshold=-1"):
+        tlt_prune.prune_model(model, threshold=-1.0)
+    x = keras.Input((4,))
+    with pytest.warns(UserWarning, match="model output"):
+        tlt_prune.prune_model(keras.Model(x, keras.layers.Dense(3)(x)), ratio=0.5)
+
+
+def test_models_without_a_graph_are_refused() -> None:
+    class Sub(keras.Model):
+        def call(self, x: object) -> object:
+            return x
+
+    with pytest.raises(UnsupportedModelError, match="functional API"):
+        tlt_prune.prune_model(Sub(), ratio=0.5)
+    with pytest.raises(UnsupportedModelError, match="not built"):
+        tlt_prune.prune_model(keras.Sequential([keras.layers.Dense(3)]), ratio=0.5)
+    with pytest.raises(UnsupportedModelError, match=r"Expected a keras\.Model"):
+        tlt_prune.prune_model("model.keras", ratio=0.5)  # type: ignore[arg-type]
+
+
+def test_pruned_models_save_and_load(model: keras.Model) -> None:
+    pruned = plan_of(model).apply(model)
+    assert_same_after_reload(pruned, np.random.default_rng(0).standard_normal((2, 8, 8, 3)).astype("float32"))
+
+
+def test_verify_runs_the_check(model: keras.Model) -> None:
+    assert tlt_prune.prune_model(model, ratio=0.5, min_num_filters=4, verify=True).count_params() < model.count_params()

@@ -1,0 +1,1 @@
+"""Command-line scripts: flags and a spec file -> one call into the rooms above."""

@@ -1,0 +1,117 @@
+"""What the five scripts share: flags, error lines, files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from absl import app, flags, logging
+
+from tlt_prune.errors import TltPruneError
+from tlt_prune.specs import Spec, load_spec
+
+FLAGS = flags.FLAGS
+
+
+def define_flags() -> None:
+    """Flags that every script has."""
+    flags.DEFINE_string("experiment_spec_file", None, "YAML spec file; see specs/.", short_name="e")
+    flags.DEFINE_multi_string("set", [], "Override of a spec value, such as train.num_epochs=3. Can be repeated.")
+    flags.DEFINE_string("results_dir", None, "Folder for results; overrides results_dir of the spec.", short_name="r")
+    flags.DEFINE_string("key", None, "Accepted and ignored: models are not encrypted here.", short_name="k")
+    flags.DEFINE_integer("gpus", None, "Accepted and ignored: TensorFlow uses the devices it finds.")
+
+
+def load(arguments: Sequence[str], flag_overrides: Mapping[str, Any]) -> Spec:
+    """The spec file with --set and the script's own flags applied; flags win.
+
+    Args:
+        arguments: what is left on the command line after the flags; nothing is expected there.
+        flag_overrides: spec key -> flag value; None means the flag was not given.
+    """
+    if arguments:
+        raise app.UsageError(f"Unexpected argument: {arguments[0]!r}. Every option is a flag; see --help.")
+    given = [f"{key}={json.dumps(value)}" for key, value in flag_overrides.items() if value is not None]
+    if FLAGS.results_dir is not None:
+        given.append(f"results_dir={json.dumps(FLAGS.results_dir)}")
+    spec = load_spec(FLAGS.experiment_spec_file, [*FLAGS.set, *given])
+    if spec.ignored:
+        say(f"Ignored, without effect here: {', '.join(spec.ignored)}.")
+    if FLAGS.key is not None:
+        say("Ignored: --key. Models are not encrypted here.")
+    return spec
+
+
+def run(main: Callable[[list[str]], None]) -> None:
+    """Runs a script; every foreseeable failure becomes one line and exit code 1."""
+    define_flags()
+    logging.use_absl_handler()
+    logging.set_verbosity(logging.WARNING)
+    app.run(lambda argv: _guarded(main, argv))
+
+
+def _guarded(main: Callable[[list[str]], None], argv: list[str]) -> None:
+    script = pathlib.Path(argv[0]).stem
+    try:
+        main(argv[1:])
+    except TltPruneError as error:
+        fail(script, str(error))
+    except OSError as error:
+        fail(script, _os_error(error))
+    except KeyboardInterrupt:
+        fail(script, "interrupted. Run the same command again to go on from the last checkpoint.", code=130)
+    except ValueError as error:
+        if not is_disk_error(error):
+            raise
+        fail(script, str(error).splitlines()[0])
+
+
+def is_disk_error(error: BaseException) -> bool:
+    """Whether a library wrapped a full or unwritable disk in an error of its own."""
+    text = str(error).lower()
+    return any(hint in text for hint in ("no space left", "file too large", "read-only file system", "disk quota"))
+
+
+def fail(script: str, message: str, code: int = 1) -> None:
+    print(f"{script}: error: {message}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+def _os_error(error: OSError) -> str:
+    where = f" {error.filename}" if error.filename else ""
+    reason = error.strerror or str(error).splitlines()[0]
+    return f"cannot write or read{where}: {reason}. Check the path, the permissions and the space on the disk."
+
+
+def say(message: str = "") -> None:
+    print(message, flush=True)
+
+
+def output_folder(path: str | pathlib.Path) -> pathlib.Path:
+    """A folder that exists and can be written, or an OSError that names it, before hours of work."""
+    folder = pathlib.Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        return folder
+
+
+def required(value: str, key: str, flag: str) -> str:
+    """The value of a spec key that this script cannot do without."""
+    if not value:
+        raise TltPruneError(f"No model is given. Expected {key} in the spec, or {flag} on the command line.")
+    return value
+
+
+def write_json(path: pathlib.Path, data: Mapping[str, Any]) -> None:
+    """Writes beside the final name, then renames."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(json.dumps(data, indent=1) + "\n", "utf-8")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

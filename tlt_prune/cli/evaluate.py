@@ -1,0 +1,88 @@
+"""Scores a model on held-out pictures: a .keras file, a SavedModel folder or an .onnx file.
+
+  tlt-evaluate -e specs/demo_digits.yaml -m results/train/model.keras
+  tlt-evaluate -e specs/demo_digits.yaml -m results/export/model.onnx
+
+Prints top-1 and top-k accuracy, loss, precision and recall a class; writes scores.csv, per_class.csv,
+confusion_matrix.csv and evaluation.json to <results_dir>/evaluate/<model>.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import Any
+
+from absl import flags
+
+from tlt_prune.cli import common
+from tlt_prune.cli.startup import import_frameworks
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("model", None, "Model to score.", short_name="m")
+flags.DEFINE_string("dataset_path", None, "Folder of class folders, or .npz; default the spec's test split.", short_name="i")
+flags.DEFINE_integer("batch_size", None, "Pictures a batch.", short_name="b")
+flags.DEFINE_string("output_dir", None, "Folder for the tables.", short_name="o")
+
+
+def main(argv: list[str]) -> None:
+    overrides = {
+        "evaluate.model_path": FLAGS.model,
+        "evaluate.dataset_path": FLAGS.dataset_path,
+        "evaluate.batch_size": FLAGS.batch_size,
+    }
+    spec = common.load(argv, overrides)
+    path = common.required(spec.evaluate.model_path, "evaluate.model_path", "-m")
+    name = path.strip("/").replace("/", "_")
+    folder = common.output_folder(FLAGS.output_dir or f"{spec.results_dir}/evaluate/{name}")
+    import_frameworks()
+    from tlt_prune import data, training
+    from tlt_prune.export import latency_ms, load_predictor
+
+    predictor = load_predictor(path)
+    channels = spec.model.input_channels
+    size, first = predictor.picture_size(channels), predictor.channels_first(channels)
+    split = data.load_test_split(spec.dataset, size, spec.evaluate.dataset_path)
+    common.say(f"Scoring {path} on {len(split)} pictures of {len(split.classes)} classes.")
+    batches = data.evaluation_pipeline(split, spec.dataset, size, batch_size=spec.evaluate.batch_size, channels_first=first).batches
+    scores = training.score(predictor, batches, split.classes, spec.evaluate.top_k)
+    one = next(iter(batches))[0].numpy()[:1]
+    report = {
+        "model": path,
+        "kind": predictor.kind,
+        "params": predictor.params,
+        "macs": macs(predictor),
+        "file_bytes": predictor.file_bytes,
+        "accuracy": scores.accuracy,
+        f"top_{scores.top_k}_accuracy": scores.top_k_accuracy,
+        "loss": scores.loss,
+        "pictures": len(split),
+        "latency_ms": latency_ms(predictor, one),
+    }
+    scores.save(folder)
+    common.write_json(folder / "evaluation.json", report)
+    common.say(scores.per_class.round(4).to_string())
+    common.say(
+        f"\naccuracy {100 * scores.accuracy:.2f} %   top-{scores.top_k} {100 * scores.top_k_accuracy:.2f} %   "
+        f"loss {scores.loss:.4f}   parameters {predictor.params:,}   latency at batch 1 {report['latency_ms']:.2f} ms"
+    )
+    common.say(f"Wrote {folder}")
+
+
+def macs(predictor: Any) -> float | None:
+    """Multiply-accumulates of a Keras model for one picture; None where they cannot be counted."""
+    if predictor.model is None:
+        return None
+    from tlt_prune.graph.channels import trace
+    from tlt_prune.pruning.costs import costs
+
+    total = costs(trace(predictor.model)).total_macs
+    return None if math.isnan(total) else total
+
+
+def entry() -> None:
+    common.run(main)
+
+
+if __name__ == "__main__":
+    sys.exit(entry())

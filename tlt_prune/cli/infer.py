@@ -1,0 +1,126 @@
+"""Classifies pictures: a file or a folder of them.
+
+  tlt-infer -e specs/demo_digits.yaml -m results/retrain/model.keras -d pictures/ --contact_sheet
+
+Prints and writes (predictions.csv) file, class and probability; --contact_sheet draws the pictures with their
+classes. Without -d it shows pictures of the spec's test split.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from tlt_prune.cli import common
+from tlt_prune.cli.startup import import_frameworks
+from tlt_prune.errors import DataError
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("model", None, "Model: .keras, SavedModel folder or .onnx.", short_name="m")
+flags.DEFINE_string("image_dir", None, "Folder of pictures.", short_name="d")
+flags.DEFINE_string("image", None, "One picture.", short_name="i")
+flags.DEFINE_string("classmap", None, "JSON file {class name: index}, as tlt-train writes it.")
+flags.DEFINE_integer("batch_size", None, "Pictures a batch.", short_name="b")
+flags.DEFINE_bool("contact_sheet", False, "Draw contact_sheet.png: up to 48 pictures with their classes.")
+flags.DEFINE_string("output_dir", None, "Folder for the results; default <results_dir>/infer.", short_name="o")
+flags.DEFINE_alias("cm", "classmap")
+
+
+def main(argv: list[str]) -> None:
+    overrides = {
+        "inference.model_path": FLAGS.model,
+        "inference.image_dir": FLAGS.image or FLAGS.image_dir,
+        "inference.classmap": FLAGS.classmap,
+        "inference.batch_size": FLAGS.batch_size,
+    }
+    spec = common.load(argv, overrides)
+    path = common.required(spec.inference.model_path, "inference.model_path", "-m")
+    folder = common.output_folder(FLAGS.output_dir or f"{spec.results_dir}/infer")
+    import_frameworks()
+    import pandas as pd
+
+    from tlt_prune import data
+    from tlt_prune.export import load_predictor
+
+    predictor = load_predictor(path)
+    channels = spec.model.input_channels
+    size, first = predictor.picture_size(channels), predictor.channels_first(channels)
+    names, split = _pictures(spec, size)
+    batches = data.evaluation_pipeline(split, spec.dataset, size, batch_size=spec.inference.batch_size, channels_first=first).batches
+    probabilities = np.concatenate([predictor(np.asarray(images)) for images, _ in batches])
+    classes = _classes(spec, split, path, probabilities.shape[1])
+    best = probabilities.argmax(axis=1)
+    frame = pd.DataFrame({"file": names, "class": [classes[i] for i in best], "probability": probabilities.max(axis=1)})
+    target = folder / "predictions.csv"
+    frame.to_csv(target, index=False)
+    common.say(frame.head(20).to_string(index=False, float_format="{:.4f}".format))
+    if len(frame) > 20:
+        common.say(f"... {len(frame) - 20} more")
+    common.say(f"Wrote {target}")
+    if FLAGS.contact_sheet:
+        sheet = folder / "contact_sheet.png"
+        contact_sheet(sheet, split, frame)
+        common.say(f"Wrote {sheet}")
+
+
+def _pictures(spec: Any, size: tuple[int, int, int]) -> tuple[list[str], Any]:
+    from tlt_prune import data
+    from tlt_prune.data.sources import read_picture
+
+    source = spec.inference.image_dir
+    if not source:
+        split = data.load_test_split(spec.dataset, size)
+        return [f"test/{i}" for i in range(len(split))], split
+    files = data.list_pictures(pathlib.Path(source)) if pathlib.Path(source).exists() else []
+    if not files:
+        raise DataError(f"There are no pictures at {source}. Expected a picture or a folder of pictures.")
+    images = np.stack([read_picture(x, size) for x in files])
+    return [str(x) for x in files], data.Split(images, np.zeros(len(files), np.int64), ("?",))
+
+
+def _classes(spec: Any, split: Any, model_path: str, outputs: int) -> tuple[str, ...]:
+    from tlt_prune.cli.models import read_classmap
+
+    beside = pathlib.Path(model_path).parent / "classmap.json"
+    if spec.inference.classmap or beside.is_file():
+        classes = read_classmap(spec.inference.classmap or str(beside))
+    elif len(split.classes) == outputs:
+        classes = split.classes
+    else:
+        classes = tuple(str(i) for i in range(outputs))
+    if len(classes) != outputs:
+        raise DataError(f"The class map has {len(classes)} classes. Expected {outputs}, one for each output of {model_path}.")
+    return classes
+
+
+def contact_sheet(path: pathlib.Path, split: Any, frame: Any, limit: int = 48) -> None:
+    """A grid of pictures, each with its class and probability above it."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    count = min(limit, len(frame))
+    columns = min(8, count)
+    rows = -(-count // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(1.5 * columns, 1.8 * rows), squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, picture, (_, row) in zip(axes.flat, split.images[:count], frame.head(count).iterrows(), strict=False):
+        axis.imshow(picture.squeeze(), cmap="gray" if picture.shape[-1] == 1 else None)
+        axis.set_title(f"{row['class']}  {100 * row['probability']:.0f} %", fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def entry() -> None:
+    common.run(main)
+
+
+if __name__ == "__main__":
+    sys.exit(entry())

@@ -1,0 +1,78 @@
+"""Model files and specs: what train, evaluate, infer and export all need."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from typing import Any
+
+from tlt_prune.errors import SpecError, TltPruneError
+from tlt_prune.specs import Spec
+
+
+def seed(spec: Spec) -> None:
+    import keras
+
+    keras.utils.set_random_seed(spec.train.random_seed)
+
+
+def picture_size(spec: Spec) -> tuple[int, int, int]:
+    """(height, width, channels) of the spec's model."""
+    return spec.model.input_height, spec.model.input_width, spec.model.input_channels
+
+
+def load_keras(path: str) -> Any:
+    """A .keras (or .h5) model, not compiled."""
+    import keras
+
+    file = pathlib.Path(path)
+    if not file.is_file():
+        raise TltPruneError(f"There is no model file {path}. Expected a .keras file, as tlt-train writes it.")
+    try:
+        return keras.models.load_model(file, compile=False)
+    except (ValueError, TypeError, OSError) as error:
+        raise TltPruneError(f"Cannot load {path} as a Keras model: {str(error).splitlines()[0]}") from error
+
+
+def starting_model(spec: Spec, classes: int) -> Any:
+    """The model to train: a new one, or the one at `train.pretrained_model_path`."""
+    from tlt_prune import models
+
+    if spec.train.pretrained_model_path:
+        model = load_keras(spec.train.pretrained_model_path)
+        if model.outputs[0].shape[-1] != classes:
+            raise SpecError(
+                f"train.pretrained_model_path: {spec.train.pretrained_model_path} has {model.outputs[0].shape[-1]} outputs. "
+                f"Expected {classes}, one for each class of the dataset."
+            )
+        return model
+    m = spec.model
+    options = {
+        "use_batch_norm": m.use_batch_norm,
+        "use_bias": m.use_bias,
+        "freeze_bn": m.freeze_bn,
+        "freeze_blocks": m.freeze_blocks,
+        "data_format": m.data_format,
+        "width": m.width,
+        "bn_momentum": spec.train.bn_config.momentum,
+        "bn_epsilon": spec.train.bn_config.epsilon,
+        "use_pooling": m.use_pooling,
+        "all_projections": m.all_projections,
+    }
+    try:
+        return models.build(m.backbone, picture_size(spec), classes, **options)
+    except ValueError as error:
+        raise SpecError(f"model: {error}") from error
+
+
+def classmap(classes: tuple[str, ...]) -> str:
+    """JSON text {class name: index}, as the toolkit writes it."""
+    return json.dumps({name: i for i, name in enumerate(classes)}, indent=1) + "\n"
+
+
+def read_classmap(path: str) -> tuple[str, ...]:
+    try:
+        data = json.loads(pathlib.Path(path).read_text("utf-8"))
+        return tuple(sorted(data, key=lambda name: data[name]))
+    except (OSError, ValueError, TypeError) as error:
+        raise SpecError(f"Cannot read the class map {path}: {error}. Expected JSON {{class name: index}}.") from error

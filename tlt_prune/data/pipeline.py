@@ -1,0 +1,144 @@
+"""`tf.data` pipelines that depend on (seed, epoch, index) alone, so that a resumed training sees what it would have seen."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tlt_prune.data.sources import Size, Split, read_picture
+from tlt_prune.specs import Augmentation, Dataset
+
+_TORCH_MEAN = (0.485, 0.456, 0.406)
+_TORCH_STD = (0.229, 0.224, 0.225)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pipeline:
+    """Batches of (pictures float32, one-hot labels float32), and how many make an epoch."""
+
+    batches: Any
+    steps: int
+
+
+def training_pipeline(
+    split: Split,
+    dataset: Dataset,
+    size: Size,
+    *,
+    batch_size: int,
+    seed: int,
+    first_epoch: int,
+    epochs: int,
+    channels_first: bool,
+) -> Pipeline:
+    """Epochs `first_epoch` to `epochs`, one after the other, shuffled and augmented.
+
+    The order and the augmentation of an epoch follow from `seed` and the epoch's number.
+    """
+    n = len(split)
+    steps = math.ceil(n / batch_size)
+    load = _loader(split, size)
+    augmentation = dataset.augmentation
+    classes = len(split.classes)
+
+    def example(epoch: Any, index: Any) -> Any:
+        image, label = load(index)
+        key = tf.stack([seed * 1_000_003 + tf.cast(epoch, tf.int32), tf.cast(index, tf.int32)])
+        return _augmented(image, augmentation, key), label
+
+    def one_epoch(epoch: Any) -> Any:
+        order = tf.random.experimental.stateless_shuffle(tf.range(n), seed=tf.stack([seed, tf.cast(epoch, tf.int32)]))
+        examples = tf.data.Dataset.from_tensor_slices(order).map(
+            functools.partial(example, epoch), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+        )
+        batches = examples.batch(batch_size).enumerate()
+
+        def finish(step: Any, batch: Any) -> Any:
+            images = preprocess(batch[0], dataset, channels_first)
+            labels = tf.one_hot(batch[1], classes)
+            if augmentation.mixup_alpha > 0:
+                key = tf.stack([seed + 7919 * tf.cast(epoch, tf.int32), tf.cast(step, tf.int32)])
+                return _mixed(images, labels, augmentation.mixup_alpha, key)
+            return images, labels
+
+        return batches.map(finish, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+
+    batches = tf.data.Dataset.range(first_epoch, epochs).flat_map(one_epoch).prefetch(tf.data.AUTOTUNE)
+    return Pipeline(batches, steps)
+
+
+def evaluation_pipeline(split: Split, dataset: Dataset, size: Size, *, batch_size: int, channels_first: bool) -> Pipeline:
+    """The split in its order, without augmentation, cached when it is in memory."""
+    load = _loader(split, size)
+    classes = len(split.classes)
+
+    def finish(images: Any, labels: Any) -> Any:
+        return preprocess(images, dataset, channels_first), tf.one_hot(labels, classes)
+
+    examples = tf.data.Dataset.range(len(split)).map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    batches = examples.batch(batch_size).map(finish, num_parallel_calls=tf.data.AUTOTUNE)
+    if split.images.dtype == np.uint8:
+        batches = batches.cache()
+    return Pipeline(batches.prefetch(tf.data.AUTOTUNE), math.ceil(len(split) / batch_size))
+
+
+def _loader(split: Split, size: Size) -> Any:
+    labels = tf.constant(split.labels)
+    if split.images.dtype == np.uint8:
+        images = tf.constant(split.images)
+        return lambda index: (tf.gather(images, index), tf.gather(labels, index))
+    paths = tf.constant(split.images.tolist())
+
+    def load(index: Any) -> Any:
+        image = tf.numpy_function(lambda path: read_picture(path.decode(), size), [tf.gather(paths, index)], tf.uint8)
+        return tf.ensure_shape(image, size), tf.gather(labels, index)
+
+    return load
+
+
+def preprocess(images: Any, dataset: Dataset, channels_first: bool) -> Any:
+    """uint8 or float pictures `(n, h, w, c)` -> the model's input, float32."""
+    x = tf.cast(images, tf.float32)
+    channels = x.shape[-1]
+    if dataset.preprocess_mode == "unit":
+        x = x / 255.0
+    elif dataset.preprocess_mode == "tf":
+        x = x / 127.5 - 1.0
+    elif dataset.preprocess_mode == "torch":
+        mean, std = (tf.constant(v if channels == 3 else [float(np.mean(v))]) for v in (_TORCH_MEAN, _TORCH_STD))
+        x = (x / 255.0 - mean) / std
+    else:
+        mean = dataset.image_mean if channels == len(dataset.image_mean) else (float(np.mean(dataset.image_mean)),)
+        x = (x[..., ::-1] if channels == 3 else x) - tf.constant(mean)
+    return tf.transpose(x, (0, 3, 1, 2)) if channels_first else x
+
+
+def _augmented(image: Any, augmentation: Augmentation, key: Any) -> Any:
+    height, width, channels = image.shape
+    if augmentation.enable_random_crop:
+        dy, dx = (max(1, round(n * augmentation.crop_fraction)) for n in (height, width))
+        padded = tf.pad(image, ((dy, dy), (dx, dx), (0, 0)))
+        image = tf.image.stateless_random_crop(padded, (height, width, channels), seed=key)
+    if not augmentation.disable_horizontal_flip:
+        image = tf.image.stateless_random_flip_left_right(image, seed=key + 1)
+    if augmentation.enable_color_augmentation:
+        bright = tf.image.stateless_random_brightness(tf.cast(image, tf.float32), 0.2 * 255, seed=key + 2)
+        image = tf.clip_by_value(tf.image.stateless_random_contrast(bright, 0.8, 1.2, seed=key + 3), 0, 255)
+    return image
+
+
+def _mixed(images: Any, labels: Any, alpha: float, key: Any) -> Any:
+    """Mixup: Zhang et al., 2018, arXiv:1710.09412; one weight a picture."""
+    n = tf.shape(images)[0]
+    a = tf.random.stateless_gamma([n], seed=key, alpha=alpha)
+    b = tf.random.stateless_gamma([n], seed=key + 1, alpha=alpha)
+    weight = a / (a + b)
+    order = tf.random.experimental.stateless_shuffle(tf.range(n), seed=key + 2)
+    w_image, w_label = tf.reshape(weight, (-1, 1, 1, 1)), tf.reshape(weight, (-1, 1))
+    mixed_images = w_image * images + (1 - w_image) * tf.gather(images, order)
+    return mixed_images, w_label * labels + (1 - w_label) * tf.gather(labels, order)

@@ -1,0 +1,7 @@
+"""SavedModel and ONNX files, and the proof that they compute what Keras computes."""
+
+from tlt_prune.export.onnx_file import export_onnx, trtexec_command
+from tlt_prune.export.runtime import Predictor, latency_ms, load_predictor
+from tlt_prune.export.saved_model import export_saved_model
+
+__all__ = ["Predictor", "export_onnx", "export_saved_model", "latency_ms", "load_predictor", "trtexec_command"]

@@ -1,0 +1,134 @@
+"""ONNX: tf2onnx for the conversion, onnxslim for the folding, onnxruntime for the proof."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pathlib
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from tlt_prune.errors import ExportError
+from tlt_prune.export.parity import check_parity
+from tlt_prune.export.runtime import keras_runner, onnx_runner, session_of
+
+OPSETS = range(13, 18)
+
+
+def export_onnx(
+    model: keras.Model,
+    path: str | pathlib.Path,
+    samples: NDArray[Any],
+    *,
+    opset: int = 17,
+    layout: str = "NHWC",
+    tolerance: float = 1e-4,
+) -> float:
+    """Writes an ONNX file with an open batch size, named after the model's input and output layers.
+
+    Args:
+        model: a Keras model with one input.
+        path: the .onnx file; replaced only when the new one passed.
+        samples: float32 inputs in the Keras model's layout, for the comparison with Keras.
+        opset: 13 to 17.
+        layout: "NHWC" or "NCHW", of the ONNX input. A channels-first model is NCHW already.
+        tolerance: largest difference allowed, relative to the largest output.
+
+    Returns:
+        The largest relative difference found.
+
+    Raises:
+        ExportError: an option is out of range, or the outputs differ; nothing is written.
+    """
+    path = pathlib.Path(path)
+    if opset not in OPSETS:
+        raise ExportError(f"export.opset: expected {OPSETS[0]} to {OPSETS[-1]}. Received: {opset}.")
+    if layout not in ("NHWC", "NCHW"):
+        raise ExportError(f"export.onnx_layout: expected NHWC or NCHW. Received: {layout}.")
+    if len(model.inputs) != 1:
+        raise ExportError(f"Expected a model with one input. '{model.name}' has {len(model.inputs)}.")
+    to_nchw = layout == "NCHW" and _is_channels_last(model)
+    proto = _converted(model, opset, to_nchw)
+    exported_samples = np.transpose(samples, (0, 3, 1, 2)) if to_nchw else samples
+    run = onnx_runner(session_of(proto.SerializeToString()))
+    error = check_parity(
+        keras_runner(model), run, samples, np.ascontiguousarray(exported_samples), tolerance, f"The ONNX graph of '{model.name}'"
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_bytes(proto.SerializeToString())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return error
+
+
+def trtexec_command(path: str | pathlib.Path, *, minimum: int = 1, optimum: int = 1, maximum: int = 16) -> str:
+    """The command that builds a float16 TensorRT engine from an ONNX file."""
+    import onnx
+
+    path = pathlib.Path(path)
+    value = onnx.load(path).graph.input[0]
+    sizes = [d.dim_value for d in value.type.tensor_type.shape.dim][1:]
+    shapes = " ".join(
+        f"--{kind}Shapes={value.name}:{'x'.join(map(str, [batch, *sizes]))}"
+        for kind, batch in (("min", minimum), ("opt", optimum), ("max", maximum))
+    )
+    return f"trtexec --onnx={path} --saveEngine={path.with_suffix('.engine')} --fp16 {shapes}"
+
+
+def _is_channels_last(model: keras.Model) -> bool:
+    formats = {getattr(layer, "data_format", None) for layer in model._flatten_layers()} - {None}
+    return len(model.inputs[0].shape) == 4 and formats != {"channels_first"}
+
+
+def _converted(model: keras.Model, opset: int, to_nchw: bool) -> Any:
+    import tensorflow as tf
+    import tf2onnx
+
+    # tf2onnx and onnxslim report every pass at INFO; what fails raises.
+    logging.getLogger("tf2onnx").setLevel(logging.ERROR)
+    input_name = model.inputs[0].name
+    names = [op.name for op in (x._keras_history.operation for x in model.outputs)]
+    signature = [tf.TensorSpec(x.shape, x.dtype, name=input_name) for x in model.inputs]
+
+    @tf.function(input_signature=signature)
+    def forward(x: Any) -> dict[str, Any]:
+        outputs = keras.tree.flatten(model(x, training=False))
+        return {f"{i:03d}_{name}": y for i, (name, y) in enumerate(zip(names, outputs, strict=True))}
+
+    proto, _ = tf2onnx.convert.from_function(
+        forward, input_signature=signature, opset=opset, inputs_as_nchw=[f"{input_name}:0", input_name] if to_nchw else None
+    )
+    return _slimmed(_renamed(proto, input_name, names))
+
+
+def _renamed(proto: Any, input_name: str, output_names: list[str]) -> Any:
+    """Inputs and outputs by their Keras names, without TensorFlow's ":0"."""
+    graph = proto.graph
+    new = {graph.input[0].name: input_name}
+    new.update({old.name: name for old, name in zip(graph.output, _unique(output_names), strict=True)})
+    for node in graph.node:
+        for names in (node.input, node.output):
+            for i, name in enumerate(names):
+                names[i] = new.get(name, name)
+    for value in (*graph.input, *graph.output):
+        value.name = new.get(value.name, value.name)
+    return proto
+
+
+def _unique(names: list[str]) -> list[str]:
+    return [name if names.count(name) == 1 else f"{name}_{i}" for i, name in enumerate(names)]
+
+
+def _slimmed(proto: Any) -> Any:
+    import onnxslim
+
+    slim = onnxslim.slim(proto)
+    if slim is None:
+        raise ExportError("onnxslim could not simplify the graph; report the model.")
+    return slim

@@ -1,0 +1,45 @@
+"""TensorFlow SavedModel."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import shutil
+from typing import Any
+
+import keras
+from numpy.typing import NDArray
+
+from tlt_prune.export.parity import check_parity
+from tlt_prune.export.runtime import keras_runner, load_predictor
+
+
+def export_saved_model(model: keras.Model, path: str | pathlib.Path, samples: NDArray[Any], tolerance: float = 1e-4) -> float:
+    """Writes a SavedModel folder with a serving signature and an open batch size.
+
+    Args:
+        model: a Keras model with one input.
+        path: folder; an existing one is replaced.
+        samples: float32 inputs in the model's layout, for the comparison with Keras.
+        tolerance: see `check_parity`.
+
+    Returns:
+        The largest relative difference found.
+
+    Raises:
+        ExportError: the written model computes something else; nothing is left at `path`.
+    """
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        model.export(partial, format="tf_saved_model", verbose=False)
+        written = load_predictor(partial)
+        error = check_parity(keras_runner(model), written.run, samples, samples, tolerance, f"The SavedModel of '{model.name}'")
+        if path.exists():
+            shutil.rmtree(path)
+        os.replace(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return error

@@ -1,0 +1,97 @@
+"""ResNet 10, 18, 34, 50, 101, 152: He et al., "Deep Residual Learning", 2015, arXiv:1512.03385, as the toolkit builds it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from tlt_prune.models.blocks import Net, Options, inputs
+
+# layers -> (blocks a stage, kernel sizes of a block's convolutions, expansion of the last one)
+_PLANS = {
+    10: ((1, 1, 1, 1), (3, 3), 1),
+    18: ((2, 2, 2, 2), (3, 3), 1),
+    34: ((3, 4, 6, 3), (3, 3), 1),
+    50: ((3, 4, 6, 3), (1, 3, 1), 4),
+    101: ((3, 4, 23, 3), (1, 3, 1), 4),
+    152: ((3, 8, 36, 3), (1, 3, 1), 4),
+}
+_WIDTHS = (64, 128, 256, 512)
+
+
+def resnet(
+    layers: int,
+    input_shape: Sequence[int | None] = (224, 224, 3),
+    classes: int | None = None,
+    *,
+    all_projections: bool = False,
+    use_pooling: bool = True,
+    options: Options | None = None,
+    activation: str = "softmax",
+) -> keras.Model:
+    """Builds a ResNet.
+
+    Args:
+        layers: 10, 18, 34, 50, 101 or 152.
+        input_shape: (height, width, channels).
+        classes: outputs of the dense head `head_fc<classes>`; None for a bare backbone.
+        all_projections: a 1x1 convolution on every shortcut, not only where the shape changes.
+        use_pooling: max pooling after the stem and 7x7 average pooling at the end (total stride 32). Without,
+            the first stage takes the stride and the last has none (total 16).
+        options: what all architectures share.
+        activation: of the head.
+
+    Raises:
+        ValueError: there is no ResNet of that many layers.
+    """
+    if layers not in _PLANS:
+        raise ValueError(f"Expected ResNet layers to be one of {sorted(_PLANS)}. Received: layers={layers}.")
+    o = options or Options()
+    net = Net(o)
+    image = inputs(o, input_shape)
+    x = net.act(net.norm(net.conv(image, 64, 7, 2, name="conv1", block=0), "bn_conv1"))
+    if use_pooling:
+        x = net.max_pool(x, 3, 2)
+    repeats, kernels, expansion = _PLANS[layers]
+    strides = (1, 2, 2, 2) if use_pooling else (2, 2, 2, 1)
+    for stage, (repeat, width, stride) in enumerate(zip(repeats, _WIDTHS, strides, strict=True), start=1):
+        filters = [width] * (len(kernels) - 1) + [width * expansion]
+        for i in range(repeat):
+            name = f"block_{stage}{_letter(i)}_"
+            project = i == 0 or all_projections
+            x = _block(net, x, name, stage, list(zip(kernels, filters, strict=True)), stride if i == 0 else 1, project)
+    if use_pooling:
+        x = net.average_pool(x, 7)
+    if classes is not None:
+        x = net.dense_head(x, classes, activation)
+    return keras.Model(image, x, name=_name(layers, o, use_pooling, classes))
+
+
+def _block(
+    net: Net, x: Any, name: str, stage: int, convolutions: list[tuple[int, int]], stride: int, project: bool
+) -> Any:
+    """Convolutions with a shortcut around them; the stride is on the first, as in the paper."""
+    y = x
+    last = len(convolutions)
+    for i, (kernel, filters) in enumerate(convolutions, start=1):
+        y = net.conv(y, filters, kernel, stride if i == 1 else 1, name=f"{name}conv_{i}", block=stage)
+        y = net.norm(y, f"{name}bn_{i}")
+        if i < last:
+            y = net.act(y, f"{name}relu_{i}", kind="relu")
+    if project:
+        x = net.conv(x, convolutions[-1][1], 1, stride, name=f"{name}conv_shortcut", padding="valid", block=stage)
+        x = net.norm(x, f"{name}bn_shortcut")
+    return net.act(net.add(y, x), f"{name}relu", kind="relu")
+
+
+def _letter(index: int) -> str:
+    """a to z, then za, zb..."""
+    return "z" * (index // 26) + chr(ord("a") + index % 26)
+
+
+def _name(layers: int, o: Options, use_pooling: bool, classes: int | None) -> str:
+    pool = "" if use_pooling else "_nopool"
+    norm = "_bn" if o.use_batch_norm else ""
+    return f"resnet{layers}{pool}{norm}" + (f"_fc{classes}" if classes is not None else "")

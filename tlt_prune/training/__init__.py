@@ -1,0 +1,8 @@
+"""Training and evaluation: regularizers, schedules, the loop that survives being killed, and scores."""
+
+from tlt_prune.training.evaluation import Scores, score
+from tlt_prune.training.loop import TrainResult, train
+from tlt_prune.training.regularizers import regularizer, set_regularizers
+from tlt_prune.training.schedules import learning_rate
+
+__all__ = ["Scores", "TrainResult", "learning_rate", "regularizer", "score", "set_regularizers", "train"]

@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Makes .venv with everything the project needs, once. Sourced by demo.sh and test.sh:
+# afterwards $PYTHON runs in that environment. Set TLT_PRUNE_VENV to put it elsewhere.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+fail() { echo "error: $*" >&2; exit 1; }
+
+base=${PYTHON_BASE:-python3}
+command -v "$base" >/dev/null || fail "there is no '$base'. Install Python 3.11 or newer, or set PYTHON_BASE to one."
+"$base" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+    fail "'$base' is $("$base" --version 2>&1). Python 3.11 or newer is needed; set PYTHON_BASE to one."
+"$base" -c 'import venv, ensurepip' 2>/dev/null ||
+    fail "'$base' has no venv module. On Debian and Ubuntu: apt-get install python3-venv."
+
+venv=${TLT_PRUNE_VENV:-.venv}
+PYTHON=$venv/bin/python
+stamp=$venv/.installed
+wanted=$(cat setup.cfg constraints.txt | cksum)
+if [ ! -x "$PYTHON" ] || [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
+    echo "Setting up $venv (a few minutes, once) ..."
+    "$base" -m venv "$venv" || fail "cannot create the virtual environment $venv."
+    "$PYTHON" -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]' ||
+        fail "pip could not install the packages. A package registry must be reachable; see the message above."
+    echo "$wanted" >"$stamp"
+fi
+export PYTHON PATH="$(cd "$venv/bin" && pwd):$PATH"
