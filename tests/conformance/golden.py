@@ -53,7 +53,7 @@ def deterministic_weights(layer_name: str, roles: list[tuple[str, tuple[int, ...
 def set_deterministic_weights(model: keras.Model) -> keras.Model:
     for layer in model.layers:
         if layer.weights:
-            layer.set_weights(deterministic_weights(layer.name, [(_role(layer, w), tuple(w.shape)) for w in layer.weights]))
+            layer.set_weights(deterministic_weights(layer.name.replace("|", "/"), [(_role(layer, w), tuple(w.shape)) for w in layer.weights]))
     return model
 
 
@@ -98,12 +98,12 @@ def _tuple(value: Any) -> Any:
 
 
 def _name(name: str) -> str:
-    # Keras 3 forbids "/" in names; the deterministic weights know the recorded ones.
-    return name
+    # Keras 3 forbids "/" in names; the deterministic weights go by the recorded ones.
+    return name.replace("/", "|")
 
 
 def _input(layer: dict[str, Any], inputs: list[Any]) -> Any:
-    return keras.Input(layer["config"]["batch_input_shape"][1:], name=layer["name"])
+    return keras.Input(layer["config"]["batch_input_shape"][1:], name=_name(layer["name"]))
 
 
 def _split(layer: dict[str, Any], inputs: list[Any]) -> Any:
@@ -113,7 +113,7 @@ def _split(layer: dict[str, Any], inputs: list[Any]) -> Any:
 
 def _shuffle(layer: dict[str, Any], inputs: list[Any]) -> Any:
     # Recorded with one group only, where it moves nothing.
-    return keras.layers.Identity(name=layer["name"])(inputs[0])
+    return keras.layers.Identity(name=_name(layer["name"]))(inputs[0])
 
 
 _CONV = ("filters", "kernel_size", "strides", "padding", "dilation_rate", "use_bias", "activation", "data_format")

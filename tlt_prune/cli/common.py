@@ -18,6 +18,9 @@ from tlt_prune.specs import Spec, load_spec
 FLAGS = flags.FLAGS
 
 
+_OWN_FLAGS = ("experiment_spec_file", "set", "results_dir", "key", "gpus")
+
+
 def define_flags() -> None:
     """Flags that every script has."""
     flags.DEFINE_string("experiment_spec_file", None, "YAML spec file; see specs/.", short_name="e")
@@ -50,13 +53,18 @@ def load(arguments: Sequence[str], flag_overrides: Mapping[str, Any]) -> Spec:
 def run(main: Callable[[list[str]], None]) -> None:
     """Runs a script; every foreseeable failure becomes one line and exit code 1."""
     define_flags()
+    module = sys.modules[main.__module__]
+    # absl prints the help of the program's main module; as an installed script, that is a stub.
+    sys.modules["__main__"].__doc__ = module.__doc__
+    for name in (*_OWN_FLAGS, *(flag.name for flag in FLAGS.flags_by_module_dict().get(module.__name__, []))):
+        FLAGS.register_key_flag_for_module(sys.argv[0], FLAGS[name])
+    script = "tlt-" + pathlib.Path(str(module.__file__)).stem
     logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING)
-    app.run(lambda argv: _guarded(main, argv))
+    app.run(lambda argv: _guarded(main, argv, script))
 
 
-def _guarded(main: Callable[[list[str]], None], argv: list[str]) -> None:
-    script = pathlib.Path(argv[0]).stem
+def _guarded(main: Callable[[list[str]], None], argv: list[str], script: str) -> None:
     try:
         main(argv[1:])
     except TltPruneError as error:

@@ -106,7 +106,7 @@ def train(
         shuffle=False,
     )
     path = folder / "model.keras"
-    save_model(model, path)
+    save_model(model, path, include_optimizer=False)
     table = pd.read_csv(history) if history.exists() else pd.DataFrame()
     return TrainResult(model, path, max(len(table), first_epoch), first_epoch, table)
 
@@ -118,12 +118,12 @@ def optimizer(config: OptimConfig) -> keras.optimizers.Optimizer:
     return keras.optimizers.Adam(beta_1=config.beta_1, beta_2=config.beta_2, epsilon=config.epsilon)
 
 
-def save_model(model: keras.Model, path: pathlib.Path) -> None:
+def save_model(model: keras.Model, path: pathlib.Path, *, include_optimizer: bool = True) -> None:
     """Writes a .keras file beside its final name, then renames: a killed process leaves no half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.stem}.partial.keras")
     try:
-        model.save(partial)
+        model.save(partial, include_optimizer=include_optimizer)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

@@ -1,0 +1,117 @@
+"""Exported files compute what Keras computes, or are not written."""
+
+from __future__ import annotations
+
+import pathlib
+
+import keras
+import numpy as np
+import onnx
+import pytest
+from helpers import randomise
+
+import tlt_prune
+from tlt_prune import export, models
+from tlt_prune.errors import ExportError
+
+
+@pytest.fixture(scope="module", params=["channels_last", "channels_first"])
+def model(request: pytest.FixtureRequest) -> keras.Model:
+    keras.utils.set_random_seed(0)
+    dense = randomise(models.build("resnet10", (32, 32, 3), 5, width=0.125, data_format=request.param))
+    return tlt_prune.prune_model(dense, ratio=0.5, granularity=4, min_num_filters=4)
+
+
+def samples(model: keras.Model, n: int = 3) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((n, *model.input_shape[1:])).astype("float32")
+
+
+@pytest.mark.parametrize("opset", [13, 15, 17])
+@pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
+def test_onnx(model: keras.Model, tmp_path: pathlib.Path, opset: int, layout: str) -> None:
+    path = tmp_path / "model.onnx"
+    assert export.export_onnx(model, path, samples(model), opset=opset, layout=layout) < 1e-4
+    graph = onnx.load(path)
+    onnx.checker.check_model(graph)
+    assert graph.opset_import[0].version == opset
+    (value,) = graph.graph.input
+    assert value.name == "input_1"
+    assert [x.name for x in graph.graph.output] == ["head_fc5"]
+    sizes = [d.dim_value for d in value.type.tensor_type.shape.dim]
+    channels_first = model.input_shape[1] == 3
+    assert sizes == [0, 3, 32, 32] if channels_first or layout == "NCHW" else [0, 32, 32, 3]
+    assert not any(node.op_type == "BatchNormalization" for node in graph.graph.node)
+    # An open batch, by another route than the one that checked it.
+    predictor = export.load_predictor(path)
+    batch = samples(model, 7)
+    expected = np.asarray(model(batch, training=False))
+    fed = np.transpose(batch, (0, 3, 1, 2)) if layout == "NCHW" and not channels_first else batch
+    np.testing.assert_allclose(predictor(np.ascontiguousarray(fed)), expected, rtol=1e-3, atol=1e-5)
+    assert predictor.channels_first(3) == (channels_first or layout == "NCHW")
+
+
+def test_depthwise_batch_norm_is_folded(tmp_path: pathlib.Path) -> None:
+    x = keras.Input((16, 16, 3), name="image")
+    y = keras.layers.Conv2D(8, 3, use_bias=False)(x)
+    y = keras.layers.ReLU()(keras.layers.BatchNormalization()(y))
+    y = keras.layers.DepthwiseConv2D(3, use_bias=False)(y)
+    y = keras.layers.ReLU()(keras.layers.BatchNormalization()(y))
+    net = randomise(keras.Model(x, keras.layers.Dense(2, name="out")(keras.layers.GlobalAveragePooling2D()(y))))
+    export.export_onnx(net, tmp_path / "m.onnx", samples(net))
+    kinds = [node.op_type for node in onnx.load(tmp_path / "m.onnx").graph.node]
+    assert kinds.count("Conv") == 2
+    assert not {"BatchNormalization", "Mul"} & set(kinds)
+
+
+def test_saved_model(model: keras.Model, tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "saved"
+    for _ in range(2):  # an existing folder is replaced
+        assert export.export_saved_model(model, path, samples(model)) < 1e-4
+    predictor = export.load_predictor(path)
+    assert predictor.params == model.count_params()
+    batch = samples(model, 5)
+    np.testing.assert_allclose(predictor(batch), np.asarray(model(batch, training=False)), rtol=1e-3, atol=1e-5)
+    assert [p.name for p in tmp_path.iterdir()] == ["saved"]
+
+
+def test_a_file_that_differs_is_not_written(model: keras.Model, tmp_path: pathlib.Path) -> None:
+    with pytest.raises(ExportError, match="nothing was written"):
+        export.export_onnx(model, tmp_path / "model.onnx", samples(model), tolerance=0.0)
+    with pytest.raises(ExportError, match="nothing was written"):
+        export.export_saved_model(model, tmp_path / "saved", samples(model), tolerance=-1.0)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("options", "message"), [({"opset": 12}, "13 to 17"), ({"layout": "HWC"}, "NHWC or NCHW")])
+def test_bad_options(model: keras.Model, tmp_path: pathlib.Path, options: dict[str, object], message: str) -> None:
+    with pytest.raises(ExportError, match=message):
+        export.export_onnx(model, tmp_path / "m.onnx", samples(model), **options)  # type: ignore[arg-type]
+
+
+def test_trtexec_command(model: keras.Model, tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "m.onnx"
+    export.export_onnx(model, path, samples(model), layout="NCHW")
+    command = export.trtexec_command(path, maximum=8)
+    assert f"--onnx={path}" in command
+    assert "--fp16" in command
+    assert "--maxShapes=input_1:8x3x32x32" in command
+
+
+def test_missing_and_wrong_files(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(ExportError, match="There is no model"):
+        export.load_predictor(tmp_path / "none.keras")
+    for name in ("a.onnx", "a.keras"):
+        (tmp_path / name).write_bytes(b"nothing")
+        with pytest.raises(ExportError, match="Cannot load"):
+            export.load_predictor(tmp_path / name)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ExportError, match="SavedModel"):
+        export.load_predictor(tmp_path / "folder")
+
+
+def test_several_outputs_keep_their_names(tmp_path: pathlib.Path) -> None:
+    x = keras.Input((8, 8, 3), name="image")
+    y = keras.layers.Conv2D(4, 3, name="trunk")(x)
+    net = keras.Model(x, [keras.layers.Conv2D(2, 1, name="zeta")(y), keras.layers.Conv2D(3, 1, name="alpha")(y)])
+    export.export_onnx(net, tmp_path / "m.onnx", samples(net))
+    assert [v.name for v in onnx.load(tmp_path / "m.onnx").graph.output] == ["zeta", "alpha"]
