@@ -35,7 +35,8 @@ def test_graph_and_pruning_load_no_tensorflow_of_their_own() -> None:
         "root = pathlib.Path(tlt_prune.__file__).parent\n"
         "names = [n for f in [*root.glob('graph/**/*.py'), *root.glob('pruning/**/*.py')]\n"
         "         for x in ast.walk(ast.parse(f.read_text()))\n"
-        "         for n in ([a.name for a in x.names] if isinstance(x, ast.Import) else [x.module] if isinstance(x, ast.ImportFrom) else [])]\n"
+        "         for n in ([a.name for a in x.names] if isinstance(x, ast.Import)\n"
+        "                   else [x.module] if isinstance(x, ast.ImportFrom) else [])]\n"
         "print([n for n in names if n and n.split('.')[0] in ('tensorflow', 'tf_keras')])\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -81,7 +81,7 @@ def test_overrides_are_yaml() -> None:
     spec = load_spec(None, ["train.num_epochs=3", "train.lr_config.learning_rate=1e-3", "prune.excluded_layers=[a, b]"])
     assert (spec.train.num_epochs, spec.train.lr_config.learning_rate) == (3, 1e-3)
     assert spec.prune.excluded_layers == ("a", "b")
-    with pytest.raises(SpecError, match="train.num_epochs=3"):
+    with pytest.raises(SpecError, match=r"train\.num_epochs=3"):
         load_spec(None, ["train.num_epochs"])
 
 

@@ -254,13 +254,19 @@ ALIASES = {
 # Keys of TAO's specs that are accepted and have no effect here: models are not encrypted, logging services
 # and TensorRT engines are other tools' work.
 IGNORED = frozenset(
-    """encryption_key key train.qat train.n_workers train.wandb train.clearml train.optim_config.lr
-    train.optim_config.decay train.optim_config.rho train.results_dir train.lr_config.gamma
-    train.lr_config.step_size evaluate.n_workers evaluate.results_dir model.input_image_depth model.retain_head
-    model.dropout model.resize_interpolation_method model.activation_type model.byom_model prune.byom_model_path
-    prune.results_dir inference.results_dir export.output_path export.data_type export.engine_file
-    export.max_workspace_size export.cal_image_dir export.cal_cache_file export.cal_data_file export.batch_size
-    export.batches export.results_dir export.verbose""".split()
+    (
+        *("encryption_key", "key"),
+        *(f"train.{key}" for key in ("qat", "n_workers", "wandb", "clearml", "results_dir")),
+        *(f"train.optim_config.{key}" for key in ("lr", "decay", "rho")),
+        *(f"train.lr_config.{key}" for key in ("gamma", "step_size")),
+        *(f"evaluate.{key}" for key in ("n_workers", "results_dir")),
+        *(f"model.{key}" for key in ("input_image_depth", "retain_head", "dropout", "resize_interpolation_method")),
+        *(f"model.{key}" for key in ("activation_type", "byom_model")),
+        *(f"prune.{key}" for key in ("byom_model_path", "results_dir")),
+        "inference.results_dir",
+        *(f"export.{key}" for key in ("output_path", "data_type", "engine_file", "max_workspace_size", "batch_size", "batches")),
+        *(f"export.{key}" for key in ("cal_image_dir", "cal_cache_file", "cal_data_file", "results_dir", "verbose")),
+    )
 )
 
 
@@ -287,7 +293,7 @@ def load_spec(path: str | pathlib.Path | None, overrides: Sequence[str] = ()) ->
 def spec_from_dict(data: Mapping[str, Any], source: str = "spec") -> Spec:
     """Validates a nested dictionary; `source` names it in errors."""
     plain, ignored = _renamed(data)
-    spec = _build(Spec, plain, "", source)
+    spec: Spec = _build(Spec, plain, "", source)
     return dataclasses.replace(spec, ignored=tuple(sorted(ignored)))
 
 
@@ -349,7 +355,7 @@ def _renamed(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     return plain, ignored
 
 
-def _build(cls: type, data: Any, path: str, source: str) -> Any:
+def _build(cls: Any, data: Any, path: str, source: str) -> Any:
     if data is None:
         data = {}
     if not isinstance(data, Mapping):

@@ -109,7 +109,8 @@ def draw_table(path: pathlib.Path, table: pd.DataFrame) -> None:
 
 
 def write_html(path: pathlib.Path, table: pd.DataFrame) -> None:
-    style = "body{font-family:sans-serif;margin:2em}table{border-collapse:collapse}td,th{padding:.5em 1em;text-align:right;border-bottom:1px solid #ccc}"
+    cells = "td,th{padding:.5em 1em;text-align:right;border-bottom:1px solid #ccc}"
+    style = f"body{{font-family:sans-serif;margin:2em}}table{{border-collapse:collapse}}{cells}"
     body = f"<h2>ResNet-10 on 5,000 handwritten digits</h2>{table.to_html(border=0)}<p><img src='channels.png' width='900'></p>"
     path.write_text(f"<!doctype html><meta charset='utf-8'><title>tlt_prune demo</title><style>{style}</style>{body}", "utf-8")
 

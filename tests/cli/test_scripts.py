@@ -159,7 +159,9 @@ def test_a_full_disk_leaves_nothing_half_written(trained: pathlib.Path, tmp_path
         resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
 
     model = trained / "results/train/model.keras"
-    _, err = run("prune", "-e", trained / "spec.yaml", "-m", model, "-o", tmp_path / "p.keras", code=1, preexec_fn=small_files_only)
+    _, err = run(
+        "prune", "-e", trained / "spec.yaml", "-m", model, "-o", tmp_path / "p.keras", code=1, preexec_fn=small_files_only
+    )
     one_line(err, "prune")
     assert list(tmp_path.iterdir()) == []
 

@@ -53,7 +53,9 @@ def deterministic_weights(layer_name: str, roles: list[tuple[str, tuple[int, ...
 def set_deterministic_weights(model: keras.Model) -> keras.Model:
     for layer in model.layers:
         if layer.weights:
-            layer.set_weights(deterministic_weights(layer.name.replace("|", "/"), [(_role(layer, w), tuple(w.shape)) for w in layer.weights]))
+            layer.set_weights(
+                deterministic_weights(layer.name.replace("|", "/"), [(_role(layer, w), tuple(w.shape)) for w in layer.weights])
+            )
     return model
 
 

@@ -121,7 +121,9 @@ def test_npz_errors(tmp_path: pathlib.Path) -> None:
     np.savez(tmp_path / "b.npz", **full)
     with pytest.raises(DataError, match="uint8"):
         data.load_splits(dataset(tmp_path / "b.npz"), (4, 4, 1))
-    absent = {f"{k}_{s}": v for s in ("train", "test") for k, v in (("x", np.zeros((2, 4, 4), np.uint8)), ("y", np.array([0, 2])))}
+    absent = {
+        f"{k}_{s}": v for s in ("train", "test") for k, v in (("x", np.zeros((2, 4, 4), np.uint8)), ("y", np.array([0, 2])))
+    }
     np.savez(tmp_path / "c.npz", **absent)
     with pytest.raises(DataError, match="no pictures of class 1"):
         data.load_splits(dataset(tmp_path / "c.npz"), (4, 4, 1))
@@ -181,4 +183,4 @@ def test_channels_first_and_colour_augmentation() -> None:
     x = np.zeros((2, 4, 6, 3), np.uint8)
     assert preprocess(x, Dataset(), channels_first=True).shape == (2, 3, 4, 6)
     augmented = digits_pipeline(0, enable_color_augmentation=True)
-    assert all(0 <= x.min() and x.max() <= 1 for x, _ in augmented)
+    assert all(x.min() >= 0 and x.max() <= 1 for x, _ in augmented)

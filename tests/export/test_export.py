@@ -18,7 +18,7 @@ from tlt_prune.errors import ExportError
 @pytest.fixture(scope="module", params=["channels_last", "channels_first"])
 def model(request: pytest.FixtureRequest) -> keras.Model:
     keras.utils.set_random_seed(0)
-    dense = randomise(models.build("resnet10", (32, 32, 3), 5, width=0.125, data_format=request.param))
+    dense = randomise(models.build("resnet10", (36, 36, 3), 5, width=0.125, data_format=request.param))
     return tlt_prune.prune_model(dense, ratio=0.5, granularity=4, min_num_filters=4)
 
 
@@ -39,7 +39,7 @@ def test_onnx(model: keras.Model, tmp_path: pathlib.Path, opset: int, layout: st
     assert [x.name for x in graph.graph.output] == ["head_fc5"]
     sizes = [d.dim_value for d in value.type.tensor_type.shape.dim]
     channels_first = model.input_shape[1] == 3
-    assert sizes == [0, 3, 32, 32] if channels_first or layout == "NCHW" else [0, 32, 32, 3]
+    assert sizes == [0, 3, 36, 36] if channels_first or layout == "NCHW" else [0, 36, 36, 3]
     assert not any(node.op_type == "BatchNormalization" for node in graph.graph.node)
     # An open batch, by another route than the one that checked it.
     predictor = export.load_predictor(path)
@@ -94,7 +94,7 @@ def test_trtexec_command(model: keras.Model, tmp_path: pathlib.Path) -> None:
     command = export.trtexec_command(path, maximum=8)
     assert f"--onnx={path}" in command
     assert "--fp16" in command
-    assert "--maxShapes=input_1:8x3x32x32" in command
+    assert "--maxShapes=input_1:8x3x36x36" in command
 
 
 def test_missing_and_wrong_files(tmp_path: pathlib.Path) -> None:

@@ -16,8 +16,10 @@ from tlt_prune.pruning.law import random_inputs
 @pytest.mark.parametrize("layers", [10, 18, 50])
 @pytest.mark.parametrize("variant", ["plain", "projections", "nopool"])
 def test_pruning_is_exact(layers: int, data_format: str, variant: str) -> None:
+    # 36 pixels: Keras' eager channels-first bias goes astray where the width equals the channel count (`add` in its
+    # TensorFlow backend guesses the layout from the last axis); 18, 9, 5, 3 never do.
     options = {"all_projections": variant == "projections", "use_pooling": variant != "nopool", "width": 0.25}
-    model = randomise(models.build(f"resnet{layers}", (32, 32, 3), 10, data_format=data_format, **options))
+    model = randomise(models.build(f"resnet{layers}", (36, 36, 3), 10, data_format=data_format, **options))
     plan = tlt_prune.plan_pruning(model, ratio=0.5, min_num_filters=8)
     pruned = plan.apply(model)
     channels = assert_law(model, plan, pruned)
@@ -60,6 +62,7 @@ def test_frozen_batch_norm_stays_in_inference_mode_after_pruning() -> None:
     pruned = tlt_prune.prune_model(model, ratio=0.5, min_num_filters=8)
     x = np.random.default_rng(0).standard_normal((4, 32, 32, 3)).astype("float32")
     for m in (model, pruned):
+        # Keras hands training=True of an outer call on to layers called with training=False; BN must be frozen for good.
         np.testing.assert_allclose(np.asarray(m(x, training=True)), np.asarray(m(x, training=False)), rtol=1e-5)
 
 

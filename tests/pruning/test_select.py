@@ -33,7 +33,15 @@ def test_threshold_is_strict() -> None:
 
 @pytest.mark.parametrize(
     ("filters", "above", "minimum", "granularity", "expected"),
-    [(32, 5, 1, 8, 8), (32, 9, 1, 8, 16), (32, 5, 16, 8, 16), (20, 17, 1, 8, 20), (12, 3, 16, 8, 12), (32, 0, 1, 1, 1), (32, 9, 12, 4, 12)],
+    [
+        (32, 5, 1, 8, 8),
+        (32, 9, 1, 8, 16),
+        (32, 5, 16, 8, 16),
+        (20, 17, 1, 8, 20),
+        (12, 3, 16, 8, 12),
+        (32, 0, 1, 1, 1),
+        (32, 9, 12, 4, 12),
+    ],
 )
 def test_count_is_raised_rounded_up_and_capped(filters: int, above: int, minimum: int, granularity: int, expected: int) -> None:
     # Filter j has norm (j + 1) / n: exactly `above` of them lie above the threshold.

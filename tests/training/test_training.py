@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import pathlib
 from collections.abc import Callable
 
@@ -63,7 +64,7 @@ def test_cosine() -> None:
     assert max(rates) == pytest.approx(2.0)
     assert rates[60] == pytest.approx(1.0)
     assert rates[100] == pytest.approx(0.02)
-    assert all(a >= b for a, b in zip(rates[20:], rates[21:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(rates[20:]))
 
 
 @pytest.mark.parametrize("kind", ["L1", "L2"])
@@ -112,14 +113,13 @@ def killed_at(step: int) -> Callable[[LRConfig, int, int], float]:
     return rate
 
 
-def test_a_resumed_training_ends_where_an_uninterrupted_one_does(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_resumed_training_ends_where_an_uninterrupted_one_does(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = run(tmp_path / "whole")
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         # 4 steps an epoch: killed in the second step of the second epoch.
         patch.setattr(loop, "learning_rate", killed_at(5))
-        run(tmp_path / "killed")
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "killed")
     assert not (tmp_path / "killed" / "model.keras").exists()
     assert [p.name for p in (tmp_path / "killed" / "checkpoints").glob("*.keras")] == ["epoch_001.keras"]
     resumed = run(tmp_path / "killed")
@@ -155,6 +155,16 @@ def test_checkpoints_keep_the_newest_whole_file(tmp_path: pathlib.Path) -> None:
     assert found[0] == 2
     assert [p.name for p in (tmp_path / "c").glob("*.keras")] == ["epoch_002.keras"]
     assert Checkpoints(tmp_path / "c", "y").latest() is None
+
+
+def test_the_final_model_carries_no_optimizer(tmp_path: pathlib.Path) -> None:
+    result = run(tmp_path, epochs=1)
+    assert result.model.compiled, "the model at hand can go on training"
+    loaded = keras.models.load_model(result.path)
+    assert not loaded.compiled
+    checkpoint = keras.models.load_model(tmp_path / "checkpoints" / "epoch_001.keras")
+    assert int(checkpoint.optimizer.iterations) == 4
+    np.testing.assert_array_equal(loaded.get_weights()[0], checkpoint.get_weights()[0])
 
 
 def test_logs(tmp_path: pathlib.Path) -> None:

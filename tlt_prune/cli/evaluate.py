@@ -10,7 +10,6 @@ confusion_matrix.csv and evaluation.json to <results_dir>/evaluate/<model>.
 from __future__ import annotations
 
 import math
-import sys
 from typing import Any
 
 from absl import flags
@@ -44,7 +43,9 @@ def main(argv: list[str]) -> None:
     size, first = predictor.picture_size(channels), predictor.channels_first(channels)
     split = data.load_test_split(spec.dataset, size, spec.evaluate.dataset_path)
     common.say(f"Scoring {path} on {len(split)} pictures of {len(split.classes)} classes.")
-    batches = data.evaluation_pipeline(split, spec.dataset, size, batch_size=spec.evaluate.batch_size, channels_first=first).batches
+    batches = data.evaluation_pipeline(
+        split, spec.dataset, size, batch_size=spec.evaluate.batch_size, channels_first=first
+    ).batches
     scores = training.score(predictor, batches, split.classes, spec.evaluate.top_k)
     one = next(iter(batches))[0].numpy()[:1]
     report = {
@@ -85,4 +86,4 @@ def entry() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(entry())
+    entry()

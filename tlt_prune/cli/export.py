@@ -10,7 +10,6 @@ export.tolerance is not written. Prints the trtexec command that builds a float1
 from __future__ import annotations
 
 import pathlib
-import sys
 
 import numpy as np
 from absl import flags
@@ -59,7 +58,9 @@ def main(argv: list[str]) -> None:
         common.say(f"Wrote {saved_model_path}: equal to Keras on {len(samples)} pictures, to {error:.1e}.")
     if "onnx" in e.formats:
         error = export_onnx(model, onnx_path, samples, opset=e.opset, layout=e.onnx_layout, tolerance=e.tolerance)
-        common.say(f"Wrote {onnx_path}: opset {e.opset}, {e.onnx_layout}, equal to Keras on {len(samples)} pictures, to {error:.1e}.")
+        common.say(
+            f"Wrote {onnx_path}: opset {e.opset}, {e.onnx_layout}, equal to Keras on {len(samples)} pictures, to {error:.1e}."
+        )
         common.say("TensorRT engine, float16:")
         command = trtexec_command(onnx_path, minimum=e.min_batch_size, optimum=e.opt_batch_size, maximum=e.max_batch_size)
         common.say(f"  {command}")
@@ -72,4 +73,4 @@ def entry() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(entry())
+    entry()

@@ -9,7 +9,6 @@ classes. Without -d it shows pictures of the spec's test split.
 from __future__ import annotations
 
 import pathlib
-import sys
 from typing import Any
 
 import numpy as np
@@ -50,7 +49,9 @@ def main(argv: list[str]) -> None:
     channels = spec.model.input_channels
     size, first = predictor.picture_size(channels), predictor.channels_first(channels)
     names, split = _pictures(spec, size)
-    batches = data.evaluation_pipeline(split, spec.dataset, size, batch_size=spec.inference.batch_size, channels_first=first).batches
+    batches = data.evaluation_pipeline(
+        split, spec.dataset, size, batch_size=spec.inference.batch_size, channels_first=first
+    ).batches
     probabilities = np.concatenate([predictor(np.asarray(images)) for images, _ in batches])
     classes = _classes(spec, split, path, probabilities.shape[1])
     best = probabilities.argmax(axis=1)
@@ -123,4 +124,4 @@ def entry() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(entry())
+    entry()

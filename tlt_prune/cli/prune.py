@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-import sys
 from typing import Any
 
 from absl import flags
@@ -154,5 +153,4 @@ def entry() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(entry())
-
+    entry()

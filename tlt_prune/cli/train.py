@@ -9,7 +9,6 @@ being killed, it goes on from the last finished epoch.
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 from absl import flags
@@ -83,4 +82,4 @@ def entry() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(entry())
+    entry()

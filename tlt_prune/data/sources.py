@@ -148,10 +148,8 @@ def _keras_dataset(source: str, size: Size) -> tuple[Split, Split]:
         raise DataError(f"Expected keras:mnist, keras:fashion_mnist, keras:cifar10 or keras:cifar100. Received: {source!r}.")
     try:
         (x_train, y_train), (x_test, y_test) = module.load_data()
-    except Exception as error:  # noqa: BLE001  (Keras raises bare Exception on a failed download)
-        raise DataError(
-            f"{source!r} is downloaded on first use, and that failed: {error}. Give a .npz file instead."
-        ) from error
+    except Exception as error:
+        raise DataError(f"{source!r} is downloaded on first use, and that failed: {error}. Give a .npz file instead.") from error
     return _arrays(x_train, y_train, x_test, y_test, size, source)
 
 

@@ -96,13 +96,15 @@ def _converted(model: keras.Model, opset: int, to_nchw: bool) -> Any:
     names = [op.name for op in (x._keras_history.operation for x in model.outputs)]
     signature = [tf.TensorSpec(x.shape, x.dtype, name=input_name) for x in model.inputs]
 
-    @tf.function(input_signature=signature)
     def forward(x: Any) -> dict[str, Any]:
         outputs = keras.tree.flatten(model(x, training=False))
         return {f"{i:03d}_{name}": y for i, (name, y) in enumerate(zip(names, outputs, strict=True))}
 
     proto, _ = tf2onnx.convert.from_function(
-        forward, input_signature=signature, opset=opset, inputs_as_nchw=[f"{input_name}:0", input_name] if to_nchw else None
+        tf.function(forward, input_signature=signature),
+        input_signature=signature,
+        opset=opset,
+        inputs_as_nchw=[f"{input_name}:0", input_name] if to_nchw else None,
     )
     return _slimmed(_renamed(proto, input_name, names))
 

@@ -13,7 +13,9 @@ from tlt_prune.errors import ExportError
 Run = Callable[[NDArray[Any]], list[NDArray[Any]]]
 
 
-def check_parity(reference: Run, exported: Run, batch: NDArray[Any], exported_batch: NDArray[Any], tolerance: float, what: str) -> float:
+def check_parity(
+    reference: Run, exported: Run, batch: NDArray[Any], exported_batch: NDArray[Any], tolerance: float, what: str
+) -> float:
     """Compares all outputs on a batch.
 
     Returns:

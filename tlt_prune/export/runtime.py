@@ -138,7 +138,7 @@ def _onnx(path: pathlib.Path) -> Predictor:
     try:
         model = onnx.load(path)
         session = session_of(model.SerializeToString())
-    except Exception as error:  # noqa: BLE001  (onnx and onnxruntime raise types of their own, not exported)
+    except Exception as error:
         raise ExportError(f"Cannot load {path} as ONNX: {str(error).splitlines()[0]}") from error
     assert isinstance(session, onnxruntime.InferenceSession)
     shape = tuple(n if isinstance(n, int) else None for n in session.get_inputs()[0].shape)

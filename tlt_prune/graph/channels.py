@@ -9,6 +9,7 @@ selection and rewriting need: they know no layer types.
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -107,11 +108,13 @@ class ChannelGraph:
         return len(self.bundles.root)
 
 
-def trace(model: Any) -> ChannelGraph:
+def trace(model: Any, channelwise_layers: Sequence[str] = ()) -> ChannelGraph:
     """Traces channel labels through `model`.
 
     Args:
         model: a functional or Sequential Keras 3 or tf_keras model.
+        channelwise_layers: names or shell patterns of layers without a rule (Lambda, custom ones) that treat every
+            channel by itself and have no weights a channel.
 
     Returns:
         The channel graph. The model is not touched.
@@ -121,7 +124,7 @@ def trace(model: Any) -> ChannelGraph:
         RuleError: a registered rule contradicts the call it describes.
     """
     graph = read(model)
-    tracer = _Tracer(graph)
+    tracer = _Tracer(graph, channelwise_layers)
     outputs = tracer.run(graph, [tracer.frozen(len(x.shape), "model input") for x in graph.flat_inputs])
     for labels in outputs:
         tracer.table.freeze(labels, "model output")
@@ -137,8 +140,9 @@ def kept_shape(shape: Shape, labels: Labels, alive: Alive) -> Shape:
 
 
 class _Tracer:
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, channelwise_layers: Sequence[str]) -> None:
         self.graph = graph
+        self.channelwise_layers = channelwise_layers
         self.table = LabelTable()
         self.axes: dict[tuple[int, int, int], WeightAxis] = {}
         self.producers: dict[tuple[int, str], Producer] = {}
@@ -177,6 +181,8 @@ class _Tracer:
             return self.run(call.inner, arguments)
         view = CallTrace(self, call)
         rule = rules.find(call.op, is_layer=self.graph.family.is_layer(call.op))
+        if any(fnmatch.fnmatchcase(call.op.name, pattern) for pattern in self.channelwise_layers):
+            rule = rules.channelwise
         if rule is None:
             kind = type(call.op).__name__
             self.unknown[call.path] = kind
@@ -241,21 +247,38 @@ class CallTrace:
     def __init__(self, tracer: _Tracer, call: Call) -> None:
         self._tracer = tracer
         self._config_path: tuple[str, ...] = ()
+        self._part = ""
+        self._times = 1.0
         self.call = call
         self.op = call.op
         self.table = tracer.table
         self.in_shapes = [x.shape for x in call.inputs]
         self.out_shapes = [x.shape for x in call.outputs]
 
-    def wrapped(self, op: Any, config_path: tuple[str, ...], in_shapes: list[Shape], out_shapes: list[Shape]) -> CallTrace:
+    def wrapped(
+        self,
+        op: Any,
+        config_path: tuple[str, ...],
+        in_shapes: list[Shape],
+        out_shapes: list[Shape],
+        *,
+        part: str = "",
+        times: int | None = 1,
+    ) -> CallTrace:
         """The view for a layer inside a wrapper layer.
 
-        Its weights are among the wrapper's, and its configuration is the entry of the wrapper's at
-        `config_path`.
+        Args:
+            op: the inner layer; its weights are among the wrapper's.
+            config_path: where its configuration is in the wrapper's.
+            in_shapes, out_shapes: what it sees.
+            part: its name in the plan, where the wrapper has several.
+            times: how often it runs a call, None where unknown.
         """
         view = CallTrace(self._tracer, self.call)
         view.op = op
         view._config_path = (*self._config_path, *config_path)
+        view._part = part
+        view._times = math.nan if times is None else self._times * times
         view.in_shapes, view.out_shapes = in_shapes, out_shapes
         return view
 
@@ -362,10 +385,9 @@ class CallTrace:
             if index is not None:
                 axes = tuple(axis % len(variable.shape) for axis in axes)
                 slices.append((index, axes, vector))
+        part = ":".join(x for x in (self._part, part) if x)
         name = f"{self.call.path}:{part}" if part else self.call.path
-        self._tracer.producers.setdefault(
-            (id(self.call.op), part), Producer(name, self.call, labels, tuple(slices), unit)
-        )
+        self._tracer.producers.setdefault((id(self.call.op), part), Producer(name, self.call, labels, tuple(slices), unit))
 
     # --- what has to be rewritten ---
 
@@ -405,10 +427,10 @@ class CallTrace:
         """`variable` is multiplied in once at each of `positions`."""
         tracer, op = self._tracer, self.call.op
         index = tracer.weight_index(op, variable)
-        shape = tuple(variable.shape)
+        shape, times = tuple(variable.shape), self._times
 
         def count(alive: Alive) -> float:
-            size = positions
+            size = positions * times
             for axis, n in enumerate(shape):
                 found = tracer.axes.get((id(op), index, axis)) if index is not None else None
                 size *= n if found is None else int(alive[found.labels].sum())

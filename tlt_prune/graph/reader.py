@@ -203,7 +203,7 @@ class _TfKeras(Family):
         self._package = package
 
     def is_tensor(self, value: Any) -> bool:
-        return bool(self._package.backend.is_keras_tensor(value))
+        return isinstance(value, self._package.src.engine.keras_tensor.KerasTensor)
 
     def is_layer(self, op: Any) -> bool:
         # `tf.add(x, y)` on a symbolic tensor becomes a layer that only wraps the function.
@@ -235,7 +235,8 @@ class _TfKeras(Family):
         return self._package
 
     def constructor(self, model: Any) -> Callable[..., Any]:
-        return self._package.Model
+        build: Callable[..., Any] = self._package.Model
+        return build
 
     def numpy(self, variable: Any) -> np.ndarray[Any, Any]:
         return np.asarray(variable)

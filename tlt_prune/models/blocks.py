@@ -25,7 +25,7 @@ class Options:
         data_format: "channels_last" or "channels_first".
         use_batch_norm, use_bias: of convolutions.
         kernel_regularizer, bias_regularizer: Keras regularizers, for convolutions and dense layers.
-        freeze_bn: batch normalisation runs in inference mode while training.
+        freeze_bn: batch normalisation is not trained and runs in inference mode while training.
         freeze_blocks: numbers of the blocks whose convolutions are not trained.
         activation: of convolutions: "relu", "relu-n" (`max_value`), "lrelu" (`alpha`), "mish", "swish".
         activation_kwargs: its parameters.
@@ -101,9 +101,13 @@ class Net:
             return x
         settings = {"momentum": o.bn_momentum, "epsilon": o.bn_epsilon, **kwargs}
         layer = keras.layers.BatchNormalization(
-            axis=self.channel_axis, name=name or self.name("BatchNormalization"), **settings
+            axis=self.channel_axis,
+            # Keras 3 overrides a recorded training=False by the outer call's; only a frozen layer stays in inference mode.
+            trainable=not o.freeze_bn,
+            name=name or self.name("BatchNormalization"),
+            **settings,
         )
-        return layer(x, training=False) if o.freeze_bn else layer(x)
+        return layer(x)
 
     def act(self, x: Any, name: str | None = None, kind: str | None = None) -> Any:
         """The model's activation, or `kind`."""

@@ -69,9 +69,7 @@ def resnet(
     return keras.Model(image, x, name=_name(layers, o, use_pooling, classes))
 
 
-def _block(
-    net: Net, x: Any, name: str, stage: int, convolutions: list[tuple[int, int]], stride: int, project: bool
-) -> Any:
+def _block(net: Net, x: Any, name: str, stage: int, convolutions: list[tuple[int, int]], stride: int, project: bool) -> Any:
     """Convolutions with a shortcut around them; the stride is on the first, as in the paper."""
     y = x
     last = len(convolutions)

@@ -27,6 +27,7 @@ def plan_pruning(
     granularity: int | Literal["auto"] = 8,
     min_num_filters: int = 16,
     excluded_layers: Sequence[str | type] = (),
+    channelwise_layers: Sequence[str] = (),
 ) -> PruningPlan:
     """Decides which channels of a model go, without building anything.
 
@@ -43,6 +44,8 @@ def plan_pruning(
             from the model's dtype policy (see `tlt_prune.pruning.granularity`).
         min_num_filters: fewest filters a layer keeps.
         excluded_layers: names, paths, shell patterns or types of layers whose channels all stay.
+        channelwise_layers: names or shell patterns of Lambda or custom layers that treat every channel by
+            itself; without it, or a registered rule, such layers freeze what enters them.
 
     Returns:
         The plan: `plan.kept`, `plan.to_frame()`, `plan.apply(model)`.
@@ -52,7 +55,7 @@ def plan_pruning(
         UnsupportedModelError: the model has no graph.
     """
     options = _options(locals())
-    return _plan(trace(model), options)[0]
+    return _plan(trace(model, options.channelwise_layers), options)[0]
 
 
 def prune_model(
@@ -66,6 +69,7 @@ def prune_model(
     granularity: int | Literal["auto"] = 8,
     min_num_filters: int = 16,
     excluded_layers: Sequence[str | type] = (),
+    channelwise_layers: Sequence[str] = (),
     layer_config_overrides: Mapping[str, Mapping[str, Any]] | None = None,
     verify: bool = False,
 ) -> Any:
@@ -77,7 +81,7 @@ def prune_model(
     Args:
         model: a functional or Sequential Keras 3 or tf_keras model. It stays as it is.
         threshold, ratio, criterion, normalizer, equalization_criterion, granularity, min_num_filters,
-            excluded_layers: as in `plan_pruning`.
+            excluded_layers, channelwise_layers: as in `plan_pruning`.
         layer_config_overrides: layer name -> configuration entries to replace in the pruned model,
             such as `{"conv1": {"kernel_regularizer": None}}`.
         verify: check that equality on random inputs before returning.
@@ -91,8 +95,10 @@ def prune_model(
         LawError: `verify` found a difference.
     """
     overrides, checked = layer_config_overrides, verify
-    options = _options({k: v for k, v in locals().items() if k not in ("layer_config_overrides", "verify", "overrides", "checked")})
-    channels = trace(model)
+    options = _options(
+        {k: v for k, v in locals().items() if k not in ("layer_config_overrides", "verify", "overrides", "checked")}
+    )
+    channels = trace(model, options.channelwise_layers)
     plan, selection = _plan(channels, options)
     if not plan.removed:
         warnings.warn(plan.summary(), stacklevel=2)
@@ -108,7 +114,9 @@ def _options(arguments: dict[str, Any]) -> Options:
         arguments["granularity"] = granularity_of(model)
     excluded = arguments.pop("excluded_layers")
     excluded = (excluded,) if isinstance(excluded, (str, type)) else tuple(excluded)
-    return Options(**arguments, excluded_layers=excluded)
+    channelwise = arguments.pop("channelwise_layers")
+    channelwise = (channelwise,) if isinstance(channelwise, str) else tuple(channelwise)
+    return Options(**arguments, excluded_layers=excluded, channelwise_layers=channelwise)
 
 
 def _plan(channels: ChannelGraph, options: Options) -> tuple[PruningPlan, Selection]:

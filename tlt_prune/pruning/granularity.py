@@ -14,7 +14,7 @@ GRANULARITY = {"float16": 8, "bfloat16": 8, "int8": 16, "float8": 16, "float32":
 
 def granularity_of(model: Any) -> int:
     """The multiple for the dtype policy `model` computes in; the largest where layers differ."""
-    names = {_compute_dtype(layer) for layer in getattr(model, "layers", ())} - {None}
+    names = [name for layer in getattr(model, "layers", ()) if (name := _compute_dtype(layer)) is not None]
     return max((GRANULARITY[name] for name in names), default=GRANULARITY["float32"])
 
 

@@ -85,7 +85,7 @@ class PruningPlan:
         Raises:
             PlanError: the plan does not fit the model.
         """
-        channels = trace(model)
+        channels = trace(model, self.settings.get("channelwise_layers", ()))
         return rewrite(channels, self.alive(channels), layer_config_overrides)
 
     def alive(self, channels: ChannelGraph) -> Alive:
@@ -125,7 +125,8 @@ class PruningPlan:
             return f"{self.model_name}: nothing to remove. {_why_nothing(self)}"
         before, after = (sum(getattr(x, f"filters_{when}") for x in self.layers) for when in ("before", "after"))
         macs = "" if math.isnan(self.macs_before) else f", MACs {_change(self.macs_before, self.macs_after)}"
-        return f"{self.model_name}: channels {_change(before, after)}, parameters {_change(self.params_before, self.params_after)}{macs}"
+        params = _change(self.params_before, self.params_after)
+        return f"{self.model_name}: channels {_change(before, after)}, parameters {params}{macs}"
 
     def __str__(self) -> str:
         return f"{self.to_frame().to_string()}\n{self.summary()}"
@@ -202,7 +203,9 @@ def _short(value: float) -> str:
 def _why_nothing(plan: PruningPlan) -> str:
     free = [x for x in plan.layers if x.groups]
     if free:
-        settings = ", ".join(f"{k}={plan.settings[k]}" for k in ("threshold", "ratio", "granularity", "min_num_filters") if k in plan.settings)
+        settings = ", ".join(
+            f"{k}={plan.settings[k]}" for k in ("threshold", "ratio", "granularity", "min_num_filters") if k in plan.settings
+        )
         return f"{len(free)} layers could be pruned, but {settings} keeps all their channels."
     reasons = sorted({x.note for x in plan.layers if x.note})
     return f"Every layer is frozen: {'; '.join(reasons[:3]) or 'the model has no prunable layer'}."

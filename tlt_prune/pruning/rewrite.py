@@ -121,7 +121,8 @@ class _Rewriter:
                 args[edit.key] = edit.value(self._alive)
             else:
                 kwargs[edit.key] = edit.value(self._alive)
-        return tree.map_structure(lambda x: known[x.key] if isinstance(x, Tensor) else x, (tuple(args), kwargs))
+        new: tuple[Any, Any] = tree.map_structure(lambda x: known[x.key] if isinstance(x, Tensor) else x, (tuple(args), kwargs))
+        return new
 
     # --- operations ---
 
@@ -167,8 +168,8 @@ class _Rewriter:
                 value = self._family.numpy(source)
                 if weight_filter is not None:
                     value = weight_filter(op, index, value)
-                for axis, keep in cuts.get((id(op), index), ()):
-                    value = np.compress(keep, value, axis=axis)
+                for number, keep in cuts.get((id(op), index), ()):
+                    value = np.compress(keep, value, axis=number)
                 target.assign(value)
 
     def _copy_trainable(self) -> None:
@@ -197,8 +198,8 @@ def _by_target(edits: Iterable[Edit]) -> dict[int, list[Edit]]:
 
 
 def _copied(config: dict[str, Any]) -> dict[str, Any]:
-    """The part of a configuration that is edited, copied: dictionaries, not what they hold."""
-    return {key: _copied(value) if type(value) is dict else value for key, value in config.items()}
+    """A configuration that may be edited: its dictionaries copied, without the shapes inner layers were built for."""
+    return {key: _copied(value) if type(value) is dict else value for key, value in config.items() if key != "build_config"}
 
 
 def _set(config: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
@@ -209,7 +210,8 @@ def _set(config: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
 
 def _silence_initialisers(op: Any, config: dict[str, Any]) -> list[str]:
     """Replaces the initialisers by zeros and returns their names: random values would be waste."""
-    keys = [key for key in config if key.endswith("_initializer") and getattr(op, key, None) is not None]
+    # Layers that hand initialisers on to inner ones have them as properties, which cannot be put back.
+    keys = [key for key in config if key.endswith("_initializer") and vars(op).get(key) is not None]
     for key in keys:
         config[key] = "zeros"
     return keys

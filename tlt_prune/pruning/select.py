@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tlt_prune.errors import PlanError
-from tlt_prune.graph.channels import Alive, ChannelGraph, Producer
+from tlt_prune.graph.channels import Alive, ChannelGraph
 from tlt_prune.graph.labels import Labels
 from tlt_prune.pruning.importance import CRITERIA
 from tlt_prune.pruning.importance.scores import Scores
@@ -46,6 +46,7 @@ class Options:
     granularity: int = 8
     min_num_filters: int = 16
     excluded_layers: tuple[str | type, ...] = ()
+    channelwise_layers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if (self.threshold is None) == (self.ratio is None):

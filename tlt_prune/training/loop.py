@@ -122,10 +122,15 @@ def save_model(model: keras.Model, path: pathlib.Path, *, include_optimizer: boo
     """Writes a .keras file beside its final name, then renames: a killed process leaves no half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.stem}.partial.keras")
+    optimizer, compiled = model.optimizer, model.compiled
     try:
-        model.save(partial, include_optimizer=include_optimizer)
+        if not include_optimizer:
+            # Keras' own include_optimizer argument has no effect on .keras files.
+            model.optimizer, model.compiled = None, False
+        model.save(partial)
         os.replace(partial, path)
     finally:
+        model.optimizer, model.compiled = optimizer, compiled
         partial.unlink(missing_ok=True)
 
 
@@ -191,7 +196,7 @@ class _History(keras.callbacks.Callback):
     def __init__(self, path: pathlib.Path, first_epoch: int) -> None:
         super().__init__()
         self._path = path
-        self._rows: list[dict[str, Any]] = []
+        self._rows: list[dict[Any, Any]] = []
         if first_epoch and path.exists():
             self._rows = pd.read_csv(path).head(first_epoch).to_dict("records")
 

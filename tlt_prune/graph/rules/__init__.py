@@ -6,11 +6,15 @@ built-in layers are registered by name, so that they serve Keras 3 and tf_keras 
 layers by class. A layer without a rule freezes what enters it.
 """
 
-from tlt_prune.graph.rules.registry import (
-    Rule,
-    find,
-    register_rule,
-    scoped,
-)
+from typing import Any
 
-__all__ = ["Rule", "find", "register_rule", "scoped"]
+from tlt_prune.graph.rules.registry import Rule, find, register_rule, scoped
+
+__all__ = ["Rule", "channelwise", "find", "register_rule", "scoped"]
+
+
+def channelwise(call: Any, *xs: Any) -> Any:
+    """The rule of a layer that the user declared to treat every channel by itself."""
+    from tlt_prune.graph.rules.merging import combine
+
+    return combine(call, list(xs), call.in_shapes)

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from tlt_prune.graph.channels import CallTrace
 from tlt_prune.graph.labels import Labels, Shape, varying_axes
 from tlt_prune.graph.rules.registry import layer, raw_op
 
 
 @layer("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum")
-def merge(call: Any, *xs: Labels) -> Labels:
+def merge(call: CallTrace, *xs: Labels) -> Labels:
     return combine(call, list(xs), call.in_shapes)
 
 
@@ -21,12 +22,12 @@ def merge(call: Any, *xs: Labels) -> Labels:
     "Power", "Mod", "Fmod", "Arctan2", "Hypot", "Logaddexp", "Logaddexp2", "Where", "Equal", "NotEqual", "Greater",
     "GreaterEqual", "Less", "LessEqual", "LogicalAnd", "LogicalOr", "LogicalXor", "Isclose", "Nextafter", "Heaviside",
 )  # fmt: skip
-def merge_op(call: Any, *xs: Labels) -> Labels:
+def merge_op(call: CallTrace, *xs: Labels) -> Labels:
     return combine(call, list(xs), call.in_shapes, constants(call))
 
 
 def combine(
-    call: Any,
+    call: CallTrace,
     xs: list[Labels],
     shapes: Sequence[Shape],
     constant_arguments: Sequence[tuple[int | str, Labels]] = (),
@@ -62,12 +63,12 @@ def combine(
     return out
 
 
-def _cut_constant(call: Any, key: int | str, values: Any, axis: int, vector: Labels) -> None:
+def _cut_constant(call: CallTrace, key: int | str, values: Any, axis: int, vector: Labels) -> None:
     if values.ndim >= -axis and values.shape[axis] == len(vector):
         call.argument(key, lambda alive: np.compress(alive[vector], values, axis=axis), vector)
 
 
-def constants(call: Any) -> list[tuple[int | str, Any]]:
+def constants(call: CallTrace) -> list[tuple[int | str, Any]]:
     """Array arguments of a raw operation, as (position or keyword, values)."""
     arguments: list[tuple[int | str, Any]] = [*enumerate(call.call.args), *call.call.kwargs.items()]
     return [(key, np.asarray(value)) for key, value in arguments if _is_array(value) and np.ndim(value)]
@@ -78,18 +79,18 @@ def _is_array(value: Any) -> bool:
 
 
 @layer("Concatenate")
-def concatenate(call: Any, *xs: Labels) -> Labels:
+def concatenate(call: CallTrace, *xs: Labels) -> Labels:
     return concat(call, list(xs), call.op.axis)
 
 
 @raw_op("Concatenate")
-def concatenate_op(call: Any, *xs: Labels) -> Any:
+def concatenate_op(call: CallTrace, *xs: Labels) -> Any:
     if len(xs) != len(call.call.args[0]):
         return call.freeze_all(xs, "concatenated with a constant")
     return concat(call, list(xs), call.op.axis)
 
 
-def concat(call: Any, xs: list[Labels], axis: int) -> Labels:
+def concat(call: CallTrace, xs: list[Labels], axis: int) -> Labels:
     """Lines the labels up along `axis`; on the other axes they are coupled by `settle`."""
     axis %= xs[0].ndim
     if any(shape[axis] is None for shape in call.in_shapes):
@@ -107,7 +108,7 @@ def concat(call: Any, xs: list[Labels], axis: int) -> Labels:
 
 
 @raw_op("Stack")
-def stack(call: Any, *xs: Labels) -> Any:
+def stack(call: CallTrace, *xs: Labels) -> Any:
     if len(xs) != len(call.call.args[0]):
         return call.freeze_all(xs, "stacked with a constant")
     axis = call.op.axis % len(call.out_shapes[0])
@@ -116,7 +117,7 @@ def stack(call: Any, *xs: Labels) -> Any:
 
 
 @layer("Dot")
-def dot(call: Any, a: Labels, b: Labels) -> Any:
+def dot(call: CallTrace, a: Labels, b: Labels) -> Any:
     axes = call.op.axes
     rank_a, rank_b = a.ndim, b.ndim
     pair = (axes % rank_a, axes % rank_b) if isinstance(axes, int) else (axes[0] % rank_a, axes[1] % rank_b)
@@ -132,12 +133,12 @@ def dot(call: Any, a: Labels, b: Labels) -> Any:
     return contract(call, [a, b], [letters_a, terms_b], output)
 
 
-def contract(call: Any, xs: Sequence[Labels], terms: Sequence[str], output: str) -> Any:
+def contract(call: CallTrace, xs: Sequence[Labels], terms: Sequence[str], output: str) -> Any:
     """Labels of a product of activations, in einsum letters ("!" for an axis that is none's).
 
     A contracted channel has no weight whose row could be zeroed, so it stays; the others pass on.
     """
-    varying = {}
+    varying: dict[str, list[Labels]] = {}
     for x, letters in zip(xs, terms, strict=True):
         for axis in varying_axes(x):
             varying.setdefault(letters[axis], []).append(x.reshape(-1))
@@ -161,7 +162,7 @@ def contract(call: Any, xs: Sequence[Labels], terms: Sequence[str], output: str)
 
 
 @raw_op("Matmul")
-def matmul(call: Any, *xs: Labels) -> Any:
+def matmul(call: CallTrace, *xs: Labels) -> Any:
     if len(xs) != 2 or min(x.ndim for x in xs) < 2:
         return call.freeze_all(xs, "multiplied with a constant")
     a, b = xs
@@ -171,7 +172,7 @@ def matmul(call: Any, *xs: Labels) -> Any:
 
 
 @raw_op("Einsum")
-def einsum(call: Any, *xs: Labels) -> Any:
+def einsum(call: CallTrace, *xs: Labels) -> Any:
     subscripts = call.op.subscripts.replace(" ", "")
     if "->" not in subscripts or "..." in subscripts or len(subscripts.split("->")[0].split(",")) != len(xs):
         return call.freeze_all(xs, "einsum with constants, ellipsis or implicit output")

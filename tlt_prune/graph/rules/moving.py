@@ -6,18 +6,19 @@ numbers are recomputed from what is retained.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from tlt_prune.graph.channels import Alive
+from tlt_prune.graph.channels import Alive, CallTrace
 from tlt_prune.graph.labels import Labels, Shape, reshape, settle, varying_axes
 from tlt_prune.graph.rules.registry import layer, raw_op
 
 
 @layer("Flatten")
-def flatten(call: Any, x: Labels) -> Any:
+def flatten(call: CallTrace, x: Labels) -> Any:
     shape = call.in_shapes[0]
     if getattr(call.op, "data_format", None) == "channels_first" and x.ndim > 2:
         # Both Kerases move the channels last before they flatten.
@@ -26,32 +27,36 @@ def flatten(call: Any, x: Labels) -> Any:
 
 
 @layer("Reshape")
-def reshape_layer(call: Any, x: Labels) -> Any:
-    out = _reshaped(call, x, call.in_shapes[0], call.out_shapes[0])
-    _retarget(call, "target_shape", out, call.op.target_shape, leading=1)
-    return out
+def reshape_layer(call: CallTrace, x: Labels) -> Any:
+    return target_edit(call, x, call.op.target_shape, functools.partial(call.configure, "target_shape"), leading=1)
 
 
 @raw_op("Reshape")
-def reshape_op(call: Any, x: Labels) -> Any:
-    out = _reshaped(call, x, call.in_shapes[0], call.out_shapes[0])
+def reshape_op(call: CallTrace, x: Labels) -> Any:
     newshape = call.op.newshape
-    _retarget(call, "newshape", out, (newshape,) if isinstance(newshape, int) else newshape, leading=0)
+    target = (newshape,) if isinstance(newshape, int) else newshape
+    return target_edit(call, x, target, functools.partial(call.configure, "newshape"))
+
+
+def target_edit(call: CallTrace, x: Labels, target: Sequence[int], edit: Any, leading: int = 0) -> Any:
+    """A reshape whose target is rewritten; -1 stays -1, and Keras infers it from what is retained.
+
+    Args:
+        target: the shape asked for, without its first `leading` axes.
+        edit: receives the function that computes the new target.
+    """
+    out = _reshaped(call, x, call.in_shapes[0], call.out_shapes[0])
+    for axis in varying_axes(out):
+        if target[axis - leading] != -1:
+            edit(functools.partial(_resized, target, axis - leading, out), out.reshape(-1))
     return out
 
 
-def _reshaped(call: Any, x: Labels, shape: Shape, new_shape: Shape) -> Any:
+def _reshaped(call: CallTrace, x: Labels, shape: Shape, new_shape: Shape) -> Any:
     moved = reshape(x, shape, new_shape)
     if moved is None:
         return call.freeze_all([x], "reshaped across axes of unknown size")[0]
     return settle(moved, call.table)
-
-
-def _retarget(call: Any, key: str, out: Labels, target: Sequence[int], leading: int) -> None:
-    """Rewrites a target shape; -1 stays -1, and Keras infers it from what is retained."""
-    for axis in varying_axes(out):
-        if target[axis - leading] != -1:
-            call.configure(key, lambda alive, axis=axis: _resized(target, axis - leading, out, alive), out.reshape(-1))
 
 
 def _resized(target: Sequence[int], axis: int, out: Labels, alive: Alive) -> tuple[int, ...]:
@@ -61,37 +66,37 @@ def _resized(target: Sequence[int], axis: int, out: Labels, alive: Alive) -> tup
 
 
 @layer("Permute")
-def permute(call: Any, x: Labels) -> Labels:
+def permute(call: CallTrace, x: Labels) -> Labels:
     return np.transpose(x, (0, *call.op.dims))
 
 
 @layer("RepeatVector")
-def repeat_vector(call: Any, x: Labels) -> Labels:
+def repeat_vector(call: CallTrace, x: Labels) -> Labels:
     return x[:, None, :]
 
 
 @raw_op("Transpose")
-def transpose(call: Any, x: Labels) -> Labels:
+def transpose(call: CallTrace, x: Labels) -> Labels:
     return np.transpose(x, call.op.axes)
 
 
 @raw_op("Swapaxes")
-def swapaxes(call: Any, x: Labels) -> Labels:
+def swapaxes(call: CallTrace, x: Labels) -> Labels:
     return np.swapaxes(x, call.op.axis1, call.op.axis2)
 
 
 @raw_op("Moveaxis")
-def moveaxis(call: Any, x: Labels) -> Labels:
+def moveaxis(call: CallTrace, x: Labels) -> Labels:
     return np.moveaxis(x, call.op.source, call.op.destination)
 
 
 @raw_op("ExpandDims")
-def expand_dims(call: Any, x: Labels) -> Labels:
+def expand_dims(call: CallTrace, x: Labels) -> Labels:
     return np.expand_dims(x, call.op.axis)
 
 
 @raw_op("Squeeze")
-def squeeze(call: Any, x: Labels) -> Labels:
+def squeeze(call: CallTrace, x: Labels) -> Labels:
     axis = call.op.axis
     if axis is None:
         axis = tuple(i for i, size in enumerate(call.in_shapes[0]) if size == 1)
@@ -99,21 +104,21 @@ def squeeze(call: Any, x: Labels) -> Labels:
 
 
 @raw_op("Flip")
-def flip(call: Any, x: Labels) -> Labels:
+def flip(call: CallTrace, x: Labels) -> Labels:
     return np.flip(x, call.op.axis)
 
 
 @raw_op("Ravel")
-def ravel(call: Any, x: Labels) -> Any:
+def ravel(call: CallTrace, x: Labels) -> Any:
     return call.freeze_all([x], "flattened together with the batch")
 
 
 @raw_op("Roll")
-def roll(call: Any, x: Labels) -> Any:
+def roll(call: CallTrace, x: Labels) -> Any:
     return rolled(call, x, call.op.shift, call.op.axis, lambda value, *labels: call.configure("shift", value, *labels))
 
 
-def rolled(call: Any, x: Labels, shift: Any, axis: Any, edit: Any) -> Any:
+def rolled(call: CallTrace, x: Labels, shift: Any, axis: Any, edit: Any) -> Any:
     varying = varying_axes(x)
     if not varying:
         return x
@@ -129,7 +134,7 @@ def rolled(call: Any, x: Labels, shift: Any, axis: Any, edit: Any) -> Any:
 
 
 @raw_op("Repeat")
-def repeat(call: Any, x: Labels) -> Any:
+def repeat(call: CallTrace, x: Labels) -> Any:
     axis = call.op.axis
     if axis is None or not isinstance(call.op.repeats, int):
         return call.freeze_all([x], "repeated irregularly")
@@ -137,7 +142,7 @@ def repeat(call: Any, x: Labels) -> Any:
 
 
 @raw_op("Tile")
-def tile(call: Any, x: Labels) -> Any:
+def tile(call: CallTrace, x: Labels) -> Any:
     repeats = call.op.repeats
     if isinstance(repeats, int) or len(repeats) != x.ndim:
         return call.freeze_all([x], "tiled to another rank")
@@ -145,16 +150,16 @@ def tile(call: Any, x: Labels) -> Any:
 
 
 @raw_op("BroadcastTo")
-def broadcast_to(call: Any, x: Labels) -> Any:
+def broadcast_to(call: CallTrace, x: Labels) -> Any:
     target = tuple(call.op.shape)
     x = x.reshape((1,) * (len(target) - x.ndim) + x.shape)
     for axis in varying_axes(x):
-        call.configure("shape", lambda alive, axis=axis: _resized(target, axis, x, alive), x.reshape(-1))
+        call.configure("shape", functools.partial(_resized, target, axis, x), x.reshape(-1))
     return x
 
 
 @raw_op("Pad")
-def pad(call: Any, x: Labels) -> Any:
+def pad(call: CallTrace, x: Labels) -> Any:
     widths = call.op.pad_width
     for axis in varying_axes(x):
         before, after = widths[axis] if isinstance(widths[axis], (tuple, list)) else (widths[axis],) * 2
@@ -163,7 +168,7 @@ def pad(call: Any, x: Labels) -> Any:
     return x
 
 
-def _padded(call: Any, x: Labels, axis: int, before: int, after: int) -> Any:
+def _padded(call: CallTrace, x: Labels, axis: int, before: int, after: int) -> Any:
     if getattr(call.op, "mode", "constant") != "constant":
         return call.freeze_all([x], "channels padded by reflection")[0]
     filling = call.table.fresh(1)
@@ -173,7 +178,7 @@ def _padded(call: Any, x: Labels, axis: int, before: int, after: int) -> Any:
 
 
 @raw_op("Take")
-def take(call: Any, x: Labels, *indices: Labels) -> Any:
+def take(call: CallTrace, x: Labels, *indices: Labels) -> Any:
     axis = call.op.axis
     chosen = np.asarray(call.call.args[1]) if not indices and len(call.call.args) > 1 else None
     if axis is None or chosen is None or chosen.ndim > 1:
@@ -198,26 +203,25 @@ def _positions(chosen: Any, vector: Labels, alive: Alive) -> list[int]:
 
 
 @raw_op("Split")
-def split(call: Any, x: Labels) -> Any:
+def split(call: CallTrace, x: Labels) -> Any:
     parts, edges = split_along(call, x, call.op.axis)
     if edges is not None:
         call.configure("indices_or_sections", edges, x.reshape(-1))
     return parts
 
 
-def split_along(call: Any, x: Labels, axis: int) -> tuple[list[Labels], Any]:
+def split_along(call: CallTrace, x: Labels, axis: int) -> tuple[list[Labels], Any]:
     """Labels of each part, and what computes the new split indices (None if they stay)."""
     axis %= x.ndim
     if axis not in varying_axes(x):
         return [x] * len(call.out_shapes), None
-    sizes = [shape[axis] for shape in call.out_shapes]
-    ends = np.cumsum(sizes)[:-1]
+    ends = np.cumsum([shape[axis] or 0 for shape in call.out_shapes])[:-1].tolist()
     vector = x.reshape(-1)
     return np.split(x, ends, axis), lambda alive: tuple(int(alive[vector[:end]].sum()) for end in ends)
 
 
 @raw_op("Unstack")
-def unstack(call: Any, x: Labels) -> Any:
+def unstack(call: CallTrace, x: Labels) -> Any:
     axis = call.op.axis % x.ndim
     if axis in varying_axes(x):
         return call.freeze_all([x], "channels unstacked into single tensors")
@@ -225,12 +229,12 @@ def unstack(call: Any, x: Labels) -> Any:
 
 
 @raw_op("GetItem")
-def getitem(call: Any, x: Labels) -> Any:
+def getitem(call: CallTrace, x: Labels) -> Any:
     key = call.call.args[1] if len(call.call.args) > 1 else call.call.kwargs["key"]
     return sliced(call, x, key, lambda value, *labels: call.argument(1, value, *labels))
 
 
-def sliced(call: Any, x: Labels, key: Any, edit: Any) -> Any:
+def sliced(call: CallTrace, x: Labels, key: Any, edit: Any) -> Any:
     """`x[key]` for ints, slices, None and one Ellipsis."""
     full = _full_key(key, x.ndim)
     if full is None:
@@ -249,7 +253,7 @@ def sliced(call: Any, x: Labels, key: Any, edit: Any) -> Any:
             call.freeze(vector[part], "a single channel")
         plain[position] = part
         if part not in (slice(None), slice(None, None, -1), slice(None, None, 1)):
-            edit(lambda alive: _recount(full, position, vector, alive), vector)
+            edit(functools.partial(_recount, full, position, vector), vector)
     return x[tuple(plain)]
 
 
@@ -263,7 +267,12 @@ def _full_key(key: Any, rank: int) -> list[Any] | None:
     parts = [int(p) if isinstance(p, np.integer) else p for p in parts]
     if not all(p is None or p is Ellipsis or isinstance(p, (int, slice)) for p in parts):
         return None
-    if any(isinstance(b, bool) or (b is not None and not isinstance(b, int)) for p in parts if isinstance(p, slice) for b in (p.start, p.stop, p.step)):
+    if any(
+        isinstance(b, bool) or (b is not None and not isinstance(b, int))
+        for p in parts
+        if isinstance(p, slice)
+        for b in (p.start, p.stop, p.step)
+    ):
         return None
     missing = rank - sum(p is not None and p is not Ellipsis for p in parts)
     at = parts.index(Ellipsis) if Ellipsis in parts else len(parts)
@@ -283,11 +292,11 @@ def _recount(full: list[Any], position: int, vector: Labels, alive: Alive) -> tu
 
 
 @raw_op("DepthToSpace")
-def depth_to_space(call: Any, x: Labels) -> Any:
+def depth_to_space(call: CallTrace, x: Labels) -> Any:
     return shuffled_up(call, x, call.op.block_size, call.channel_axis)
 
 
-def shuffled_up(call: Any, x: Labels, block: int, axis: int) -> Labels:
+def shuffled_up(call: CallTrace, x: Labels, block: int, axis: int) -> Labels:
     """Channel (i * block + j) * depth + c goes to offset (i, j): couple the offsets."""
     rows = call.vector(x, axis).reshape(block * block, -1)
     call.table.unify(rows, rows[:1])
@@ -295,8 +304,6 @@ def shuffled_up(call: Any, x: Labels, block: int, axis: int) -> Labels:
 
 
 @raw_op("SpaceToDepth")
-def space_to_depth(call: Any, x: Labels) -> Labels:
+def space_to_depth(call: CallTrace, x: Labels) -> Labels:
     axis = call.channel_axis
     return call.place(np.tile(call.vector(x, axis), call.op.block_size**2), axis)
-
-

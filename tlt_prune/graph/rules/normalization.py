@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from tlt_prune.graph.channels import Alive, CallTrace
 from tlt_prune.graph.labels import Labels, varying_axes
 from tlt_prune.graph.rules.registry import layer
 
@@ -16,7 +19,7 @@ def _axes(axis: int | Sequence[int], rank: int) -> tuple[int, ...]:
 
 
 @layer("BatchNormalization", "SyncBatchNormalization", "BatchNormalizationV1", "BatchNormalizationV2")
-def batch_normalization(call: Any, x: Labels, *mask: Labels) -> Labels:
+def batch_normalization(call: CallTrace, x: Labels, *mask: Labels) -> Labels:
     op = call.op
     axes = _axes(op.axis, x.ndim)
     if len(axes) > 1 or any(axis not in axes for axis in varying_axes(x)):
@@ -28,21 +31,21 @@ def batch_normalization(call: Any, x: Labels, *mask: Labels) -> Labels:
 
 
 @layer("LayerNormalization")
-def layer_normalization(call: Any, x: Labels) -> Labels:
+def layer_normalization(call: CallTrace, x: Labels) -> Labels:
     return _over_axes(call, x, _axes(call.op.axis, x.ndim), (call.op.gamma, call.op.beta))
 
 
 @layer("RMSNormalization")
-def rms_normalization(call: Any, x: Labels) -> Labels:
+def rms_normalization(call: CallTrace, x: Labels) -> Labels:
     return _over_axes(call, x, _axes(call.op.axis, x.ndim), (call.op.scale,))
 
 
 @layer("UnitNormalization")
-def unit_normalization(call: Any, x: Labels) -> Labels:
+def unit_normalization(call: CallTrace, x: Labels) -> Labels:
     return _over_axes(call, x, _axes(call.op.axis, x.ndim), ())
 
 
-def _over_axes(call: Any, x: Labels, axes: tuple[int, ...], parameters: Sequence[Any]) -> Labels:
+def _over_axes(call: CallTrace, x: Labels, axes: tuple[int, ...], parameters: Sequence[Any]) -> Labels:
     """Statistics over `axes`; parameters have the sizes of `axes`, in order."""
     for axis in varying_axes(x):
         if axis not in axes:
@@ -54,7 +57,7 @@ def _over_axes(call: Any, x: Labels, axes: tuple[int, ...], parameters: Sequence
 
 
 @layer("GroupNormalization")
-def group_normalization(call: Any, x: Labels) -> Labels:
+def group_normalization(call: CallTrace, x: Labels) -> Labels:
     op = call.op
     (axis,) = _axes(op.axis, x.ndim)
     if varying_axes(x) not in ((), (axis,)):
@@ -74,17 +77,22 @@ def group_normalization(call: Any, x: Labels) -> Labels:
 
 
 @layer("Rescaling")
-def rescaling(call: Any, x: Labels) -> Labels:
+def rescaling(call: CallTrace, x: Labels) -> Labels:
     for key, value in (("scale", call.op.scale), ("offset", call.op.offset)):
         values = np.asarray(value)
         if values.ndim and values.shape[-1] > 1:
             vector = call.vector(x, -1)
-            call.configure(key, lambda alive, values=values, vector=vector: values[..., alive[vector]].tolist(), vector)
+            call.configure(key, functools.partial(_cut, values, vector), vector)
     return x
 
 
+def _cut(values: NDArray[Any], vector: Labels, alive: Alive) -> list[Any]:
+    cut: list[Any] = values[..., alive[vector]].tolist()
+    return cut
+
+
 @layer("Normalization")
-def normalization(call: Any, x: Labels) -> Labels:
+def normalization(call: CallTrace, x: Labels) -> Labels:
     op = call.op
     axes = () if op.axis is None else _axes(op.axis, x.ndim)
     if not axes or not any(axis in axes for axis in varying_axes(x)):
@@ -95,7 +103,7 @@ def normalization(call: Any, x: Labels) -> Labels:
 
 
 @layer("LayerScale")
-def layer_scale(call: Any, x: Labels) -> Labels:
+def layer_scale(call: CallTrace, x: Labels) -> Labels:
     call.follow(call.vector(x, -1), call.op.gamma)
     call.count("projection_dim", call.vector(x, -1))
     return x

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from tlt_prune.graph.channels import CallTrace
 from tlt_prune.graph.labels import Labels
 from tlt_prune.graph.rules.registry import layer
 
@@ -16,7 +15,7 @@ from tlt_prune.graph.rules.registry import layer
     "Cropping1D", "Cropping2D", "Cropping3D", "Resizing", "CenterCrop",
     "MaxPool1D", "MaxPool2D", "MaxPool3D", "AvgPool1D", "AvgPool2D", "AvgPool3D",
 )  # fmt: skip
-def spatial(call: Any, x: Labels) -> Labels:
+def spatial(call: CallTrace, x: Labels) -> Labels:
     axis = call.channel_axis
     return call.place(call.vector(x, axis), axis) if x.size > 1 else x
 
@@ -25,6 +24,6 @@ def spatial(call: Any, x: Labels) -> Labels:
     "GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalAveragePooling3D",
     "GlobalMaxPooling1D", "GlobalMaxPooling2D", "GlobalMaxPooling3D",
 )  # fmt: skip
-def global_pooling(call: Any, x: Labels, *mask: Labels) -> Labels:
+def global_pooling(call: CallTrace, x: Labels, *mask: Labels) -> Labels:
     axis = call.channel_axis
     return call.place(call.vector(x, axis), axis if call.op.keepdims else -1)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from tlt_prune.graph.channels import CallTrace
 from tlt_prune.graph.labels import Labels, varying_axes
 from tlt_prune.graph.rules.registry import raw_op
 
@@ -14,11 +15,11 @@ from tlt_prune.graph.rules.registry import raw_op
     "Mean", "Sum", "Max", "Min", "Amax", "Amin", "Prod", "Std", "Var", "Any", "All", "Median", "Logsumexp", "Argmax", "Argmin",
     "CountNonzero",
 )  # fmt: skip
-def reduce_op(call: Any, x: Labels) -> Any:
+def reduce_op(call: CallTrace, x: Labels) -> Any:
     return reduced(call, x, call.op.axis, bool(call.op.keepdims))
 
 
-def reduced(call: Any, x: Labels, axis: Any, keepdims: bool) -> Any:
+def reduced(call: CallTrace, x: Labels, axis: Any, keepdims: bool) -> Any:
     """A reduction over other axes passes the channels on; over the channels it freezes them."""
     axes = tuple(range(x.ndim)) if axis is None else tuple(a % x.ndim for a in np.atleast_1d(axis).tolist())
     if any(a in varying_axes(x) for a in axes):
@@ -27,20 +28,20 @@ def reduced(call: Any, x: Labels, axis: Any, keepdims: bool) -> Any:
 
 
 @raw_op("Cumsum", "Cumprod", "Sort")
-def along_axis(call: Any, x: Labels) -> Any:
+def along_axis(call: CallTrace, x: Labels) -> Any:
     if call.op.axis is None or call.op.axis % x.ndim in varying_axes(x):
         return call.freeze_all([x], "accumulated over the channels")
     return x
 
 
 @raw_op("Normalize")
-def normalize(call: Any, x: Labels) -> Labels:
+def normalize(call: CallTrace, x: Labels) -> Labels:
     if call.op.axis is None or call.op.axis % x.ndim in varying_axes(x):
         call.approximate(x, "normalised over the pruned channels")
     return x
 
 
 @raw_op("MaxPool", "AveragePool", "AdaptiveMaxPool", "AdaptiveAveragePool", "Resize", "PadImages", "CropImages")
-def pool(call: Any, x: Labels) -> Labels:
+def pool(call: CallTrace, x: Labels) -> Labels:
     axis = call.channel_axis
     return call.place(call.vector(x, axis), axis) if x.size > 1 else x

@@ -1,1 +1,138 @@
-"""Recurrent layers and wrappers. (Filled in with the layers that have memory.)"""
+"""TensorFlow functions in tf_keras graphs, which record them with the arguments of the call."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+
+from tlt_prune.graph.channels import CallTrace
+from tlt_prune.graph.labels import Labels
+from tlt_prune.graph.rules.elementwise import normalised
+from tlt_prune.graph.rules.merging import combine, concat, constants, contract
+from tlt_prune.graph.rules.moving import rolled, sliced, split_along
+from tlt_prune.graph.rules.moving import target_edit as _target_edit
+from tlt_prune.graph.rules.raw import reduced
+from tlt_prune.graph.rules.registry import tf_op
+
+
+def _argument(call: CallTrace, position: int, name: str, default: Any = None) -> tuple[int | str, Any]:
+    """(where it is, value) of a function's argument."""
+    if name in call.call.kwargs:
+        return name, call.call.kwargs[name]
+    if position < len(call.call.args):
+        return position, call.call.args[position]
+    return name, default
+
+
+@tf_op(
+    "math.abs", "math.ceil", "math.cos", "math.erf", "math.exp", "math.expm1", "math.floor", "math.log", "math.log1p",
+    "math.negative", "math.reciprocal", "math.round", "math.rsqrt", "math.sigmoid", "math.sign", "math.sin",
+    "math.softplus", "math.sqrt", "math.square", "math.tanh", "nn.elu", "nn.gelu", "nn.leaky_relu", "nn.relu",
+    "nn.relu6", "nn.selu", "nn.silu", "nn.swish", "nn.softsign", "cast", "identity", "stop_gradient", "clip_by_value",
+    "convert_to_tensor", "__operators__.neg", "keras.activations.relu", "ones_like", "zeros_like", "zeros_like_v2",
+    "ones_like_v2",
+)  # fmt: skip
+def unary(call: CallTrace, x: Labels) -> Labels:
+    return x
+
+
+@tf_op(
+    "math.add", "math.subtract", "math.multiply", "math.divide", "math.truediv", "math.maximum", "math.minimum",
+    "math.pow", "math.squared_difference", "math.divide_no_nan", "math.floordiv", "math.atan2", "where",
+    "__operators__.add", "__operators__.sub", "__operators__.mul", "__operators__.truediv", "__operators__.radd",
+    "__operators__.rsub", "__operators__.rmul", "__operators__.rtruediv", "__operators__.pow", "__operators__.rpow",
+    "math.greater", "math.less", "math.greater_equal", "math.less_equal", "math.equal", "math.not_equal",
+)  # fmt: skip
+def binary(call: CallTrace, *xs: Labels) -> Labels:
+    return combine(call, list(xs), call.in_shapes, constants(call))
+
+
+@tf_op("math.reduce_mean", "math.reduce_sum", "math.reduce_max", "math.reduce_min", "math.reduce_std", "math.reduce_variance")
+def reduce(call: CallTrace, x: Labels) -> Any:
+    return reduced(call, x, _argument(call, 1, "axis")[1], bool(_argument(call, 2, "keepdims", False)[1]))
+
+
+@tf_op("reshape")
+def reshape(call: CallTrace, x: Labels) -> Any:
+    where, target = _argument(call, 1, "shape")
+    if not all(isinstance(n, (int, np.integer)) for n in target):
+        return call.freeze_all([x], "reshaped to a computed shape")
+    return _target_edit(call, x, [int(n) for n in target], functools.partial(call.argument, where))
+
+
+@tf_op("transpose")
+def transpose(call: CallTrace, x: Labels) -> Labels:
+    return np.transpose(x, _argument(call, 1, "perm")[1])
+
+
+@tf_op("expand_dims")
+def expand_dims(call: CallTrace, x: Labels) -> Labels:
+    return np.expand_dims(x, _argument(call, 1, "axis")[1])
+
+
+@tf_op("squeeze", "compat.v1.squeeze")
+def squeeze(call: CallTrace, x: Labels) -> Labels:
+    axis = _argument(call, 1, "axis")[1]
+    axes = tuple(i for i, n in enumerate(call.in_shapes[0]) if n == 1) if axis is None else tuple(np.atleast_1d(axis).tolist())
+    return np.squeeze(x, axes)
+
+
+@tf_op("concat")
+def concatenate(call: CallTrace, *xs: Labels) -> Any:
+    values = _argument(call, 0, "values")[1]
+    if len(values) != len(xs):
+        return call.freeze_all(xs, "concatenated with a constant")
+    return concat(call, list(xs), _argument(call, 1, "axis")[1])
+
+
+@tf_op("split")
+def split(call: CallTrace, x: Labels) -> Any:
+    where, _ = _argument(call, 1, "num_or_size_splits")
+    parts, edges = split_along(call, x, int(_argument(call, 2, "axis", 0)[1]))
+    if edges is not None:
+        call.argument(where, lambda alive: [int(alive[part.reshape(-1)].sum()) for part in parts], x.reshape(-1))
+    return parts
+
+
+@tf_op("roll")
+def roll(call: CallTrace, x: Labels) -> Any:
+    where, shift = _argument(call, 1, "shift")
+    return rolled(call, x, shift, _argument(call, 2, "axis")[1], functools.partial(call.argument, where))
+
+
+@tf_op("nn.softmax", "nn.log_softmax")
+def softmax(call: CallTrace, x: Labels) -> Labels:
+    axis = _argument(call, 1, "axis", -1)[1]
+    return normalised(call, x, -1 if axis is None else axis)
+
+
+@tf_op("linalg.matmul", "__operators__.matmul")
+def matmul(call: CallTrace, *xs: Labels) -> Any:
+    flags = [_argument(call, i, name, False)[1] for i, name in ((2, "transpose_a"), (3, "transpose_b"))]
+    if len(xs) != 2 or any(flags) or xs[0].ndim != xs[1].ndim:
+        return call.freeze_all(xs, "product with a constant or a transposed tensor")
+    batch = "abcdefghij"[: xs[0].ndim - 2]
+    return contract(call, xs, [f"{batch}xy", f"{batch}yz"], f"{batch}xz")
+
+
+@tf_op("__operators__.getitem")
+def getitem(call: CallTrace, x: Labels) -> Any:
+    where, key = _argument(call, 1, "slice_spec")
+    parts = tuple(_as_slice(p) for p in key) if isinstance(key, (tuple, list)) else _as_slice(key)
+    return sliced(
+        call,
+        x,
+        parts,
+        lambda value, *labels: call.argument(where, lambda alive: tuple(_as_dict(p) for p in value(alive)), *labels),
+    )
+
+
+def _as_slice(part: Any) -> Any:
+    # tf_keras records slices as dictionaries.
+    return slice(part["start"], part["stop"], part["step"]) if isinstance(part, dict) else part
+
+
+def _as_dict(part: Any) -> Any:
+    return {"start": part.start, "stop": part.stop, "step": part.step} if isinstance(part, slice) else part

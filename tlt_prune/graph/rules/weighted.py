@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
 
+from tlt_prune.graph.channels import Alive, CallTrace
 from tlt_prune.graph.labels import Labels
 from tlt_prune.graph.rules.elementwise import activated
 from tlt_prune.graph.rules.registry import layer
 
 
 @layer("Conv1D", "Conv2D", "Conv3D", "Convolution1D", "Convolution2D", "Convolution3D")
-def conv(call: Any, x: Labels) -> Labels:
+def conv(call: CallTrace, x: Labels) -> Labels:
     op, axis = call.op, call.channel_axis
     incoming = call.vector(x, axis)
     groups, filters = op.groups, op.filters
@@ -37,7 +39,7 @@ def conv(call: Any, x: Labels) -> Labels:
     return activated(call, call.place(out, axis), op.activation)
 
 
-def _alike_in_groups(call: Any, vector: Labels, groups: int) -> None:
+def _alike_in_groups(call: CallTrace, vector: Labels, groups: int) -> None:
     """Grouped kernels need equal counts in each group: couple the groups offset by offset."""
     rows = vector.reshape(groups, -1)
     call.table.unify(rows, rows[:1])
@@ -47,7 +49,7 @@ def _alike_in_groups(call: Any, vector: Labels, groups: int) -> None:
     "Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose",
     "Convolution1DTranspose", "Convolution2DTranspose", "Convolution3DTranspose",
 )  # fmt: skip
-def conv_transpose(call: Any, x: Labels) -> Labels:
+def conv_transpose(call: CallTrace, x: Labels) -> Labels:
     op, axis = call.op, call.channel_axis
     incoming, out = call.vector(x, axis), call.fresh(op.filters)
     call.attach(op.kernel, -1, incoming, "in")
@@ -61,7 +63,7 @@ def conv_transpose(call: Any, x: Labels) -> Labels:
 
 
 @layer("DepthwiseConv1D", "DepthwiseConv2D")
-def depthwise(call: Any, x: Labels) -> Labels:
+def depthwise(call: CallTrace, x: Labels) -> Labels:
     op, axis = call.op, call.channel_axis
     incoming = call.vector(x, axis)
     out = np.repeat(incoming, op.depth_multiplier)
@@ -74,7 +76,7 @@ def depthwise(call: Any, x: Labels) -> Labels:
 
 
 @layer("SeparableConv1D", "SeparableConv2D", "SeparableConvolution1D", "SeparableConvolution2D")
-def separable(call: Any, x: Labels) -> Labels:
+def separable(call: CallTrace, x: Labels) -> Labels:
     op, axis = call.op, call.channel_axis
     incoming = call.vector(x, axis)
     between = np.repeat(incoming, op.depth_multiplier)
@@ -98,7 +100,7 @@ def _depthwise_kernel(op: Any) -> Any:
 
 
 @layer("Dense")
-def dense(call: Any, x: Labels) -> Labels:
+def dense(call: CallTrace, x: Labels) -> Labels:
     op = call.op
     incoming, out = call.vector(x, -1), call.fresh(op.units)
     call.attach(op.kernel, 0, incoming, "in")
@@ -111,7 +113,7 @@ def dense(call: Any, x: Labels) -> Labels:
 
 
 @layer("Embedding")
-def embedding(call: Any, x: Labels) -> Labels:
+def embedding(call: CallTrace, x: Labels) -> Labels:
     op = call.op
     out = call.fresh(op.output_dim)
     call.freeze(x, "indices of an Embedding")
@@ -122,7 +124,7 @@ def embedding(call: Any, x: Labels) -> Labels:
 
 
 @layer("EinsumDense")
-def einsum_dense(call: Any, x: Labels) -> Any:
+def einsum_dense(call: CallTrace, x: Labels) -> Any:
     """`abc,cd->abd`: letters of the kernel in the input are contracted, those only in the output fresh."""
     op = call.op
     inputs, kernel, output = _einsum_terms(op.equation, len(call.in_shapes[0]), len(op.kernel.shape))
@@ -154,21 +156,19 @@ def einsum_dense(call: Any, x: Labels) -> Any:
     labels = call.place(out, out_axis)
     if op.bias is not None:
         _follow_trailing(call, op.bias, output, op.bias_axes, channel, out)
-    call.configure(
-        "output_shape",
-        lambda alive: _with_size(op.full_output_shape, out_axis, int(alive[out].sum())),
-        out,
-    )
+    sizes = op.get_config()["output_shape"]
+    call.configure("output_shape", functools.partial(_with_size, sizes, out_axis - len(output), out), out)
     return activated(call, labels, op.activation)
 
 
-def _with_size(full_output_shape: tuple[int | None, ...], axis: int, size: int) -> tuple[int | None, ...]:
-    shape = list(full_output_shape)
-    shape[axis] = size
-    return tuple(shape[1:])
+def _with_size(sizes: Any, axis: int, out: Labels, alive: Alive) -> tuple[int | None, ...]:
+    """The configured output shape (without batch, open sizes None) with `axis`, counted from the end, cut."""
+    shape = [sizes] if isinstance(sizes, int) else list(sizes)
+    shape[axis] = int(alive[out].sum())
+    return tuple(shape)
 
 
-def _follow_trailing(call: Any, bias: Any, output: str, bias_axes: str, channel: str, out: Labels) -> None:
+def _follow_trailing(call: CallTrace, bias: Any, output: str, bias_axes: str, channel: str, out: Labels) -> None:
     if channel not in bias_axes:
         return
     # The bias has one axis an output axis from the first named one on, of size 1 where not named.

@@ -1,0 +1,71 @@
+"""Every graph of the gallery: traced, pruned exactly, saved; through Keras 3 and, where it exists, tf_keras."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gallery
+import keras
+import numpy as np
+import pytest
+from helpers import assert_law, assert_same_after_reload, randomise
+
+import tlt_prune
+from tlt_prune.pruning.law import random_inputs
+
+ALL = {**gallery.EXACT, **gallery.APPROXIMATE}
+
+
+def tf_keras() -> Any:
+    import tf_keras
+
+    return tf_keras
+
+
+def plan_of(model: Any) -> Any:
+    return tlt_prune.plan_pruning(model, ratio=0.5, granularity=1, min_num_filters=1)
+
+
+@pytest.mark.parametrize("name", gallery.EXACT)
+def test_law(name: str) -> None:
+    check(gallery.EXACT[name](keras), name)
+
+
+@pytest.mark.parametrize("name", [name for name in gallery.EXACT if name not in gallery.KERAS3])
+def test_law_in_tf_keras(name: str) -> None:
+    check(gallery.EXACT[name](tf_keras()), name)
+
+
+def check(model: Any, name: str) -> None:
+    randomise(model)
+    plan = plan_of(model)
+    assert plan.removed, "the case must prune something"
+    assert not plan.unknown
+    pruned = plan.apply(model)
+    assert type(pruned) is type(model)
+    assert pruned.count_params() == plan.params_after
+    tolerance = 2e-2 if name == "mixed_precision" else 1e-5
+    channels = assert_law(model, plan, pruned, tolerance)
+    notes = " ".join(plan.to_frame()["note"])
+    assert gallery.FROZEN.get(name, "") in notes
+    assert "approximate" not in notes
+    assert_same_after_reload(pruned, random_inputs(channels, 0, 2))
+
+
+@pytest.mark.parametrize("name", gallery.APPROXIMATE)
+@pytest.mark.parametrize("family", ["keras", "tf_keras"])
+def test_approximate_cases_are_marked_and_still_whole(name: str, family: str) -> None:
+    if family == "tf_keras" and name in gallery.KERAS3:
+        pytest.skip("not in tf_keras")
+    model = randomise(gallery.APPROXIMATE[name](keras if family == "keras" else tf_keras()))
+    plan = plan_of(model)
+    assert plan.removed
+    assert "approximate" in " ".join(plan.to_frame()["note"])
+    pruned = plan.apply(model)
+    x = np.random.default_rng(0).standard_normal((2, *model.inputs[0].shape[1:])).astype("float32")
+    assert np.isfinite(np.asarray(pruned(x))).all()
+    assert pruned.count_params() == plan.params_after
+
+
+def test_the_gallery_is_large() -> None:
+    assert len(ALL) >= 60
