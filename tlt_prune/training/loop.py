@@ -7,6 +7,7 @@ ends where an uninterrupted one does.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -15,7 +16,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -122,16 +123,23 @@ def save_model(model: keras.Model, path: pathlib.Path, *, include_optimizer: boo
     """Writes a .keras file beside its final name, then renames: a killed process leaves no half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.stem}.partial.keras")
-    optimizer, compiled = model.optimizer, model.compiled
     try:
-        if not include_optimizer:
-            # Keras' own include_optimizer argument has no effect on .keras files.
-            model.optimizer, model.compiled = None, False
-        model.save(partial)
+        with contextlib.nullcontext() if include_optimizer else _without_optimizer(model):
+            model.save(partial)
         os.replace(partial, path)
     finally:
-        model.optimizer, model.compiled = optimizer, compiled
         partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _without_optimizer(model: keras.Model) -> Iterator[None]:
+    """Keras' own `include_optimizer` argument has no effect on .keras files."""
+    optimizer, compiled = model.optimizer, model.compiled
+    model.optimizer, model.compiled = None, False
+    try:
+        yield
+    finally:
+        model.optimizer, model.compiled = optimizer, compiled
 
 
 class Checkpoints:
