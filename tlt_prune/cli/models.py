@@ -47,7 +47,7 @@ def starting_model(spec: Spec, classes: int) -> Any:
             )
         return model
     m = spec.model
-    options = {
+    shared = {
         "use_batch_norm": m.use_batch_norm,
         "use_bias": m.use_bias,
         "freeze_bn": m.freeze_bn,
@@ -56,11 +56,14 @@ def starting_model(spec: Spec, classes: int) -> Any:
         "width": m.width,
         "bn_momentum": spec.train.bn_config.momentum,
         "bn_epsilon": spec.train.bn_config.epsilon,
-        "use_pooling": m.use_pooling,
-        "all_projections": m.all_projections,
     }
+    family = m.backbone.lower()
+    if family.startswith(("resnet", "vgg")):
+        shared["use_pooling"] = m.use_pooling
+    if family.startswith(("resnet", "mobilenet_v2")):
+        shared["all_projections"] = m.all_projections
     try:
-        return models.build(m.backbone, picture_size(spec), classes, **options)
+        return models.build(m.backbone, picture_size(spec), classes, **shared)
     except ValueError as error:
         raise SpecError(f"model: {error}") from error
 

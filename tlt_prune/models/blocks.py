@@ -23,11 +23,13 @@ class Options:
 
     Attributes:
         data_format: "channels_last" or "channels_first".
-        use_batch_norm, use_bias: of convolutions.
+        use_batch_norm: batch normalisation after convolutions (AlexNet and SqueezeNet have none).
+        use_bias: of convolutions; None leaves the architecture's own choice.
         kernel_regularizer, bias_regularizer: Keras regularizers, for convolutions and dense layers.
         freeze_bn: batch normalisation is not trained and runs in inference mode while training.
         freeze_blocks: numbers of the blocks whose convolutions are not trained.
-        activation: of convolutions: "relu", "relu-n" (`max_value`), "lrelu" (`alpha`), "mish", "swish".
+        activation: of convolutions: "relu", "relu6", "relu-n" (`max_value`), "leaky_relu" or "lrelu" (`alpha`),
+            "elu" (`alpha`), "mish", "swish"; None leaves the architecture's own choice.
         activation_kwargs: its parameters.
         bn_momentum, bn_epsilon: of batch normalisation.
         width: factor of all filter counts.
@@ -35,12 +37,12 @@ class Options:
 
     data_format: str = "channels_last"
     use_batch_norm: bool = True
-    use_bias: bool = True
+    use_bias: bool | None = None
     kernel_regularizer: Any = None
     bias_regularizer: Any = None
     freeze_bn: bool = False
     freeze_blocks: Sequence[int] = ()
-    activation: str = "relu"
+    activation: str | None = None
     activation_kwargs: dict[str, float] = dataclasses.field(default_factory=dict)
     bn_momentum: float = 0.99
     bn_epsilon: float = 1e-3
@@ -50,8 +52,11 @@ class Options:
 class Net:
     """Makes layers with one model's options and automatic names."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, *, use_bias: bool = True, activation: str = "relu") -> None:
+        """`use_bias` and `activation` are the architecture's own choices."""
         self.options = options
+        self.use_bias = use_bias if options.use_bias is None else options.use_bias
+        self.activation = activation if options.activation is None else options.activation
         self._counts: collections.Counter[str] = collections.Counter()
 
     @property
@@ -90,9 +95,30 @@ class Net:
             bias_regularizer=o.bias_regularizer,
             trainable=block not in o.freeze_blocks,
             name=name or self.name("Conv2d"),
-            **{"use_bias": o.use_bias, **kwargs},
+            **{"use_bias": self.use_bias, **kwargs},
         )
         return layer(x)
+
+    def depthwise(self, x: Any, kernel: int, strides: int = 1, *, name: str, padding: str, block: int, **kwargs: Any) -> Any:
+        o = self.options
+        return keras.layers.DepthwiseConv2D(
+            kernel,
+            strides=strides,
+            padding=padding,
+            data_format=o.data_format,
+            use_bias=self.use_bias,
+            depthwise_regularizer=o.kernel_regularizer,
+            bias_regularizer=o.bias_regularizer,
+            trainable=block not in o.freeze_blocks,
+            name=name,
+            **kwargs,
+        )(x)
+
+    def pad(self, x: Any, padding: Any, name: str) -> Any:
+        return keras.layers.ZeroPadding2D(padding, data_format=self.options.data_format, name=name)(x)
+
+    def concat(self, *xs: Any, name: str) -> Any:
+        return keras.layers.Concatenate(axis=self.channel_axis, name=name)(list(xs))
 
     def norm(self, x: Any, name: str | None = None, **kwargs: Any) -> Any:
         """Batch normalisation, if the model has any."""
@@ -110,9 +136,16 @@ class Net:
         return layer(x)
 
     def act(self, x: Any, name: str | None = None, kind: str | None = None) -> Any:
-        """The model's activation, or `kind`."""
+        """The model's activation, or `kind`.
+
+        Raises:
+            ValueError: there is no activation of that name.
+        """
         parameters = self.options.activation_kwargs if kind is None else {}
-        return _ACTIVATIONS[kind or self.options.activation](self, x, name, parameters)
+        wanted = kind or self.activation
+        if wanted not in _ACTIVATIONS:
+            raise ValueError(f"Expected activation to be one of {', '.join(_ACTIVATIONS)}. Received: {wanted!r}.")
+        return _ACTIVATIONS[wanted](self, x, name, parameters)
 
     def add(self, *xs: Any, name: str | None = None) -> Any:
         return keras.layers.Add(name=name or self.name("Add"))(list(xs))
@@ -131,17 +164,26 @@ class Net:
             size, padding=padding, data_format=self.options.data_format, name=name or self.name("AveragePooling2d")
         )(x)
 
-    def dense_head(self, x: Any, classes: int, activation: str = "softmax") -> Any:
-        """Flatten and one dense layer: the toolkit's classification head."""
+    def flatten(self, x: Any, name: str | None = None) -> Any:
+        return keras.layers.Flatten(data_format=self.options.data_format, name=name or self.name("Flatten"))(x)
+
+    def dense(self, x: Any, units: int, name: str, activation: str = "softmax", **kwargs: Any) -> Any:
         o = self.options
-        x = keras.layers.Flatten(data_format=o.data_format, name=self.name("Flatten"))(x)
         return keras.layers.Dense(
-            classes,
+            units,
             activation=activation,
             kernel_regularizer=o.kernel_regularizer,
             bias_regularizer=o.bias_regularizer,
-            name=f"head_fc{classes}",
+            name=name,
+            **kwargs,
         )(x)
+
+    def global_pool(self, x: Any, name: str) -> Any:
+        return keras.layers.GlobalAveragePooling2D(data_format=self.options.data_format, name=name)(x)
+
+    def spatial(self, x: Any) -> tuple[int | None, int | None]:
+        """(height, width) of a feature map."""
+        return tuple(x.shape[2:] if self.channel_axis == 1 else x.shape[1:3])
 
 
 def _activation(function: str) -> Callable[..., Any]:
@@ -152,12 +194,16 @@ def _activation(function: str) -> Callable[..., Any]:
 
 
 def _leaky_relu(net: Net, x: Any, name: str | None, parameters: dict[str, float]) -> Any:
-    slope = parameters.get("alpha", 0.3)
+    slope = parameters.get("alpha", 0.1)
     return keras.layers.LeakyReLU(negative_slope=slope, name=name or net.name("LeakyReLU"))(x)
 
 
 def _relu_n(net: Net, x: Any, name: str | None, parameters: dict[str, float]) -> Any:
     return keras.layers.ReLU(max_value=parameters["max_value"], name=name or net.name("ReLU"))(x)
+
+
+def _elu(net: Net, x: Any, name: str | None, parameters: dict[str, float]) -> Any:
+    return keras.layers.ELU(alpha=parameters.get("alpha", 1.0), name=name or net.name("ELU"))(x)
 
 
 _ACTIVATIONS: dict[str, Callable[..., Any]] = {
@@ -169,6 +215,8 @@ _ACTIVATIONS: dict[str, Callable[..., Any]] = {
     "lrelu": _leaky_relu,
     "leaky_relu": _leaky_relu,
     "relu-n": _relu_n,
+    "relu6": lambda net, x, name, parameters: _relu_n(net, x, name, {"max_value": 6.0}),
+    "elu": _elu,
 }
 
 
@@ -177,3 +225,18 @@ def inputs(options: Options, input_shape: Sequence[int | None], name: str = "inp
     height, width, channels = input_shape
     first = options.data_format == "channels_first"
     return keras.Input((channels, height, width) if first else (height, width, channels), name=name)
+
+
+def letters(index: int) -> str:
+    """The toolkit's numbering of repeated blocks: a to z, then aa, ab..."""
+    text = ""
+    while index >= 0:
+        text = chr(ord("a") + index % 26) + text
+        index = index // 26 - 1
+    return text
+
+
+def divisible(value: float, divisor: int = 8) -> int:
+    """The nearest multiple of `divisor` that is not more than 10 % below: arXiv:1801.04381's rounding."""
+    rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * value else rounded

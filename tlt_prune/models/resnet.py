@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from tlt_prune.models.blocks import Net, Options, inputs
+from tlt_prune.models.blocks import Net, Options, inputs, letters
 
 # layers -> (blocks a stage, kernel sizes of a block's convolutions, expansion of the last one)
 _PLANS = {
@@ -59,13 +59,13 @@ def resnet(
     for stage, (repeat, width, stride) in enumerate(zip(repeats, _WIDTHS, strides, strict=True), start=1):
         filters = [width] * (len(kernels) - 1) + [width * expansion]
         for i in range(repeat):
-            name = f"block_{stage}{_letter(i)}_"
+            name = f"block_{stage}{letters(i)}_"
             project = i == 0 or all_projections
             x = _block(net, x, name, stage, list(zip(kernels, filters, strict=True)), stride if i == 0 else 1, project)
     if use_pooling:
         x = net.average_pool(x, 7)
     if classes is not None:
-        x = net.dense_head(x, classes, activation)
+        x = net.dense(net.flatten(x), classes, f"head_fc{classes}", activation)
     return keras.Model(image, x, name=_name(layers, o, use_pooling, classes))
 
 
@@ -82,11 +82,6 @@ def _block(net: Net, x: Any, name: str, stage: int, convolutions: list[tuple[int
         x = net.conv(x, convolutions[-1][1], 1, stride, name=f"{name}conv_shortcut", padding="valid", block=stage)
         x = net.norm(x, f"{name}bn_shortcut")
     return net.act(net.add(y, x), f"{name}relu", kind="relu")
-
-
-def _letter(index: int) -> str:
-    """a to z, then za, zb..."""
-    return "z" * (index // 26) + chr(ord("a") + index % 26)
 
 
 def _name(layers: int, o: Options, use_pooling: bool, classes: int | None) -> str:

@@ -46,10 +46,22 @@ def set_regularizers(model: keras.Model, config: RegConfig) -> int:
     kinds = tuple(kind for scope in config.scope for kind in _SCOPES[scope])
     count = 0
     for layer in model._flatten_layers():
-        for attribute, wanted in (("kernel", True), ("bias", config.bias)):
-            if hasattr(layer, f"{attribute}_regularizer") and isinstance(getattr(layer, attribute, None), keras.Variable):
-                value = regularizer(config) if wanted and isinstance(layer, kinds) else None
-                setattr(layer, f"{attribute}_regularizer", value)
-                getattr(layer, attribute).regularizer = value
-                count += attribute == "kernel" and value is not None
+        names = ["kernel_regularizer", "depthwise_regularizer", "pointwise_regularizer"]
+        regularized = isinstance(layer, kinds)
+        for name in [x for x in names if hasattr(layer, x)]:
+            _set(layer, name, regularizer(config) if regularized else None)
+        if hasattr(layer, "bias_regularizer"):
+            _set(layer, "bias_regularizer", regularizer(config) if regularized and config.bias else None)
+        count += regularized and regularizer(config) is not None
     return count
+
+
+def _set(layer: Any, name: str, value: Any | None) -> None:
+    part = name.removesuffix("_regularizer")
+    # A DepthwiseConv2D calls its one kernel "kernel" and its regularizer "depthwise".
+    variable = next(
+        (v for n in (part, f"{part}_kernel", "kernel") if isinstance(v := getattr(layer, n, None), keras.Variable)), None
+    )
+    if variable is not None:
+        setattr(layer, name, value)
+        variable.regularizer = value

@@ -1,0 +1,150 @@
+"""Random functional models from everything that is supported: nesting, sharing, concatenation, splitting, reshaping."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from hypothesis import strategies as st
+from keras import layers, ops
+
+Draw = Callable[[Any], Any]
+WIDTHS = st.sampled_from([1, 2, 3, 4, 6, 8, 12, 16])
+
+
+class Builder:
+    """Grows a pool of image tensors of one spatial size, (height, width) = (6, 6)."""
+
+    def __init__(self, draw: Draw) -> None:
+        self.draw = draw
+        self.shared: list[Any] = []
+
+    def pick(self, pool: list[Any]) -> Any:
+        return self.draw(st.sampled_from(pool))
+
+    def width(self) -> int:
+        return int(self.draw(WIDTHS))
+
+    def conv(self, x: Any, width: int | None = None) -> Any:
+        kernel = self.draw(st.sampled_from([1, 3]))
+        activation = self.draw(st.sampled_from(["relu", "linear", "tanh"]))
+        layer = layers.Conv2D(width or self.width(), kernel, padding="same", activation=activation)
+        self.shared.append((layer, x.shape[-1]))
+        return layer(x)
+
+    def again(self, x: Any) -> Any:
+        fitting = [layer for layer, width in self.shared if width == x.shape[-1]]
+        return self.pick(fitting)(x) if fitting else self.conv(x)
+
+    def grouped(self, x: Any) -> Any:
+        groups = [n for n in (2, 3, 4) if x.shape[-1] % n == 0]
+        if not groups:
+            return self.conv(x)
+        n = self.draw(st.sampled_from(groups))
+        return layers.Conv2D(n * self.draw(st.sampled_from([1, 2, 3])), 3, padding="same", groups=n)(x)
+
+    def depthwise(self, x: Any) -> Any:
+        return layers.DepthwiseConv2D(3, padding="same", depth_multiplier=self.draw(st.sampled_from([1, 1, 2])))(x)
+
+    def separable(self, x: Any) -> Any:
+        return layers.SeparableConv2D(self.width(), 3, padding="same")(x)
+
+    def transposed(self, x: Any) -> Any:
+        return layers.Conv2DTranspose(self.width(), 3, padding="same")(x)
+
+    def dense(self, x: Any) -> Any:
+        return layers.Dense(self.width(), activation="relu")(x)
+
+    def norm(self, x: Any) -> Any:
+        return layers.BatchNormalization()(x)
+
+    def prelu(self, x: Any) -> Any:
+        return layers.PReLU(shared_axes=self.draw(st.sampled_from([None, [1, 2]])))(x)
+
+    def merge(self, x: Any, y: Any) -> Any:
+        if x.shape[-1] != y.shape[-1]:
+            y = self.conv(y, x.shape[-1])
+        kind = self.draw(st.sampled_from([layers.Add, layers.Multiply, layers.Maximum, layers.Subtract, layers.Average]))
+        return kind()([x, y])
+
+    def concat(self, x: Any, y: Any) -> Any:
+        return layers.Concatenate()([x, y] if self.draw(st.booleans()) else [y, x, y])
+
+    def gate(self, x: Any, y: Any) -> Any:
+        gate = layers.GlobalAveragePooling2D(keepdims=True)(y)
+        return x * layers.Conv2D(self.draw(st.sampled_from([1, x.shape[-1]])), 1, activation="sigmoid")(gate)
+
+    def split(self, x: Any) -> Any:
+        parts = [n for n in (2, 3, 4) if x.shape[-1] % n == 0]
+        if not parts:
+            return x[..., :1]
+        pieces = ops.split(x, self.draw(st.sampled_from(parts)), axis=-1)
+        return ops.concatenate([pieces[-1], *pieces[:-1]], axis=-1) if self.draw(st.booleans()) else pieces[0]
+
+    def slice(self, x: Any) -> Any:
+        width = x.shape[-1]
+        start = self.draw(st.integers(0, width - 1))
+        return x[..., start : self.draw(st.integers(start + 1, width))]
+
+    def shuffle(self, x: Any) -> Any:
+        groups = [n for n in (2, 3, 4) if x.shape[-1] % n == 0]
+        if not groups:
+            return x
+        n = self.draw(st.sampled_from(groups))
+        y = layers.Reshape((6, 6, n, x.shape[-1] // n))(x)
+        return layers.Reshape((6, 6, x.shape[-1]))(layers.Permute((1, 2, 4, 3))(y))
+
+    def there_and_back(self, x: Any) -> Any:
+        flat = layers.Reshape((36, x.shape[-1]))(x)
+        if self.draw(st.booleans()):
+            flat = layers.Conv1D(self.width(), 3, padding="same")(flat)
+        return layers.Reshape((6, 6, -1))(flat)
+
+    def arithmetic(self, x: Any) -> Any:
+        return ops.relu(x * 0.5 + 0.1) - ops.mean(x, axis=(1, 2), keepdims=True)
+
+    def roll(self, x: Any) -> Any:
+        return ops.flip(ops.roll(x, self.draw(st.integers(-3, 3)), axis=-1), axis=-1)
+
+    def pad(self, x: Any) -> Any:
+        return ops.pad(x, ((0, 0), (0, 0), (0, 0), (self.draw(st.integers(0, 2)), self.draw(st.integers(0, 2)))))
+
+    def nested(self, x: Any) -> Any:
+        inner = keras.Input(x.shape[1:])
+        y = self.grow([inner], self.draw(st.integers(1, 2)), nested=False)[-1]
+        model = keras.Model(inner, y)
+        once = model(x)
+        if self.draw(st.booleans()):
+            return once
+        return layers.Concatenate()([once, model(self.conv(x, x.shape[-1]))])
+
+    def grow(self, pool: list[Any], steps: int, *, nested: bool = True) -> list[Any]:
+        unary = ["conv", "conv", "conv", "again", "grouped", "depthwise", "separable", "transposed", "dense", "norm", "prelu"]
+        unary += ["split", "slice", "shuffle", "there_and_back", "arithmetic", "roll", "pad"]
+        binary = ["merge", "merge", "concat", "concat", "gate"]
+        kinds = unary + binary + (["nested", "nested"] if nested else [])
+        for _ in range(steps):
+            kind = self.draw(st.sampled_from(kinds))
+            x = pool[-1] if self.draw(st.booleans()) else self.pick(pool)
+            y = getattr(self, kind)(x, self.pick(pool)) if kind in binary else getattr(self, kind)(x)
+            # Widths must not explode through repeated concatenation.
+            pool.append(y if y.shape[-1] <= 48 else self.conv(y))
+        return pool
+
+
+@st.composite
+def models(draw: Draw) -> keras.Model:
+    """A functional model with one or two inputs and one or two outputs."""
+    keras.utils.set_random_seed(0)
+    builder = Builder(draw)
+    inputs = [keras.Input((6, 6, draw(st.sampled_from([1, 3])))) for _ in range(draw(st.sampled_from([1, 1, 2])))]
+    pool = [builder.conv(x) for x in inputs]
+    pool = builder.grow(pool, draw(st.integers(2, 7)))
+    last = layers.Concatenate()([pool[-1], *pool[: len(inputs)]])
+    kind = draw(st.sampled_from(["pool", "flatten"]))
+    flat = layers.GlobalAveragePooling2D()(last) if kind == "pool" else layers.Flatten()(layers.MaxPooling2D(3)(last))
+    outputs = [layers.Dense(3)(flat)]
+    if draw(st.booleans()):
+        outputs.append(layers.Conv2D(2, 1)(builder.pick(pool)))
+    return keras.Model(inputs, outputs)

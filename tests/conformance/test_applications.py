@@ -1,0 +1,59 @@
+"""Every model of keras.applications, pruned by half: the law, the granularity, the savings."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+
+import keras
+import numpy as np
+import pytest
+from applications import NAMES
+from helpers import randomise
+from renormalised import keep_of, reference
+
+import tlt_prune
+from tlt_prune.graph.channels import trace
+from tlt_prune.pruning.law import check_law, random_inputs, relative_error
+
+SIZES = {"InceptionV3": 75, "InceptionResNetV2": 75, "Xception": 71}
+
+
+@pytest.fixture(autouse=True)
+def _memory() -> Iterator[None]:
+    yield
+    keras.backend.clear_session()
+    gc.collect()
+
+
+def test_the_list_is_complete() -> None:
+    assert sorted(NAMES) == sorted(name for name in dir(keras.applications) if name[0].isupper())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_half_of_the_channels(name: str) -> None:
+    size = SIZES.get(name, 32)
+    # A head of its own: several models insist on 1,000 classes or larger pictures with theirs.
+    body = getattr(keras.applications, name)(weights=None, include_top=False, input_shape=(size, size, 3))
+    pooled = keras.layers.GlobalAveragePooling2D(name="pool")(body.output)
+    model = randomise(keras.Model(body.input, keras.layers.Dense(10, name="head")(pooled), name=name))
+    plan = tlt_prune.plan_pruning(model, ratio=0.5, granularity=8, min_num_filters=8)
+    assert not plan.unknown
+    for layer in plan.layers:
+        if layer.filters_before % 8 == 0 and layer.groups:
+            assert layer.filters_after % 8 == 0, layer
+    assert plan.params_after <= 0.4 * plan.params_before
+    channels = trace(model)
+    alive = plan.alive(channels)
+    pruned = plan.apply(model)
+    assert pruned.count_params() == plan.params_after
+    if name.startswith("ConvNeXt"):
+        keep = keep_of(channels, alive, (keras.layers.LayerNormalization,))
+        assert keep
+        inputs = random_inputs(channels, 0, 2)
+        expected = reference(channels, alive, pruned, keep)(inputs, training=False)
+        assert relative_error(np.asarray(expected, np.float64), np.asarray(pruned(inputs, training=False), np.float64)) < 1e-4
+    else:
+        report = check_law(channels, alive, pruned, tolerance=1e-4)
+        assert 0 <= report.relative_error < 1e-4
+        assert "approximate" not in " ".join(plan.to_frame()["note"])
