@@ -163,7 +163,8 @@ class PruningPlan:
             kept = {name: np.asarray(x, dtype=np.int64) for name, x in data.pop("kept").items()}
             for key in ("macs_before", "macs_after"):
                 data[key] = math.nan if data[key] is None else data[key]
-            return cls(kept=kept, layers=layers, **data)
+            settings = {k: tuple(v) if isinstance(v, list) else v for k, v in data.pop("settings").items()}
+            return cls(kept=kept, layers=layers, settings=settings, **data)
         except (KeyError, TypeError, ValueError) as error:
             raise PlanError(f"Expected a pruning plan as written by to_json(). Received something else: {error!r}.") from error
 

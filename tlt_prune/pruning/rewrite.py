@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import inspect
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -143,14 +144,16 @@ class _Rewriter:
             raise _not_rebuilt(call, error) from error
         for edit in self._config_edits.get(id(op), ()):
             _set(config, edit.key, edit.value(self._alive))
-        _apply_override(call, config, self._overrides.get(op.name, {}))
         random = _silence_initialisers(op, config)
+        _hand_over_functions(op, config)
+        _apply_override(call, config, self._overrides.get(op.name, {}))
         try:
             new = type(op).from_config(config)
         except (TypeError, ValueError) as error:
             raise _not_rebuilt(call, error) from error
         # The initial values are overwritten at once; the user's choice belongs in the configuration.
-        self._initialisers += [(new, key, getattr(op, key)) for key in random]
+        overridden = self._overrides.get(op.name, {})
+        self._initialisers += [(new, key, getattr(op, key)) for key in random if key not in overridden]
         return new
 
     # --- state ---
@@ -184,8 +187,9 @@ class _Rewriter:
 
 
 def _not_rebuilt(call: Call, error: Exception) -> UnsupportedModelError:
+    reason = " ".join(str(error).split())
     return UnsupportedModelError(
-        f"Layer '{call.path}' of type {type(call.op).__name__} cannot be rebuilt from its configuration: {error} "
+        f"Layer '{call.path}' of type {type(call.op).__name__} cannot be rebuilt from its configuration: {reason[:300]} "
         "Expected get_config() to return every argument of the constructor; add it to the class."
     )
 
@@ -215,6 +219,18 @@ def _silence_initialisers(op: Any, config: dict[str, Any]) -> list[str]:
     for key in keys:
         config[key] = "zeros"
     return keys
+
+
+def _hand_over_functions(op: Any, config: dict[str, Any]) -> None:
+    """Replaces what only a registered class could be restored from by the object itself.
+
+    A user's activation function, regularizer or constraint need not be known to Keras' serialisation.
+    """
+    for key in config:
+        value = vars(op).get(key)
+        function = key.endswith("activation") and inspect.isfunction(value)
+        if function or (key.endswith(("_regularizer", "_constraint")) and value is not None):
+            config[key] = value
 
 
 def _check_override_names(overrides: Overrides, names: set[str]) -> None:

@@ -1,0 +1,144 @@
+"""What users write themselves: rules, Lambdas, layers nobody knows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from helpers import assert_law, randomise
+
+import tlt_prune
+from tlt_prune.errors import RuleError
+from tlt_prune.graph import rules
+
+
+class Scale(keras.layers.Layer):
+    """y = gamma * x."""
+
+    def build(self, shape: tuple[int, ...]) -> None:
+        self.gamma = self.add_weight(shape=(shape[-1],), name="gamma", initializer="ones")
+
+    def call(self, x: Any) -> Any:
+        return x * self.gamma
+
+
+class Doubled(Scale):
+    """A subclass that says nothing about what it does with channels."""
+
+    def call(self, x: Any) -> Any:
+        return 2 * super().call(x)
+
+
+class Named(Scale):
+    """A subclass that changes nothing."""
+
+
+def model_with(layer: Any) -> keras.Model:
+    x = keras.Input((8, 8, 3))
+    y = layer(keras.layers.Conv2D(12, 3, name="before")(x))
+    y = keras.layers.Conv2D(8, 3, name="after")(y)
+    return randomise(keras.Model(x, keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(y))))
+
+
+def plan_of(model: keras.Model, **options: Any) -> Any:
+    return tlt_prune.plan_pruning(model, ratio=0.5, granularity=1, min_num_filters=1, **options)
+
+
+def test_an_unknown_layer_freezes_and_is_named() -> None:
+    model = model_with(Scale(name="mystery"))
+    plan = plan_of(model)
+    assert dict(plan.unknown) == {"mystery": "Scale"}
+    assert len(plan.kept["before"]) == 12
+    assert len(plan.kept["after"]) == 4
+    assert plan.to_frame().loc["before", "note"] == "frozen: unknown layer Scale 'mystery'"
+    assert_law(model, plan, plan.apply(model))
+
+
+def test_a_registered_rule_prunes_through() -> None:
+    with rules.scoped():
+
+        @tlt_prune.register_rule(Scale)
+        def scale(call: Any, x: Any) -> Any:
+            channels = call.vector(x, axis=-1)
+            call.follow(channels, call.op.gamma)
+            return x
+
+        for kind in (Scale, Named):
+            model = model_with(kind())
+            plan = plan_of(model)
+            assert len(plan.kept["before"]) == 6
+            assert_law(model, plan, plan.apply(model))
+        # A subclass with a call of its own does something else.
+        assert len(plan_of(model_with(Doubled())).kept["before"]) == 12
+        with pytest.raises(ValueError, match="already registered"):
+            tlt_prune.register_rule(Scale)(scale)
+    assert len(plan_of(model_with(Scale())).kept["before"]) == 12
+    with pytest.raises(TypeError, match="layer classes"):
+        tlt_prune.register_rule("Scale")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda call, x: [x, x], "returned 2 label arrays. Expected 1"),
+        (lambda call, x: x[..., :5], "Expected a NumPy array broadcastable"),
+        (lambda call, x: call.follow(call.vector(x, -1)[:5], call.op.gamma), "attached 5 labels to axis 0"),
+    ],
+)
+def test_a_wrong_rule_is_caught(answer: Any, message: str) -> None:
+    with rules.scoped():
+        tlt_prune.register_rule(Scale)(answer)
+        with pytest.raises(RuleError, match=message):
+            plan_of(model_with(Scale()))
+
+
+def test_lambda_freezes_unless_declared() -> None:
+    model = model_with(keras.layers.Lambda(lambda x: x * keras.ops.sigmoid(x), name="gate"))
+    plan = plan_of(model)
+    assert len(plan.kept["before"]) == 12
+    assert "Lambda" in plan.to_frame().loc["before", "note"]
+    assert_law(model, plan, plan.apply(model))
+    declared = plan_of(model, channelwise_layers=["gate"])
+    assert len(declared.kept["before"]) == 6
+    assert_law(model, declared, declared.apply(model))
+    again = tlt_prune.PruningPlan.from_json(declared.to_json())
+    assert again.apply(model).count_params() == declared.params_after
+
+
+def test_custom_activation_functions_freeze() -> None:
+    def mixing(x: Any) -> Any:
+        return x - keras.ops.mean(x, axis=-1, keepdims=True)
+
+    model = model_with(keras.layers.Activation(mixing))
+    plan = plan_of(model)
+    assert "activation 'mixing'" in plan.to_frame().loc["before", "note"]
+    assert_law(model, plan, plan.apply(model))
+
+
+def test_names_alone_do_not_make_a_rule() -> None:
+    class Conv2D(keras.layers.Layer):
+        """Not Keras' Conv2D."""
+
+        def call(self, x: Any) -> Any:
+            return keras.ops.flip(x, axis=-1)
+
+    model = model_with(Conv2D())
+    plan = plan_of(model)
+    assert len(plan.kept["before"]) == 12
+    assert_law(model, plan, plan.apply(model))
+
+
+def test_a_layer_without_a_usable_configuration_is_named() -> None:
+    class Bad(keras.layers.Layer):
+        def __init__(self, table: Any, **kwargs: Any) -> None:
+            super().__init__(**kwargs)
+            self.table = table
+
+        def call(self, x: Any) -> Any:
+            return x
+
+    model = model_with(Bad(np.zeros(3), name="bad"))
+    with pytest.raises(tlt_prune.TltPruneError, match=r"'bad' of type Bad.*get_config"):
+        plan_of(model).apply(model)

@@ -1,0 +1,184 @@
+#!/usr/bin/env python3
+"""How long pruning takes: against rebuilding the model, against its size, and, if installed, against the PyTorch peer.
+
+    python tools/bench_prune.py [--repeat 5] [--plot tracing.png] [--torch-pruning] [MODEL ...]
+
+Prints, for each model of keras.applications (random weights, 32 x 32 pictures), the median seconds of tracing and of
+`prune_model`, and their ratio to the median of `type(model).from_config(model.get_config())` plus copying the weights, measured
+in turn in the same process; then the peak memory of a prune, and how tracing grows with the number of layers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+
+import keras
+import pandas as pd
+
+import tlt_prune
+from tlt_prune.graph.channels import trace
+
+DEFAULT = ["ResNet50", "VGG16", "MobileNetV2", "DenseNet121", "DenseNet201", "EfficientNetB0", "NASNetMobile"]
+
+
+def build(name: str) -> keras.Model:
+    return getattr(keras.applications, name)(weights=None, include_top=False, input_shape=(32, 32, 3), pooling="avg")
+
+
+def rebuild(model: keras.Model) -> keras.Model:
+    """What `prune_model` is measured against."""
+    new = type(model).from_config(model.get_config())
+    new.set_weights(model.get_weights())
+    return new
+
+
+def seconds(action: Callable[[], Any]) -> float:
+    gc.collect()
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
+
+
+def compare(name: str, repeat: int) -> dict[str, Any]:
+    model = build(name)
+    actions: dict[str, Callable[[], Any]] = {
+        "trace": lambda: trace(model),
+        "rebuild": lambda: rebuild(model),
+        "prune": lambda: tlt_prune.prune_model(model, ratio=0.5, min_num_filters=8),
+    }
+    for action in actions.values():
+        action()
+    # In turn, so that a noisy neighbour meets all of them.
+    times = {key: [] for key in actions}
+    for _ in range(repeat):
+        for key, action in actions.items():
+            times[key].append(seconds(action))
+    median = {key: statistics.median(values) for key, values in times.items()}
+    layers = len(model.layers)
+    keras.backend.clear_session()
+    return {"model": name, "layers": layers, **median, "prune / rebuild": median["prune"] / median["rebuild"]}
+
+
+def peak_memory(name: str) -> dict[str, Any]:
+    """Peak of a fresh process that prunes, over what it needs to hold both models."""
+
+    def peak(code: str) -> float:
+        script = (
+            f"import sys; sys.argv=['x']; sys.path.insert(0, {os.path.dirname(__file__)!r})\nfrom bench_prune import *\n{code}"
+        )
+        script += "\nprint('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+        return float(done.stdout.split("peak")[1]) / 1024
+
+    nothing = peak("")
+    dense = peak(f"m = build({name!r})") - nothing
+    both = peak(f"m = build({name!r}); p = rebuild(m)") - nothing
+    pruned = peak(f"m = build({name!r}); p = tlt_prune.prune_model(m, ratio=0.5, min_num_filters=8)") - nothing
+    return {"model": name, "MiB, model": dense, "MiB, model and its copy": both, "MiB, model and pruned": pruned}
+
+
+def diamonds(count: int) -> keras.Model:
+    """conv, conv, add, again and again: a pruner without a memo takes exponential time."""
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(16, 3, padding="same")(inputs)
+    for _ in range(count):
+        x = keras.layers.Add()([x, keras.layers.Conv2D(16, 1)(x)])
+    return keras.Model(inputs, x)
+
+
+def dense_block(count: int) -> keras.Model:
+    """Each convolution reads all before it."""
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(8, 3, padding="same")(inputs)
+    for _ in range(count):
+        x = keras.layers.Concatenate()([x, keras.layers.Conv2D(4, 1)(keras.layers.BatchNormalization()(x))])
+    return keras.Model(inputs, x)
+
+
+def growth() -> pd.DataFrame:
+    rows = []
+    for kind, make in (("chain of diamonds", diamonds), ("dense block", dense_block)):
+        for count in (25, 50, 100, 200, 400):
+            model = make(count)
+            trace(model)
+            rows.append((kind, len(model.layers), min(seconds(lambda model=model: trace(model)) for _ in range(3))))
+    frame = pd.DataFrame(rows, columns=["graph", "layers", "seconds"])
+    frame["microseconds a layer"] = 1e6 * frame["seconds"] / frame["layers"]
+    return frame
+
+
+def plot(frame: pd.DataFrame, path: str) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(6, 4))
+    for name, group in frame.groupby("graph"):
+        axis.plot(group["layers"], 1000 * group["seconds"], "o-", label=name)
+    axis.set_xlabel("layers")
+    axis.set_ylabel("tracing, ms")
+    axis.legend(frameon=False)
+    figure.savefig(path, dpi=120, bbox_inches="tight")
+
+
+def torch_peer() -> pd.DataFrame:
+    """The same job in torch_pruning: trace, prune half of the channels by L2 norm, in multiples of 8."""
+    import torch
+    import torch_pruning
+    import torchvision
+
+    rows = []
+    for name in ("resnet50", "vgg16", "mobilenet_v2", "densenet121"):
+        example = torch.randn(1, 3, 64, 64)
+        times = []
+        for _ in range(3):
+            model = getattr(torchvision.models, name)(weights=None).eval()
+            heads = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m.out_features == 1000]
+
+            def prune(model: Any = model, heads: Any = heads) -> None:
+                torch_pruning.pruner.MagnitudePruner(
+                    model,
+                    example,
+                    importance=torch_pruning.importance.MagnitudeImportance(p=2),
+                    pruning_ratio=0.5,
+                    round_to=8,
+                    ignored_layers=heads,
+                ).step()
+
+            times.append(seconds(prune))
+        rows.append((name, statistics.median(times)))
+    return pd.DataFrame(rows, columns=["torch_pruning", "seconds"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", default=DEFAULT)
+    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--plot", help="write a picture of how tracing grows")
+    parser.add_argument("--torch-pruning", action="store_true", help="also time the PyTorch peer, which must be installed")
+    arguments = parser.parse_args()
+    table = pd.DataFrame([compare(name, arguments.repeat) for name in arguments.models]).set_index("model")
+    print(table.round(3).to_string(), "\n")
+    print(pd.DataFrame([peak_memory(name) for name in ("ResNet50", "VGG16")]).set_index("model").round(0).to_string(), "\n")
+    frame = growth()
+    print(frame.round(4).to_string(index=False))
+    if arguments.plot:
+        plot(frame, arguments.plot)
+    if arguments.torch_pruning:
+        print("\n", torch_peer().round(3).to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()
