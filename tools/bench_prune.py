@@ -147,7 +147,7 @@ def torch_peer() -> pd.DataFrame:
             model = getattr(torchvision.models, name)(weights=None).eval()
             heads = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m.out_features == 1000]
 
-            def prune(model: Any = model, heads: Any = heads) -> None:
+            def prune(model: Any = model, heads: Any = heads, example: Any = example) -> None:
                 torch_pruning.pruner.MagnitudePruner(
                     model,
                     example,

@@ -111,6 +111,17 @@ def test_infer_writes_a_table_and_a_contact_sheet(trained: pathlib.Path, tmp_pat
     assert "bad.png" in err
 
 
+def test_weights_by_name_start_a_training(trained: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    import keras
+
+    model = keras.models.load_model(trained / "results/train/model.keras")
+    model.save_weights(tmp_path / "some.weights.h5")
+    settings = [f"train.pretrained_model_path={tmp_path / 'some.weights.h5'}", "train.num_epochs=1", "model.all_projections=true"]
+    out, _ = run("train", "-e", trained / "spec.yaml", "-o", tmp_path / "t", *(x for s in settings for x in ("--set", s)))
+    assert "Weights by name from" in out
+    assert "loaded" in out
+
+
 def test_a_pruned_model_loads_without_this_package(trained: pathlib.Path, tmp_path: pathlib.Path) -> None:
     pruned = tmp_path / "pruned.keras"
     run("prune", "-e", trained / "spec.yaml", "-m", trained / "results/train/model.keras", "-o", pruned)

@@ -24,7 +24,7 @@ class OverRetained(keras.layers.Layer):
         self.keep = np.flatnonzero(keep)
         self.scatter = np.eye(len(keep), dtype="float32")[self.keep]
 
-    def call(self, x: Any) -> Any:
+    def call(self, x: Any, mask: Any = None) -> Any:
         return keras.ops.matmul(self.inner(keras.ops.take(x, self.keep, axis=-1)), self.scatter)
 
 

@@ -8,10 +8,12 @@ import gallery
 import keras
 import numpy as np
 import pytest
+import renormalised
 from helpers import assert_law, assert_same_after_reload, randomise
 
 import tlt_prune
-from tlt_prune.pruning.law import random_inputs
+from tlt_prune.graph.channels import trace
+from tlt_prune.pruning.law import random_inputs, relative_error, zeroed_reference
 
 ALL = {**gallery.EXACT, **gallery.APPROXIMATE}
 
@@ -65,6 +67,34 @@ def test_approximate_cases_are_marked_and_still_whole(name: str, family: str) ->
     x = np.random.default_rng(0).standard_normal((2, *model.inputs[0].shape[1:])).astype("float32")
     assert np.isfinite(np.asarray(pruned(x))).all()
     assert pruned.count_params() == plan.params_after
+
+
+KINDS = {
+    "layer_norm": keras.layers.LayerNormalization,
+    "rms_norm": keras.layers.RMSNormalization,
+    "unit_norm": keras.layers.UnitNormalization,
+    "group_norm": keras.layers.GroupNormalization,
+    "softmax_in_the_middle": keras.layers.Softmax,
+}
+
+
+@pytest.mark.parametrize("name", gallery.APPROXIMATE)
+def test_approximate_cases_are_exact_over_what_is_retained(name: str) -> None:
+    """With the statistics taken over the retained channels in both, the law holds."""
+    model = randomise(gallery.APPROXIMATE[name](keras))
+    plan = plan_of(model)
+    channels = trace(model)
+    alive = plan.alive(channels)
+    pruned = plan.apply(model)
+    (layer,) = [x for x in model.layers if isinstance(x, KINDS[name])]
+    first_conv = next(x for x in model.layers if isinstance(x, keras.layers.Conv2D))
+    keep = np.isin(np.arange(first_conv.filters), plan.kept[first_conv.name])
+    inputs = random_inputs(channels, 0, 2)
+    expected = np.asarray(renormalised.reference(channels, alive, pruned, {layer.name: keep})(inputs), np.float64)
+    assert relative_error(expected, np.asarray(pruned(inputs), np.float64)) < 1e-5
+    # And it is the statistics alone: without renormalisation the two differ.
+    plain = np.asarray(zeroed_reference(channels, alive)(inputs), np.float64)
+    assert relative_error(plain, np.asarray(pruned(inputs), np.float64)) > 1e-4
 
 
 def test_the_gallery_is_large() -> None:

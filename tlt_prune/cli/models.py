@@ -35,17 +35,39 @@ def load_keras(path: str) -> Any:
 
 
 def starting_model(spec: Spec, classes: int) -> Any:
-    """The model to train: a new one, or the one at `train.pretrained_model_path`."""
-    from tlt_prune import models
-
-    if spec.train.pretrained_model_path:
-        model = load_keras(spec.train.pretrained_model_path)
+    """The model to train: a new one, one with weights from an .h5 or .hdf5 file, or the .keras model at that path."""
+    source = spec.train.pretrained_model_path
+    if source.endswith((".h5", ".hdf5")):
+        return _with_weights(_new_model(spec, classes), source)
+    if source:
+        model = load_keras(source)
         if model.outputs[0].shape[-1] != classes:
             raise SpecError(
                 f"train.pretrained_model_path: {spec.train.pretrained_model_path} has {model.outputs[0].shape[-1]} outputs. "
                 f"Expected {classes}, one for each class of the dataset."
             )
         return model
+    return _new_model(spec, classes)
+
+
+def _with_weights(model: Any, path: str) -> Any:
+    """The toolkit's `pretrained_model_file`: weights by layer name, with an account of what fitted."""
+    from tlt_prune import models
+
+    try:
+        table = models.load_weights_by_name(model, path)
+    except ValueError as error:
+        raise SpecError(f"train.pretrained_model_path: {error}") from error
+    print(f"Weights by name from {path}:\n{table['status'].value_counts().to_string(header=False)}")
+    others = table[table["status"] != "loaded"]
+    if len(others):
+        print(others.to_string())
+    return model
+
+
+def _new_model(spec: Spec, classes: int) -> Any:
+    from tlt_prune import models
+
     m = spec.model
     shared = {
         "use_batch_norm": m.use_batch_norm,

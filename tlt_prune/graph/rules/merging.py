@@ -12,7 +12,8 @@ from tlt_prune.graph.labels import Labels, Shape, varying_axes
 from tlt_prune.graph.rules.registry import layer, raw_op
 
 
-@layer("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum")
+# CustomScaleLayer is InceptionResNetV2's: x + scale * y.
+@layer("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "CustomScaleLayer")
 def merge(call: CallTrace, *xs: Labels) -> Labels:
     return combine(call, list(xs), call.in_shapes)
 
