@@ -74,11 +74,15 @@ def peak_memory(name: str) -> dict[str, Any]:
     """Peak of a fresh process that prunes, over what it needs to hold both models."""
 
     def peak(code: str) -> float:
-        script = (
-            f"import sys; sys.argv=['x']; sys.path.insert(0, {os.path.dirname(__file__)!r})\nfrom bench_prune import *\n{code}"
-        )
-        script += "\nprint('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
-        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+        folder = os.path.dirname(os.path.abspath(__file__))
+        lines = [
+            "import resource, sys",
+            f"sys.path.insert(0, {folder!r})",
+            "from bench_prune import build, rebuild, tlt_prune",
+            code,
+            "print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)",
+        ]
+        done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True)
         return float(done.stdout.split("peak")[1]) / 1024
 
     nothing = peak("")

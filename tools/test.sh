@@ -1,8 +1,13 @@
 #!/usr/bin/env bash
-# Everything that must hold: lint, format, types, import contracts, all tests. Arguments go to pytest.
+# Everything that must hold: lint, format, types, import contracts, all tests, and those of graph and pruning once more
+# on JAX. Arguments go to pytest and choose what to run instead.
 source "$(dirname "$0")/setup.sh"
+if [ $# -gt 0 ]; then
+    exec "$PYTHON" -m pytest "$@"
+fi
 ruff check .
 ruff format --check .
 mypy
 lint-imports --config setup.cfg
-exec "$PYTHON" -m pytest -m "not slow" "$@"
+KERAS_BACKEND=jax "$PYTHON" -m pytest tests/graph tests/pruning -m "not slow"
+exec "$PYTHON" -m pytest -m "not slow" -n "${TLT_PRUNE_TEST_WORKERS:-2}" --dist worksteal

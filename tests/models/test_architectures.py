@@ -14,8 +14,11 @@ import tlt_prune
 from tlt_prune import export, models
 from tlt_prune.pruning.law import random_inputs
 
-# The detectors share one head: two of them, one a backbone with Add, one with depthwise convolutions.
-NAMES = [n for n in models.names() if not n.startswith("detectnet")] + ["detectnet_v2_resnet18", "detectnet_v2_mobilenet_v2"]
+# One of each shape; the detectors share one head: one on a backbone with Add, one with depthwise convolutions.
+SHAPES = """resnet18 resnet50 vgg16 alexnet googlenet mobilenet_v1 mobilenet_v2 squeezenet darknet19 darknet53 cspdarknet19 cspdarknet53
+cspdarknet_tiny efficientnet_b0 shufflenet helnet10 detectnet_v2_resnet18 detectnet_v2_mobilenet_v2""".split()
+# The same with other repeats and widths: left to the nightly run.
+DEPTHS = [pytest.param(name, marks=pytest.mark.slow) for name in models.names() if name not in SHAPES]
 OPTIONS: dict[str, dict[str, Any]] = {
     **{f"vgg{n}": {"hidden": 128} for n in (16, 19)},
     "alexnet": {"hidden": 128},
@@ -23,7 +26,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*SHAPES, *DEPTHS])
 def test_every_verb(name: str, tmp_path: pathlib.Path) -> None:
     # 72 x 72: no feature map is as wide as it has channels (see tests/models/test_resnet.py).
     size = (72, 72, 3)
