@@ -115,3 +115,12 @@ def test_several_outputs_keep_their_names(tmp_path: pathlib.Path) -> None:
     net = keras.Model(x, [keras.layers.Conv2D(2, 1, name="zeta")(y), keras.layers.Conv2D(3, 1, name="alpha")(y)])
     export.export_onnx(net, tmp_path / "m.onnx", samples(net))
     assert [v.name for v in onnx.load(tmp_path / "m.onnx").graph.output] == ["zeta", "alpha"]
+
+
+def test_grouped_convolutions(tmp_path: pathlib.Path) -> None:
+    x = keras.Input((8, 8, 4), name="image")
+    y = keras.layers.Conv2D(8, 3, groups=4, name="grouped")(x)
+    net = keras.Model(x, keras.layers.Conv2D(8, 3, groups=8, name="out")(y))
+    export.export_onnx(net, tmp_path / "m.onnx", samples(net))
+    kinds = [node.op_type for node in onnx.load(tmp_path / "m.onnx").graph.node]
+    assert kinds.count("Conv") == 2

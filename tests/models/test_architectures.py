@@ -15,8 +15,26 @@ from tlt_prune import export, models
 from tlt_prune.pruning.law import random_inputs
 
 # One of each shape; the detectors share one head: one on a backbone with Add, one with depthwise convolutions.
-SHAPES = """resnet18 resnet50 vgg16 alexnet googlenet mobilenet_v1 mobilenet_v2 squeezenet darknet19 darknet53 cspdarknet19 cspdarknet53
-cspdarknet_tiny efficientnet_b0 shufflenet helnet10 detectnet_v2_resnet18 detectnet_v2_mobilenet_v2""".split()
+SHAPES = [
+    "resnet18",
+    "resnet50",
+    "vgg16",
+    "alexnet",
+    "googlenet",
+    "mobilenet_v1",
+    "mobilenet_v2",
+    "squeezenet",
+    "darknet19",
+    "darknet53",
+    "cspdarknet19",
+    "cspdarknet53",
+    "cspdarknet_tiny",
+    "efficientnet_b0",
+    "shufflenet",
+    "helnet10",
+    "detectnet_v2_resnet18",
+    "detectnet_v2_mobilenet_v2",
+]
 # The same with other repeats and widths: left to the nightly run.
 DEPTHS = [pytest.param(name, marks=pytest.mark.slow) for name in models.names() if name not in SHAPES]
 OPTIONS: dict[str, dict[str, Any]] = {

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -100,13 +102,32 @@ def _converted(model: keras.Model, opset: int, to_nchw: bool) -> Any:
         outputs = keras.tree.flatten(model(x, training=False))
         return {f"{i:03d}_{name}": y for i, (name, y) in enumerate(zip(names, outputs, strict=True))}
 
+    function = tf.function(forward, input_signature=signature)
+    with _inlined_functions():
+        function.get_concrete_function()
     proto, _ = tf2onnx.convert.from_function(
-        tf.function(forward, input_signature=signature),
+        function,
         input_signature=signature,
         opset=opset,
         inputs_as_nchw=[f"{input_name}:0", input_name] if to_nchw else None,
     )
     return _slimmed(_renamed(proto, input_name, names))
+
+
+@contextlib.contextmanager
+def _inlined_functions() -> Iterator[None]:
+    """Traces the bodies of inner `tf.function`s in place.
+
+    Keras compiles grouped convolutions on CPU with XLA, in a function of their own that tf2onnx cannot read.
+    """
+    import tensorflow as tf
+
+    before = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(before)
 
 
 def _renamed(proto: Any, input_name: str, output_names: list[str]) -> Any:

@@ -34,7 +34,7 @@ def detectnet_v2(
     base = backbone(input_shape=input_shape, classes=None, options=o, **backbone_options)
     features = base.outputs[0]
     heads = [_head(features, o, "bbox", 4 * (classes or 1), None), _head(features, o, "cov", classes or 1, "sigmoid")]
-    return keras.Model(base.inputs, heads, name=f"{base.name}_detectnet_v2")
+    return keras.Model(base.inputs[0], heads, name=f"{base.name}_detectnet_v2")
 
 
 def _head(x: Any, o: Options, objective: str, filters: int, activation: str | None) -> Any:

@@ -109,7 +109,7 @@ def classifier(name: str, input_shape: Sequence[int | None] = (224, 224, 3), cla
     x = backbone.outputs[0]
     x = keras.layers.AveragePooling2D(net.spatial(x), data_format=net.options.data_format, name="avg_pool")(x)
     x = net.dense(keras.layers.Flatten(name="flatten")(x), classes, "predictions")
-    return keras.Model(backbone.inputs, x, name=backbone.name)
+    return keras.Model(backbone.inputs[0], x, name=backbone.name)
 
 
 def _key(name: str) -> str:
