@@ -34,7 +34,6 @@ class Augmentation:
 
     enable_random_crop: bool = True
     crop_fraction: float = 0.1
-    enable_center_crop: bool = False
     disable_horizontal_flip: bool = False
     enable_color_augmentation: bool = False
     mixup_alpha: float = 0.0
@@ -255,7 +254,7 @@ ALIASES = {
 # and TensorRT engines are other tools' work.
 IGNORED = frozenset(
     (
-        *("encryption_key", "key"),
+        *("encryption_key", "key", "dataset.augmentation.enable_center_crop"),
         *(f"train.{key}" for key in ("qat", "n_workers", "wandb", "clearml", "results_dir")),
         *(f"train.optim_config.{key}" for key in ("lr", "decay", "rho")),
         *(f"train.lr_config.{key}" for key in ("gamma", "step_size")),

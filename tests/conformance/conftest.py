@@ -12,7 +12,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         for report in reports:
             for key, value in getattr(report, "user_properties", ()):
                 if key == "tao" and report.when == "call":
-                    kind = "pruning runs" if "test_tao_prune" in report.nodeid else "template variants"
+                    kind = "template variants" if "test_tao_models" in report.nodeid else "pruning runs"
                     counts[kind][value] += 1
     for kind, counter in sorted(counts.items()):
         terminalreporter.write_line(f"TLT/TAO {kind}: {', '.join(f'{n} {value}' for value, n in sorted(counter.items()))}")

@@ -498,6 +498,14 @@ def depth_to_space(g: Any) -> Any:
 
 
 @case(keras3=True)
+def depth_to_space_and_back(g: Any) -> Any:
+    x = image(g, 6)
+    y = ops.depth_to_space(conv(g, x, 16), 2)
+    y = ops.space_to_depth(conv(g, y, 4), 2)
+    return head(g, x, conv(g, y, 8))
+
+
+@case(keras3=True)
 def pad_tile_repeat(g: Any) -> Any:
     x = image(g, 5)
     y = ops.pad(conv(g, x, 6), ((0, 0), (1, 1), (1, 1), (0, 2)))

@@ -50,11 +50,13 @@ def deterministic_weights(layer_name: str, roles: list[tuple[str, tuple[int, ...
     return weights
 
 
-def set_deterministic_weights(model: keras.Model) -> keras.Model:
+def set_deterministic_weights(
+    model: keras.Model, recorded_name: Callable[[str], str] = lambda x: x.replace("|", "/")
+) -> keras.Model:
     for layer in model.layers:
         if layer.weights:
             layer.set_weights(
-                deterministic_weights(layer.name.replace("|", "/"), [(_role(layer, w), tuple(w.shape)) for w in layer.weights])
+                deterministic_weights(recorded_name(layer.name), [(_role(layer, w), tuple(w.shape)) for w in layer.weights])
             )
     return model
 

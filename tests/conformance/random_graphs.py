@@ -101,6 +101,31 @@ class Builder:
             flat = layers.Conv1D(self.width(), 3, padding="same")(flat)
         return layers.Reshape((6, 6, -1))(flat)
 
+    def sequence(self, x: Any) -> Any:
+        """Rows as a sequence through a layer that works on sequences."""
+        width = self.width()
+        y = layers.Reshape((36, x.shape[-1]))(x)
+        choices: dict[str, Callable[[], Any]] = {
+            "separable": lambda: layers.SeparableConv1D(width, 3, padding="same")(y),
+            "depthwise": lambda: layers.DepthwiseConv1D(3, padding="same")(y),
+            "transposed": lambda: layers.Conv1DTranspose(width, 3, padding="same")(y),
+            "rnn": lambda: layers.SimpleRNN(width, return_sequences=True)(y),
+            "gru": lambda: layers.GRU(width, return_sequences=True)(y),
+            "lstm": lambda: layers.LSTM(width, return_sequences=True)(y),
+            "both": lambda: layers.Bidirectional(layers.LSTM(width, return_sequences=True))(y),
+            "attention": lambda: layers.MultiHeadAttention(self.draw(st.sampled_from([1, 2, 4])), 3)(y, y),
+            "grouped": lambda: layers.GroupQueryAttention(3, 4, self.draw(st.sampled_from([1, 2])))(y, y),
+            "einsum": lambda: layers.EinsumDense("abc,cd->abd", output_shape=(None, width), bias_axes="d")(y),
+            "each": lambda: layers.TimeDistributed(layers.Dense(width, activation="relu"))(y),
+        }
+        return layers.Reshape((6, 6, -1))(choices[self.draw(st.sampled_from(sorted(choices)))]())
+
+    def volume(self, x: Any) -> Any:
+        if self.draw(st.booleans()):
+            y = layers.Conv3D(self.width(), 1)(layers.Reshape((6, 6, 1, x.shape[-1]))(x))
+            return layers.Reshape((6, 6, -1))(y)
+        return layers.ConvLSTM2D(self.width(), 3, padding="same")(layers.Reshape((1, 6, 6, x.shape[-1]))(x))
+
     def arithmetic(self, x: Any) -> Any:
         return ops.relu(x * 0.5 + 0.1) - ops.mean(x, axis=(1, 2), keepdims=True)
 
@@ -121,7 +146,7 @@ class Builder:
 
     def grow(self, pool: list[Any], steps: int, *, nested: bool = True) -> list[Any]:
         unary = ["conv", "conv", "conv", "again", "grouped", "depthwise", "separable", "transposed", "dense", "norm", "prelu"]
-        unary += ["split", "slice", "shuffle", "there_and_back", "arithmetic", "roll", "pad"]
+        unary += ["split", "slice", "shuffle", "there_and_back", "arithmetic", "roll", "pad", "sequence", "sequence", "volume"]
         binary = ["merge", "merge", "concat", "concat", "gate"]
         kinds = unary + binary + (["nested", "nested"] if nested else [])
         for _ in range(steps):

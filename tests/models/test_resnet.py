@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pathlib
+
 import keras
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from helpers import assert_law, assert_same_after_reload, randomise
 import tlt_prune
 from tlt_prune import models
 from tlt_prune.pruning.law import random_inputs
+from tlt_prune.specs import load_spec
 
 
 @pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
@@ -29,10 +32,21 @@ def test_pruning_is_exact(layers: int, data_format: str, variant: str) -> None:
         assert_same_after_reload(pruned, random_inputs(channels, 0, 2))
 
 
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
 @pytest.mark.parametrize("layers", [34, 101])
-def test_deep_ones_are_exact(layers: int) -> None:
-    model = randomise(models.build(f"resnet{layers}", (32, 32, 3), 10, width=0.125))
+def test_deep_ones_are_exact(layers: int, data_format: str) -> None:
+    model = randomise(models.build(f"resnet{layers}", (36, 36, 3), 10, width=0.125, data_format=data_format))
     plan = tlt_prune.plan_pruning(model, ratio=0.5, min_num_filters=4, granularity=4)
+    assert_law(model, plan, plan.apply(model))
+
+
+def test_the_demo_network_is_exact(root: pathlib.Path) -> None:
+    spec = load_spec(root / "specs" / "demo_digits.yaml")
+    m = spec.model
+    size = (m.input_height, m.input_width, m.input_channels)
+    model = randomise(models.build(m.backbone, size, 10, width=m.width, use_pooling=m.use_pooling, use_bias=m.use_bias))
+    plan = tlt_prune.plan_pruning(model, threshold=spec.prune.threshold, min_num_filters=8)
+    assert plan.removed
     assert_law(model, plan, plan.apply(model))
 
 

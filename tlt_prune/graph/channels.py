@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
-from keras import tree
 from numpy.typing import NDArray
 
 from tlt_prune.errors import RuleError
@@ -440,14 +439,3 @@ class CallTrace:
 
     def work(self, count: Callable[[Alive], float]) -> None:
         self._tracer.work.append(Work(self.call.op, self.call.path, count))
-
-
-def flat_index(call: Call, position: int) -> int | None:
-    """Index among `call.inputs` of the tensor that is positional argument `position`, if it is one."""
-    seen = 0
-    for i, argument in enumerate(call.args):
-        tensors = [x for x in tree.flatten(argument) if isinstance(x, Tensor)]
-        if i == position:
-            return seen if len(tensors) == 1 and isinstance(argument, Tensor) else None
-        seen += len(tensors)
-    return None

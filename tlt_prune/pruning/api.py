@@ -54,7 +54,18 @@ def plan_pruning(
         PlanError: the arguments contradict each other or name no layer.
         UnsupportedModelError: the model has no graph.
     """
-    options = _options(locals())
+    options = _options(
+        model,
+        granularity,
+        excluded_layers,
+        channelwise_layers,
+        threshold=threshold,
+        ratio=ratio,
+        criterion=criterion,
+        normalizer=normalizer,
+        equalization_criterion=equalization_criterion,
+        min_num_filters=min_num_filters,
+    )
     return _plan(trace(model, options.channelwise_layers), options)[0]
 
 
@@ -94,29 +105,44 @@ def prune_model(
         UnsupportedModelError: the model has no graph, or a layer cannot be rebuilt.
         LawError: `verify` found a difference.
     """
-    overrides, checked = layer_config_overrides, verify
     options = _options(
-        {k: v for k, v in locals().items() if k not in ("layer_config_overrides", "verify", "overrides", "checked")}
+        model,
+        granularity,
+        excluded_layers,
+        channelwise_layers,
+        threshold=threshold,
+        ratio=ratio,
+        criterion=criterion,
+        normalizer=normalizer,
+        equalization_criterion=equalization_criterion,
+        min_num_filters=min_num_filters,
     )
     channels = trace(model, options.channelwise_layers)
     plan, selection = _plan(channels, options)
     if not plan.removed:
         warnings.warn(plan.summary(), stacklevel=2)
-    pruned = rewrite(channels, selection.alive, overrides)
-    if checked:
+    pruned = rewrite(channels, selection.alive, layer_config_overrides)
+    if verify:
         check_law(channels, selection.alive, pruned)
     return pruned
 
 
-def _options(arguments: dict[str, Any]) -> Options:
-    model = arguments.pop("model")
-    if arguments["granularity"] == "auto":
-        arguments["granularity"] = granularity_of(model)
-    excluded = arguments.pop("excluded_layers")
-    excluded = (excluded,) if isinstance(excluded, (str, type)) else tuple(excluded)
-    channelwise = arguments.pop("channelwise_layers")
-    channelwise = (channelwise,) if isinstance(channelwise, str) else tuple(channelwise)
-    return Options(**arguments, excluded_layers=excluded, channelwise_layers=channelwise)
+def _options(
+    model: Any,
+    granularity: int | Literal["auto"],
+    excluded_layers: Sequence[str | type] | str | type,
+    channelwise_layers: Sequence[str] | str,
+    **others: Any,
+) -> Options:
+    """The arguments as selection takes them: one name is a list of one, "auto" is a number."""
+    excluded = (excluded_layers,) if isinstance(excluded_layers, (str, type)) else tuple(excluded_layers)
+    channelwise = (channelwise_layers,) if isinstance(channelwise_layers, str) else tuple(channelwise_layers)
+    return Options(
+        granularity=granularity_of(model) if granularity == "auto" else granularity,
+        excluded_layers=excluded,
+        channelwise_layers=channelwise,
+        **others,
+    )
 
 
 def _plan(channels: ChannelGraph, options: Options) -> tuple[PruningPlan, Selection]:

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 from typing import Any
 
+from tlt_prune.graph.reader import read
+
 GRANULARITY = {"float16": 8, "bfloat16": 8, "int8": 16, "float8": 16, "float32": 4, "float64": 2}
 
 
 def granularity_of(model: Any) -> int:
     """The multiple for the dtype policy `model` computes in; the largest where layers differ."""
-    names = [name for layer in getattr(model, "layers", ()) if (name := _compute_dtype(layer)) is not None]
+    layers = [call.op for call in read(model).walk() if call.inner is None]
+    names = [name for layer in layers if (name := _compute_dtype(layer)) is not None]
     return max((GRANULARITY[name] for name in names), default=GRANULARITY["float32"])
 
 
 def _compute_dtype(layer: Any) -> str | None:
-    if not layer.weights:
+    if not getattr(layer, "weights", ()):
         return None
     policy = getattr(layer, "dtype_policy", None)
     if getattr(policy, "quantization_mode", None) in ("int8", "float8"):

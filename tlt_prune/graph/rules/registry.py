@@ -113,9 +113,3 @@ def _built_in(op: Any, cls: type, is_layer: bool) -> Rule | None:
         symbol = getattr(op, "symbol", None)
         return _TF_OPS.get(symbol if symbol is not None else cls.__name__)
     return _OPS.get(cls.__name__)
-
-
-def known() -> dict[str, list[str]]:
-    """Names of everything with a rule, by kind."""
-    _load()
-    return {"layers": sorted(_LAYERS), "raw operations": sorted(_OPS), "tf functions": sorted(_TF_OPS)}
