@@ -32,7 +32,7 @@ def small_model() -> keras.Model:
     return keras.Model(x, keras.layers.Dense(10, activation="softmax", name="head")(y))
 
 
-def run(folder: pathlib.Path, epochs: int = 3, **changes: object) -> training.TrainResult:
+def run(folder: pathlib.Path, epochs: int = 3, identity: str = "", **changes: object) -> training.TrainResult:
     config = Train(num_epochs=epochs, batch_size_per_gpu=64, tensorboard=False, **changes)  # type: ignore[arg-type]
     splits = data.load_splits(DIGITS, SIZE)
     small = [dataclasses.replace(s, images=s.images[:200], labels=s.labels[:200]) for s in splits]
@@ -44,7 +44,7 @@ def run(folder: pathlib.Path, epochs: int = 3, **changes: object) -> training.Tr
         )
         return pipeline.batches, pipeline.steps
 
-    return train(small_model, make_batches, validation, config, folder)
+    return train(small_model, make_batches, validation, config, folder, identity)
 
 
 def test_soft_annealing() -> None:
@@ -142,6 +142,12 @@ def test_a_finished_training_is_not_repeated(tmp_path: pathlib.Path) -> None:
 def test_another_configuration_starts_afresh(tmp_path: pathlib.Path) -> None:
     run(tmp_path, epochs=1)
     assert run(tmp_path, epochs=1, optim_config=OptimConfig(optimizer="adam")).resumed_from == 0
+
+
+def test_another_model_or_dataset_starts_afresh(tmp_path: pathlib.Path) -> None:
+    run(tmp_path, epochs=1, identity="a")
+    assert run(tmp_path, epochs=1, identity="a").resumed_from == 1
+    assert run(tmp_path, epochs=1, identity="b").resumed_from == 0
 
 
 def test_checkpoints_keep_the_newest_whole_file(tmp_path: pathlib.Path) -> None:

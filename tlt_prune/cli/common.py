@@ -73,16 +73,22 @@ def _guarded(main: Callable[[list[str]], None], argv: list[str], script: str) ->
         fail(script, _os_error(error))
     except KeyboardInterrupt:
         fail(script, "interrupted. Run the same command again to go on from the last checkpoint.", code=130)
-    except ValueError as error:
-        if not is_disk_error(error):
+    except Exception as error:
+        known = foreseeable(error)
+        if known is None:
             raise
-        fail(script, str(error).splitlines()[0])
+        fail(script, known)
 
 
-def is_disk_error(error: BaseException) -> bool:
-    """Whether a library wrapped a full or unwritable disk in an error of its own."""
-    text = str(error).lower()
-    return any(hint in text for hint in ("no space left", "file too large", "read-only file system", "disk quota"))
+def foreseeable(error: BaseException) -> str | None:
+    """The one line for a user, where a library wrapped a full disk or a broken picture in an error of its own."""
+    lines = str(error).splitlines()
+    for line in lines:
+        _, found, message = line.partition("DataError: ")
+        if found:
+            return message
+    hints = ("no space left", "file too large", "read-only file system", "disk quota", "resource exhausted", "permission denied")
+    return next((line for line in lines if any(hint in line.lower() for hint in hints)), None)
 
 
 def fail(script: str, message: str, code: int = 1) -> None:

@@ -62,6 +62,7 @@ def main(argv: list[str]) -> None:
         validation.batches,
         spec.train,
         folder,
+        identity=f"{spec.model}\n{spec.dataset}",
     )
     (folder / "classmap.json").write_text(model_files.classmap(train_split.classes), "utf-8")
     _report(spec, result)

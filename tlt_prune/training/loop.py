@@ -52,6 +52,7 @@ def train(
     validation: Any,
     config: Train,
     folder: pathlib.Path,
+    identity: str = "",
 ) -> TrainResult:
     """Trains, or goes on where a killed run of the same configuration stopped.
 
@@ -61,11 +62,12 @@ def train(
         validation: batches scored after every epoch.
         config: the `train` section of a spec.
         folder: receives model.keras, history.csv, checkpoints/ and tensorboard/.
+        identity: what else a run must share to go on with its checkpoints (the model and the data, say).
 
     Raises:
         OSError: the folder cannot be written.
     """
-    checkpoints = Checkpoints(folder / "checkpoints", _fingerprint(config))
+    checkpoints = Checkpoints(folder / "checkpoints", f"{_fingerprint(config)}\n{identity}")
     found = checkpoints.latest()
     if found is not None:
         first_epoch, path = found
