@@ -33,6 +33,9 @@ def randomise(model: Any, seed: int = 0) -> Any:
             value = rng.standard_normal(shape) * rng.uniform(0.3, 1.7, shape[-1]) / np.sqrt(fan_in)
         values.append(value.astype(np.float32) if "float" in str(weight.dtype) else np.asarray(weight))
     model.set_weights(values)
+    for layer in model._flatten_layers():
+        if hasattr(layer, "finalize_state"):
+            layer.finalize_state()
     return model
 
 

@@ -284,6 +284,21 @@ def normalization_and_rescaling(g: Any) -> Any:
 
 
 @case()
+def adapted_normalization(g: Any) -> Any:
+    x = image(g)
+    y = conv(g, g.layers.Normalization()(x))
+    return head(g, x, conv(g, g.layers.Normalization()(y), 8))
+
+
+@case()
+def constant_normalization(g: Any) -> Any:
+    x = image(g)
+    mean, variance = np.linspace(-1, 1, 12), np.linspace(0.5, 2, 12)
+    y = g.layers.Normalization(mean=list(mean), variance=list(variance))(conv(g, x))
+    return head(g, x, conv(g, g.layers.Normalization(axis=None, mean=0.3, variance=2.0)(y), 8))
+
+
+@case()
 def activations(g: Any) -> Any:
     x = image(g)
     y = x

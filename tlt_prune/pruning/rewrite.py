@@ -174,6 +174,9 @@ class _Rewriter:
                 for number, keep in cuts.get((id(op), index), ()):
                     value = np.compress(keep, value, axis=number)
                 target.assign(value)
+            if hasattr(new, "finalize_state"):
+                # Normalization computes with constants that it derives from its weights when they are loaded.
+                new.finalize_state()
 
     def _copy_trainable(self) -> None:
         # A model's flag reaches all its layers when set, so the models go first, the outermost last

@@ -93,12 +93,23 @@ def _cut(values: NDArray[Any], vector: Labels, alive: Alive) -> list[Any]:
 
 @layer("Normalization")
 def normalization(call: CallTrace, x: Labels) -> Labels:
+    """(x - mean) / sqrt(variance), constants of the configuration or adapted weights."""
     op = call.op
-    axes = () if op.axis is None else _axes(op.axis, x.ndim)
-    if not axes or not any(axis in axes for axis in varying_axes(x)):
+    axes = _axes(op.axis, x.ndim)
+    varying = [axis for axis in varying_axes(x) if axis in axes]
+    if not varying:
         return x
-    # Its statistics were adapted to named features: removing one would need them re-broadcast.
-    call.freeze(x, "features of a Normalization layer")
+    if len(axes) > 1:
+        call.freeze(x, "Normalization over several axes")
+        return x
+    vector = call.vector(x, varying[0])
+    if op.input_mean is None:
+        call.follow(vector, op.adapt_mean, op.adapt_variance)
+        return x
+    for key, value in (("mean", op.input_mean), ("variance", op.input_variance)):
+        values = np.asarray(value)
+        if values.ndim and values.shape[-1] > 1:
+            call.configure(key, functools.partial(_cut, values, vector), vector)
     return x
 
 
