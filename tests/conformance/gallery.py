@@ -488,6 +488,14 @@ def slices(g: Any) -> Any:
 
 
 @case(keras3=True)
+def slices_of_one_channel(g: Any) -> Any:
+    """Found by random graphs: a slice of one channel, when that channel is among the weakest."""
+    x = image(g)
+    y = conv(g, x, 6)
+    return head(g, x, g.layers.Concatenate()([conv(g, y[..., i : i + 1], 4) for i in range(6)]))
+
+
+@case(keras3=True)
 def gather_roll_flip(g: Any) -> Any:
     x = image(g)
     y = ops.roll(ops.flip(conv(g, x, 12), axis=-1), 5, axis=-1)

@@ -35,8 +35,11 @@ SHAPES = [
     "detectnet_v2_resnet18",
     "detectnet_v2_mobilenet_v2",
 ]
-# The same with other repeats and widths: left to the nightly run.
-DEPTHS = [pytest.param(name, marks=pytest.mark.slow) for name in models.names() if name not in SHAPES]
+# The same backbones with other repeats and widths.
+DEPTHS = [name for name in models.names() if name not in SHAPES and not name.startswith("detectnet")]
+# The same head on the other backbones: left to the nightly run.
+DETECTORS = [name for name in models.names() if name not in SHAPES and name.startswith("detectnet")]
+NIGHTLY = [pytest.param(name, marks=pytest.mark.slow) for name in DETECTORS]
 OPTIONS: dict[str, dict[str, Any]] = {
     **{f"vgg{n}": {"hidden": 128} for n in (16, 19)},
     "alexnet": {"hidden": 128},
@@ -44,7 +47,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", [*SHAPES, *DEPTHS])
+@pytest.mark.parametrize("name", [*SHAPES, *DEPTHS, *NIGHTLY])
 def test_every_verb(name: str, tmp_path: pathlib.Path) -> None:
     # 72 x 72: no feature map is as wide as it has channels (see tests/models/test_resnet.py).
     size = (72, 72, 3)

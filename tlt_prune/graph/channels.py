@@ -213,6 +213,9 @@ class _Tracer:
                 f"{getattr(labels, 'shape', labels)!r}. Expected a NumPy array broadcastable to the output "
                 f"{tensor.shape}, with size 1 on every axis of unknown size."
             )
+        if labels.size == 1:
+            # A tensor of one channel (a slice, say) would be left with none.
+            self.table.freeze(labels, "a single channel")
         return labels if len(varying_axes(labels)) < 2 else settle(labels, self.table)
 
     def weight_index(self, op: Any, variable: Any) -> int | None:
