@@ -99,7 +99,7 @@ class Builder:
         flat = layers.Reshape((36, x.shape[-1]))(x)
         if self.draw(st.booleans()):
             flat = layers.Conv1D(self.width(), 3, padding="same")(flat)
-        return layers.Reshape((6, 6, -1))(flat)
+        return layers.Reshape((6, 6, flat.shape[-1]))(flat)
 
     def sequence(self, x: Any) -> Any:
         """Rows as a sequence through a layer that works on sequences."""
@@ -118,12 +118,13 @@ class Builder:
             "einsum": lambda: layers.EinsumDense("abc,cd->abd", output_shape=(None, width), bias_axes="d")(y),
             "each": lambda: layers.TimeDistributed(layers.Dense(width, activation="relu"))(y),
         }
-        return layers.Reshape((6, 6, -1))(choices[self.draw(st.sampled_from(sorted(choices)))]())
+        y = choices[self.draw(st.sampled_from(sorted(choices)))]()
+        return layers.Reshape((6, 6, y.shape[-1]))(y)
 
     def volume(self, x: Any) -> Any:
         if self.draw(st.booleans()):
             y = layers.Conv3D(self.width(), 1)(layers.Reshape((6, 6, 1, x.shape[-1]))(x))
-            return layers.Reshape((6, 6, -1))(y)
+            return layers.Reshape((6, 6, y.shape[-1]))(y)
         return layers.ConvLSTM2D(self.width(), 3, padding="same")(layers.Reshape((1, 6, 6, x.shape[-1]))(x))
 
     def arithmetic(self, x: Any) -> Any:
