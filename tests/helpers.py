@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import pathlib
 import tempfile
 import warnings
@@ -72,9 +71,3 @@ def assert_same_after_reload(model: Any, inputs: Any) -> None:
         keras.tree.flatten(model(inputs, training=False)), keras.tree.flatten(loaded(inputs, training=False)), strict=True
     ):
         np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-5, atol=1e-6)
-
-
-def text_of(table: Any) -> str:
-    stream = io.StringIO()
-    table.to_csv(stream)
-    return stream.getvalue()

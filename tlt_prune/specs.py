@@ -398,22 +398,19 @@ def _as(kind: Any, value: Any) -> tuple[bool, Any]:
     if kind is type(None):
         return value is None, None
     if kind is float:
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
         # YAML 1.1 reads "1e-4" as a string.
-        if isinstance(value, str):
-            try:
-                return True, float(value)
-            except ValueError:
-                return False, None
-        return isinstance(value, (int, float)) and not isinstance(value, bool), value if value is None else _float(value)
+        if not (number or isinstance(value, str)):
+            return False, None
+        try:
+            return True, float(value)
+        except ValueError:
+            return False, None
     if kind is int:
         return isinstance(value, int) and not isinstance(value, bool), value
     if kind is str:
         return isinstance(value, str) or value is None, "" if value is None else value
     return isinstance(value, kind), value
-
-
-def _float(value: Any) -> float:
-    return float(value) if isinstance(value, (int, float)) else value
 
 
 def _describe(hint: Any) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from absl import app, flags, logging
@@ -122,10 +123,22 @@ def required(value: str, key: str, flag: str) -> str:
 
 
 def write_json(path: pathlib.Path, data: Mapping[str, Any]) -> None:
-    """Writes beside the final name, then renames."""
+    """Writes a JSON file, whole or not at all."""
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps(data, indent=1) + "\n", "utf-8")
+
+
+@contextlib.contextmanager
+def whole_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A name beside `path` to write to; it becomes `path` when the block ends well, and vanishes when not."""
     partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_text(json.dumps(data, indent=1) + "\n", "utf-8")
+        yield partial
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def spec_flag() -> str:
+    """The -e of this call, for the commands that a script suggests next."""
+    return f" -e {FLAGS.experiment_spec_file}" if FLAGS.experiment_spec_file else ""

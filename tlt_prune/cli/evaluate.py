@@ -36,11 +36,11 @@ def main(argv: list[str]) -> None:
     folder = common.output_folder(FLAGS.output_dir or f"{spec.results_dir}/evaluate/{name}")
     import_frameworks()
     from tlt_prune import data, training
+    from tlt_prune.cli.models import input_of
     from tlt_prune.export import latency_ms, load_predictor
 
     predictor = load_predictor(path)
-    channels = spec.model.input_channels
-    size, first = predictor.picture_size(channels), predictor.channels_first(channels)
+    size, first = input_of(spec, predictor)
     split = data.load_test_split(spec.dataset, size, spec.evaluate.dataset_path)
     common.say(f"Scoring {path} on {len(split)} pictures of {len(split.classes)} classes.")
     batches = data.evaluation_pipeline(

@@ -43,13 +43,14 @@ def main(argv: list[str]) -> None:
     common.output_folder(onnx_path.parent)
     import_frameworks()
     from tlt_prune import data
-    from tlt_prune.cli.models import load_keras
+    from tlt_prune.cli.models import input_of
     from tlt_prune.export import export_onnx, export_saved_model, load_predictor, trtexec_command
 
-    model = load_keras(source)
     predictor = load_predictor(source)
-    channels = spec.model.input_channels
-    size, first = predictor.picture_size(channels), predictor.channels_first(channels)
+    model = predictor.model
+    if model is None:
+        raise SpecError(f"export.model_path: expected a .keras file. Received: {source}.")
+    size, first = input_of(spec, predictor)
     split = data.load_test_split(spec.dataset, size, spec.evaluate.dataset_path)
     batches = data.evaluation_pipeline(split, spec.dataset, size, batch_size=e.parity_samples, channels_first=first).batches
     samples = np.asarray(next(iter(batches))[0])
@@ -64,8 +65,7 @@ def main(argv: list[str]) -> None:
         common.say("TensorRT engine, float16:")
         command = trtexec_command(onnx_path, minimum=e.min_batch_size, optimum=e.opt_batch_size, maximum=e.max_batch_size)
         common.say(f"  {command}")
-        source_flag = f" -e {FLAGS.experiment_spec_file}" if FLAGS.experiment_spec_file else ""
-        common.say(f"Next: tlt-evaluate{source_flag} -m {onnx_path}")
+        common.say(f"Next: tlt-evaluate{common.spec_flag()} -m {onnx_path}")
 
 
 def entry() -> None:

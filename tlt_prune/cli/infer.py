@@ -43,11 +43,11 @@ def main(argv: list[str]) -> None:
     import pandas as pd
 
     from tlt_prune import data
+    from tlt_prune.cli.models import input_of
     from tlt_prune.export import load_predictor
 
     predictor = load_predictor(path)
-    channels = spec.model.input_channels
-    size, first = predictor.picture_size(channels), predictor.channels_first(channels)
+    size, first = input_of(spec, predictor)
     names, split = _pictures(spec, size)
     batches = data.evaluation_pipeline(
         split, spec.dataset, size, batch_size=spec.inference.batch_size, channels_first=first

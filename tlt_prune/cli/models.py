@@ -34,6 +34,12 @@ def load_keras(path: str) -> Any:
         raise TltPruneError(f"Cannot load {path} as a Keras model: {str(error).splitlines()[0]}") from error
 
 
+def input_of(spec: Spec, predictor: Any) -> tuple[tuple[int, int, int], bool]:
+    """(picture size, channels first) of what a model file takes, for pictures of the spec's channels."""
+    channels = spec.model.input_channels
+    return predictor.picture_size(channels), predictor.channels_first(channels)
+
+
 def starting_model(spec: Spec, classes: int) -> Any:
     """The model to train: a new one, one with weights from an .h5 or .hdf5 file, or the .keras model at that path."""
     source = spec.train.pretrained_model_path

@@ -10,7 +10,6 @@ filters' consumers zeroed, then writes the model and its plan (model.plan.json).
 from __future__ import annotations
 
 import dataclasses
-import os
 import pathlib
 from typing import Any
 
@@ -115,16 +114,11 @@ def _prune(spec: Spec, source: str, output: pathlib.Path) -> None:
         report = check_law(channels, plan.alive(channels), pruned)
         common.say(f"Verified: equal to the original with the removed filters' consumers zeroed, to {report.relative_error:.1e}.")
     plan_path = output.with_suffix(".plan.json")
-    partial = plan_path.with_name(f".{plan_path.name}.partial")
-    try:
+    with common.whole_file(plan_path) as partial:
         plan.to_json(partial)
         save_model(pruned, output)
-        os.replace(partial, plan_path)
-    finally:
-        partial.unlink(missing_ok=True)
     common.say(f"Wrote {output} and {plan_path.name}")
-    source_flag = f" -e {FLAGS.experiment_spec_file}" if FLAGS.experiment_spec_file else ""
-    common.say(f"Next: tlt-train{source_flag} --set train.pretrained_model_path={output} -o {spec.results_dir}/retrain")
+    common.say(f"Next: tlt-train{common.spec_flag()} --set train.pretrained_model_path={output} -o {spec.results_dir}/retrain")
 
 
 def table(plan: Any) -> str:

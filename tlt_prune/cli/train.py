@@ -74,8 +74,7 @@ def _report(spec: Spec, result: Any) -> None:
     if last is not None:
         common.say(f"Accuracy on the held-out pictures: {100 * last['val_accuracy']:.2f} %")
     common.say(f"Wrote {result.path}")
-    source = f" -e {FLAGS.experiment_spec_file}" if FLAGS.experiment_spec_file else ""
-    common.say(f"Next: tlt-prune{source} -m {result.path} -o {spec.results_dir}/prune/model.keras")
+    common.say(f"Next: tlt-prune{common.spec_flag()} -m {result.path} -o {spec.results_dir}/prune/model.keras")
 
 
 def entry() -> None:

@@ -14,8 +14,6 @@ from typing import Any
 
 import keras
 
-Activation = str | None
-
 
 @dataclasses.dataclass(frozen=True)
 class Options:

@@ -15,6 +15,7 @@ ELEMENTWISE = frozenset(
         "relu",
         "relu6",
         "leaky_relu",
+        "leakyrelu",  # the layer, given as an activation
         "elu",
         "selu",
         "celu",
@@ -54,13 +55,9 @@ def function_name(function: Any) -> str:
 def activated(call: CallTrace, x: Labels, function: Any) -> Labels:
     """`function(x)`, for the activation argument or attribute of a layer."""
     name = "linear" if function is None else function_name(function)
-    if name in ("prelu",):
-        name = "linear"
     if name in NORMALISING:
         return normalised(call, x, -1)
     if name in ELEMENTWISE:
-        return x
-    if isinstance(function, type) or name in ("leakyrelu", "relu"):
         return x
     return call.freeze_all([x], f"activation '{name}' is not known to be elementwise")[0]
 

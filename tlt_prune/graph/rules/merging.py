@@ -128,9 +128,7 @@ def dot(call: CallTrace, a: Labels, b: Labels) -> Any:
     terms_b = "".join(letters_b)
     kept = [c for c in letters_a if c != letters_a[pair[0]]] + [c for c in terms_b[1:] if c != letters_a[pair[0]]]
     output = "".join(kept) if len(kept) == len(call.out_shapes[0]) else "Z!"
-    if call.op.normalize:
-        # Normalisation divides by the length of the contracted vectors, which are frozen anyway.
-        pass
+    # `normalize` divides by the length of the contracted vectors, whose channels are frozen anyway.
     return contract(call, [a, b], [letters_a, terms_b], output)
 
 
