@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 from hypothesis import strategies as st
 from keras import layers, ops
 
@@ -57,7 +58,72 @@ class Builder:
         return layers.Dense(self.width(), activation="relu")(x)
 
     def norm(self, x: Any) -> Any:
-        return layers.BatchNormalization()(x)
+        choices: dict[str, Callable[[], Any]] = {
+            "batch": lambda: layers.BatchNormalization(scale=self.draw(st.booleans())),
+            "instance": lambda: layers.GroupNormalization(-1),
+            "space": lambda: layers.LayerNormalization(axis=(1, 2)),
+            "layer": layers.LayerNormalization,
+            "rms": layers.RMSNormalization,
+            "group": lambda: layers.GroupNormalization(
+                self.draw(st.sampled_from([n for n in (1, 2, 3) if x.shape[-1] % n == 0]))
+            ),
+        }
+        return choices[self.draw(st.sampled_from(["batch", "batch", *sorted(choices)]))]()(x)
+
+    def spatial(self, x: Any) -> Any:
+        """Layers that change the spatial size, and back."""
+        channels_last: dict[str, Callable[[], Any]] = {
+            "strided": lambda: layers.UpSampling2D()(layers.Conv2D(self.width(), 3, strides=2, padding="same")(x)),
+            "dilated": lambda: layers.Conv2D(self.width(), 3, dilation_rate=2, padding="same")(x),
+            "max": lambda: layers.MaxPooling2D(2, strides=1, padding="same")(x),
+            "average": lambda: layers.UpSampling2D(interpolation="bilinear")(layers.AveragePooling2D(2)(x)),
+            "crop": lambda: layers.ZeroPadding2D(1)(layers.Cropping2D(1)(x)),
+            "resize": lambda: layers.Resizing(6, 6)(layers.Resizing(4, 4)(x)),
+            "repeat": lambda: layers.Reshape((6, 6, x.shape[-1]))(layers.RepeatVector(36)(layers.GlobalMaxPooling2D()(x))),
+            "depth_to_space": lambda: layers.AveragePooling2D(2)(ops.depth_to_space(self.conv(x, 8), 2)),
+            "space_to_depth": lambda: layers.UpSampling2D()(ops.space_to_depth(x, 2)),
+            "valid": lambda: layers.Conv2DTranspose(self.width(), 3)(layers.DepthwiseConv2D(3, strides=1)(x)),
+        }
+        return channels_last[self.draw(st.sampled_from(sorted(channels_last)))]()
+
+    def channels_first(self, x: Any) -> Any:
+        y = layers.Permute((3, 1, 2))(x)
+        # Without a bias: eager Keras mistakes the layout where a map is as wide as it has channels.
+        options = {"padding": "same", "data_format": "channels_first", "use_bias": False}
+        if self.draw(st.booleans()):
+            y = layers.DepthwiseConv2D(3, **options)(y)
+        y = layers.BatchNormalization(axis=1)(layers.Conv2D(self.width(), 3, **options)(y))
+        return layers.Permute((2, 3, 1))(y)
+
+    def constant(self, x: Any) -> Any:
+        values = np.linspace(0.5, 1.5, x.shape[-1]).astype("float32")
+        choices: dict[str, Callable[[], Any]] = {
+            "array": lambda: x * values,
+            "rescaling": lambda: layers.Rescaling(values.tolist(), 0.1)(x),
+            "normalization": lambda: layers.Normalization(mean=values.tolist(), variance=(1 + values).tolist())(x),
+        }
+        return choices[self.draw(st.sampled_from(sorted(choices)))]()
+
+    def rearranged(self, x: Any) -> Any:
+        """The channel axis moved, stacked, gathered, repeated."""
+        width = x.shape[-1]
+        choices: dict[str, Callable[[], Any]] = {
+            "transpose": lambda: ops.transpose(ops.square(ops.transpose(x, (0, 3, 2, 1))), (0, 2, 3, 1)),
+            "swapaxes": lambda: ops.moveaxis(ops.swapaxes(x, 1, 3), 1, 3),
+            "stack": lambda: ops.reshape(
+                ops.stack([x, self.conv(x, width)], axis=self.draw(st.sampled_from([3, 4]))), (-1, 6, 6, 2 * width)
+            ),
+            "stack_max": lambda: ops.max(ops.stack([x, ops.tanh(x)], axis=1), axis=1),
+            "take": lambda: ops.take(x, self.draw(st.lists(st.integers(0, width - 1), min_size=1, max_size=8)), axis=-1),
+            "tile": lambda: ops.tile(x, (1, 1, 1, 2)),
+            "repeat": lambda: ops.repeat(x, 2, axis=-1),
+            "squeeze": lambda: ops.squeeze(ops.expand_dims(x, 3), 3),
+        }
+        return choices[self.draw(st.sampled_from(sorted(choices)))]()
+
+    def identity_in_inference(self, x: Any) -> Any:
+        kinds = [layers.Dropout, layers.SpatialDropout2D, layers.GaussianNoise]
+        return self.draw(st.sampled_from(kinds))(0.2)(x, training=False if self.draw(st.booleans()) else None)
 
     def prelu(self, x: Any) -> Any:
         return layers.PReLU(shared_axes=self.draw(st.sampled_from([None, [1, 2]])))(x)
@@ -65,13 +131,22 @@ class Builder:
     def merge(self, x: Any, y: Any) -> Any:
         if x.shape[-1] != y.shape[-1]:
             y = self.conv(y, x.shape[-1])
-        kind = self.draw(st.sampled_from([layers.Add, layers.Multiply, layers.Maximum, layers.Subtract, layers.Average]))
-        return kind()([x, y])
+        kinds = [layers.Add, layers.Multiply, layers.Maximum, layers.Minimum, layers.Subtract, layers.Average]
+        kind = self.draw(st.sampled_from([*kinds, "where"]))
+        return ops.where(x > 0, x, y) if kind == "where" else kind()([x, y])
 
     def concat(self, x: Any, y: Any) -> Any:
         return layers.Concatenate()([x, y] if self.draw(st.booleans()) else [y, x, y])
 
     def gate(self, x: Any, y: Any) -> Any:
+        kind = self.draw(st.sampled_from(["conv", "dense", "space", "mean"]))
+        if kind == "space":
+            return layers.Multiply()([x, layers.Conv2D(1, 3, padding="same", activation="sigmoid")(y)])
+        if kind == "mean":
+            return x * ops.mean(y, axis=-1, keepdims=True)
+        if kind == "dense":
+            gate = layers.Dense(x.shape[-1], activation="sigmoid")(layers.GlobalAveragePooling2D()(y))
+            return layers.Multiply()([x, layers.Reshape((1, 1, x.shape[-1]))(gate)])
         gate = layers.GlobalAveragePooling2D(keepdims=True)(y)
         return x * layers.Conv2D(self.draw(st.sampled_from([1, x.shape[-1]])), 1, activation="sigmoid")(gate)
 
@@ -116,10 +191,23 @@ class Builder:
             "attention": lambda: layers.MultiHeadAttention(self.draw(st.sampled_from([1, 2, 4])), 3)(y, y),
             "grouped": lambda: layers.GroupQueryAttention(3, 4, self.draw(st.sampled_from([1, 2])))(y, y),
             "einsum": lambda: layers.EinsumDense("abc,cd->abd", output_shape=(None, width), bias_axes="d")(y),
+            "states": lambda: self.with_states(y, width),
+            "raw": lambda: self.raw_attention(y, width),
+            "dot": lambda: layers.Attention()([layers.Dense(6)(y), layers.Dense(width)(y), layers.Dense(6)(y)]),
+            "cut": lambda: layers.ZeroPadding1D(2)(layers.MaxPooling1D(2, strides=1)(layers.Cropping1D((1, 2))(y))),
             "each": lambda: layers.TimeDistributed(layers.Dense(width, activation="relu"))(y),
         }
         y = choices[self.draw(st.sampled_from(sorted(choices)))]()
         return layers.Reshape((6, 6, y.shape[-1]))(y)
+
+    def with_states(self, y: Any, width: int) -> Any:
+        whole, last, cell = layers.LSTM(width, return_sequences=True, return_state=True)(y)
+        return whole + ops.expand_dims(ops.maximum(last, cell), 1)
+
+    def raw_attention(self, y: Any, width: int) -> Any:
+        query, key, value = layers.Dense(4)(y), layers.Dense(4)(y), layers.Dense(width)(y)
+        scores = ops.softmax(ops.matmul(query, ops.transpose(key, (0, 2, 1))))
+        return ops.matmul(scores, value) if self.draw(st.booleans()) else layers.Dot(axes=(2, 1))([scores, value])
 
     def volume(self, x: Any) -> Any:
         if self.draw(st.booleans()):
@@ -148,6 +236,16 @@ class Builder:
     def grow(self, pool: list[Any], steps: int, *, nested: bool = True) -> list[Any]:
         unary = ["conv", "conv", "conv", "again", "grouped", "depthwise", "separable", "transposed", "dense", "norm", "prelu"]
         unary += ["split", "slice", "shuffle", "there_and_back", "arithmetic", "roll", "pad", "sequence", "sequence", "volume"]
+        unary += [
+            "spatial",
+            "spatial",
+            "spatial",
+            "channels_first",
+            "constant",
+            "rearranged",
+            "rearranged",
+            "identity_in_inference",
+        ]
         binary = ["merge", "merge", "concat", "concat", "gate"]
         kinds = unary + binary + (["nested", "nested"] if nested else [])
         for _ in range(steps):
@@ -161,11 +259,14 @@ class Builder:
 
 @st.composite
 def models(draw: Draw) -> keras.Model:
-    """A functional model with one or two inputs and one or two outputs."""
+    """A functional model with one to three inputs, one of them perhaps words, and one or two outputs."""
     keras.utils.set_random_seed(0)
     builder = Builder(draw)
     inputs = [keras.Input((6, 6, draw(st.sampled_from([1, 3])))) for _ in range(draw(st.sampled_from([1, 1, 2])))]
     pool = [builder.conv(x) for x in inputs]
+    if draw(st.integers(0, 3)) == 0:
+        inputs.append(keras.Input((36,), dtype="int32"))
+        pool.append(layers.Reshape((6, 6, 6))(layers.Embedding(5, 6)(inputs[-1])))
     pool = builder.grow(pool, draw(st.integers(2, 7)))
     last = layers.Concatenate()([pool[-1], *pool[: len(inputs)]])
     kind = draw(st.sampled_from(["pool", "flatten"]))
