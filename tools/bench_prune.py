@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import json
 import os
 import statistics
 import subprocess
@@ -25,6 +26,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 import keras
 import pandas as pd
+from bench_torch_pruning import PEERS
 
 import tlt_prune
 from tlt_prune.graph.channels import trace
@@ -32,8 +34,12 @@ from tlt_prune.graph.channels import trace
 DEFAULT = ["ResNet50", "VGG16", "MobileNetV2", "DenseNet121", "DenseNet201", "EfficientNetB0", "NASNetMobile"]
 
 
+SIZE, CLASSES = 32, 10
+
+
 def build(name: str) -> keras.Model:
-    return getattr(keras.applications, name)(weights=None, include_top=False, input_shape=(32, 32, 3), pooling="avg")
+    body = getattr(keras.applications, name)(weights=None, include_top=False, input_shape=(SIZE, SIZE, 3), pooling="avg")
+    return keras.Model(body.inputs, keras.layers.Dense(CLASSES)(body.output))
 
 
 def rebuild(model: keras.Model) -> keras.Model:
@@ -71,16 +77,17 @@ def compare(name: str, repeat: int) -> dict[str, Any]:
 
 
 def peak_memory(name: str) -> dict[str, Any]:
-    """Peak of a fresh process that prunes, over what it needs to hold both models."""
+    """Peak of a fresh process that prunes, beside what it needs to hold a model and its copy. Linux only."""
 
     def peak(code: str) -> float:
         folder = os.path.dirname(os.path.abspath(__file__))
         lines = [
-            "import resource, sys",
+            "import sys",
             f"sys.path.insert(0, {folder!r})",
             "from bench_prune import build, rebuild, tlt_prune",
             code,
-            "print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)",
+            # Not getrusage: a child starts with the peak of its parent there.
+            "print('peak', next(x.split()[1] for x in open('/proc/self/status') if x.startswith('VmHWM')))",
         ]
         done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True)
         return float(done.stdout.split("peak")[1]) / 1024
@@ -137,33 +144,21 @@ def plot(frame: pd.DataFrame, path: str) -> None:
     figure.savefig(path, dpi=120, bbox_inches="tight")
 
 
-def torch_peer() -> pd.DataFrame:
-    """The same job in torch_pruning: trace, prune half of the channels by L2 norm, in multiples of 8."""
-    import torch
-    import torch_pruning
-    import torchvision
-
-    rows = []
-    for name in ("resnet50", "vgg16", "mobilenet_v2", "densenet121"):
-        example = torch.randn(1, 3, 64, 64)
-        times = []
-        for _ in range(3):
-            model = getattr(torchvision.models, name)(weights=None).eval()
-            heads = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m.out_features == 1000]
-
-            def prune(model: Any = model, heads: Any = heads, example: Any = example) -> None:
-                torch_pruning.pruner.MagnitudePruner(
-                    model,
-                    example,
-                    importance=torch_pruning.importance.MagnitudeImportance(p=2),
-                    pruning_ratio=0.5,
-                    round_to=8,
-                    ignored_layers=heads,
-                ).step()
-
-            times.append(seconds(prune))
-        rows.append((name, statistics.median(times)))
-    return pd.DataFrame(rows, columns=["torch_pruning", "seconds"])
+def torch_peer(name: str, repeat: int) -> dict[str, Any]:
+    """The same job in torch_pruning, in a process of its own: TensorFlow's LLVM and PyTorch's abort each other."""
+    command = [sys.executable, os.path.join(os.path.dirname(os.path.abspath(__file__)), "bench_torch_pruning.py")]
+    command += [name, str(SIZE), str(CLASSES), str(repeat)]
+    peer = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+    model = build(name)
+    plan = tlt_prune.plan_pruning(model, ratio=0.5, min_num_filters=8)
+    return {
+        "model": name,
+        "params, torchvision": peer["before"],
+        "torch_pruning keeps": peer["after"] / peer["before"],
+        "params, keras": model.count_params(),
+        "tlt_prune keeps": plan.params_after / model.count_params(),
+        "torch_pruning, s": peer["seconds"],
+    }
 
 
 def main() -> None:
@@ -171,7 +166,9 @@ def main() -> None:
     parser.add_argument("models", nargs="*", default=DEFAULT)
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--plot", help="write a picture of how tracing grows")
-    parser.add_argument("--torch-pruning", action="store_true", help="also time the PyTorch peer, which must be installed")
+    parser.add_argument(
+        "--torch-pruning", action="store_true", help="beside torch_pruning, where it and torchvision are installed"
+    )
     arguments = parser.parse_args()
     table = pd.DataFrame([compare(name, arguments.repeat) for name in arguments.models]).set_index("model")
     print(table.round(3).to_string(), "\n")
@@ -181,7 +178,10 @@ def main() -> None:
     if arguments.plot:
         plot(frame, arguments.plot)
     if arguments.torch_pruning:
-        print("\n", torch_peer().round(3).to_string(index=False))
+        names = [name for name in arguments.models if name in PEERS]
+        peers = pd.DataFrame([torch_peer(name, arguments.repeat) for name in names]).set_index("model")
+        peers["tlt_prune, s"] = table["prune"]
+        print("\n" + peers.round(3).to_string())
 
 
 if __name__ == "__main__":

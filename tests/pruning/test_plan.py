@@ -64,11 +64,21 @@ def test_json_round_trip_applies_alike(model: keras.Model, tmp_path: pathlib.Pat
 
 def test_json_of_open_sizes(tmp_path: pathlib.Path) -> None:
     x = keras.Input((None, None, 3))
-    y = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(16, 3)(x))
+    y = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(16, 3, name="conv_NaN[1]")(x))
     model = keras.Model(x, keras.layers.Dense(2)(y))
     plan = tlt_prune.plan_pruning(model, ratio=0.5)
     assert np.isnan(plan.macs_before)
-    assert np.isnan(PruningPlan.from_json(plan.to_json()).macs_before)
+    again = PruningPlan.from_json(plan.to_json())
+    assert np.isnan(again.macs_before)
+    assert np.isnan(again.layers[0].macs_before)
+    assert list(again.kept) == list(plan.kept)
+
+
+def test_an_exact_name_is_no_pattern() -> None:
+    x = keras.Input((8, 8, 3))
+    y = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(32, 3, name="conv[1]")(x))
+    plan = tlt_prune.plan_pruning(keras.Model(x, keras.layers.Dense(2)(y)), ratio=0.5, excluded_layers=["conv[1]"])
+    assert plan.layers[0].filters_after == 32
 
 
 def test_something_else_is_no_plan() -> None:

@@ -133,16 +133,13 @@ class PruningPlan:
 
     def to_json(self, path: str | pathlib.Path | None = None) -> str:
         """The plan as JSON text; written to `path` too, if given."""
-        text = json.dumps(
-            {
-                "format": _FORMAT,
-                **{f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("kept", "layers")},
-                "layers": [dataclasses.asdict(x) for x in self.layers],
-                "kept": {name: indices.tolist() for name, indices in self.kept.items()},
-            },
-            indent=1,
-            default=_plain,
-        ).replace("NaN", "null")
+        data = {
+            "format": _FORMAT,
+            **{f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("kept", "layers")},
+            "layers": [_macs_to_json(dataclasses.asdict(x)) for x in self.layers],
+            "kept": {name: indices.tolist() for name, indices in self.kept.items()},
+        }
+        text = json.dumps(_macs_to_json(data), indent=1, default=_plain)
         if path is not None:
             pathlib.Path(path).write_text(text, encoding="utf-8")
         return text
@@ -159,20 +156,21 @@ class PruningPlan:
             data = json.loads(text)
             if data.pop("format") != _FORMAT:
                 raise KeyError("format")
-            layers = tuple(_layer_from_json(x) for x in data.pop("layers"))
+            layers = tuple(LayerPlan(**{**_macs_from_json(x), "groups": tuple(x["groups"])}) for x in data.pop("layers"))
             kept = {name: np.asarray(x, dtype=np.int64) for name, x in data.pop("kept").items()}
-            for key in ("macs_before", "macs_after"):
-                data[key] = math.nan if data[key] is None else data[key]
             settings = {k: tuple(v) if isinstance(v, list) else v for k, v in data.pop("settings").items()}
-            return cls(kept=kept, layers=layers, settings=settings, **data)
+            return cls(kept=kept, layers=layers, settings=settings, **_macs_from_json(data))
         except (KeyError, TypeError, ValueError) as error:
             raise PlanError(f"Expected a pruning plan as written by to_json(). Received something else: {error!r}.") from error
 
 
-def _layer_from_json(data: dict[str, Any]) -> LayerPlan:
-    for key in ("macs_before", "macs_after"):
-        data[key] = math.nan if data[key] is None else data[key]
-    return LayerPlan(**{**data, "groups": tuple(data["groups"])})
+def _macs_to_json(data: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN: a count that is unknown is null."""
+    return {**data, **{key: None if math.isnan(data[key]) else data[key] for key in ("macs_before", "macs_after")}}
+
+
+def _macs_from_json(data: dict[str, Any]) -> dict[str, Any]:
+    return {**data, **{key: math.nan if data[key] is None else data[key] for key in ("macs_before", "macs_after")}}
 
 
 def _plain(value: Any) -> Any:

@@ -204,7 +204,7 @@ def _excluded(channels: ChannelGraph, patterns: Sequence[str | type]) -> dict[in
 def _matches(call: Any, pattern: str | type) -> bool:
     if isinstance(pattern, type):
         return isinstance(call.op, pattern)
-    return fnmatch.fnmatchcase(call.op.name, pattern) or fnmatch.fnmatchcase(call.path, pattern)
+    return any(name == pattern or fnmatch.fnmatchcase(name, pattern) for name in (call.op.name, call.path))
 
 
 def _unknown_layer(pattern: str | type, names: list[str]) -> str:
