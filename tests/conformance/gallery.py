@@ -126,7 +126,7 @@ def depthwise_multiplier(g: Any) -> Any:
     return head(g, x, conv(g, y, 8))
 
 
-@case()
+@case(frozen="model input")
 def depthwise_on_input(g: Any) -> Any:
     x = image(g)
     return head(g, x, conv(g, conv(g, g.layers.DepthwiseConv2D(3)(x))))
@@ -405,7 +405,7 @@ def dense_block(g: Any) -> Any:
     return head(g, x, y)
 
 
-@case()
+@case(frozen="channels of both operands would span two axes of a product")
 def dot_of_activations(g: Any) -> Any:
     x = g.Input((5, 4))
     a, b = g.layers.Dense(8, activation="relu")(x), g.layers.Dense(10, activation="relu")(x)
@@ -545,6 +545,24 @@ def one_to_three_dimensions(g: Any) -> Any:
     return head(g, x, y)
 
 
+@case()
+def augmentation(g: Any) -> Any:
+    x = image(g)
+    y = g.layers.RandomFlip("horizontal")(g.layers.RandomRotation(0.1)(x))
+    y = g.layers.RandomContrast(0.1)(g.layers.RandomZoom(0.1)(conv(g, y)))
+    return head(g, x, conv(g, y, 8))
+
+
+@case()
+def vision_transformer_block(g: Any) -> Any:
+    x = image(g, 8)
+    y = g.layers.Reshape((16, 10))(conv(g, x, 10, 2, strides=2))
+    z = g.layers.BatchNormalization()(y)
+    y = g.layers.Add()([y, g.layers.MultiHeadAttention(4, 3)(z, z)])
+    z = g.layers.Dense(10)(g.layers.Dense(14, activation="gelu")(g.layers.BatchNormalization()(y)))
+    return g.Model(x, g.layers.Dense(3)(g.layers.Flatten()(g.layers.Add()([y, z]))))
+
+
 # --- raw operations ---
 
 
@@ -578,7 +596,7 @@ def hard_swish_by_hand(g: Any) -> Any:
     return head(g, x, conv(g, y * ops.relu6(y + 3.0) / 6.0, 8))
 
 
-@case(keras3=True)
+@case(keras3=True, frozen="contracted with other activations")
 def raw_attention(g: Any) -> Any:
     x = g.Input((6, 5))
     q, k, v = (keras.layers.Dense(8)(x) for _ in range(3))
@@ -628,7 +646,7 @@ def grouped_query_attention(g: Any) -> Any:
     return head(g, x, keras.layers.Dense(8)(y))
 
 
-@case()
+@case(frozen="contracted with other activations")
 def attention_layer(g: Any) -> Any:
     x = g.Input((6, 10))
     y = g.layers.Attention()([g.layers.Dense(8)(x), g.layers.Dense(12)(x), g.layers.Dense(8)(x)])
@@ -682,6 +700,23 @@ def time_distributed(g: Any) -> Any:
 
 
 # --- structure ---
+
+
+@case()
+def time_distributed_model(g: Any) -> Any:
+    inner = g.Input((6, 6, 3))
+    cnn = g.Model(inner, g.layers.GlobalAveragePooling2D()(conv(g, conv(g, inner, 8), 10)))
+    x = g.Input((5, 6, 6, 3))
+    y = g.layers.TimeDistributed(cnn)(x)
+    return g.Model(x, g.layers.Dense(3)(g.layers.GRU(6)(y)))
+
+
+@case()
+def time_distributed_sequential_on_pruned_channels(g: Any) -> Any:
+    x = g.Input((4, 6, 6, 3))
+    y = g.layers.TimeDistributed(g.layers.Conv2D(8, 3, activation="relu"))(x)
+    cnn = g.Sequential([g.layers.Conv2D(6, 3, activation="relu"), g.layers.Flatten(), g.layers.Dense(10)])
+    return head(g, x, g.layers.TimeDistributed(cnn)(y))
 
 
 @case()
@@ -819,9 +854,4 @@ def channels_that_all_could_go(g: Any) -> Any:
     # Ranked with the others, the first four of these twelve are the weakest; a slice of them must not run empty.
     x = image(g)
     y = g.layers.Conv2D(12, 3, name="weak")(x)
-    if g is keras:
-        part = y[..., :4]
-    else:
-        part = g.layers.Cropping1D((0, 8))(g.layers.Permute((2, 1))(g.layers.Reshape((49, 12))(y)))
-        part = g.layers.Reshape((7, 7, 4))(g.layers.Permute((2, 1))(part))
-    return head(g, x, g.layers.Concatenate()([conv(g, part, 6), conv(g, y, 6)]))
+    return head(g, x, g.layers.Concatenate()([conv(g, y[..., :4], 6), conv(g, y, 6)]))

@@ -63,3 +63,79 @@ def test_macs_are_the_published_ones() -> None:
     total = costs(trace(keras.applications.MobileNetV2(weights=None)))
     assert total.total_macs == pytest.approx(300e6, rel=0.01)
     assert total.total_params == 3_538_984
+
+
+def small(build: Any) -> keras.Model:
+    x = keras.Input((8,))
+    return randomise(keras.Model(x, keras.layers.Dense(2)(keras.layers.Dense(16)(build(x)))))
+
+
+def verified(model: keras.Model) -> Any:
+    return tlt_prune.prune_model(model, ratio=0.5, granularity=1, min_num_filters=1, verify=True)
+
+
+class Hidden(keras.layers.Layer):
+    """Keeps a number that neither its weights nor its configuration know."""
+
+    factor = 1.0
+
+    def call(self, x: Any) -> Any:
+        return x * self.factor
+
+
+def test_state_that_a_rebuild_loses_is_found() -> None:
+    hidden = Hidden(name="hidden")
+    model = small(hidden)
+    verified(model)
+    hidden.factor = 2.0
+    with pytest.raises(LawError, match=r"nothing removed.*save_assets"):
+        verified(model)
+
+
+class Noisy(keras.layers.Layer):
+    def call(self, x: Any) -> Any:
+        return x + keras.random.normal(keras.ops.shape(x), seed=self.seed)
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.seed = keras.random.SeedGenerator()
+
+
+def test_a_model_that_is_random_in_inference_is_told_apart() -> None:
+    with pytest.raises(LawError, match=r"random in inference.*verify=False"):
+        verified(small(Noisy()))
+
+
+def test_a_model_that_does_not_run_on_random_inputs_is_told() -> None:
+    x = keras.Input((None, 2))
+    y = keras.layers.Dense(8)(keras.layers.Reshape((6,))(x))
+    model = keras.Model(x, keras.layers.Dense(2)(y))
+    with pytest.raises(LawError, match=r"cannot run .* on random inputs of \(2, 64, 2\) float32.*noverify"):
+        verified(model)
+
+
+class Positions(keras.layers.Layer):
+    def build(self, shape: Any) -> None:
+        self.table = self.add_weight(shape=(12, shape[-1]))
+
+    def call(self, x: Any) -> Any:
+        return x + keras.ops.slice(self.table, (0, 0), (keras.ops.shape(x)[1], self.table.shape[1]))
+
+
+def test_tokens_with_positions_of_a_limited_length_are_checked() -> None:
+    x = keras.Input((None,), dtype="int32")
+    y = keras.layers.Dense(16)(Positions()(keras.layers.Embedding(4, 16)(x)))
+    verified(randomise(keras.Model(x, keras.layers.Dense(2)(y))))
+
+
+def test_what_cannot_be_exact_is_reported_and_the_rest_checked() -> None:
+    x = keras.Input((8, 8, 3))
+    y = keras.layers.LayerNormalization()(keras.layers.Conv2D(16, 3)(x))
+    y = keras.layers.Conv2D(16, 3, name="exact")(y)
+    model = randomise(keras.Model(x, keras.layers.Dense(2, name="head")(keras.layers.Flatten()(y))))
+    plan = tlt_prune.plan_pruning(model, ratio=0.5, granularity=1, min_num_filters=1)
+    channels = trace(model)
+    report = check_law(channels, plan.alive(channels), plan.apply(model))
+    assert report.approximate == ("LayerNormalization over the pruned channels",)
+    assert report.relative_error < 1e-5
+    assert report.approximate_error > 1e-3

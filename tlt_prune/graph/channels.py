@@ -33,7 +33,7 @@ class WeightAxis:
     """One axis of one weight, and the label of each of its indices.
 
     Attributes:
-        op, index: the layer, and the position of the weight in `op.weights`.
+        op, index: the layer, and the position of the weight in `Family.weights(op)`.
         axis: the axis, counted from 0.
         labels: `(size of the axis,)`.
         role: "out" issues the channels, "in" contracts them (its rows are what the law zeroes),
@@ -55,7 +55,7 @@ class Producer:
     Attributes:
         name: the layer's path, with ":part" when a layer has several kinds of channels.
         labels: `(n_filters,)`.
-        slices: for each kernel, (index in `op.weights`, labels of its filters, axes that count them):
+        slices: for each kernel, (index in `Family.weights(op)`, labels of its filters, axes that count them):
             the norm over the other axes, added up by label, is the filter's magnitude.
         unit: channels that one filter stands for (the width of an attention head): what the
             granularity counts.
@@ -126,7 +126,7 @@ def trace(model: Any, channelwise_layers: Sequence[str] = ()) -> ChannelGraph:
     tracer = _Tracer(graph, channelwise_layers)
     outputs = tracer.run(graph, [tracer.frozen(len(x.shape), "model input") for x in graph.flat_inputs])
     for labels in outputs:
-        tracer.table.freeze(labels, "model output")
+        tracer.table.freeze(labels, "model output", foremost=True)
     return tracer.result()
 
 
@@ -151,6 +151,8 @@ class _Tracer:
         self.tensors: dict[int, Labels] = {}
         self.work: list[Work] = []
         self.unknown: dict[str, str] = {}
+        self.times = 1.0
+        """How often the model that is being traced runs in one call of the outermost one, NaN where unknown."""
         self._weight_index: dict[int, dict[int, int]] = {}
 
     def frozen(self, rank: int, reason: str) -> Labels:
@@ -177,7 +179,7 @@ class _Tracer:
 
     def _call(self, call: Call, arguments: list[Labels]) -> list[Labels]:
         if call.inner is not None:
-            return self.run(call.inner, arguments)
+            return self._over_time(call, arguments) if call.over_time else self.run(call.inner, arguments)
         view = CallTrace(self, call)
         rule = rules.find(call.op, is_layer=self.graph.family.is_layer(call.op))
         if any(fnmatch.fnmatchcase(call.op.name, pattern) for pattern in self.channelwise_layers):
@@ -191,6 +193,20 @@ class _Tracer:
         if not isinstance(results, (list, tuple)):
             results = [results]
         return [self._checked(call, x, labels) for x, labels in self._pairs(call, results)]
+
+    def _over_time(self, call: Call, arguments: list[Labels]) -> list[Labels]:
+        """A model applied to every step: (batch, time, ...) -> (batch, time, ...)."""
+        assert call.inner is not None
+        x, *mask = arguments
+        if 1 in varying_axes(x) or mask:
+            for labels in arguments:
+                self.table.freeze(labels, "channels over the steps of TimeDistributed, or a mask")
+            x = self.frozen(x.ndim, "model over the steps of TimeDistributed")
+        steps = call.inputs[0].shape[1]
+        before, self.times = self.times, math.nan if steps is None else self.times * steps
+        outputs = self.run(call.inner, [np.squeeze(x, 1)])
+        self.times = before
+        return [np.expand_dims(labels, 1) for labels in outputs]
 
     @staticmethod
     def _pairs(call: Call, results: Sequence[Any]) -> list[tuple[Tensor, Any]]:
@@ -219,9 +235,9 @@ class _Tracer:
         return labels if len(varying_axes(labels)) < 2 else settle(labels, self.table)
 
     def weight_index(self, op: Any, variable: Any) -> int | None:
-        """Position of `variable` in `op.weights`; None for a computed tensor (LoRA, quantised...)."""
+        """Position of `variable` among the weights of `op`; None for a computed tensor (LoRA, quantised...)."""
         if id(op) not in self._weight_index:
-            self._weight_index[id(op)] = {id(v): i for i, v in enumerate(op.weights)}
+            self._weight_index[id(op)] = {id(v): i for i, v in enumerate(self.graph.family.weights(op))}
         return self._weight_index[id(op)].get(id(variable))
 
     def result(self) -> ChannelGraph:
@@ -250,7 +266,7 @@ class CallTrace:
         self._tracer = tracer
         self._config_path: tuple[str, ...] = ()
         self._part = ""
-        self._times = 1.0
+        self._times = tracer.times
         self.call = call
         self.op = call.op
         self.table = tracer.table

@@ -40,9 +40,12 @@ class LabelTable:
         if different.any():
             self._edges.append((a[different], b[different]))
 
-    def freeze(self, labels: Labels, reason: str) -> None:
-        """Forbids the removal of `labels` and of everything coupled to them."""
-        self._frozen.append((np.unique(labels), reason))
+    def freeze(self, labels: Labels, reason: str, *, foremost: bool = False) -> None:
+        """Forbids the removal of `labels` and of everything coupled to them.
+
+        Of several reasons the first is told, or one that is `foremost`.
+        """
+        self._frozen.insert(0 if foremost else len(self._frozen), (np.unique(labels), reason))
 
     def mark_approximate(self, labels: Labels, reason: str) -> None:
         """Notes that removing `labels` changes more than the consumers' rows (a statistic, say)."""

@@ -41,7 +41,8 @@ class Call:
         path: layer names from the outermost model down, joined by "/".
         args, kwargs: what it was called with; symbolic tensors appear as `Tensor`.
         outputs: its results, flat.
-        inner: the graph behind `op`, when `op` is itself a model.
+        inner: the graph behind `op`, when `op` is itself a model, or applies one to every step of a sequence.
+        over_time: the latter.
     """
 
     op: Any
@@ -50,6 +51,7 @@ class Call:
     kwargs: dict[str, Any]
     outputs: tuple[Tensor, ...]
     inner: Graph | None
+    over_time: bool
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
@@ -136,6 +138,10 @@ class Family:
     def constructor(self, model: Any) -> Callable[..., Any]:
         """What builds a model of the same kind from inputs, outputs and name."""
         raise NotImplementedError
+
+    def weights(self, op: Any) -> list[Any]:
+        """The variables of a layer, those of the layers in it included."""
+        return list(op.weights)
 
     def numpy(self, variable: Any) -> np.ndarray[Any, Any]:
         raise NotImplementedError
@@ -238,6 +244,10 @@ class _TfKeras(Family):
         build: Callable[..., Any] = self._package.Model
         return build
 
+    def weights(self, op: Any) -> list[Any]:
+        # Lookup layers count their vocabulary, which is no array, among them.
+        return [x for x in op.weights if hasattr(x, "shape")]
+
     def numpy(self, variable: Any) -> np.ndarray[Any, Any]:
         return np.asarray(variable)
 
@@ -300,6 +310,7 @@ def _read(model: Any, family: Family, prefix: str, memo: dict[int, Graph]) -> Gr
     calls = []
     for node in _nodes(functional):
         op, args, kwargs = family.node_call(node)
+        over_time = type(op).__name__ == "TimeDistributed"
         calls.append(
             Call(
                 op=op,
@@ -307,7 +318,8 @@ def _read(model: Any, family: Family, prefix: str, memo: dict[int, Graph]) -> Gr
                 args=to_tensor(args),
                 kwargs=to_tensor(kwargs),
                 outputs=tuple(tree.flatten(to_tensor(node.outputs))),
-                inner=_inner(op, family, f"{prefix}{op.name}/", memo),
+                inner=_inner(op.layer if over_time else op, family, f"{prefix}{op.name}/", memo),
+                over_time=over_time,
             )
         )
     graph = Graph(

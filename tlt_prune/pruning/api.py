@@ -146,8 +146,8 @@ def _options(
 
 
 def _plan(channels: ChannelGraph, options: Options) -> tuple[PruningPlan, Selection]:
-    numpy = channels.graph.family.numpy
-    selection = select(channels, lambda op: [numpy(w) for w in op.weights], options)
+    family = channels.graph.family
+    selection = select(channels, lambda op: [family.numpy(w) for w in family.weights(op)], options)
     alive = selection.alive
     before, after = costs(channels), costs(channels, alive)
     layers, kept = [], {}

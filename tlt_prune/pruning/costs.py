@@ -46,7 +46,7 @@ def costs(channels: ChannelGraph, alive: Alive | None = None) -> Costs:
             continue
         params[id(call.op)] = sum(
             math.prod(kept.get((id(call.op), index, axis), size) for axis, size in enumerate(weight.shape))
-            for index, weight in enumerate(call.op.weights)
+            for index, weight in enumerate(channels.graph.family.weights(call.op))
         )
     macs: dict[int, float] = {}
     for work in channels.work:

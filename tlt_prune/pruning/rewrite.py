@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import difflib
 import inspect
+import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -129,10 +130,17 @@ class _Rewriter:
 
     def _op(self, call: Call) -> Any:
         if call.inner is not None:
-            return self._model(call.inner)
+            return self._wrapper(call, self._model(call.inner)) if call.over_time else self._model(call.inner)
         if id(call.op) not in self._ops:
             self._ops[id(call.op)] = (call.op, self._rebuild(call))
         return self._ops[id(call.op)][1]
+
+    def _wrapper(self, call: Call, model: Any) -> Any:
+        """TimeDistributed around a model."""
+        if id(call.op) not in self._models:
+            config = {key: value for key, value in call.op.get_config().items() if key != "layer"}
+            self._models[id(call.op)] = (call.op, type(call.op)(model, **config))
+        return self._models[id(call.op)][1]
 
     def _rebuild(self, call: Call) -> Any:
         op = call.op
@@ -151,6 +159,8 @@ class _Rewriter:
             new = type(op).from_config(config)
         except (TypeError, ValueError) as error:
             raise _not_rebuilt(call, error) from error
+        # Before it is called: some lookups know their output's width only with their vocabulary.
+        _hand_over_assets(op, new)
         # The initial values are overwritten at once; the user's choice belongs in the configuration.
         overridden = self._overrides.get(op.name, {})
         self._initialisers += [(new, key, getattr(op, key)) for key in random if key not in overridden]
@@ -167,14 +177,20 @@ class _Rewriter:
         for op, new in self._ops.values():
             if not self._family.is_layer(op):
                 continue
-            for index, (source, target) in enumerate(zip(op.weights, new.weights, strict=True)):
+            sources, targets = self._family.weights(op), self._family.weights(new)
+            if len(sources) != len(targets):
+                raise UnsupportedModelError(
+                    f"Layer '{op.name}' of type {type(op).__name__} has {len(sources)} weights, but {len(targets)} "
+                    "once rebuilt from its configuration. Expected all weights to be made in its constructor or build()."
+                )
+            for index, (source, target) in enumerate(zip(sources, targets, strict=True)):
                 value = self._family.numpy(source)
                 if weight_filter is not None:
                     value = weight_filter(op, index, value)
                 for number, keep in cuts.get((id(op), index), ()):
                     value = np.compress(keep, value, axis=number)
                 target.assign(value)
-            if hasattr(new, "finalize_state"):
+            if targets and hasattr(new, "finalize_state"):
                 # Normalization computes with constants that it derives from its weights when they are loaded.
                 new.finalize_state()
 
@@ -187,6 +203,18 @@ class _Rewriter:
         for op, layer in self._ops.values():
             if self._family.is_layer(op) and layer.trainable != op.trainable:
                 layer.trainable = op.trainable
+
+
+def _hand_over_assets(op: Any, new: Any) -> None:
+    """What a layer keeps beside weights and configuration, such as an adapted vocabulary: through its saving interface."""
+    if not hasattr(op, "save_assets"):
+        return
+    variables: dict[str, Any] = {}
+    op.save_own_variables(variables)
+    new.load_own_variables(variables)
+    with tempfile.TemporaryDirectory() as folder:
+        op.save_assets(folder)
+        new.load_assets(folder)
 
 
 def _not_rebuilt(call: Call, error: Exception) -> UnsupportedModelError:

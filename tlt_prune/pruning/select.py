@@ -94,7 +94,7 @@ def select(channels: ChannelGraph, weights: Callable[[Any], Sequence[NDArray[Any
 
     Args:
         channels: the traced model.
-        weights: layer -> its weight arrays, in the order of `layer.weights`.
+        weights: layer -> its weight arrays, in the order of `Family.weights(layer)`.
         options: how much goes and how it is decided.
 
     Raises:

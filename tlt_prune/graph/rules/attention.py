@@ -25,7 +25,8 @@ def _sources(call: CallTrace, xs: tuple[Labels, ...]) -> tuple[Labels, Labels, L
     inputs = call.call.inputs
     index = {name: inputs.index(x) for name, x in named.items() if isinstance(x, Tensor)}
     vectors = [call.vector(xs[index[name]], -1, tensor=index[name]) for name in ("query", "value", "key")]
-    masks = [i for i in range(len(xs)) if i not in index.values()]
+    # By tensor, not by position: in self-attention all of them are one tensor.
+    masks = [i for i, x in enumerate(inputs) if x not in named.values()]
     return vectors[0], vectors[1], vectors[2], masks
 
 

@@ -1,4 +1,4 @@
-"""Pooling and resizing: they work on the spatial axes and leave the channel axis alone."""
+"""Pooling, resizing and augmentation: they work on the spatial axes and leave the channel axis alone."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from tlt_prune.graph.rules.registry import layer
     "AdaptiveAveragePooling1D", "AdaptiveAveragePooling2D", "AdaptiveAveragePooling3D",
     "UpSampling1D", "UpSampling2D", "UpSampling3D", "ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D",
     "Cropping1D", "Cropping2D", "Cropping3D", "Resizing", "CenterCrop",
+    "RandomFlip", "RandomRotation", "RandomZoom", "RandomTranslation", "RandomShear", "RandomPerspective", "RandomCrop",
+    "RandomHeight", "RandomWidth", "RandomBrightness", "RandomContrast", "RandomGaussianBlur", "RandomElasticTransform",
     "MaxPool1D", "MaxPool2D", "MaxPool3D", "AvgPool1D", "AvgPool2D", "AvgPool3D",
 )  # fmt: skip
 def spatial(call: CallTrace, x: Labels) -> Labels:

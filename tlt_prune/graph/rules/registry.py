@@ -15,7 +15,10 @@ _OPS: dict[str, Rule] = {}
 _TF_OPS: dict[str, Rule] = {}
 _CLASSES: dict[type, Rule] = {}
 
-_MODULES = ("weighted", "normalization", "elementwise", "merging", "moving", "pooling", "recurrent", "attention", "raw", "tf_ops")
+_MODULES = (
+    "weighted", "normalization", "elementwise", "merging", "moving", "pooling", "preprocessing", "recurrent", "attention",
+    "raw", "tf_ops",
+)  # fmt: skip
 
 
 def _decorator(registry: dict[Any, Rule], keys: tuple[Any, ...]) -> Callable[[Rule], Rule]:

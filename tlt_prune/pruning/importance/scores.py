@@ -1,7 +1,7 @@
 """The registry of criteria and what they are given.
 
 A criterion is `f(producer, weights) -> (n_filters,)` scores, higher is more important, where `weights`
-are the arrays of the producing layer in the order of `op.weights`.
+are the arrays of the producing layer in the order of `Family.weights(op)`.
 """
 
 from __future__ import annotations
