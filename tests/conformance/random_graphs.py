@@ -68,7 +68,7 @@ class Builder:
                 self.draw(st.sampled_from([n for n in (1, 2, 3) if x.shape[-1] % n == 0]))
             ),
         }
-        return choices[self.draw(st.sampled_from(["batch", "batch", *sorted(choices)]))]()(x)
+        return choices[self.draw(st.sampled_from(sorted(choices)))]()(x)
 
     def spatial(self, x: Any) -> Any:
         """Layers that change the spatial size, and back."""
@@ -267,7 +267,7 @@ def models(draw: Draw) -> keras.Model:
     if draw(st.integers(0, 3)) == 0:
         inputs.append(keras.Input((36,), dtype="int32"))
         pool.append(layers.Reshape((6, 6, 6))(layers.Embedding(5, 6)(inputs[-1])))
-    pool = builder.grow(pool, draw(st.integers(2, 7)))
+    pool = builder.grow(pool, draw(st.integers(5, 10)))
     last = layers.Concatenate()([pool[-1], *pool[: len(inputs)]])
     kind = draw(st.sampled_from(["pool", "flatten"]))
     flat = layers.GlobalAveragePooling2D()(last) if kind == "pool" else layers.Flatten()(layers.MaxPooling2D(3)(last))

@@ -23,6 +23,9 @@ class Scale(keras.layers.Layer):
     def call(self, x: Any) -> Any:
         return x * self.gamma
 
+    def compute_output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return shape
+
 
 class Doubled(Scale):
     """A subclass that says nothing about what it does with channels."""
@@ -53,6 +56,16 @@ def test_an_unknown_layer_freezes_and_is_named() -> None:
     assert len(plan.kept["before"]) == 12
     assert len(plan.kept["after"]) == 4
     assert plan.to_frame().loc["before", "note"] == "frozen: unknown layer Scale 'mystery'"
+    assert_law(model, plan, plan.apply(model))
+
+
+def test_an_unknown_layer_in_a_wrapper_is_named() -> None:
+    x = keras.Input((5, 6))
+    y = keras.layers.TimeDistributed(Scale(), name="steps")(keras.layers.Dense(12, name="before")(x))
+    model = randomise(keras.Model(x, keras.layers.Dense(2)(keras.layers.Dense(8)(y))))
+    plan = plan_of(model)
+    assert dict(plan.unknown) == {"steps": "Scale"}
+    assert plan.to_frame().loc["before", "note"] == "frozen: unknown layer Scale 'steps'"
     assert_law(model, plan, plan.apply(model))
 
 

@@ -185,9 +185,7 @@ class _Tracer:
         if any(fnmatch.fnmatchcase(call.op.name, pattern) for pattern in self.channelwise_layers):
             rule = rules.channelwise
         if rule is None:
-            kind = type(call.op).__name__
-            self.unknown[call.path] = kind
-            results: Any = view.freeze_all(arguments, f"unknown layer {kind} '{call.path}'")
+            results: Any = view.freeze_unknown(arguments, call.op)
         else:
             results = rule(view, *arguments)
         if not isinstance(results, (list, tuple)):
@@ -348,6 +346,12 @@ class CallTrace:
         for x in arguments:
             self.table.freeze(x, reason)
         return [self._tracer.frozen(len(shape), reason) for shape in self.out_shapes]
+
+    def freeze_unknown(self, arguments: Sequence[Labels], op: Any) -> list[Labels]:
+        """Freezes the inputs because of `op`, this call's layer or one inside it, and names it in the plan."""
+        kind = type(op).__name__
+        self._tracer.unknown[self.call.path] = kind
+        return self.freeze_all(arguments, f"unknown layer {kind} '{self.call.path}'")
 
     def approximate(self, x: Labels, reason: str) -> None:
         self.table.mark_approximate(x, reason)

@@ -156,7 +156,9 @@ class _Rewriter:
         _hand_over_functions(op, config)
         _apply_override(call, config, self._overrides.get(op.name, {}))
         try:
-            new = type(op).from_config(config)
+            # A custom layer in a wrapper need not be registered with Keras either.
+            with self._family.namespace().utils.custom_object_scope(_classes_inside(op)):
+                new = type(op).from_config(config)
         except (TypeError, ValueError) as error:
             raise _not_rebuilt(call, error) from error
         # Before it is called: some lookups know their output's width only with their vocabulary.
@@ -203,6 +205,11 @@ class _Rewriter:
         for op, layer in self._ops.values():
             if self._family.is_layer(op) and layer.trainable != op.trainable:
                 layer.trainable = op.trainable
+
+
+def _classes_inside(op: Any) -> dict[str, type]:
+    layers = op._flatten_layers(include_self=False) if hasattr(op, "_flatten_layers") else ()
+    return {type(x).__name__: type(x) for x in layers}
 
 
 def _hand_over_assets(op: Any, new: Any) -> None:

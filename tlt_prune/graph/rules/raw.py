@@ -13,7 +13,7 @@ from tlt_prune.graph.rules.registry import raw_op
 
 @raw_op(
     "Mean", "Sum", "Max", "Min", "Amax", "Amin", "Prod", "Std", "Var", "Any", "All", "Median", "Logsumexp", "Argmax", "Argmin",
-    "CountNonzero",
+    "CountNonzero", "Norm", "Nanmax", "Nanmean", "Nanmin", "Nanstd", "Nansum", "Nanvar",
 )  # fmt: skip
 def reduce_op(call: CallTrace, x: Labels) -> Any:
     return reduced(call, x, call.op.axis, bool(call.op.keepdims))
@@ -25,6 +25,22 @@ def reduced(call: CallTrace, x: Labels, axis: Any, keepdims: bool) -> Any:
     if any(a in varying_axes(x) for a in axes):
         return call.freeze_all([x], "reduced over the channels")[0]
     return x if keepdims else np.squeeze(x, axes)
+
+
+@raw_op("Moments")
+def moments(call: CallTrace, x: Labels) -> Any:
+    if any(axis % x.ndim in varying_axes(x) for axis in np.atleast_1d(call.op.axes).tolist()):
+        return call.freeze_all([x], "reduced over the channels")
+    return [reduced(call, x, call.op.axes, call.op.keepdims)] * 2
+
+
+@raw_op("Glu")
+def gated_linear_unit(call: CallTrace, x: Labels) -> Labels:
+    """One half times the sigmoid of the other."""
+    axis = call.op.axis
+    values, gates = np.split(call.materialise(x, axis), 2, axis)
+    call.table.unify(values, gates)
+    return values
 
 
 @raw_op("Cumsum", "Cumprod", "Sort")

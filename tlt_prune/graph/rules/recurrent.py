@@ -100,8 +100,10 @@ def time_distributed(call: CallTrace, x: Labels, *mask: Labels) -> Any:
     """The inner layer's rule, without the time axis."""
     inner = call.op.layer
     rule = call.rule_of(inner)
-    if rule is None or 1 in varying_axes(x) or len(call.out_shapes) != 1:
-        return call.freeze_all([x, *mask], f"TimeDistributed around {type(inner).__name__}")
+    if rule is None:
+        return call.freeze_unknown([x, *mask], inner)
+    if 1 in varying_axes(x):
+        return call.freeze_all([x, *mask], "channels over the steps of TimeDistributed")
     short = [(shape[0], *shape[2:]) for shape in (call.in_shapes[0], call.out_shapes[0])]
     view = call.wrapped(inner, ("layer", "config"), short[:1], short[1:], times=call.in_shapes[0][1])
     return np.expand_dims(rule(view, np.squeeze(x, 1)), 1)
