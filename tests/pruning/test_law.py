@@ -119,7 +119,11 @@ class Positions(keras.layers.Layer):
         self.table = self.add_weight(shape=(12, shape[-1]))
 
     def call(self, x: Any) -> Any:
-        return x + keras.ops.slice(self.table, (0, 0), (keras.ops.shape(x)[1], self.table.shape[1]))
+        table = keras.ops.convert_to_tensor(self.table)
+        return x + keras.ops.slice(table, (0, 0), (keras.ops.shape(x)[1], table.shape[1]))
+
+    def compute_output_shape(self, shape: Any) -> Any:
+        return shape
 
 
 def test_tokens_with_positions_of_a_limited_length_are_checked() -> None:
