@@ -161,3 +161,30 @@ def test_a_layer_as_an_activation_is_not_taken_for_a_function() -> None:
     """PReLU has weights a channel: it is not elementwise, whatever its name sounds like."""
     model = model_with(keras.layers.Conv2D(10, 1, activation=keras.layers.PReLU(shared_axes=[1, 2]), name="c"))
     assert "activation 'prelu" in plan_of(model).to_frame().loc["c", "note"]
+
+
+@pytest.mark.filterwarnings("ignore:Layer InputLayer does not have a `quantize` method")
+def test_a_quantised_layer_is_kept_as_it_is() -> None:
+    x = keras.Input((16,))
+    y = keras.layers.Dense(24, name="free")(keras.layers.Dense(32, name="before")(x))
+    quantised = keras.layers.Dense(20, name="quantised")
+    y = keras.layers.Dense(12, name="after")(quantised(y))
+    model = randomise(keras.Model(x, keras.layers.Dense(2)(y)))
+    quantised.quantize("int8")
+    plan = plan_of(model)
+    assert plan.to_frame().loc["free", "note"] == "frozen: 'quantised' is quantised to int8: prune first, then quantise"
+    assert [len(plan.kept[name]) for name in ("before", "free", "after")] == [16, 24, 6]
+    assert_law(model, plan, plan.apply(model))
+
+
+def test_a_layer_with_low_rank_adapters_is_kept_as_it_is() -> None:
+    x = keras.Input((16,))
+    adapted = keras.layers.Dense(24, name="adapted")
+    y = keras.layers.Dense(12, name="after")(adapted(keras.layers.Dense(32, name="before")(x)))
+    model = randomise(keras.Model(x, keras.layers.Dense(2)(y)))
+    adapted.enable_lora(4)
+    adapted.set_weights([np.random.default_rng(0).standard_normal(w.shape) for w in adapted.get_weights()])
+    plan = plan_of(model)
+    assert plan.to_frame().loc["before", "note"] == "frozen: weights of 'adapted' are not plain variables"
+    assert len(plan.kept["after"]) == 6
+    assert_law(model, plan, plan.apply(model))

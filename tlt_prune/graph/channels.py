@@ -184,8 +184,12 @@ class _Tracer:
         rule = rules.find(call.op, is_layer=self.graph.family.is_layer(call.op))
         if any(fnmatch.fnmatchcase(call.op.name, pattern) for pattern in self.channelwise_layers):
             rule = rules.channelwise
+        quantised = getattr(call.op, "quantization_mode", None)
         if rule is None:
             results: Any = view.freeze_unknown(arguments, call.op)
+        elif quantised:
+            # Scales a channel or a group of them, and packed kernels.
+            results = view.freeze_all(arguments, f"'{call.path}' is quantised to {quantised}: prune first, then quantise")
         else:
             results = rule(view, *arguments)
         if not isinstance(results, (list, tuple)):
