@@ -65,6 +65,16 @@ def test_macs_are_the_published_ones() -> None:
     assert total.total_params == 3_538_984
 
 
+def test_macs_over_time_count_every_step() -> None:
+    inner = keras.Input((8, 8, 3))
+    cnn = keras.Model(inner, keras.layers.Flatten()(keras.layers.Conv2D(4, 3)(inner)))
+    steps = keras.Input((5, 8, 8, 3))
+    once, five = costs(trace(cnn)), costs(trace(keras.Model(steps, keras.layers.TimeDistributed(cnn)(steps))))
+    assert once.total_macs == 6 * 6 * 3 * 3 * 3 * 4
+    assert five.total_macs == 5 * once.total_macs
+    assert five.total_params == once.total_params
+
+
 def small(build: Any) -> keras.Model:
     x = keras.Input((8,))
     return randomise(keras.Model(x, keras.layers.Dense(2)(keras.layers.Dense(16)(build(x)))))

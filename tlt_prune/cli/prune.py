@@ -115,7 +115,9 @@ def _prune(spec: Spec, source: str, output: pathlib.Path) -> None:
         common.say(f"Verified: equal to the original with the removed filters' consumers zeroed, to {report.relative_error:.1e}.")
         if report.approximate:
             reasons = "; ".join(report.approximate)
-            common.say(f"But for what cannot be exact ({reasons}): with it, outputs differ by {report.approximate_error:.1e}.")
+            common.say(
+                f"Approximate: {reasons}. With that, outputs differ by {report.approximate_error:.1e}; retraining mends it."
+            )
     plan_path = output.with_suffix(".plan.json")
     with common.whole_file(plan_path) as partial:
         plan.to_json(partial)
