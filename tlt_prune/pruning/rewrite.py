@@ -12,7 +12,7 @@ import difflib
 import inspect
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,24 +23,16 @@ from tlt_prune.errors import PlanError, UnsupportedModelError
 from tlt_prune.graph.channels import Alive, ChannelGraph, Edit, kept_shape
 from tlt_prune.graph.reader import Call, Graph, Tensor
 
-WeightFilter = Callable[[Any, int, NDArray[Any]], NDArray[Any]]
 Overrides = Mapping[str, Mapping[str, Any]]
 
 
-def rewrite(
-    channels: ChannelGraph,
-    alive: Alive,
-    overrides: Overrides | None = None,
-    weight_filter: WeightFilter | None = None,
-) -> Any:
+def rewrite(channels: ChannelGraph, alive: Alive, overrides: Overrides | None = None) -> Any:
     """Builds the pruned model.
 
     Args:
         channels: the traced model.
         alive: `(n_labels,)`, True where the channel is retained.
         overrides: layer name -> configuration entries that replace the layer's own.
-        weight_filter: called with (layer, weight index, array) before cutting; the law check zeroes
-            rows with it.
 
     Returns:
         A model of the same family, class, names, dtype policies and compile state.
@@ -49,7 +41,14 @@ def rewrite(
         PlanError: an override names no layer, or an entry that its layer's configuration lacks.
         UnsupportedModelError: a layer cannot be rebuilt from its configuration.
     """
-    return _Rewriter(channels, alive, overrides or {}).run(weight_filter)
+    return rewrite_with_layers(channels, alive, overrides)[0]
+
+
+def rewrite_with_layers(channels: ChannelGraph, alive: Alive, overrides: Overrides | None = None) -> tuple[Any, dict[int, Any]]:
+    """`rewrite`, and the new layer of each old one, by the old one's `id`."""
+    rewriter = _Rewriter(channels, alive, overrides or {})
+    model = rewriter.run()
+    return model, rewriter.new_layers()
 
 
 class _Rewriter:
@@ -64,13 +63,16 @@ class _Rewriter:
         self._config_edits = _by_target(channels.config_edits)
         self._argument_edits = _by_target(channels.argument_edits)
 
-    def run(self, weight_filter: WeightFilter | None) -> Any:
+    def new_layers(self) -> dict[int, Any]:
+        return {key: new for key, (_, new) in self._ops.items()}
+
+    def run(self) -> Any:
         _check_override_names(self._overrides, {call.op.name for call in self._channels.graph.walk()})
         graph = self._channels.graph
         new = self._model(graph)
         for layer, key, initialiser in self._initialisers:
             setattr(layer, key, initialiser)
-        self._copy_weights(weight_filter)
+        self._copy_weights()
         self._copy_trainable()
         _copy_compile_state(graph.model, new)
         return new
@@ -170,7 +172,7 @@ class _Rewriter:
 
     # --- state ---
 
-    def _copy_weights(self, weight_filter: WeightFilter | None) -> None:
+    def _copy_weights(self) -> None:
         cuts: dict[tuple[int, int], list[tuple[int, NDArray[np.bool_]]]] = {}
         for axis in self._channels.axes:
             keep = self._alive[axis.labels]
@@ -187,8 +189,6 @@ class _Rewriter:
                 )
             for index, (source, target) in enumerate(zip(sources, targets, strict=True)):
                 value = self._family.numpy(source)
-                if weight_filter is not None:
-                    value = weight_filter(op, index, value)
                 for number, keep in cuts.get((id(op), index), ()):
                     value = np.compress(keep, value, axis=number)
                 target.assign(value)
