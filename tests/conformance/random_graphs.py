@@ -27,6 +27,9 @@ class Builder:
     def width(self) -> int:
         return int(self.draw(WIDTHS))
 
+    def one_of(self, choices: dict[str, Callable[[], Any]]) -> Any:
+        return choices[self.draw(st.sampled_from(sorted(choices)))]()
+
     def conv(self, x: Any, width: int | None = None) -> Any:
         kernel = self.draw(st.sampled_from([1, 3]))
         activation = self.draw(st.sampled_from(["relu", "linear", "tanh"]))
@@ -68,11 +71,11 @@ class Builder:
                 self.draw(st.sampled_from([n for n in (1, 2, 3) if x.shape[-1] % n == 0]))
             ),
         }
-        return choices[self.draw(st.sampled_from(sorted(choices)))]()(x)
+        return self.one_of(choices)(x)
 
     def spatial(self, x: Any) -> Any:
         """Layers that change the spatial size, and back."""
-        channels_last: dict[str, Callable[[], Any]] = {
+        choices: dict[str, Callable[[], Any]] = {
             "strided": lambda: layers.UpSampling2D()(layers.Conv2D(self.width(), 3, strides=2, padding="same")(x)),
             "dilated": lambda: layers.Conv2D(self.width(), 3, dilation_rate=2, padding="same")(x),
             "max": lambda: layers.MaxPooling2D(2, strides=1, padding="same")(x),
@@ -84,7 +87,7 @@ class Builder:
             "space_to_depth": lambda: layers.UpSampling2D()(ops.space_to_depth(x, 2)),
             "valid": lambda: layers.Conv2DTranspose(self.width(), 3)(layers.DepthwiseConv2D(3, strides=1)(x)),
         }
-        return channels_last[self.draw(st.sampled_from(sorted(channels_last)))]()
+        return self.one_of(choices)
 
     def channels_first(self, x: Any) -> Any:
         y = layers.Permute((3, 1, 2))(x)
@@ -102,7 +105,7 @@ class Builder:
             "rescaling": lambda: layers.Rescaling(values.tolist(), 0.1)(x),
             "normalization": lambda: layers.Normalization(mean=values.tolist(), variance=(1 + values).tolist())(x),
         }
-        return choices[self.draw(st.sampled_from(sorted(choices)))]()
+        return self.one_of(choices)
 
     def rearranged(self, x: Any) -> Any:
         """The channel axis moved, stacked, gathered, repeated."""
@@ -119,7 +122,7 @@ class Builder:
             "repeat": lambda: ops.repeat(x, 2, axis=-1),
             "squeeze": lambda: ops.squeeze(ops.expand_dims(x, 3), 3),
         }
-        return choices[self.draw(st.sampled_from(sorted(choices)))]()
+        return self.one_of(choices)
 
     def identity_in_inference(self, x: Any) -> Any:
         kinds = [layers.Dropout, layers.SpatialDropout2D, layers.GaussianNoise]
@@ -197,7 +200,7 @@ class Builder:
             "cut": lambda: layers.ZeroPadding1D(2)(layers.MaxPooling1D(2, strides=1)(layers.Cropping1D((1, 2))(y))),
             "each": lambda: layers.TimeDistributed(layers.Dense(width, activation="relu"))(y),
         }
-        y = choices[self.draw(st.sampled_from(sorted(choices)))]()
+        y = self.one_of(choices)
         return layers.Reshape((6, 6, y.shape[-1]))(y)
 
     def with_states(self, y: Any, width: int) -> Any:
