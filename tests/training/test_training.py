@@ -13,8 +13,7 @@ import pandas as pd
 import pytest
 
 from tlt_prune import data, training
-from tlt_prune.errors import SpecError
-from tlt_prune.specs import Dataset, LRConfig, OptimConfig, RegConfig, Train
+from tlt_prune.specs import Dataset, LRConfig, OptimConfig, Train
 from tlt_prune.training import loop
 from tlt_prune.training.evaluation import score
 from tlt_prune.training.loop import Checkpoints, train
@@ -65,28 +64,6 @@ def test_cosine() -> None:
     assert rates[60] == pytest.approx(1.0)
     assert rates[100] == pytest.approx(0.02)
     assert all(a >= b for a, b in itertools.pairwise(rates[20:]))
-
-
-@pytest.mark.parametrize("kind", ["L1", "L2"])
-def test_regularizers_reach_built_models(kind: str) -> None:
-    model = small_model()
-    count = training.set_regularizers(model, RegConfig(type=kind, weight_decay=0.5, scope=("conv2d",)))  # type: ignore[arg-type]
-    assert count == 1
-    kernel = np.asarray(model.get_layer("c").kernel)
-    expected = 0.5 * (np.abs(kernel).sum() if kind == "L1" else (kernel**2).sum())
-    assert float(sum(model.losses)) == pytest.approx(expected, rel=1e-5)
-    training.set_regularizers(model, RegConfig(type="none"))
-    assert model.losses == []
-    with pytest.raises(SpecError, match="conv3d"):
-        training.set_regularizers(model, RegConfig(scope=("conv3d",)))
-
-
-def test_biases_are_regularized_on_request() -> None:
-    model = small_model()
-    model.get_layer("head").bias.assign(np.ones(10))
-    training.set_regularizers(model, RegConfig(weight_decay=0.5, scope=("dense",), bias=True))
-    kernel = np.asarray(model.get_layer("head").kernel)
-    assert float(sum(model.losses)) == pytest.approx(0.5 * ((kernel**2).sum() + 10), rel=1e-5)
 
 
 def test_scores_by_hand() -> None:

@@ -14,11 +14,23 @@ _SCOPES: dict[str, tuple[type, ...]] = {
         keras.layers.Conv1D,
         keras.layers.Conv2D,
         keras.layers.Conv3D,
+        keras.layers.Conv1DTranspose,
         keras.layers.Conv2DTranspose,
+        keras.layers.Conv3DTranspose,
+        keras.layers.DepthwiseConv1D,
         keras.layers.DepthwiseConv2D,
+        keras.layers.SeparableConv1D,
         keras.layers.SeparableConv2D,
     ),
     "dense": (keras.layers.Dense,),
+}
+# The variable that each regularizer argument is about, by the names that layers give it.
+_VARIABLES = {
+    "kernel_regularizer": ("kernel",),
+    # A separable layer has two kernels; a depthwise one calls its only kernel "kernel".
+    "depthwise_regularizer": ("depthwise_kernel", "kernel"),
+    "pointwise_regularizer": ("pointwise_kernel",),
+    "bias_regularizer": ("bias",),
 }
 
 
@@ -30,7 +42,7 @@ def regularizer(config: RegConfig) -> Any | None:
 
 
 def set_regularizers(model: keras.Model, config: RegConfig) -> int:
-    """Gives every layer in scope the spec's regularizer, and takes it from all others.
+    """Gives every convolution and dense layer in scope the spec's regularizer, and takes it from those out of scope.
 
     Keras reads penalties off the variables, so a built model need not be rebuilt.
 
@@ -43,25 +55,21 @@ def set_regularizers(model: keras.Model, config: RegConfig) -> int:
     unknown = sorted(set(config.scope) - set(_SCOPES))
     if unknown:
         raise SpecError(f"train.reg_config.scope: expected some of {', '.join(_SCOPES)}. Received: {unknown[0]!r}.")
-    kinds = tuple(kind for scope in config.scope for kind in _SCOPES[scope])
+    in_scope = tuple(kind for scope in config.scope for kind in _SCOPES[scope])
     count = 0
     for layer in model._flatten_layers():
-        names = ["kernel_regularizer", "depthwise_regularizer", "pointwise_regularizer"]
-        regularized = isinstance(layer, kinds)
-        for name in [x for x in names if hasattr(layer, x)]:
-            _set(layer, name, regularizer(config) if regularized else None)
-        if hasattr(layer, "bias_regularizer"):
-            _set(layer, "bias_regularizer", regularizer(config) if regularized and config.bias else None)
-        count += regularized and regularizer(config) is not None
+        if not isinstance(layer, tuple(kind for kinds in _SCOPES.values() for kind in kinds)):
+            continue
+        penalty = regularizer(config) if isinstance(layer, in_scope) else None
+        for argument, names in _VARIABLES.items():
+            if hasattr(layer, argument):
+                _set(layer, argument, names, penalty if argument != "bias_regularizer" or config.bias else None)
+        count += penalty is not None
     return count
 
 
-def _set(layer: Any, name: str, value: Any | None) -> None:
-    part = name.removesuffix("_regularizer")
-    # A DepthwiseConv2D calls its one kernel "kernel" and its regularizer "depthwise".
-    variable = next(
-        (v for n in (part, f"{part}_kernel", "kernel") if isinstance(v := getattr(layer, n, None), keras.Variable)), None
-    )
+def _set(layer: Any, argument: str, names: tuple[str, ...], penalty: Any | None) -> None:
+    setattr(layer, argument, penalty)
+    variable = next((getattr(layer, name) for name in names if hasattr(layer, name)), None)
     if variable is not None:
-        setattr(layer, name, value)
-        variable.regularizer = value
+        variable.regularizer = penalty
