@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tlt_prune.graph.channels import ChannelGraph, trace
+from tlt_prune.graph.tracer import ChannelGraph, trace
 from tlt_prune.pruning.law import check_law, random_inputs, relative_error
 
 

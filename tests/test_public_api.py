@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 
 import pytest
 
 import tlt_prune
+from tlt_prune.options import OptionArguments, Options
 
 
 def test_public_names() -> None:
-    assert tlt_prune.__all__ == ["PruningPlan", "TltPruneError", "plan_pruning", "prune_model", "register_rule"]
+    expected = ["CallTrace", "Options", "PruningPlan", "TltPruneError", "plan_pruning", "prune_model", "register_rule"]
+    assert tlt_prune.__all__ == expected
     for name in tlt_prune.__all__:
         assert getattr(tlt_prune, name).__doc__
         assert name in dir(tlt_prune)
     with pytest.raises(AttributeError, match="no attribute 'prune'"):
         _ = tlt_prune.prune
+
+
+def test_the_options_are_written_once() -> None:
+    assert list(OptionArguments.__annotations__) == list(Options.model_fields)
+    for function in (tlt_prune.prune_model, tlt_prune.plan_pruning):
+        parameters = inspect.signature(function).parameters
+        for name, field in Options.model_fields.items():
+            assert parameters[name].default == field.default
+    assert set(inspect.signature(tlt_prune.prune_model).parameters) - set(Options.model_fields) == {
+        "model", "layer_config_overrides", "verify",
+    }  # fmt: skip
+    assert all(field.description for field in Options.model_fields.values())
 
 
 @pytest.mark.parametrize("module", ["tlt_prune", "tlt_prune.specs", "tlt_prune.cli.prune"])

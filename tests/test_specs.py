@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import pathlib
 
+import pydantic
 import pytest
 import yaml
 
 from tlt_prune.errors import SpecError
+from tlt_prune.options import Options
 from tlt_prune.specs import Spec, load_spec, spec_from_dict, to_yaml
 
 SPECS = sorted((pathlib.Path(__file__).resolve().parent.parent / "specs").glob("*.yaml"))
@@ -67,10 +68,14 @@ def test_older_tao_names() -> None:
         ({"train": {"num_epoch": 3}}, "Did you mean 'train.num_epochs'"),
         ({"train": {"num_epochs": "many"}}, "'train.num_epochs' must be a whole number. Received: 'many'"),
         ({"train": {"num_epochs": True}}, "must be a whole number"),
-        ({"train": {"reg_config": {"type": "L3"}}}, "one of L1, L2, none"),
-        ({"train": 3}, "'train' is a section"),
-        ({"prune": {"excluded_layers": "conv1"}}, "a list of text values"),
-        ({"prune": {"granularity": "some"}}, "a whole number or one of auto"),
+        ({"train": {"reg_config": {"scope": ["conv3d"]}}}, "'train.reg_config.scope.0' must be 'conv2d' or 'dense'"),
+        ({"train": {"reg_config": {"type": "L3"}}}, "'train.reg_config.type' must be 'L1', 'L2' or 'none'. Received: 'L3'"),
+        ({"train": 3}, "'train' must be a section with keys. Received: 3"),
+        ({"prune": {"granularity": "some"}}, "a whole number or 'auto'. Received: 'some'"),
+        ({"prune": {"threshold": 1.5}}, "'prune': scores divided by their layer's largest are at most 1"),
+        ({"prune": {"threshold": 0.5, "ratio": 0.5}}, "expected one of threshold and ratio"),
+        ({"train": {"num_epochs": -1, "lr_config": {"learning_rate": float("nan")}}}, "num_epochs.*learning_rate"),
+        ({"evaluate": {"batch_size": 0}}, "'evaluate.batch_size' must be greater than or equal to 1. Received: 0"),
     ],
 )
 def test_mistakes_are_named(data: dict[str, object], message: str) -> None:
@@ -99,7 +104,39 @@ def test_unreadable_files(tmp_path: pathlib.Path) -> None:
 
 def test_specs_are_frozen_and_round_trip() -> None:
     spec = load_spec(SPECS[0])
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(pydantic.ValidationError, match="frozen"):
         spec.results_dir = "x"  # type: ignore[misc]
     assert spec_from_dict(yaml.safe_load(to_yaml(spec))) == spec
     assert spec_from_dict({}) == Spec()
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    with pytest.raises(SpecError) as caught:
+        spec_from_dict({"train": {"num_epoch": 3, "random_seed": -1}, "modle": {}})
+    for text in ("'train.num_epoch'", "'train.random_seed'", "'modle'"):
+        assert text in str(caught.value)
+
+
+def test_yaml_numbers_and_twice_given_keys(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "a.yaml").write_text("train: {lr_config: {learning_rate: 1e-3}}\nprune: {excluded_layers: head}\n")
+    spec = load_spec(tmp_path / "a.yaml")
+    assert spec.train.lr_config.learning_rate == 1e-3
+    assert spec.prune.excluded_layers == ("head",)
+    (tmp_path / "b.yaml").write_text("train: {num_epochs: 3}\ntrain: {num_epochs: 4}\n")
+    with pytest.raises(SpecError, match="'train' is given twice"):
+        load_spec(tmp_path / "b.yaml")
+    (tmp_path / "c.yaml").write_bytes(b"results_dir: \xff\xfe")
+    with pytest.raises(SpecError, match="UTF-8"):
+        load_spec(tmp_path / "c.yaml")
+    with pytest.raises(SpecError, match="not valid YAML"):
+        load_spec(None, ["train.num_epochs=["])
+
+
+def test_an_empty_section_is_a_section_of_defaults(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "a.yaml").write_text("train:\nresults_dir:\n")
+    assert load_spec(tmp_path / "a.yaml", ["train.num_epochs=3"]).train.num_epochs == 3
+
+
+def test_the_prune_section_is_the_options_of_prune_model() -> None:
+    spec = spec_from_dict({"prune": {"ratio": 0.25, "granularity": 4, "model_path": "m.keras"}})
+    assert spec.prune.options == Options(ratio=0.25, granularity=4)

@@ -9,11 +9,15 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from tlt_prune.errors import TltPruneError
+    from tlt_prune.graph.call_trace import CallTrace
     from tlt_prune.graph.rules import register_rule
+    from tlt_prune.options import Options
     from tlt_prune.pruning.api import plan_pruning, prune_model
     from tlt_prune.pruning.plan import PruningPlan
 
 _HOMES = {
+    "CallTrace": "tlt_prune.graph.call_trace",
+    "Options": "tlt_prune.options",
     "PruningPlan": "tlt_prune.pruning.plan",
     "TltPruneError": "tlt_prune.errors",
     "plan_pruning": "tlt_prune.pruning.api",
@@ -21,7 +25,7 @@ _HOMES = {
     "register_rule": "tlt_prune.graph.rules",
 }
 
-__all__ = ["PruningPlan", "TltPruneError", "plan_pruning", "prune_model", "register_rule"]
+__all__ = ["CallTrace", "Options", "PruningPlan", "TltPruneError", "plan_pruning", "prune_model", "register_rule"]
 
 
 def __getattr__(name: str) -> Any:

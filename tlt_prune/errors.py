@@ -1,5 +1,7 @@
 """Typed errors. Each message says what was expected, what was received, where, and what to do."""
 
+import re
+
 
 class TltPruneError(Exception):
     """Base class of every error this package raises on purpose."""
@@ -29,5 +31,14 @@ class DataError(TltPruneError, ValueError):
     """A dataset cannot be read as described: the message names the file or folder."""
 
 
+class MissingPackageError(TltPruneError, ImportError):
+    """An optional package is not installed: the message names it and the extra that brings it."""
+
+
 class ExportError(TltPruneError):
     """An exported file does not reproduce the Keras model, or cannot be written."""
+
+
+def first_line(error: BaseException, limit: int = 300) -> str:
+    """A library's message as part of one line."""
+    return " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())[:limit]

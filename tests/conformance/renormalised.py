@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tlt_prune.graph.channels import ChannelGraph
+from tlt_prune.graph.channel_graph import ChannelGraph
 from tlt_prune.pruning.law import zeroed_reference
 
 

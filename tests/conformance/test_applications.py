@@ -13,7 +13,7 @@ from helpers import assert_law, randomise
 from renormalised import keep_of, reference
 
 import tlt_prune
-from tlt_prune.graph.channels import trace
+from tlt_prune.graph.tracer import trace
 from tlt_prune.pruning.law import random_inputs, relative_error
 
 SIZES = {"InceptionV3": 75, "InceptionResNetV2": 75, "Xception": 71}

@@ -12,7 +12,7 @@ import renormalised
 from helpers import assert_law, assert_same_after_reload, randomise
 
 import tlt_prune
-from tlt_prune.graph.channels import trace
+from tlt_prune.graph.tracer import trace
 from tlt_prune.pruning.law import random_inputs, relative_error, zeroed_reference
 
 ALL = {**gallery.EXACT, **gallery.APPROXIMATE}

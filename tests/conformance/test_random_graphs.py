@@ -14,7 +14,7 @@ from random_graphs import models
 from renormalised import keep_of, reference
 
 import tlt_prune
-from tlt_prune.graph.channels import trace
+from tlt_prune.graph.tracer import trace
 from tlt_prune.pruning.law import check_law, random_inputs, relative_error
 
 NORMALISING = (keras.layers.LayerNormalization, keras.layers.RMSNormalization, keras.layers.GroupNormalization)

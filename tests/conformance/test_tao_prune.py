@@ -16,8 +16,9 @@ import pytest
 from helpers import assert_law, randomise
 
 import tlt_prune
-from tlt_prune.graph.channels import ChannelGraph, trace
-from tlt_prune.pruning.select import Options, select
+from tlt_prune.graph.tracer import ChannelGraph, trace
+from tlt_prune.options import Options
+from tlt_prune.pruning.select import select
 
 # model -> (layers concerned, why ours differ)
 DEVIATIONS = {

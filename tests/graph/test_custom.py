@@ -160,7 +160,7 @@ def test_a_layer_without_a_usable_configuration_is_named() -> None:
 def test_a_layer_as_an_activation_is_not_taken_for_a_function() -> None:
     """PReLU has weights a channel: it is not elementwise, whatever its name sounds like."""
     model = model_with(keras.layers.Conv2D(10, 1, activation=keras.layers.PReLU(shared_axes=[1, 2]), name="c"))
-    assert "activation 'prelu" in plan_of(model).to_frame().loc["c", "note"]
+    assert "activation 'PReLU' is not known" in plan_of(model).to_frame().loc["c", "note"]
 
 
 @pytest.mark.filterwarnings("ignore:Layer InputLayer does not have a `quantize` method")

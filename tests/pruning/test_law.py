@@ -11,7 +11,7 @@ from helpers import randomise
 
 import tlt_prune
 from tlt_prune.errors import LawError
-from tlt_prune.graph.channels import trace
+from tlt_prune.graph.tracer import trace
 from tlt_prune.pruning.costs import costs
 from tlt_prune.pruning.law import check_law, relative_error
 

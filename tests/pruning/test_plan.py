@@ -143,8 +143,8 @@ def test_overrides_replace_configuration(model: keras.Model) -> None:
 
 
 def test_a_prune_that_removes_nothing_says_so(model: keras.Model) -> None:
-    with pytest.warns(UserWarning, match=r"nothing to remove.*threshold=-1"):
-        tlt_prune.prune_model(model, threshold=-1.0)
+    with pytest.warns(UserWarning, match=r"nothing is removed.*threshold=0\.0 keeps what scores above it.*quantiles"):
+        tlt_prune.prune_model(model, threshold=0.0)
     x = keras.Input((4,))
     with pytest.warns(UserWarning, match="model output"):
         tlt_prune.prune_model(keras.Model(x, keras.layers.Dense(3)(x)), ratio=0.5)

@@ -46,7 +46,7 @@ def test_threshold_is_strict() -> None:
 def test_count_is_raised_rounded_up_and_capped(filters: int, above: int, minimum: int, granularity: int, expected: int) -> None:
     # Filter j has norm (j + 1) / n: exactly `above` of them lie above the threshold.
     norms = [(j + 1) / filters for j in range(filters)]
-    threshold = 1 - (above - 0.5) / filters if above else 2.0
+    threshold = 1 - (above - 0.5) / filters if above else 1.0
     result = kept(one_conv(norms), threshold=threshold, min_num_filters=minimum, granularity=granularity)
     assert result == list(range(filters - expected, filters))
 
@@ -71,7 +71,7 @@ def test_equalisation(criterion: str, expected: list[float]) -> None:
 
 
 def test_ties_keep_the_lower_index() -> None:
-    assert kept(one_conv([1.0] * 8), threshold=2.0, min_num_filters=4) == [0, 1, 2, 3]
+    assert kept(one_conv([1.0] * 8), threshold=1.0, min_num_filters=4) == [0, 1, 2, 3]
 
 
 def test_ratio_removes_a_share() -> None:
@@ -88,10 +88,15 @@ def test_nan_weights_are_an_error_that_names_the_layer() -> None:
     [
         ({}, "threshold="),
         ({"threshold": 0.5, "ratio": 0.5}, "Expected one of"),
-        ({"ratio": 1.0}, "0 <= ratio < 1"),
+        ({"ratio": 1.0}, "'ratio' must be less than 1. Received: 1.0"),
+        ({"threshold": 1.5}, "at most 1"),
+        ({"threshold": -0.1}, "'threshold' must be greater than or equal to 0"),
+        ({"threshold": True}, "'threshold' must be a number. Received: True"),
+        ({"threshold": float("nan")}, "'threshold' must be a finite number"),
+        ({"treshold": 0.5}, "unknown key 'treshold'. Did you mean 'threshold'"),
         ({"threshold": 0.5, "granularity": 0}, "granularity"),
         ({"threshold": 0.5, "min_num_filters": 0}, "min_num_filters"),
-        ({"threshold": 0.5, "normalizer": "foo"}, "max, L2, off"),
+        ({"threshold": 0.5, "normalizer": "foo"}, "'max', 'L2' or 'off'"),
         ({"threshold": 0.5, "equalization_criterion": "foo"}, "union"),
         ({"threshold": 0.5, "criterion": "foo"}, "L2"),
         ({"threshold": 0.5, "excluded_layers": ["hed"]}, "Did you mean 'head'"),

@@ -11,7 +11,6 @@ import pytest
 from helpers import randomise
 
 from tlt_prune import training
-from tlt_prune.errors import SpecError
 from tlt_prune.specs import RegConfig
 
 L = keras.layers
@@ -112,8 +111,3 @@ def test_weight_decay_moves_the_weights() -> None:
     for name, norm in before.items():
         # w <- w - rate * 2 * decay * w, three times.
         assert float(np.linalg.norm(model.get_layer(name).get_weights()[0])) == pytest.approx(norm * 0.9**3, rel=1e-4)
-
-
-def test_an_unknown_scope_is_named() -> None:
-    with pytest.raises(SpecError, match="conv3d"):
-        training.set_regularizers(model_of("Dense", True)[0], RegConfig(scope=("conv3d",)))

@@ -1,14 +1,11 @@
-"""What the five scripts share: flags, error lines, files that appear whole or not at all."""
+"""What the five scripts share: flags, and error lines."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import pathlib
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from absl import app, flags, logging
@@ -31,16 +28,28 @@ def define_flags() -> None:
     flags.DEFINE_integer("gpus", None, "Accepted and ignored: TensorFlow uses the devices it finds.")
 
 
-def load(arguments: Sequence[str], flag_overrides: Mapping[str, Any]) -> Spec:
+def number(value: Any) -> Any:
+    """A flag's text as the number it may be; texts that are none stay."""
+    for kind in (int, float):
+        try:
+            return kind(value) if isinstance(value, str) else value
+        except ValueError:
+            continue
+    return value
+
+
+def load(arguments: Sequence[str], flag_overrides: Mapping[str, Any], without: Sequence[str] = ()) -> Spec:
     """The spec file with --set and the script's own flags applied; flags win.
 
     Args:
         arguments: what is left on the command line after the flags; nothing is expected there.
         flag_overrides: spec key -> flag value; None means the flag was not given.
+        without: spec keys that a flag replaces: emptied, whatever the spec says.
     """
     if arguments:
         raise app.UsageError(f"Unexpected argument: {arguments[0]!r}. Every option is a flag; see --help.")
-    given = [f"{key}={json.dumps(value)}" for key, value in flag_overrides.items() if value is not None]
+    given = [f"{key}=null" for key in without]
+    given += [f"{key}={json.dumps(value)}" for key, value in flag_overrides.items() if value is not None]
     if FLAGS.results_dir is not None:
         given.append(f"results_dir={json.dumps(FLAGS.results_dir)}")
     spec = load_spec(FLAGS.experiment_spec_file, [*FLAGS.set, *given])
@@ -107,36 +116,11 @@ def say(message: str = "") -> None:
     print(message, flush=True)
 
 
-def output_folder(path: str | pathlib.Path) -> pathlib.Path:
-    """A folder that exists and can be written, or an OSError that names it, before hours of work."""
-    folder = pathlib.Path(path)
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder):
-        return folder
-
-
 def required(value: str, key: str, flag: str) -> str:
     """The value of a spec key that this script cannot do without."""
     if not value:
         raise TltPruneError(f"No model is given. Expected {key} in the spec, or {flag} on the command line.")
     return value
-
-
-def write_json(path: pathlib.Path, data: Mapping[str, Any]) -> None:
-    """Writes a JSON file, whole or not at all."""
-    with whole_file(path) as partial:
-        partial.write_text(json.dumps(data, indent=1) + "\n", "utf-8")
-
-
-@contextlib.contextmanager
-def whole_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A name beside `path` to write to; it becomes `path` when the block ends well, and vanishes when not."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def spec_flag() -> str:

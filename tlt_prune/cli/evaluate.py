@@ -14,6 +14,7 @@ from typing import Any
 
 from absl import flags
 
+from tlt_prune import files
 from tlt_prune.cli import common
 from tlt_prune.cli.startup import import_frameworks
 
@@ -33,7 +34,7 @@ def main(argv: list[str]) -> None:
     spec = common.load(argv, overrides)
     path = common.required(spec.evaluate.model_path, "evaluate.model_path", "-m")
     name = path.strip("/").replace("/", "_")
-    folder = common.output_folder(FLAGS.output_dir or f"{spec.results_dir}/evaluate/{name}")
+    folder = files.output_folder(FLAGS.output_dir or f"{spec.results_dir}/evaluate/{name}")
     import_frameworks()
     from tlt_prune import data, training
     from tlt_prune.cli.models import input_of
@@ -61,7 +62,7 @@ def main(argv: list[str]) -> None:
         "latency_ms": latency_ms(predictor, one),
     }
     scores.save(folder)
-    common.write_json(folder / "evaluation.json", report)
+    files.write_json(folder / "evaluation.json", report)
     common.say(scores.per_class.round(4).to_string())
     common.say(
         f"\naccuracy {100 * scores.accuracy:.2f} %   top-{scores.top_k} {100 * scores.top_k_accuracy:.2f} %   "
@@ -74,7 +75,7 @@ def macs(predictor: Any) -> float | None:
     """Multiply-accumulates of a Keras model for one picture; None where they cannot be counted."""
     if predictor.model is None:
         return None
-    from tlt_prune.graph.channels import trace
+    from tlt_prune.graph.tracer import trace
     from tlt_prune.pruning.costs import costs
 
     total = costs(trace(predictor.model)).total_macs

@@ -14,6 +14,7 @@ import pathlib
 import numpy as np
 from absl import flags
 
+from tlt_prune import files
 from tlt_prune.cli import common
 from tlt_prune.cli.startup import import_frameworks
 from tlt_prune.errors import SpecError
@@ -35,12 +36,9 @@ def main(argv: list[str]) -> None:
     spec = common.load(argv, overrides)
     e = spec.export
     source = common.required(e.model_path, "export.model_path", "-m")
-    unknown = sorted(set(e.formats) - {"saved_model", "onnx"})
-    if unknown:
-        raise SpecError(f"export.formats: expected saved_model and onnx. Received: {unknown[0]!r}.")
     onnx_path = pathlib.Path(e.onnx_file or f"{spec.results_dir}/export/model.onnx")
     saved_model_path = pathlib.Path(e.saved_model_dir or f"{spec.results_dir}/export/saved_model")
-    common.output_folder(onnx_path.parent)
+    files.output_folder(onnx_path.parent)
     import_frameworks()
     from tlt_prune import data
     from tlt_prune.cli.models import input_of

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
+from tlt_prune import files
 from tlt_prune.cli import common
 from tlt_prune.cli.startup import import_frameworks
 from tlt_prune.errors import DataError
@@ -38,7 +39,7 @@ def main(argv: list[str]) -> None:
     }
     spec = common.load(argv, overrides)
     path = common.required(spec.inference.model_path, "inference.model_path", "-m")
-    folder = common.output_folder(FLAGS.output_dir or f"{spec.results_dir}/infer")
+    folder = files.output_folder(FLAGS.output_dir or f"{spec.results_dir}/infer")
     import_frameworks()
     import pandas as pd
 
@@ -57,7 +58,7 @@ def main(argv: list[str]) -> None:
     best = probabilities.argmax(axis=1)
     frame = pd.DataFrame({"file": names, "class": [classes[i] for i in best], "probability": probabilities.max(axis=1)})
     target = folder / "predictions.csv"
-    frame.to_csv(target, index=False)
+    files.write_text(target, frame.to_csv(index=False))
     common.say(frame.head(20).to_string(index=False, float_format="{:.4f}".format))
     if len(frame) > 20:
         common.say(f"... {len(frame) - 20} more")
@@ -115,7 +116,8 @@ def contact_sheet(path: pathlib.Path, split: Any, frame: Any, limit: int = 48) -
         axis.imshow(picture.squeeze(), cmap="gray" if picture.shape[-1] == 1 else None)
         axis.set_title(f"{row['class']}  {100 * row['probability']:.0f} %", fontsize=8)
     figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    with files.whole_file(path) as partial:
+        figure.savefig(partial, dpi=120)
     plt.close(figure)
 
 

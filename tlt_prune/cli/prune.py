@@ -9,108 +9,98 @@ filters' consumers zeroed, then writes the model and its plan (model.plan.json).
 
 from __future__ import annotations
 
-import dataclasses
 import pathlib
-from typing import Any
+from typing import Any, get_args
 
 from absl import flags
 
+from tlt_prune import files
 from tlt_prune.cli import common
 from tlt_prune.cli.startup import import_frameworks
 from tlt_prune.errors import PlanError
+from tlt_prune.options import Options, with_budget
 from tlt_prune.specs import Spec
+
+# The fields of Options that the toolkit's script has under another name, and its short forms.
+_NAMES = {"threshold": "pruning_threshold", "granularity": "pruning_granularity"}
+_SHORT = {
+    "threshold": "pth",
+    "granularity": "pg",
+    "normalizer": "n",
+    "equalization_criterion": "eq",
+    "min_num_filters": "nf",
+    "excluded_layers": "el",
+}
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("model", None, "Trained .keras model.", short_name="m")
 flags.DEFINE_string("output_file", None, "Pruned .keras model to write.", short_name="o")
-flags.DEFINE_float("pruning_threshold", None, "Keep filters whose normalised norm is strictly above it.")
-flags.DEFINE_float("ratio", None, "Share of filters to remove in each group, instead of a threshold.")
-flags.DEFINE_enum("normalizer", None, ["max", "L2", "off"], "How norms are made comparable.", short_name="n")
-flags.DEFINE_enum(
-    "equalization_criterion",
-    None,
-    ["union", "intersection", "arithmetic_mean", "geometric_mean"],
-    "How layers that must keep the same channels agree.",
-)
-flags.DEFINE_string("pruning_granularity", None, "Retained counts are multiples of it: a number, or auto.")
-flags.DEFINE_integer("min_num_filters", None, "Fewest filters a layer keeps.")
-flags.DEFINE_multi_string("excluded_layers", None, "Layer that keeps all filters; name or shell pattern. Repeatable.")
 flags.DEFINE_bool("verify", True, "Check the pruned model against the original before writing.")
 flags.DEFINE_bool("dry_run", False, "Print what would be removed and write nothing.")
-for _short, _name in {
-    "pth": "pruning_threshold",
-    "eq": "equalization_criterion",
-    "pg": "pruning_granularity",
-    "nf": "min_num_filters",
-    "el": "excluded_layers",
-}.items():
-    flags.DEFINE_alias(_short, _name)
+
+
+def _flag(field: str) -> str:
+    return _NAMES.get(field, field)
+
+
+def _define_options() -> None:
+    """One flag for each field of Options, with its own description."""
+    for field, info in Options.model_fields.items():
+        text = " ".join(str(info.description).split())
+        choices = [x for x in get_args(info.annotation) if isinstance(x, str)]
+        if choices and len(choices) == len(get_args(info.annotation)):
+            flags.DEFINE_enum(_flag(field), None, choices, text)
+        elif field.endswith("_layers"):
+            flags.DEFINE_multi_string(_flag(field), None, f"{text} Repeatable.")
+        else:
+            flags.DEFINE_string(_flag(field), None, text)
+        if field in _SHORT:
+            flags.DEFINE_alias(_SHORT[field], _flag(field))
+
+
+_define_options()
 
 
 def main(argv: list[str]) -> None:
-    excluded = FLAGS.excluded_layers
-    if excluded is not None:
+    given: dict[str, Any] = {field: getattr(FLAGS, _flag(field)) for field in Options.model_fields}
+    if given["excluded_layers"] is not None:
         # The toolkit takes `-el one two`, absl `-el one -el two`; both are understood.
-        excluded, argv = [name for x in [*excluded, *argv] for name in x.split(",") if name], []
-    granularity = FLAGS.pruning_granularity
-    overrides = {
-        "prune.model_path": FLAGS.model,
-        "prune.output_path": FLAGS.output_file,
-        "prune.normalizer": FLAGS.normalizer,
-        "prune.equalization_criterion": FLAGS.equalization_criterion,
-        "prune.granularity": int(granularity) if granularity and granularity.isdigit() else granularity,
-        "prune.min_num_filters": FLAGS.min_num_filters,
-        "prune.excluded_layers": excluded,
-    }
-    if FLAGS.pruning_threshold is not None or FLAGS.ratio is not None:
-        # Either flag replaces whichever of the two the spec has.
-        overrides |= {"prune.threshold": FLAGS.pruning_threshold, "prune.ratio": FLAGS.ratio}
-    spec = common.load(argv, overrides)
-    if FLAGS.pruning_threshold is not None:
-        spec = _with(spec, ratio=FLAGS.ratio)
-    elif FLAGS.ratio is not None:
-        spec = _with(spec, threshold=None)
+        names = [*given["excluded_layers"], *argv]
+        given["excluded_layers"], argv = [name for x in names for name in x.split(",") if name], []
+    overrides = {f"prune.{field}": common.number(value) for field, value in given.items()}
+    overrides |= {"prune.model_path": FLAGS.model, "prune.output_path": FLAGS.output_file}
+    # Either budget on the command line replaces whichever the spec has.
+    replaced = {"threshold", "ratio"} - {field for field, value in given.items() if value is not None}
+    spec = common.load(argv, overrides, without=[f"prune.{x}" for x in replaced] if len(replaced) == 1 else [])
     source = common.required(spec.prune.model_path, "prune.model_path", "-m")
     output = pathlib.Path(spec.prune.output_path or f"{spec.results_dir}/prune/model.keras")
     if output.suffix != ".keras":
         raise PlanError(f"prune.output_path: expected a .keras file. Received: {output}.")
+    with_budget(spec.prune)
     if not FLAGS.dry_run:
-        common.output_folder(output.parent)
+        files.output_folder(output.parent)
     import_frameworks()
     _prune(spec, source, output)
 
 
-def _with(spec: Spec, **changes: Any) -> Spec:
-    return dataclasses.replace(spec, prune=dataclasses.replace(spec.prune, **changes))
-
-
 def _prune(spec: Spec, source: str, output: pathlib.Path) -> None:
     from tlt_prune.cli.models import load_keras
-    from tlt_prune.graph.channels import trace
-    from tlt_prune.pruning.api import plan_pruning
+    from tlt_prune.graph.tracer import trace
+    from tlt_prune.pruning.api import plan_with
     from tlt_prune.pruning.law import check_law
     from tlt_prune.training.loop import save_model
 
-    p = spec.prune
     model = load_keras(source)
-    plan = plan_pruning(
-        model,
-        threshold=p.threshold,
-        ratio=p.ratio,
-        criterion=p.criterion,
-        normalizer=p.normalizer,
-        equalization_criterion=p.equalization_criterion,
-        granularity=p.granularity,
-        min_num_filters=p.min_num_filters,
-        excluded_layers=p.excluded_layers,
-    )
+    plan = plan_with(model, spec.prune.options)
     common.say(table(plan))
+    if plan.advice():
+        common.say(f"WARNING: this prune removes next to nothing. {plan.advice()}")
     if FLAGS.dry_run:
         common.say("Dry run: nothing is written.")
         return
     pruned = plan.apply(model)
     if FLAGS.verify:
-        channels = trace(model)
+        channels = trace(model, spec.prune.channelwise_layers)
         report = check_law(channels, plan.alive(channels), pruned)
         common.say(f"Verified: equal to the original with the removed filters' consumers zeroed, to {report.relative_error:.1e}.")
         if report.approximate:
@@ -119,7 +109,7 @@ def _prune(spec: Spec, source: str, output: pathlib.Path) -> None:
                 f"Approximate: {reasons}. With that, outputs differ by {report.approximate_error:.1e}; retraining mends it."
             )
     plan_path = output.with_suffix(".plan.json")
-    with common.whole_file(plan_path) as partial:
+    with files.whole_file(plan_path) as partial:
         plan.to_json(partial)
         save_model(pruned, output)
     common.say(f"Wrote {output} and {plan_path.name}")

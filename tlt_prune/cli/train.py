@@ -13,6 +13,7 @@ from typing import Any
 
 from absl import flags
 
+from tlt_prune import files
 from tlt_prune.cli import common
 from tlt_prune.cli.startup import import_frameworks
 from tlt_prune.specs import Spec
@@ -23,7 +24,7 @@ flags.DEFINE_string("output_dir", None, "Folder for this training; default <resu
 
 def main(argv: list[str]) -> None:
     spec = common.load(argv, {})
-    folder = common.output_folder(FLAGS.output_dir or f"{spec.results_dir}/train")
+    folder = files.output_folder(FLAGS.output_dir or f"{spec.results_dir}/train")
     import_frameworks()
     from tlt_prune import data, training
     from tlt_prune.cli import models as model_files
@@ -64,7 +65,7 @@ def main(argv: list[str]) -> None:
         folder,
         identity=f"{spec.model}\n{spec.dataset}",
     )
-    (folder / "classmap.json").write_text(model_files.classmap(train_split.classes), "utf-8")
+    files.write_text(folder / "classmap.json", model_files.classmap(train_split.classes))
     _report(spec, result)
 
 

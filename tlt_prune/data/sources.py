@@ -77,7 +77,7 @@ def load_test_split(dataset: Dataset, size: Size, path: str = "") -> Split:
         return load_splits(dataset, size)[1]
     if pathlib.Path(path).is_dir():
         return _folder(pathlib.Path(path), size)
-    return load_splits(dataclasses.replace(dataset, train_dataset_path=path, val_dataset_path=""), size)[1]
+    return load_splits(dataset.model_copy(update={"train_dataset_path": path, "val_dataset_path": ""}), size)[1]
 
 
 def _load(dataset: Dataset, size: Size) -> tuple[Split, Split]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -13,9 +12,11 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from tlt_prune import files
 from tlt_prune.errors import ExportError
 from tlt_prune.export.parity import check_parity
 from tlt_prune.export.runtime import keras_runner, onnx_runner, session_of
+from tlt_prune.graph.family import all_layers, producing_layer
 
 OPSETS = range(13, 18)
 
@@ -59,13 +60,8 @@ def export_onnx(
     error = check_parity(
         keras_runner(model), run, samples, np.ascontiguousarray(exported_samples), tolerance, f"The ONNX graph of '{model.name}'"
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
+    with files.whole_file(path) as partial:
         partial.write_bytes(proto.SerializeToString())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
     return error
 
 
@@ -84,7 +80,7 @@ def trtexec_command(path: str | pathlib.Path, *, minimum: int = 1, optimum: int 
 
 
 def _is_channels_last(model: keras.Model) -> bool:
-    formats = {getattr(layer, "data_format", None) for layer in model._flatten_layers()} - {None}
+    formats = {getattr(layer, "data_format", None) for layer in all_layers(model)} - {None}
     return len(model.inputs[0].shape) == 4 and formats != {"channels_first"}
 
 
@@ -95,7 +91,7 @@ def _converted(model: keras.Model, opset: int, to_nchw: bool) -> Any:
     # tf2onnx and onnxslim report every pass at INFO; what fails raises.
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
     input_name = model.inputs[0].name
-    names = [op.name for op in (x._keras_history.operation for x in model.outputs)]
+    names = [producing_layer(x).name for x in model.outputs]
     signature = [tf.TensorSpec(x.shape, x.dtype, name=input_name) for x in model.inputs]
 
     def forward(x: Any) -> dict[str, Any]:

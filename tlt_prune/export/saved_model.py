@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
-import shutil
 from typing import Any
 
 import keras
 from numpy.typing import NDArray
 
+from tlt_prune import files
 from tlt_prune.export.parity import check_parity
 from tlt_prune.export.runtime import keras_runner, load_predictor
 
@@ -30,16 +29,7 @@ def export_saved_model(model: keras.Model, path: str | pathlib.Path, samples: ND
         ExportError: the written model computes something else; nothing is left at `path`.
     """
     path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    with files.whole_folder(path) as partial:
         model.export(partial, format="tf_saved_model", verbose=False)
         written = load_predictor(partial)
-        error = check_parity(keras_runner(model), written.run, samples, samples, tolerance, f"The SavedModel of '{model.name}'")
-        if path.exists():
-            shutil.rmtree(path)
-        os.replace(partial, path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return error
+        return check_parity(keras_runner(model), written.run, samples, samples, tolerance, f"The SavedModel of '{model.name}'")

@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Labels = NDArray[np.int64]
+Alive = NDArray[np.bool_]
+"""`(n_labels,)`: True where the channel is retained."""
 Shape = tuple[int | None, ...]
 
 
@@ -108,6 +110,14 @@ def _reasons(root: Labels, events: list[tuple[Labels, str]]) -> dict[int, str]:
 def varying_axes(labels: Labels) -> tuple[int, ...]:
     """The axes along which `labels` has more than one entry."""
     return tuple(axis for axis, size in enumerate(labels.shape) if size > 1)
+
+
+def kept_shape(shape: Shape, labels: Labels, alive: Alive) -> Shape:
+    """`shape` with its labelled axis reduced to what is retained."""
+    new = list(shape)
+    for axis in varying_axes(labels):
+        new[axis] = int(alive[labels.reshape(-1)].sum())
+    return tuple(new)
 
 
 def settle(labels: Labels, table: LabelTable) -> Labels:

@@ -1,26 +1,18 @@
-"""A Keras model, read once into plain data. The only reader of Keras' private attributes.
-
-Keras records a model as nodes on its operations. Two facts decide how it is read: an operation's own
-node list also holds calls made outside the model, so only the model's `_nodes_by_depth` counts; and
-raw operations (`x + y`, `keras.ops.*`) are not in `model.layers` but are in the nodes.
-
-tf_keras keeps the same structure under other names; `_TfKeras` reads those. Everything that needs to know
-which of the two a model belongs to asks its `Family`.
-"""
+"""A Keras model, read once into plain data. What differs between Keras 3 and tf_keras, its `Family` knows."""
 
 from __future__ import annotations
 
 import dataclasses
-import sys
-from collections.abc import Callable, Iterator
+import difflib
+import fnmatch
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-import keras
-import numpy as np
 from keras import tree
-from keras.src.models.functional import Functional, functional_like_constructor
 
 from tlt_prune.errors import UnsupportedModelError
+from tlt_prune.graph.classes import keras_model_base
+from tlt_prune.graph.family import Family, family_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +33,7 @@ class Call:
         path: layer names from the outermost model down, joined by "/".
         args, kwargs: what it was called with; symbolic tensors appear as `Tensor`.
         outputs: its results, flat.
-        inner: the graph behind `op`, when `op` is itself a model, or applies one to every step of a sequence.
-        over_time: the latter.
+        inner: the graph behind `op`, when `op` is itself a model, or a TimeDistributed around one.
     """
 
     op: Any
@@ -51,7 +42,11 @@ class Call:
     kwargs: dict[str, Any]
     outputs: tuple[Tensor, ...]
     inner: Graph | None
-    over_time: bool
+
+    @property
+    def over_time(self) -> bool:
+        """Whether `inner` is applied to every step of a sequence."""
+        return self.inner is not None and self.inner.model is not self.op
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
@@ -99,193 +94,17 @@ class Graph:
                     pending.append(call.inner)
 
 
-class Family:
-    """What differs between Keras 3 and tf_keras, and nothing else."""
-
-    name: str
-
-    def is_tensor(self, value: Any) -> bool:
-        raise NotImplementedError
-
-    def is_layer(self, op: Any) -> bool:
-        raise NotImplementedError
-
-    def functional(self, model: Any) -> Any | None:
-        """The functional graph behind `model`, or None when it has none."""
-        raise NotImplementedError
-
-    def is_model(self, op: Any) -> bool:
-        raise NotImplementedError
-
-    def is_sequential(self, op: Any) -> bool:
-        raise NotImplementedError
-
-    def node_call(self, node: Any) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
-        """(operation, args, kwargs) of a node."""
-        raise NotImplementedError
-
-    def structures(self, functional: Any) -> tuple[Any, Any]:
-        """(inputs, outputs) of a functional model, as structures of symbolic tensors."""
-        raise NotImplementedError
-
-    def input_op(self, tensor: Any) -> Any | None:
-        raise NotImplementedError
-
-    def namespace(self) -> Any:
-        """The package: `keras` or `tf_keras`."""
-        raise NotImplementedError
-
-    def constructor(self, model: Any) -> Callable[..., Any]:
-        """What builds a model of the same kind from inputs, outputs and name."""
-        raise NotImplementedError
-
-    def weights(self, op: Any) -> list[Any]:
-        """The variables of a layer, those of the layers in it included."""
-        return list(op.weights)
-
-    def numpy(self, variable: Any) -> np.ndarray[Any, Any]:
-        raise NotImplementedError
-
-    def rebuild_lambda(self, op: Any) -> Any:
-        """A new Lambda around the same function: Python functions do not survive a configuration."""
-        raise NotImplementedError
+def matches(call: Call, pattern: str | type) -> bool:
+    """Whether a call's layer has that name or path, fits that shell pattern, or is of that type."""
+    if isinstance(pattern, type):
+        return isinstance(call.op, pattern)
+    return any(name == pattern or fnmatch.fnmatchcase(name, pattern) for name in (call.op.name, call.path))
 
 
-class _Keras3(Family):
-    name = "keras"
-
-    def is_tensor(self, value: Any) -> bool:
-        return isinstance(value, keras.KerasTensor)
-
-    def is_layer(self, op: Any) -> bool:
-        return isinstance(op, keras.layers.Layer)
-
-    def functional(self, model: Any) -> Any | None:
-        if isinstance(model, keras.Sequential):
-            return model._functional
-        return model if isinstance(model, Functional) else None
-
-    def is_model(self, op: Any) -> bool:
-        return isinstance(op, keras.Model)
-
-    def is_sequential(self, op: Any) -> bool:
-        return isinstance(op, keras.Sequential)
-
-    def node_call(self, node: Any) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
-        return node.operation, tuple(node.arguments.args), dict(node.arguments.kwargs)
-
-    def structures(self, functional: Any) -> tuple[Any, Any]:
-        return functional._inputs_struct, functional._outputs_struct
-
-    def input_op(self, tensor: Any) -> Any | None:
-        op = tensor._keras_history.operation
-        return op if isinstance(op, keras.layers.InputLayer) else None
-
-    def namespace(self) -> Any:
-        return keras
-
-    def constructor(self, model: Any) -> Callable[..., Any]:
-        return type(model) if functional_like_constructor(type(model)) else keras.Model
-
-    def numpy(self, variable: Any) -> np.ndarray[Any, Any]:
-        return np.asarray(keras.ops.convert_to_numpy(variable))
-
-    def rebuild_lambda(self, op: Any) -> Any:
-        return keras.layers.Lambda(
-            op.function,
-            output_shape=op._output_shape,
-            mask=op.mask,
-            arguments=op.arguments,
-            name=op.name,
-            dtype=op.dtype_policy,
-            trainable=op.trainable,
-        )
-
-
-class _TfKeras(Family):
-    name = "tf_keras"
-
-    def __init__(self, package: Any) -> None:
-        self._package = package
-
-    def is_tensor(self, value: Any) -> bool:
-        return isinstance(value, self._package.src.engine.keras_tensor.KerasTensor)
-
-    def is_layer(self, op: Any) -> bool:
-        # `tf.add(x, y)` on a symbolic tensor becomes a layer that only wraps the function.
-        return not _is_tf_op(op)
-
-    def functional(self, model: Any) -> Any | None:
-        functional = self._package.src.engine.functional.Functional
-        if isinstance(model, functional) and getattr(model, "_nodes_by_depth", None):
-            return model
-        return None
-
-    def is_model(self, op: Any) -> bool:
-        return isinstance(op, self._package.Model)
-
-    def is_sequential(self, op: Any) -> bool:
-        return isinstance(op, self._package.Sequential)
-
-    def node_call(self, node: Any) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
-        return node.layer, tuple(node.call_args), dict(node.call_kwargs)
-
-    def structures(self, functional: Any) -> tuple[Any, Any]:
-        return functional._nested_inputs, functional._nested_outputs
-
-    def input_op(self, tensor: Any) -> Any | None:
-        op = tensor._keras_history.layer
-        return op if isinstance(op, self._package.layers.InputLayer) else None
-
-    def namespace(self) -> Any:
-        return self._package
-
-    def constructor(self, model: Any) -> Callable[..., Any]:
-        build: Callable[..., Any] = self._package.Model
-        return build
-
-    def weights(self, op: Any) -> list[Any]:
-        # Lookup layers count their vocabulary, which is no array, among them.
-        return [x for x in op.weights if hasattr(x, "shape")]
-
-    def numpy(self, variable: Any) -> np.ndarray[Any, Any]:
-        return np.asarray(variable)
-
-    def rebuild_lambda(self, op: Any) -> Any:
-        return self._package.layers.Lambda(
-            op.function,
-            output_shape=op._output_shape,
-            mask=op.mask,
-            arguments=op.arguments,
-            name=op.name,
-            dtype=op.dtype_policy if hasattr(op, "dtype_policy") else op.dtype,
-            trainable=op.trainable,
-        )
-
-
-_TF_OPS = ("TFOpLambda", "SlicingOpLambda", "ClassMethod", "InstanceMethod", "InstanceProperty")
-
-
-def _is_tf_op(op: Any) -> bool:
-    return type(op).__name__ in _TF_OPS and type(op).__module__.startswith("tf_keras.")
-
-
-def family_of(model: Any) -> Family:
-    """Keras 3 or tf_keras.
-
-    Raises:
-        UnsupportedModelError: `model` is neither's model.
-    """
-    if isinstance(model, keras.Model):
-        return _Keras3()
-    # A tf_keras model can only exist where tf_keras has been imported: never import it ourselves.
-    package = sys.modules.get("tf_keras")
-    if package is not None and isinstance(model, package.Model):
-        return _TfKeras(package)
-    raise UnsupportedModelError(
-        "Expected a keras.Model or tf_keras.Model. "
-        f"Received: {model!r} (of type {type(model).__module__}.{type(model).__name__})."
-    )
+def nearest_name(name: str | type, names: Iterable[str]) -> str:
+    """' Did you mean ...?' for a name that does not exist, or nothing."""
+    near = difflib.get_close_matches(str(name), sorted(names), n=1)
+    return f" Did you mean '{near[0]}'?" if near else ""
 
 
 def read(model: Any) -> Graph:
@@ -308,9 +127,9 @@ def _read(model: Any, family: Family, prefix: str, memo: dict[int, Graph]) -> Gr
     inputs, outputs = family.structures(functional)
     flat_inputs = tree.flatten(inputs)
     calls = []
-    for node in _nodes(functional):
+    for node in family.nodes(functional):
         op, args, kwargs = family.node_call(node)
-        over_time = type(op).__name__ == "TimeDistributed"
+        over_time = family.is_a(op, "TimeDistributed")
         calls.append(
             Call(
                 op=op,
@@ -319,7 +138,6 @@ def _read(model: Any, family: Family, prefix: str, memo: dict[int, Graph]) -> Gr
                 kwargs=to_tensor(kwargs),
                 outputs=tuple(tree.flatten(to_tensor(node.outputs))),
                 inner=_inner(op.layer if over_time else op, family, f"{prefix}{op.name}/", memo),
-                over_time=over_time,
             )
         )
     graph = Graph(
@@ -338,13 +156,6 @@ def _inner(op: Any, family: Family, prefix: str, memo: dict[int, Graph]) -> Grap
     if not family.is_model(op) or family.functional(op) is None:
         return None
     return _read(op, family, prefix, memo)
-
-
-def _nodes(functional: Any) -> Iterator[Any]:
-    for depth in sorted(functional._nodes_by_depth, reverse=True):
-        for node in functional._nodes_by_depth[depth]:
-            if not node.is_input:
-                yield node
 
 
 class _TensorMap:
@@ -368,13 +179,13 @@ class _TensorMap:
 
 def _no_graph(model: Any, family: Family) -> str:
     kind = type(model).__name__
-    if family.is_sequential(model):
+    if family.is_sequential(model) and keras_model_base(model) is not None:
         return (
             f"Sequential model '{model.name}' is not built, so its layers have no shapes. "
             "Give it an Input layer, or call it once on real data, before pruning."
         )
     return (
-        f"Expected a functional or Sequential model. Received: '{model.name}' of the subclassed type {kind}, "
-        "which has no graph to trace. Rebuild it with the functional API: call its layers on a "
+        f"Expected a functional or Sequential model. Received: '{model.name}' of the subclassed type {kind}, whose call() "
+        "is its own, so that there is no graph to trace. Rebuild it with the functional API: call its layers on a "
         "keras.Input and wrap the result in keras.Model(inputs, outputs)."
     )

@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from tlt_prune.graph.family import all_layers
+
 Arrays = list[NDArray[Any]]
 
 
@@ -33,7 +35,7 @@ def load_weights_by_name(model: keras.Model, path: str | pathlib.Path) -> pd.Dat
     path = pathlib.Path(path)
     stored = dict(_stored(path))
     rows: dict[str, str] = {}
-    for layer in model._flatten_layers(include_self=False, recursive=True):
+    for layer in all_layers(model):
         if not layer.weights or isinstance(layer, keras.Model) or layer.name in rows:
             continue
         rows[layer.name] = _load(layer, stored)
@@ -66,7 +68,7 @@ def _stored(path: pathlib.Path) -> Iterator[tuple[str, Arrays]]:
         raise ValueError(f"There is no weights file {path}. Expected .h5, .hdf5, .weights.h5 or .keras.")
     if path.suffix == ".keras":
         model = keras.models.load_model(path, compile=False)
-        for layer in model._flatten_layers(include_self=False, recursive=True):
+        for layer in all_layers(model):
             if layer.weights and not isinstance(layer, keras.Model):
                 yield layer.name, layer.get_weights()
         return

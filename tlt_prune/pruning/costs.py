@@ -1,4 +1,4 @@
-"""Parameters and multiply-accumulates (MACs) of a model, dense and pruned, from its channel graph.
+"""Parameters and multiply-accumulates (MACs) of a model, dense and pruned: pure functions of its channel graph.
 
 MACs count one multiplication with one addition, for one input (batch 1); bias, normalisation and
 activations are not counted.
@@ -11,20 +11,24 @@ import math
 
 import numpy as np
 
-from tlt_prune.graph.channels import Alive, ChannelGraph
+from tlt_prune.graph.channel_graph import ChannelGraph, Producer
+from tlt_prune.graph.labels import Alive, Labels
+
+Weight = tuple[int, int | None]
+"""(`id` of a layer, position of a weight among its weights); None for work without a weight."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Costs:
-    """Per layer (by `id`) and in total.
+    """By weight and in total.
 
     Attributes:
-        params: layer id -> number of parameters.
-        macs: layer id -> MACs of all its calls, NaN where a size is unknown.
+        params: number of parameters of each weight.
+        macs: MACs of all calls that multiply it in, NaN where a size is unknown.
     """
 
-    params: dict[int, int]
-    macs: dict[int, float]
+    params: dict[Weight, int]
+    macs: dict[Weight, float]
 
     @property
     def total_params(self) -> int:
@@ -39,16 +43,49 @@ def costs(channels: ChannelGraph, alive: Alive | None = None) -> Costs:
     """Costs of the model that retains `alive` (`(n_labels,)`; everything by default)."""
     if alive is None:
         alive = np.ones(channels.n_labels, dtype=bool)
-    kept = {(id(a.op), a.index, a.axis): int(alive[a.labels].sum()) for a in channels.axes}
-    params: dict[int, int] = {}
+    kept = {(id(a.op), a.index, a.axis): _count(a.labels, alive) for a in channels.axes}
+    params: dict[Weight, int] = {}
     for call in channels.graph.walk():
-        if call.inner is not None or id(call.op) in params or not channels.graph.family.is_layer(call.op):
-            continue
-        params[id(call.op)] = sum(
-            math.prod(kept.get((id(call.op), index, axis), size) for axis, size in enumerate(weight.shape))
-            for index, weight in enumerate(channels.graph.family.weights(call.op))
-        )
-    macs: dict[int, float] = {}
+        # The layers of a nested model are walked themselves.
+        if call.inner is None and channels.graph.family.is_layer(call.op):
+            for index, weight in enumerate(channels.graph.family.weights(call.op)):
+                shape = (kept.get((id(call.op), index, axis), size) for axis, size in enumerate(weight.shape))
+                params[id(call.op), index] = math.prod(shape)
+    macs: dict[Weight, float] = {}
     for work in channels.work:
-        macs[id(work.op)] = macs.get(id(work.op), 0.0) + work.count(alive)
+        key = (id(work.op), work.weight)
+        size = params[id(work.op), work.weight] if work.weight is not None else 1
+        count = work.positions * size * math.prod(_count(labels, alive) for labels in work.factors)
+        macs[key] = macs.get(key, 0.0) + count
     return Costs(params, macs)
+
+
+def _count(labels: Labels, alive: Alive) -> int:
+    return int(alive[labels].sum())
+
+
+def by_row(channels: ChannelGraph, costs: Costs) -> dict[str, tuple[int, float]]:
+    """(parameters, MACs) of each row of the plan; a layer's costs are stated once.
+
+    Of several rows of one layer, a kernel belongs to the row that it scores, a bias to the row whose channels it follows,
+    everything else to the first.
+    """
+    producers: dict[int, list[Producer]] = {}
+    for producer in channels.producers:
+        producers.setdefault(id(producer.call.op), []).append(producer)
+    owner: dict[Weight, str] = {}
+    for op, parts in producers.items():
+        for part in parts if len(parts) > 1 else ():
+            for index, _, _ in part.slices:
+                owner.setdefault((op, index), part.name)
+    for axis in channels.axes:
+        for part in producers.get(id(axis.op), ()):
+            if axis.role != "in" and np.isin(axis.labels, part.labels).any():
+                owner.setdefault((id(axis.op), axis.index), part.name)
+    rows: dict[str, tuple[int, float]] = {p.name: (0, 0.0) for p in channels.producers}
+    for weight in {**costs.params, **costs.macs}:
+        if weight[0] in producers:
+            name = owner.get(weight, producers[weight[0]][0].name)
+            params, macs = rows[name]
+            rows[name] = (params + costs.params.get(weight, 0), macs + costs.macs.get(weight, 0.0))
+    return rows

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from tlt_prune.graph.reader import read
+from tlt_prune.graph.reader import Graph
 
 GRANULARITY = {"float16": 8, "bfloat16": 8, "int8": 16, "float8": 16, "float32": 4, "float64": 2}
 
 
-def granularity_of(model: Any) -> int:
-    """The multiple for the dtype policy `model` computes in; the largest where layers differ."""
-    layers = [call.op for call in read(model).walk() if call.inner is None]
+def granularity_of(graph: Graph) -> int:
+    """The multiple for the dtype policy a model computes in; the largest where layers differ."""
+    layers = [call.op for call in graph.walk() if call.inner is None]
     names = [name for layer in layers if (name := _compute_dtype(layer)) is not None]
     return max((GRANULARITY[name] for name in names), default=GRANULARITY["float32"])
 

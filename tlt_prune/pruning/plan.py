@@ -14,10 +14,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from tlt_prune.errors import PlanError
-from tlt_prune.graph.channels import Alive, ChannelGraph, trace
+from tlt_prune.graph.channel_graph import ChannelGraph
+from tlt_prune.graph.labels import Alive
+from tlt_prune.graph.tracer import trace
 from tlt_prune.pruning.rewrite import rewrite
 
-_FORMAT = 1
+_FORMAT = 2
+# Below this share of channels, parameters and MACs alike, a prune has done next to nothing.
+_NEXT_TO_NOTHING = 0.02
+_QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +60,7 @@ class PruningPlan:
         kept: layer path -> retained channel indices, ascending, shape `(filters_after,)`.
         layers: one `LayerPlan` a producing layer, in topological order.
         params_before, params_after, macs_before, macs_after: of the whole model.
+        scores: quantiles (0, 5, 25, 50, 75 and 100 %) of the normalised scores of all channels that may go; empty if none may.
         settings: the arguments that led here.
         unknown: path -> class name of each layer without a rule.
     """
@@ -66,6 +72,7 @@ class PruningPlan:
     params_after: int
     macs_before: float
     macs_after: float
+    scores: tuple[float, ...]
     settings: Mapping[str, Any]
     unknown: Mapping[str, str]
 
@@ -99,7 +106,7 @@ class PruningPlan:
         _same_layers(self, channels)
         for producer in channels.producers:
             gone = np.ones(len(producer.labels), dtype=bool)
-            gone[self.kept[producer.name]] = False
+            gone[_indices(self.kept, producer.name, len(producer.labels))] = False
             alive[root[producer.labels[gone]]] = False
         alive = alive[root]
         for producer in channels.producers:
@@ -108,6 +115,9 @@ class PruningPlan:
                     f"The plan keeps {len(self.kept[producer.name])} channels of '{producer.name}', but layers coupled to "
                     "it keep others. Expected the plan of this very model, unedited."
                 )
+        for tensor in channels.tensors:
+            if not alive[tensor.labels].any():
+                raise PlanError(f"The plan leaves no channel behind '{tensor.path}'. Expected at least one in every tensor.")
         for bundle, reason in channels.bundles.frozen.items():
             if not alive[bundle]:
                 raise PlanError(f"The plan removes a frozen channel ({reason}). Expected the plan of this very model.")
@@ -122,11 +132,40 @@ class PruningPlan:
     def summary(self) -> str:
         """One line: channels, parameters and MACs before and after."""
         if not self.removed:
-            return f"{self.model_name}: nothing to remove. {_why_nothing(self)}"
+            return f"{self.model_name}: nothing is removed"
         before, after = (sum(getattr(x, f"filters_{when}") for x in self.layers) for when in ("before", "after"))
         macs = "" if math.isnan(self.macs_before) else f", MACs {_change(self.macs_before, self.macs_after)}"
         params = _change(self.params_before, self.params_after)
         return f"{self.model_name}: channels {_change(before, after)}, parameters {params}{macs}"
+
+    def advice(self) -> str:
+        """Where next to nothing is removed: why, and what to do. Empty otherwise."""
+        filters = sum(x.filters_before for x in self.layers)
+        pairs = ((filters, filters - self.removed), (self.params_before, self.params_after), (self.macs_before, self.macs_after))
+        if any(1 - after / before >= _NEXT_TO_NOTHING for before, after in pairs if before):
+            return ""
+        if not self.scores:
+            reasons = sorted({x.note for x in self.layers if x.note})
+            return f"Every layer is frozen: {'; '.join(reasons[:3]) or 'the model has no prunable layer'}."
+        threshold = self.settings.get("threshold")
+        floor = f"granularity={self.settings['granularity']} and min_num_filters={self.settings['min_num_filters']}"
+        if threshold is None:
+            return f"ratio={self.settings['ratio']} with {floor} keeps nearly all channels: raise the ratio or lower the others."
+        names = ", ".join(f"{100 * q:.0f} %" for q in _QUANTILES)
+        values = ", ".join(f"{x:.2f}" for x in self.scores)
+        if self.scores[1] < threshold:
+            why = f"Many lie below it, but {floor} keep them: lower those"
+        elif self.scores[1] > 0.1:
+            why = (
+                "No channel is weak beside its layer's strongest, so there is no sign of weight decay: train with a kernel "
+                "regularizer first (train.reg_config in a spec), raise the threshold"
+            )
+        else:
+            why = "Nearly all lie above it: raise the threshold"
+        return (
+            f"threshold={threshold} keeps what scores above it, and the normalised scores are {values} (quantiles {names}). "
+            f"{why}, or say ratio=0.5 to remove half of every layer whatever its scores."
+        )
 
     def __str__(self) -> str:
         return f"{self.to_frame().to_string()}\n{self.summary()}"
@@ -159,8 +198,8 @@ class PruningPlan:
             layers = tuple(LayerPlan(**{**_macs_from_json(x), "groups": tuple(x["groups"])}) for x in data.pop("layers"))
             kept = {name: np.asarray(x, dtype=np.int64) for name, x in data.pop("kept").items()}
             settings = {k: tuple(v) if isinstance(v, list) else v for k, v in data.pop("settings").items()}
-            return cls(kept=kept, layers=layers, settings=settings, **_macs_from_json(data))
-        except (KeyError, TypeError, ValueError) as error:
+            return cls(kept=kept, layers=layers, settings=settings, scores=tuple(data.pop("scores")), **_macs_from_json(data))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise PlanError(f"Expected a pruning plan as written by to_json(). Received something else: {error!r}.") from error
 
 
@@ -188,6 +227,20 @@ def _same_layers(plan: PruningPlan, channels: ChannelGraph) -> None:
         )
 
 
+def _indices(kept: Mapping[str, NDArray[np.int64]], name: str, width: int) -> NDArray[np.int64]:
+    """The retained channels of a layer, if they are that."""
+    indices = kept.get(name)
+    if indices is None:
+        raise PlanError(f"The plan says nothing about '{name}'. Expected the retained channels of every layer.")
+    values = np.asarray(indices)
+    if values.ndim != 1 or not np.array_equal(values, np.unique(values)) or not np.all((values >= 0) & (values < width)):
+        raise PlanError(
+            f"The plan keeps {np.array2string(values, threshold=8)} of '{name}'. "
+            f"Expected ascending channel indices between 0 and {width - 1}, each once."
+        )
+    return values.astype(np.int64)
+
+
 def _change(before: float, after: float) -> str:
     return f"{_short(before)} -> {_short(after)} ({100 * (after - before) / before:+.1f} %)" if before else "0"
 
@@ -199,12 +252,7 @@ def _short(value: float) -> str:
     return f"{value:.0f}"
 
 
-def _why_nothing(plan: PruningPlan) -> str:
-    free = [x for x in plan.layers if x.groups]
-    if free:
-        settings = ", ".join(
-            f"{k}={plan.settings[k]}" for k in ("threshold", "ratio", "granularity", "min_num_filters") if k in plan.settings
-        )
-        return f"{len(free)} layers could be pruned, but {settings} keeps all their channels."
-    reasons = sorted({x.note for x in plan.layers if x.note})
-    return f"Every layer is frozen: {'; '.join(reasons[:3]) or 'the model has no prunable layer'}."
+def quantiles(scores: NDArray[np.float64]) -> tuple[float, ...]:
+    """What `PruningPlan.scores` holds, of scores in any order."""
+    finite = scores[np.isfinite(scores)]
+    return tuple(np.quantile(finite, _QUANTILES).tolist()) if len(finite) else ()

@@ -15,8 +15,6 @@ back, best first, until every producing layer holds a multiple again.
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import fnmatch
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -25,51 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tlt_prune.errors import PlanError
-from tlt_prune.graph.channels import Alive, ChannelGraph
-from tlt_prune.graph.labels import Labels
+from tlt_prune.graph.channel_graph import ChannelGraph
+from tlt_prune.graph.labels import Alive, Labels
+from tlt_prune.graph.reader import matches, nearest_name
+from tlt_prune.options import Options
+from tlt_prune.pruning.granularity import granularity_of
 from tlt_prune.pruning.importance import CRITERIA
 from tlt_prune.pruning.importance.scores import Scores
-
-NORMALIZERS = ("max", "L2", "off")
-EQUALIZATION_CRITERIA = ("union", "intersection", "arithmetic_mean", "geometric_mean")
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """How much goes, and how it is decided. Field names are the toolkit's; see `prune_model`."""
-
-    threshold: float | None = None
-    ratio: float | None = None
-    criterion: str = "L2"
-    normalizer: str = "max"
-    equalization_criterion: str = "union"
-    granularity: int = 8
-    min_num_filters: int = 16
-    excluded_layers: tuple[str | type, ...] = ()
-    channelwise_layers: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if (self.threshold is None) == (self.ratio is None):
-            raise PlanError(
-                "Expected one of threshold= (the toolkit's way) or ratio= (share of channels to remove). "
-                f"Received: threshold={self.threshold}, ratio={self.ratio}."
-            )
-        if self.ratio is not None and not 0 <= self.ratio < 1:
-            raise PlanError(f"ratio is a share of channels to remove, 0 <= ratio < 1. Received: ratio={self.ratio}.")
-        if self.threshold is not None and not math.isfinite(self.threshold):
-            raise PlanError(f"threshold must be a finite number. Received: threshold={self.threshold}.")
-        _one_of("criterion", self.criterion, tuple(CRITERIA))
-        _one_of("normalizer", self.normalizer, NORMALIZERS)
-        _one_of("equalization_criterion", self.equalization_criterion, EQUALIZATION_CRITERIA)
-        for name in ("granularity", "min_num_filters"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise PlanError(f"{name} must be an integer of at least 1. Received: {name}={value!r}.")
-
-
-def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise PlanError(f"{name} must be one of {', '.join(allowed)}. Received: {name}={value!r}.")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -81,9 +41,11 @@ class Selection:
         group: producer name -> group numbers its filters belong to, the frozen ones left out.
         reason: producer name -> why (some of) its filters are frozen; absent if none is.
         approximate: producer name -> why removing its filters is not exact; absent if it is.
+        scores: normalised and equalised score of every channel bundle that may go, ascending.
     """
 
     alive: Alive
+    scores: Scores
     group: dict[str, tuple[int, ...]]
     reason: dict[str, str]
     approximate: dict[str, str]
@@ -101,15 +63,17 @@ def select(channels: ChannelGraph, weights: Callable[[Any], Sequence[NDArray[Any
         PlanError: an excluded layer is not in the model, or a weight is not finite.
     """
     root = channels.bundles.root
+    granularity = granularity_of(channels.graph) if options.granularity == "auto" else options.granularity
     frozen = _frozen_bundles(channels, options)
     statistic = _bundle_statistic(channels, weights, options)
     groups = _groups(channels, frozen)
     alive = np.ones(len(root), dtype=bool)
     for members, per_bundle in zip(groups.groups, groups.filters_per_bundle, strict=True):
-        alive[_weakest(members, statistic[members], per_bundle, options)] = False
-    alive = settle_counts(channels, alive[root], statistic, options.granularity)
+        alive[_weakest(members, statistic[members], per_bundle, options, granularity)] = False
+    alive = settle_counts(channels, alive[root], statistic, granularity)
     return Selection(
         alive=alive,
+        scores=np.sort(np.concatenate([np.zeros(0), *(statistic[members] for members in groups.groups)])),
         group={p.name: groups.of(root[p.labels]) for p in channels.producers},
         reason=_per_producer(channels, frozen),
         approximate=_per_producer(channels, channels.bundles.approximate),
@@ -176,10 +140,11 @@ def _frozen_bundles(channels: ChannelGraph, options: Options) -> dict[int, str]:
     for bundle in np.flatnonzero((root == np.arange(len(root))) & ~scored).tolist():
         frozen.setdefault(bundle, "no filters to score")
     for op, path in _excluded(channels, options.excluded_layers).values():
-        for axis in channels.axes:
-            if axis.op is op and axis.role != "in":
-                for bundle in np.unique(root[axis.labels]).tolist():
-                    frozen.setdefault(bundle, f"excluded layer '{path}'")
+        # What its weights make, and, for a layer without weights, what passes through it.
+        own = [axis.labels for axis in channels.axes if axis.op is op and axis.role != "in"]
+        own += [tensor.labels.reshape(-1) for tensor in channels.tensors if tensor.op is op]
+        for bundle in np.unique(root[np.concatenate(own)]).tolist() if own else ():
+            frozen.setdefault(bundle, f"excluded layer '{path}'")
     return frozen
 
 
@@ -191,26 +156,16 @@ def _excluded(channels: ChannelGraph, patterns: Sequence[str | type]) -> dict[in
     found: dict[int, tuple[Any, str]] = {}
     calls = list(channels.graph.walk())
     for pattern in patterns:
-        matches = [call for call in calls if _matches(call, pattern)]
-        if not matches:
-            raise PlanError(_unknown_layer(pattern, sorted({call.path for call in calls})))
-        for call in matches:
+        matching = [call for call in calls if matches(call, pattern)]
+        if not matching:
+            near = nearest_name(pattern, {call.path for call in calls})
+            expected = "Expected layer names, paths, shell patterns or types."
+            raise PlanError(f"excluded_layers: no layer matches {pattern!r}.{near} {expected}")
+        for call in matching:
             found[id(call.op)] = (call.op, call.path)
             if call.inner is not None:
                 found.update({id(c.op): (c.op, c.path) for c in call.inner.walk()})
     return found
-
-
-def _matches(call: Any, pattern: str | type) -> bool:
-    if isinstance(pattern, type):
-        return isinstance(call.op, pattern)
-    return any(name == pattern or fnmatch.fnmatchcase(name, pattern) for name in (call.op.name, call.path))
-
-
-def _unknown_layer(pattern: str | type, names: list[str]) -> str:
-    near = difflib.get_close_matches(str(pattern), names, n=1)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
-    return f"excluded_layers: no layer matches {pattern!r}.{hint} Expected layer names, shell patterns or types."
 
 
 def _per_producer(channels: ChannelGraph, reasons: dict[int, str]) -> dict[str, str]:
@@ -272,7 +227,7 @@ def _filters_per_bundle(channels: ChannelGraph, number: Labels, n_groups: int) -
     return tuple(tuple(x) for x in counts)
 
 
-def _weakest(members: Labels, statistic: Scores, per_bundle: Sequence[int], options: Options) -> Labels:
+def _weakest(members: Labels, statistic: Scores, per_bundle: Sequence[int], options: Options, granularity: int) -> Labels:
     """The bundles of one group that go."""
     depth = len(members)
     if options.threshold is not None:
@@ -282,7 +237,7 @@ def _weakest(members: Labels, statistic: Scores, per_bundle: Sequence[int], opti
         count = depth - math.floor(options.ratio * depth + 1e-9)
     filters = min(per_bundle)
     count = max(count, min(math.ceil(options.min_num_filters / filters), depth))
-    step = math.lcm(*(options.granularity // math.gcd(options.granularity, n) for n in per_bundle))
+    step = math.lcm(*(granularity // math.gcd(granularity, n) for n in per_bundle))
     count = min(-(-count // step) * step, depth)
     return members[np.argsort(-statistic, kind="stable")[count:]]
 
@@ -302,13 +257,13 @@ def settle_counts(channels: ChannelGraph, alive: Alive, statistic: Scores, granu
     """
     alive = alive.copy()
     held = [p for p in channels.producers if len(p.labels) * p.unit % granularity == 0]
+    tensors = [x.reshape(-1) for x in {id(t.labels): t.labels for t in channels.tensors}.values()]
     while True:
         before = int(alive.sum())
         for producer in held:
             while int(alive[producer.labels].sum()) * producer.unit % granularity:
                 _bring_back(channels, alive, statistic, producer.labels)
-        for labels in channels.tensors:
-            vector = labels.reshape(-1)
+        for vector in tensors:
             if not alive[vector].any():
                 _bring_back(channels, alive, statistic, vector)
         if int(alive.sum()) == before:

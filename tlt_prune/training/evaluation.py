@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from tlt_prune import files
+
 Predict = Callable[[NDArray[Any]], NDArray[Any]]
 
 
@@ -41,11 +43,10 @@ class Scores:
 
     def save(self, folder: pathlib.Path) -> list[pathlib.Path]:
         """Writes scores.csv, per_class.csv and confusion_matrix.csv."""
-        folder.mkdir(parents=True, exist_ok=True)
         tables = {"scores": self.to_frame(), "per_class": self.per_class, "confusion_matrix": self.confusion}
         paths = [folder / f"{name}.csv" for name in tables]
         for path, table in zip(paths, tables.values(), strict=True):
-            table.to_csv(path)
+            files.write_text(path, table.to_csv())
         return paths
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 import pathlib
 import re
 import shutil
@@ -22,6 +21,7 @@ from typing import Any
 import keras
 import pandas as pd
 
+from tlt_prune import files
 from tlt_prune.specs import OptimConfig, Train
 from tlt_prune.training.regularizers import set_regularizers
 from tlt_prune.training.schedules import learning_rate
@@ -123,14 +123,8 @@ def optimizer(config: OptimConfig) -> keras.optimizers.Optimizer:
 
 def save_model(model: keras.Model, path: pathlib.Path, *, include_optimizer: bool = True) -> None:
     """Writes a .keras file beside its final name, then renames: a killed process leaves no half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.partial.keras")
-    try:
-        with contextlib.nullcontext() if include_optimizer else _without_optimizer(model):
-            model.save(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with files.whole_file(path) as partial, contextlib.nullcontext() if include_optimizer else _without_optimizer(model):
+        model.save(partial)
 
 
 @contextlib.contextmanager
@@ -176,7 +170,7 @@ class Checkpoints:
 
 def _fingerprint(config: Train) -> str:
     """Everything that decides what a training computes."""
-    data = dataclasses.asdict(config)
+    data = config.model_dump()
     for irrelevant in ("tensorboard", "checkpoint_interval"):
         data.pop(irrelevant)
     source = pathlib.Path(config.pretrained_model_path)
@@ -217,9 +211,7 @@ class _History(keras.callbacks.Callback):
         seconds = round(time.perf_counter() - self._started, 3)
         rate = float(self.model.optimizer.learning_rate.numpy())
         self._rows.append({"epoch": epoch + 1, **(logs or {}), "learning_rate": rate, "seconds": seconds})
-        partial = self._path.with_suffix(".partial")
-        pd.DataFrame(self._rows).to_csv(partial, index=False)
-        os.replace(partial, self._path)
+        files.write_text(self._path, pd.DataFrame(self._rows).to_csv(index=False))
 
 
 class _Save(keras.callbacks.Callback):

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from tlt_prune.errors import SpecError
+from tlt_prune.graph.family import all_layers
 from tlt_prune.specs import RegConfig
 
 _SCOPES: dict[str, tuple[type, ...]] = {
@@ -48,16 +48,10 @@ def set_regularizers(model: keras.Model, config: RegConfig) -> int:
 
     Returns:
         Number of layers regularized.
-
-    Raises:
-        SpecError: the scope names an unknown kind.
     """
-    unknown = sorted(set(config.scope) - set(_SCOPES))
-    if unknown:
-        raise SpecError(f"train.reg_config.scope: expected some of {', '.join(_SCOPES)}. Received: {unknown[0]!r}.")
     in_scope = tuple(kind for scope in config.scope for kind in _SCOPES[scope])
     count = 0
-    for layer in model._flatten_layers():
+    for layer in all_layers(model):
         if not isinstance(layer, tuple(kind for kinds in _SCOPES.values() for kind in kinds)):
             continue
         penalty = regularizer(config) if isinstance(layer, in_scope) else None

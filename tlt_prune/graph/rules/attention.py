@@ -10,132 +10,128 @@ from typing import Any
 
 import numpy as np
 
-from tlt_prune.graph.channels import Alive, CallTrace
-from tlt_prune.graph.labels import Labels, varying_axes
-from tlt_prune.graph.reader import Tensor
+from tlt_prune.graph.call_trace import CallTrace, Count
+from tlt_prune.graph.family import attention_parts
+from tlt_prune.graph.labels import Labels, Shape, varying_axes
 from tlt_prune.graph.rules.registry import layer
 
 
-def _sources(call: CallTrace, xs: tuple[Labels, ...]) -> tuple[Labels, Labels, Labels, list[int]]:
-    """Labels on the last axis of query, value and key, and which inputs are masks."""
-    named = dict(zip(("query", "value", "key"), call.call.args, strict=False))
-    named |= {k: v for k, v in call.call.kwargs.items() if k in ("query", "value", "key")}
-    if named.get("key") is None:
-        named["key"] = named["value"]
-    inputs = call.call.inputs
-    index = {name: inputs.index(x) for name, x in named.items() if isinstance(x, Tensor)}
-    vectors = [call.vector(xs[index[name]], -1, tensor=index[name]) for name in ("query", "value", "key")]
-    # By tensor, not by position: in self-attention all of them are one tensor.
-    masks = [i for i, x in enumerate(inputs) if x not in named.values()]
-    return vectors[0], vectors[1], vectors[2], masks
-
-
-def _freeze_masks(call: CallTrace, xs: tuple[Labels, ...], masks: list[int]) -> None:
-    for i in masks:
-        if varying_axes(xs[i]):
-            call.freeze(xs[i], "attention mask")
+def _sources(call: CallTrace, xs: tuple[Labels, ...]) -> tuple[list[Labels], list[Shape]]:
+    """Labels on the last axis, and shapes, of query, value and key; masks are frozen."""
+    # By argument, not by tensor: in self-attention all of them are one tensor.
+    query, value, key = (call.given(name) for name in ("query", "value", "key"))
+    found = [*query, *value, *(key or value)]
+    for i, x in enumerate(xs):
+        if i not in found and varying_axes(x):
+            call.freeze(x, "attention mask")
+    return [call.vector(xs[i], -1, tensor=i) for i in found], [call.in_shapes[i] for i in found]
 
 
 @layer("MultiHeadAttention")
 def multi_head_attention(call: CallTrace, *xs: Labels) -> Any:
-    op = call.op
-    query, value, key, masks = _sources(call, xs)
-    _freeze_masks(call, xs, masks)
-    config = op.get_config()
+    parts = attention_parts(call.op)
+    (query, value, key), shapes = _sources(call, xs)
+    config = call.op.get_config()
     n_heads, key_dim, value_dim = config["num_heads"], config["key_dim"], config["value_dim"]
     heads = call.fresh(n_heads)
     widths = call.fresh(value_dim)
     if n_heads > 1:
         call.freeze(widths, "heads are removed whole")
-    projections = [(op._query_dense, query, False), (op._key_dense, key, False), (op._value_dense, value, True)]
-    gate = getattr(op, "_gate_dense", None)
-    if gate is not None:
-        projections.append((gate, query, True))
-    _project(call, projections, heads, widths)
-    _attend(call, op._output_dense, heads, heads, widths, key_dim, len(heads))
+    _project(call, parts.query, query, shapes[0], heads, None)
+    _project(call, parts.key, key, shapes[2], heads, None)
+    _project(call, parts.value, value, shapes[1], heads, widths)
+    if parts.gate is not None:
+        _project(call, parts.gate, query, shapes[0], heads, widths)
+    call.produce(heads, *_kernels(parts, heads, heads), part="heads", unit=key_dim)
+    if n_heads == 1:
+        call.produce(widths, (parts.value.kernel, (2,), widths), part="value")
+    _attend(call, shapes, heads, widths, key_dim)
     call.count("num_heads", heads)
     call.count("value_dim", widths)
-    return _outputs(call, op._output_dense, heads)
+    out = _output(call, parts.output, shapes[0], heads, widths)
+    if out is None:
+        return call.freeze_all([], "an attention output of several axes")
+    call.configure("output_shape", (Count(out),))
+    return _placed(call, out, heads)
 
 
 @layer("GroupQueryAttention", "GroupedQueryAttention")
 def group_query_attention(call: CallTrace, *xs: Labels) -> Any:
     """Each key/value head goes with the query heads that read it."""
     op = call.op
-    query, value, key, masks = _sources(call, xs)
-    _freeze_masks(call, xs, masks)
+    parts = attention_parts(op)
+    (query, value, key), shapes = _sources(call, xs)
     shared = call.fresh(op.num_key_value_heads)
-    heads = np.repeat(shared, op.num_query_heads // op.num_key_value_heads)
+    readers = op.num_query_heads // op.num_key_value_heads
+    heads = np.repeat(shared, readers)
     widths = call.fresh(op.head_dim)
     call.freeze(widths, "heads are removed whole")
-    projections = [(op._query_dense, query, False)]
-    gate = getattr(op, "_gate_dense", None)
-    if gate is not None:
-        projections.append((gate, query, True))
-    _project(call, projections, heads, widths)
-    _project(call, [(op._key_dense, key, False), (op._value_dense, value, True)], shared, widths)
-    _attend(call, op._output_dense, heads, shared, widths, op.head_dim, op.num_query_heads)
+    _project(call, parts.query, query, shapes[0], heads, None)
+    _project(call, parts.key, key, shapes[2], shared, None)
+    _project(call, parts.value, value, shapes[1], shared, widths)
+    if parts.gate is not None:
+        _project(call, parts.gate, query, shapes[0], heads, widths)
+    call.produce(shared, *_kernels(parts, heads, shared), part="heads", unit=op.head_dim * readers)
+    _attend(call, shapes, heads, widths, op.head_dim)
     call.count("num_query_heads", heads)
     call.count("num_key_value_heads", shared)
-    placed = _outputs(call, op._output_dense, heads, name_width=False)
+    out = _output(call, parts.output, shapes[0], heads, widths)
+    assert out is not None, "the layer's output has one feature axis"
     # The layer has no output width of its own: it is the query's.
-    call.table.unify(placed[0].reshape(-1), query)
-    return placed
+    call.table.unify(out, query)
+    return _placed(call, out, heads)
 
 
-def _project(call: CallTrace, projections: list[tuple[Any, Labels, bool]], heads: Labels, widths: Labels) -> None:
-    """Kernels (features, heads, width), biases (heads, width); `widths` index the value side only."""
-    for dense, incoming, is_value in projections:
-        call.attach(dense.kernel, 0, incoming, "in")
-        call.attach(dense.kernel, 1, heads, "out")
-        call.attach(dense.bias, 0, heads, "follow")
-        if is_value:
-            call.attach(dense.kernel, 2, widths, "out")
-            call.attach(dense.bias, 1, widths, "follow")
-        call.macs(dense.kernel, call.positions(call.in_shapes[0], -1))
+def _project(call: CallTrace, dense: Any, incoming: Labels, shape: Shape, heads: Labels, widths: Labels | None) -> None:
+    """A kernel (features, heads, width) with its bias (heads, width); the width of queries and keys (None) stays."""
+    call.attach(dense.kernel, 0, incoming, "in")
+    call.attach(dense.kernel, 1, heads, "out")
+    call.attach(dense.bias, 0, heads, "follow")
+    if widths is not None:
+        call.attach(dense.kernel, 2, widths, "out")
+        call.attach(dense.bias, 1, widths, "follow")
+    call.macs(dense.kernel, call.positions(shape, -1))
 
 
-def _attend(call: CallTrace, dense: Any, heads: Labels, units: Labels, widths: Labels, key_dim: int, n_heads: int) -> None:
-    op = call.op
-    kernels = [(op._query_dense.kernel, (1,), heads)]
-    kernels += [(d.kernel, (1,), units) for d in (op._key_dense, op._value_dense)]
-    call.produce(units, *kernels, part="heads", unit=key_dim * n_heads // len(units))
-    if n_heads == 1:
-        call.produce(widths, (op._value_dense.kernel, (2,), widths), part="value")
+def _kernels(parts: Any, heads: Labels, shared: Labels) -> list[tuple[Any, tuple[int, ...], Labels]]:
+    return [(parts.query.kernel, (1,), heads), (parts.key.kernel, (1,), shared), (parts.value.kernel, (1,), shared)]
+
+
+def _attend(call: CallTrace, shapes: list[Shape], heads: Labels, widths: Labels, key_dim: int) -> None:
+    """Scores (query length x key length x key width, a head), and their product with the values."""
+    pairs = call.positions(shapes[0], -1) * call.positions(shapes[2], -1)
+    call.work(pairs * key_dim, heads)
+    call.work(pairs, heads, widths)
+
+
+def _output(call: CallTrace, dense: Any, shape: Shape, heads: Labels, widths: Labels) -> Labels | None:
+    """The projection (heads, width, features): its fresh channels, None where it has several feature axes."""
     call.attach(dense.kernel, 0, heads, "in")
     call.attach(dense.kernel, 1, widths, "in")
-    pairs = call.positions(call.in_shapes[0], -1) * call.positions(call.in_shapes[min(1, len(call.in_shapes) - 1)], -1)
+    call.macs(dense.kernel, call.positions(shape, -1))
+    if len(dense.kernel.shape) != 3:
+        return None
+    out = call.fresh(dense.kernel.shape[-1])
+    call.attach(dense.kernel, -1, out, "out")
+    call.follow(out, dense.bias)
+    call.produce(out, (dense.kernel, (2,), out))
+    return out
 
-    def products(alive: Alive) -> float:
-        # Scores and their product with the values.
-        return pairs * float(alive[heads].sum()) * (key_dim + float(alive[widths].sum()))
 
-    call.work(products)
-
-
-def _outputs(call: CallTrace, dense: Any, heads: Labels, *, name_width: bool = True) -> list[Labels]:
-    out_rank = len(dense.kernel.shape) - 2
-    call.macs(dense.kernel, call.positions(call.in_shapes[0], -1))
-    if out_rank != 1:
-        placed = call.freeze_all([], "an attention output of several axes")
-    else:
-        out = call.fresh(dense.kernel.shape[-1])
-        call.attach(dense.kernel, -1, out, "out")
-        call.follow(out, dense.bias)
-        call.produce(out, (dense.kernel, (2,), out))
-        if name_width:
-            call.configure("output_shape", lambda alive: (int(alive[out].sum()),), out)
-        placed = [call.place(out, -1)]
-    if len(call.out_shapes) > 1:
-        placed = [placed[0], call.place(heads, 1, output=1)]
-    return placed
+def _placed(call: CallTrace, out: Labels, heads: Labels) -> list[Labels]:
+    """The output, and the scores where they are returned."""
+    placed = [call.place(out, -1)]
+    return placed if len(call.out_shapes) == 1 else [*placed, call.place(heads, 1, output=1)]
 
 
 @layer("Attention", "AdditiveAttention")
-def attention(call: CallTrace, query: Labels, value: Labels, *rest: Labels) -> Any:
+def attention(call: CallTrace, *xs: Labels) -> Any:
     """softmax(query . key) . value: the values' channels pass, what is contracted stays."""
-    keys = rest[:1] or (value,)
-    contracted = [query, *keys, *rest[1:]]
-    for x in contracted:
-        call.freeze(x, "contracted with other activations")
-    return [call.place(call.vector(value, -1, tensor=1), -1), *call.freeze_all([], "attention scores")[1:]]
+    query, value, *key = call.given("inputs", 0)
+    for i in {*range(len(xs)), *key} - ({value} if key else set()):
+        call.freeze(xs[i], "contracted with other activations" if i in (query, value, *key) else "attention mask")
+    width = call.vector(xs[value], -1, tensor=value)
+    pairs = call.positions(call.in_shapes[query], -1) * call.positions(call.in_shapes[value], -1)
+    call.work(pairs * call.in_shapes[query][-1])  # type: ignore[operator]
+    call.work(pairs, width)
+    return [call.place(width, -1), *call.freeze_all([], "attention scores")[1:]]

@@ -2,63 +2,54 @@
 
 from __future__ import annotations
 
+import functools
+import sys
 from typing import Any
 
-from tlt_prune.graph.channels import CallTrace
+from tlt_prune.graph.call_trace import CallTrace, Count
 from tlt_prune.graph.labels import Labels, varying_axes
 from tlt_prune.graph.rules.registry import layer, raw_op
 
-# Names of activation functions known to act on each element alone.
-ELEMENTWISE = frozenset(
-    [
-        "linear",
-        "relu",
-        "relu6",
-        "leaky_relu",
-        "leakyrelu",  # the layer, given as an activation
-        "elu",
-        "selu",
-        "celu",
-        "gelu",
-        "sigmoid",
-        "hard_sigmoid",
-        "hard_silu",
-        "hard_swish",
-        "tanh",
-        "hard_tanh",
-        "tanh_shrink",
-        "silu",
-        "swish",
-        "mish",
-        "softplus",
-        "softsign",
-        "exponential",
-        "log_sigmoid",
-        "hard_shrink",
-        "soft_shrink",
-        "threshold",
-        "squareplus",
-        "sparse_plus",
-        "exp",
-        "abs",
-        "square",
-        "sqrt",
-    ]
-)
-NORMALISING = frozenset(("softmax", "log_softmax"))
+# Activation functions that act on each element alone, by the names their homes give them.
+_ELEMENTWISE = (
+    "linear", "relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "sigmoid", "hard_sigmoid", "hard_silu", "hard_swish",
+    "tanh", "hard_tanh", "tanh_shrink", "silu", "swish", "mish", "softplus", "softsign", "exponential", "log_sigmoid",
+    "hard_shrink", "soft_shrink", "threshold", "squareplus", "sparse_plus", "exp", "abs", "square", "sqrt",
+)  # fmt: skip
+_NORMALISING = ("softmax", "log_softmax")
+# Where functions live that a user may pass as an activation: package, path in it. Only what is imported already counts.
+_HOMES = (
+    ("keras", "activations"), ("keras", "ops"), ("tf_keras", "activations"), ("tensorflow", "nn"), ("tensorflow", "math"),
+    ("jax", "nn"), ("jax", "numpy"), ("torch", ""), ("torch", "nn.functional"),
+)  # fmt: skip
 
 
-def function_name(function: Any) -> str:
-    return str(getattr(function, "__name__", type(function).__name__)).lower()
+@functools.cache
+def _functions(names: tuple[str, ...], packages: tuple[str, ...]) -> dict[int, Any]:
+    """The functions of those names in their homes, by `id`: a user's function of the same name is another object."""
+    found = {}
+    for package, path in _HOMES:
+        if package in packages:
+            home = functools.reduce(getattr, filter(None, path.split(".")), sys.modules[package])
+            found.update({id(f): f for name in names if (f := getattr(home, name, None)) is not None})
+    return found
+
+
+def _is_one_of(function: Any, names: tuple[str, ...]) -> bool:
+    return id(function) in _functions(names, tuple(p for p in dict(_HOMES) if p in sys.modules))
 
 
 def activated(call: CallTrace, x: Labels, function: Any) -> Labels:
     """`function(x)`, for the activation argument or attribute of a layer."""
-    name = "linear" if function is None else function_name(function)
-    if name in NORMALISING:
-        return normalised(call, x, -1)
-    if name in ELEMENTWISE:
+    if function is None or _is_one_of(function, _ELEMENTWISE):
         return x
+    if _is_one_of(function, _NORMALISING):
+        return normalised(call, x, -1)
+    # One with weights is built by the first picture only, and not at all when a model is built or loaded.
+    if call.is_layer(function) and function.built and not function.weights:
+        shape = call.out_shapes[:1]
+        return call.inside(function, [x], shape, shape, config=("activation", "config"))[0]
+    name = getattr(function, "__name__", type(function).__name__)
     return call.freeze_all([x], f"activation '{name}' is not known to be elementwise")[0]
 
 
@@ -82,10 +73,26 @@ def softmax(call: CallTrace, x: Labels, *mask: Labels) -> Labels:
 
 
 @layer(
-    "ReLU", "LeakyReLU", "ELU", "ThresholdedReLU", "Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D",
-    "GaussianNoise", "GaussianDropout", "AlphaDropout", "ActivityRegularization", "Identity", "StochasticDepth",
+    "ReLU", "LeakyReLU", "ELU", "ThresholdedReLU", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D",
+    "GaussianNoise", "GaussianDropout", "ActivityRegularization", "Identity",
 )  # fmt: skip
 def unary_layer(call: CallTrace, x: Labels) -> Labels:
+    return x
+
+
+@layer("Dropout", "AlphaDropout")
+def dropout(call: CallTrace, x: Labels) -> Labels:
+    """`noise_shape`, aligned from the right, may count the channels."""
+    shape = call.op.noise_shape
+    if shape is None:
+        return x
+    if not isinstance(shape, (tuple, list)):
+        call.freeze(x, "the noise_shape of a Dropout is a tensor")
+        return x
+    for axis in varying_axes(x):
+        at = axis - x.ndim + len(shape)
+        if at >= 0 and shape[at] not in (None, 1):
+            call.configure("noise_shape", (*shape[:at], Count(x.reshape(-1)), *shape[at + 1 :]))
     return x
 
 

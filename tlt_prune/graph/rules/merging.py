@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from keras import tree
 
-from tlt_prune.graph.channels import CallTrace
+from tlt_prune.graph.call_trace import CallTrace, Cut
 from tlt_prune.graph.labels import Labels, Shape, varying_axes
 from tlt_prune.graph.rules.registry import layer, raw_op
 
@@ -31,7 +33,7 @@ def combine(
     call: CallTrace,
     xs: list[Labels],
     shapes: Sequence[Shape],
-    constant_arguments: Sequence[tuple[int | str, Labels]] = (),
+    constant_arguments: Sequence[tuple[int | str, Any]] = (),
 ) -> Labels:
     """Labels of an elementwise operation with NumPy broadcasting.
 
@@ -60,23 +62,35 @@ def combine(
     for x in full:
         call.table.unify(out, x)
     for key, values in constant_arguments:
-        _cut_constant(call, key, values, axis - rank, out.reshape(-1))
+        shorter = cut(values, axis - rank, out.reshape(-1))
+        if shorter is not None:
+            call.argument(key, shorter)
     return out
 
 
-def _cut_constant(call: CallTrace, key: int | str, values: Any, axis: int, vector: Labels) -> None:
-    if values.ndim >= -axis and values.shape[axis] == len(vector):
-        call.argument(key, lambda alive: np.compress(alive[vector], values, axis=axis), vector)
+def cut(values: Any, axis: int, vector: Labels) -> Cut | None:
+    """What becomes of constant `values` that meet `vector` on `axis` (negative, as broadcasting aligns from the right)."""
+    shape = np.shape(values)
+    return Cut(values, axis, vector) if len(shape) >= -axis and shape[axis] == len(vector) > 1 else None
 
 
 def constants(call: CallTrace) -> list[tuple[int | str, Any]]:
-    """Array arguments of a raw operation, as (position or keyword, values)."""
+    """Array arguments of a raw operation, lists of numbers included, as (position or keyword, values)."""
     arguments: list[tuple[int | str, Any]] = [*enumerate(call.call.args), *call.call.kwargs.items()]
-    return [(key, np.asarray(value)) for key, value in arguments if _is_array(value) and np.ndim(value)]
+    return [(key, values) for key, given in arguments if (values := _values(given)) is not None]
 
 
-def _is_array(value: Any) -> bool:
-    return hasattr(value, "__array__") and hasattr(value, "shape")
+def _values(given: Any) -> Any | None:
+    if isinstance(given, (list, tuple)):
+        return given if given and all(isinstance(x, (int, float)) for x in tree.flatten(given)) else None
+    if hasattr(given, "__array__") and hasattr(given, "shape") and np.ndim(given):
+        return np.asarray(given)
+    return None
+
+
+def channelwise(call: CallTrace, *xs: Labels) -> Labels:
+    """The rule of a layer that the user declared to treat every channel by itself."""
+    return combine(call, list(xs), call.in_shapes)
 
 
 @layer("Concatenate")
@@ -138,6 +152,11 @@ def contract(call: CallTrace, xs: Sequence[Labels], terms: Sequence[str], output
     A contracted channel has no weight whose row could be zeroed, so it stays; the others pass on.
     """
     varying: dict[str, list[Labels]] = {}
+    sizes = {
+        c: size for shape, letters in zip(call.in_shapes, terms, strict=True) for c, size in zip(letters, shape, strict=True)
+    }
+    # Of one input: the first axis is the batch.
+    del sizes[terms[0][0]]
     for x, letters in zip(xs, terms, strict=True):
         for axis in varying_axes(x):
             varying.setdefault(letters[axis], []).append(x.reshape(-1))
@@ -148,6 +167,8 @@ def contract(call: CallTrace, xs: Sequence[Labels], terms: Sequence[str], output
         for vector in varying[letter]:
             call.freeze(vector, "contracted with other activations")
     kept = [c for c in varying if c in output]
+    others = [size for c, size in sizes.items() if c not in kept]
+    call.work(math.nan if None in others else math.prod(others), *(varying[c][0] for c in kept))  # type: ignore[arg-type]
     if not kept:
         return call.freeze_all([], "product of activations")
     letter = kept[0]

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tlt_prune.graph.channels import Alive, CallTrace
+from tlt_prune.graph.call_trace import CallTrace, Count, Positions
 from tlt_prune.graph.labels import Labels, Shape, reshape, settle, varying_axes
 from tlt_prune.graph.rules.registry import layer, raw_op
 
@@ -43,12 +43,12 @@ def target_edit(call: CallTrace, x: Labels, target: Sequence[int], edit: Any, le
 
     Args:
         target: the shape asked for, without its first `leading` axes.
-        edit: receives the function that computes the new target.
+        edit: receives the template of the new target.
     """
     out = _reshaped(call, x, call.in_shapes[0], call.out_shapes[0])
     for axis in varying_axes(out):
         if target[axis - leading] != -1:
-            edit(functools.partial(_resized, target, axis - leading, out), out.reshape(-1))
+            edit(_resized(target, axis - leading, out))
     return out
 
 
@@ -59,10 +59,8 @@ def _reshaped(call: CallTrace, x: Labels, shape: Shape, new_shape: Shape) -> Any
     return settle(moved, call.table)
 
 
-def _resized(target: Sequence[int], axis: int, out: Labels, alive: Alive) -> tuple[int, ...]:
-    sizes = [int(size) for size in target]
-    sizes[axis] = int(alive[out.reshape(-1)].sum())
-    return tuple(sizes)
+def _resized(target: Sequence[int], axis: int, out: Labels) -> tuple[Any, ...]:
+    return tuple(Count(out.reshape(-1)) if i == axis else int(size) for i, size in enumerate(target))
 
 
 @layer("Permute")
@@ -115,7 +113,7 @@ def ravel(call: CallTrace, x: Labels) -> Any:
 
 @raw_op("Roll")
 def roll(call: CallTrace, x: Labels) -> Any:
-    return rolled(call, x, call.op.shift, call.op.axis, lambda value, *labels: call.configure("shift", value, *labels))
+    return rolled(call, x, call.op.shift, call.op.axis, functools.partial(call.configure, "shift"))
 
 
 def rolled(call: CallTrace, x: Labels, shift: Any, axis: Any, edit: Any) -> Any:
@@ -129,7 +127,7 @@ def rolled(call: CallTrace, x: Labels, shift: Any, axis: Any, edit: Any) -> Any:
         return x
     vector = x.reshape(-1)
     front = np.roll(vector, shift)[: shift % len(vector)]
-    edit(lambda alive: int(alive[front].sum()), vector)
+    edit(Count(front))
     return np.roll(x, shift, axis)
 
 
@@ -154,27 +152,30 @@ def broadcast_to(call: CallTrace, x: Labels) -> Any:
     target = tuple(call.op.shape)
     x = x.reshape((1,) * (len(target) - x.ndim) + x.shape)
     for axis in varying_axes(x):
-        call.configure("shape", functools.partial(_resized, target, axis, x), x.reshape(-1))
+        call.configure("shape", _resized(target, axis, x))
     return x
 
 
 @raw_op("Pad")
-def pad(call: CallTrace, x: Labels) -> Any:
-    widths = call.op.pad_width
+def pad(call: CallTrace, x: Labels, *values: Labels) -> Any:
+    return padded(call, x, call.op.pad_width, call.op.mode)
+
+
+def padded(call: CallTrace, x: Labels, widths: Any, mode: str) -> Any:
+    """`widths` as in `np.pad`: one number, one pair, or one pair an axis."""
+    pairs = np.broadcast_to(np.asarray(widths), (x.ndim, 2)).tolist()
     for axis in varying_axes(x):
-        before, after = widths[axis] if isinstance(widths[axis], (tuple, list)) else (widths[axis],) * 2
-        if before or after:
-            return _padded(call, x, axis, before, after)
+        if any(pairs[axis]):
+            return _padded_channels(call, x, axis, pairs[axis], mode)
     return x
 
 
-def _padded(call: CallTrace, x: Labels, axis: int, before: int, after: int) -> Any:
-    if getattr(call.op, "mode", "constant") != "constant":
+def _padded_channels(call: CallTrace, x: Labels, axis: int, pair: Sequence[int], mode: str) -> Any:
+    if mode != "constant":
         return call.freeze_all([x], "channels padded by reflection")[0]
     filling = call.table.fresh(1)
     call.freeze(filling, "padding")
-    widths = [(before, after) if i == axis else (0, 0) for i in range(x.ndim)]
-    return np.pad(x, widths, constant_values=int(filling[0]))
+    return np.pad(x, [pair if i == axis else (0, 0) for i in range(x.ndim)], constant_values=int(filling[0]))
 
 
 @raw_op("Take")
@@ -189,35 +190,28 @@ def take(call: CallTrace, x: Labels, *indices: Labels) -> Any:
     vector = x.reshape(-1)
     if not chosen.ndim:
         call.freeze(vector[int(chosen)], "a single channel")
-        call.argument(1, lambda alive: int(alive[vector[: int(chosen) % len(vector)]].sum()), vector)
+        call.argument(1, Count(vector[: int(chosen) % len(vector)]))
         return np.take(x, int(chosen), axis)
-    call.argument(1, lambda alive: _positions(chosen, vector, alive), vector)
+    call.argument(1, Positions(chosen % len(vector), vector))
     return np.take(x, chosen, axis)
-
-
-def _positions(chosen: Any, vector: Labels, alive: Alive) -> list[int]:
-    """Where the retained ones of `vector[chosen]` lie among the retained of `vector`."""
-    rank = np.cumsum(alive[vector]) - 1
-    chosen = chosen % len(vector)
-    return [int(rank[i]) for i in chosen if alive[vector[i]]]
 
 
 @raw_op("Split")
 def split(call: CallTrace, x: Labels) -> Any:
-    parts, edges = split_along(call, x, call.op.axis)
-    if edges is not None:
-        call.configure("indices_or_sections", edges, x.reshape(-1))
+    axis = call.op.axis % x.ndim
+    parts = split_along(call, x, axis)
+    if axis in varying_axes(x):
+        ends = np.cumsum([part.size for part in parts])[:-1]
+        call.configure("indices_or_sections", tuple(Count(x.reshape(-1)[:end]) for end in ends))
     return parts
 
 
-def split_along(call: CallTrace, x: Labels, axis: int) -> tuple[list[Labels], Any]:
-    """Labels of each part, and what computes the new split indices (None if they stay)."""
-    axis %= x.ndim
-    if axis not in varying_axes(x):
-        return [x] * len(call.out_shapes), None
-    ends = np.cumsum([shape[axis] or 0 for shape in call.out_shapes])[:-1].tolist()
-    vector = x.reshape(-1)
-    return np.split(x, ends, axis), lambda alive: tuple(int(alive[vector[:end]].sum()) for end in ends)
+def split_along(call: CallTrace, x: Labels, axis: int) -> list[Labels]:
+    """Labels of each part."""
+    if axis % x.ndim not in varying_axes(x):
+        return [x] * len(call.out_shapes)
+    ends = np.cumsum([shape[axis] or 0 for shape in call.out_shapes])[:-1]
+    return np.split(x, ends, axis)
 
 
 @raw_op("Unstack")
@@ -231,7 +225,7 @@ def unstack(call: CallTrace, x: Labels) -> Any:
 @raw_op("GetItem")
 def getitem(call: CallTrace, x: Labels) -> Any:
     key = call.call.args[1] if len(call.call.args) > 1 else call.call.kwargs["key"]
-    return sliced(call, x, key, lambda value, *labels: call.argument(1, value, *labels))
+    return sliced(call, x, key, functools.partial(call.argument, "key" if len(call.call.args) < 2 else 1))
 
 
 def sliced(call: CallTrace, x: Labels, key: Any, edit: Any) -> Any:
@@ -253,7 +247,7 @@ def sliced(call: CallTrace, x: Labels, key: Any, edit: Any) -> Any:
             call.freeze(vector[part], "a single channel")
         plain[position] = part
         if part not in (slice(None), slice(None, None, -1), slice(None, None, 1)):
-            edit(functools.partial(_recount, full, position, vector), vector)
+            edit(tuple(_recounted(part, vector) if i == position else other for i, other in enumerate(full)))
     return x[tuple(plain)]
 
 
@@ -279,16 +273,11 @@ def _full_key(key: Any, rank: int) -> list[Any] | None:
     return parts[:at] + [slice(None)] * missing + parts[at + 1 :]
 
 
-def _recount(full: list[Any], position: int, vector: Labels, alive: Alive) -> tuple[Any, ...]:
-    part = full[position]
-    new = list(full)
+def _recounted(part: int | slice, vector: Labels) -> Any:
     if isinstance(part, int):
-        new[position] = int(alive[vector[: part % len(vector)]].sum())
-    else:
-        start, stop, _ = part.indices(len(vector))
-        before = int(alive[vector[:start]].sum())
-        new[position] = slice(before, before + int(alive[vector[start:stop]].sum()))
-    return tuple(new)
+        return Count(vector[: part % len(vector)])
+    start, stop, _ = part.indices(len(vector))
+    return slice(Count(vector[:start]), Count(vector[: max(start, stop)]), None)
 
 
 @raw_op("DepthToSpace")

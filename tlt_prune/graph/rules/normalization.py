@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from tlt_prune.graph.channels import Alive, CallTrace
+from tlt_prune.graph.call_trace import CallTrace
 from tlt_prune.graph.labels import Labels, varying_axes
+from tlt_prune.graph.rules.merging import cut
 from tlt_prune.graph.rules.registry import layer
 
 
@@ -78,17 +75,17 @@ def group_normalization(call: CallTrace, x: Labels) -> Labels:
 
 @layer("Rescaling")
 def rescaling(call: CallTrace, x: Labels) -> Labels:
-    for key, value in (("scale", call.op.scale), ("offset", call.op.offset)):
-        values = np.asarray(value)
-        if values.ndim and values.shape[-1] > 1:
-            vector = call.vector(x, -1)
-            call.configure(key, functools.partial(_cut, values, vector), vector)
+    _cut_constants(call, x, {"scale": call.op.scale, "offset": call.op.offset})
     return x
 
 
-def _cut(values: NDArray[Any], vector: Labels, alive: Alive) -> list[Any]:
-    cut: list[Any] = values[..., alive[vector]].tolist()
-    return cut
+def _cut_constants(call: CallTrace, x: Labels, constants: dict[str, Any]) -> None:
+    """Configuration entries that broadcast against `x`."""
+    for axis in varying_axes(x):
+        for key, values in constants.items():
+            shorter = cut(values, axis - x.ndim, x.reshape(-1))
+            if shorter is not None:
+                call.configure(key, shorter)
 
 
 @layer("Normalization")
@@ -101,15 +98,14 @@ def normalization(call: CallTrace, x: Labels) -> Labels:
         return x
     if len(axes) > 1:
         call.freeze(x, "Normalization over several axes")
-        return x
-    vector = call.vector(x, varying[0])
-    if op.input_mean is None:
-        call.follow(vector, op.adapt_mean, op.adapt_variance)
-        return x
-    for key, value in (("mean", op.input_mean), ("variance", op.input_variance)):
-        values = np.asarray(value)
-        if values.ndim and values.shape[-1] > 1:
-            call.configure(key, functools.partial(_cut, values, vector), vector)
+    elif op.input_mean is None:
+        call.follow(call.vector(x, varying[0]), op.adapt_mean, op.adapt_variance)
+    else:
+        # One value a channel, whatever the axis: reshaped by the layer.
+        for key, values in (("mean", op.input_mean), ("variance", op.input_variance)):
+            shorter = cut(values, -1, x.reshape(-1))
+            if shorter is not None:
+                call.configure(key, shorter)
     return x
 
 

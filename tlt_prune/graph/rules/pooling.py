@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tlt_prune.graph.channels import CallTrace
+from tlt_prune.graph.call_trace import CallTrace
 from tlt_prune.graph.labels import Labels
 from tlt_prune.graph.rules.registry import layer
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tlt_prune.graph.channels import CallTrace
+from tlt_prune.graph.call_trace import CallTrace
 from tlt_prune.graph.labels import Labels, varying_axes
 from tlt_prune.graph.rules.registry import raw_op
 
@@ -16,7 +16,8 @@ from tlt_prune.graph.rules.registry import raw_op
     "CountNonzero", "Norm", "Nanmax", "Nanmean", "Nanmin", "Nanstd", "Nansum", "Nanvar",
 )  # fmt: skip
 def reduce_op(call: CallTrace, x: Labels) -> Any:
-    return reduced(call, x, call.op.axis, bool(call.op.keepdims))
+    # CountNonzero has no keepdims.
+    return reduced(call, x, call.op.axis, bool(getattr(call.op, "keepdims", False)))
 
 
 def reduced(call: CallTrace, x: Labels, axis: Any, keepdims: bool) -> Any:

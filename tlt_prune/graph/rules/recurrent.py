@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
-from tlt_prune.graph.channels import CallTrace
-from tlt_prune.graph.labels import Labels, varying_axes
+from tlt_prune.graph.call_trace import CallTrace
+from tlt_prune.graph.labels import Labels, Shape, varying_axes
 from tlt_prune.graph.rules.registry import layer
 
 
 @layer("SimpleRNN", "GRU", "LSTM")
 def recurrent(call: CallTrace, x: Labels, *rest: Labels) -> Any:
     """x (batch, time, features); `rest` are initial states, or masks."""
-    out = _cell(call, call.op, call.vector(x, -1), call.op.units, "units", feature_axis=-1)
+    out = _cell(call, call.vector(x, -1), call.op.units, "units", _steps(call))
     _couple_states(call, out, rest, -1)
     return [call.place(out, -1, output=i) for i in range(len(call.out_shapes))]
 
@@ -22,20 +23,25 @@ def recurrent(call: CallTrace, x: Labels, *rest: Labels) -> Any:
 @layer("ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
 def conv_lstm(call: CallTrace, x: Labels, *rest: Labels) -> Any:
     first = call.op.data_format == "channels_first"
-    out = _cell(call, call.op, call.vector(x, 2 if first else -1), call.op.filters, "filters", 2 if first else -1)
     rank = x.ndim
-    placed = []
-    for i, shape in enumerate(call.out_shapes):
-        # Without the time axis, channels-first channels are one axis further left.
-        axis = -1 if not first else 2 if len(shape) == rank else 1
-        placed.append(call.place(out, axis, output=i))
+    # Without the time axis, channels-first channels are one axis further left.
+    axes = [-1 if not first else 2 if len(shape) == rank else 1 for shape in call.out_shapes]
+    sequence = len(call.out_shapes[0]) == rank
+    # Both kernels work on feature maps of the output's size: the recurrent one pads to keep it.
+    positions = call.positions(call.out_shapes[0], axes[0]) * (1 if sequence else _steps(call))
+    out = _cell(call, call.vector(x, 2 if first else -1), call.op.filters, "filters", positions)
     _couple_states(call, out, rest, 1 if first else -1)
-    return placed
+    return [call.place(out, axis, output=i) for i, axis in enumerate(axes)]
 
 
-def _cell(call: CallTrace, layer: Any, incoming: Labels, units: int, key: str, feature_axis: int) -> Labels:
+def _steps(call: CallTrace) -> float:
+    steps = call.in_shapes[0][1]
+    return math.nan if steps is None else float(steps)
+
+
+def _cell(call: CallTrace, incoming: Labels, units: int, key: str, positions: float) -> Labels:
     """Attaches kernel, recurrent kernel and bias; the last axis of each holds one block a gate."""
-    cell = layer.cell
+    cell = call.op.cell
     out = call.fresh(units)
     gates = cell.kernel.shape[-1] // units
     blocks = np.tile(out, gates)
@@ -47,16 +53,19 @@ def _cell(call: CallTrace, layer: Any, incoming: Labels, units: int, key: str, f
     call.attach(cell.bias, -1, blocks, "follow")
     call.produce(out, (cell.kernel, (last,), blocks), (cell.recurrent_kernel, (last,), blocks))
     call.count(key, out)
-    steps = call.positions(call.in_shapes[0], feature_axis)
-    call.macs(cell.kernel, steps)
-    call.macs(cell.recurrent_kernel, steps)
+    call.macs(cell.kernel, positions)
+    call.macs(cell.recurrent_kernel, positions)
     return out
 
 
 def _couple_states(call: CallTrace, out: Labels, rest: tuple[Labels, ...], axis: int) -> None:
-    """Initial states carry the layer's own units; masks, one axis short, carry no channels."""
+    """Initial states carry the layer's own units; masks carry no channels."""
+    if not rest:
+        return
+    # tf_keras hands the states over behind the sequence, in one list.
+    states = {*call.given("initial_state"), *call.given("sequences"), *call.given("inputs")}
     for i, x in enumerate(rest, start=1):
-        if call.in_shapes[i][axis % x.ndim] == len(out) and x.ndim == len(call.in_shapes[0]) - 1:
+        if i in states:
             call.table.unify(call.vector(x, axis, tensor=i), out)
         elif varying_axes(x):
             call.freeze(x, "mask of a recurrent layer")
@@ -65,24 +74,20 @@ def _couple_states(call: CallTrace, out: Labels, rest: tuple[Labels, ...], axis:
 @layer("Bidirectional")
 def bidirectional(call: CallTrace, x: Labels, *rest: Labels) -> Any:
     op = call.op
-    inner = op.forward_layer
-    kind = type(inner).__name__
-    if kind not in ("SimpleRNN", "GRU", "LSTM") or rest:
+    kind = type(op.forward_layer).__name__
+    if not hasattr(op.forward_layer, "units") or rest:
         return call.freeze_all([x, *rest], f"Bidirectional around {kind}, or with initial states")
-    incoming = call.vector(x, -1)
     # tf_keras has one configuration for both directions, which then keep the same number of units.
     second = "backward_layer" if "backward_layer" in op.get_config() else "layer"
+    merged = 2 if op.merge_mode is None else 1
+    n_states = (len(call.out_shapes) - merged) // 2
     halves = []
-    for half, entry, name in ((inner, "layer", "forward"), (op.backward_layer, second, "backward")):
-        view = call.wrapped(half, (entry, "config"), call.in_shapes, call.out_shapes, part=name)
-        halves.append(_cell(view, half, incoming, half.units, "units", -1))
-    merged = _merged(call, halves)
-    states = len(call.out_shapes) - len(merged)
-    placed = [call.place(vector, -1, output=i) for i, vector in enumerate(merged)]
-    for i in range(states):
-        half = halves[0] if i < states // 2 else halves[1]
-        placed.append(call.place(half, -1, output=len(merged) + i))
-    return placed
+    for half, entry, name in ((op.forward_layer, "layer", "forward"), (op.backward_layer, second, "backward")):
+        first = call.out_shapes[0]
+        shapes: list[Shape] = [(*first[:-1], half.units), *[(first[0], half.units)] * n_states]
+        halves.append(call.inside(half, [x], call.in_shapes, shapes, config=(entry, "config"), part=name))
+    states = [state for half in halves for state in half[1:]]
+    return [*_merged(call, [half[0] for half in halves]), *states]
 
 
 def _merged(call: CallTrace, halves: list[Labels]) -> list[Labels]:
@@ -90,20 +95,22 @@ def _merged(call: CallTrace, halves: list[Labels]) -> list[Labels]:
     if mode is None:
         return halves
     if mode == "concat":
-        return [np.concatenate(halves)]
+        sizes = (call.op.forward_layer.units, call.op.backward_layer.units)
+        return [np.concatenate([np.broadcast_to(x, (*x.shape[:-1], n)) for x, n in zip(halves, sizes, strict=True)], axis=-1)]
     call.table.unify(*halves)
-    return [halves[0]]
+    return [max(halves, key=lambda half: half.size)]
 
 
 @layer("TimeDistributed")
 def time_distributed(call: CallTrace, x: Labels, *mask: Labels) -> Any:
-    """The inner layer's rule, without the time axis."""
-    inner = call.op.layer
-    rule = call.rule_of(inner)
-    if rule is None:
-        return call.freeze_unknown([x, *mask], inner)
+    """The inner layer or model, applied to every step: (batch, time, ...) -> (batch, time, ...)."""
+    for labels in mask:
+        call.freeze(labels, "mask of TimeDistributed")
     if 1 in varying_axes(x):
-        return call.freeze_all([x, *mask], "channels over the steps of TimeDistributed")
-    short = [(shape[0], *shape[2:]) for shape in (call.in_shapes[0], call.out_shapes[0])]
-    view = call.wrapped(inner, ("layer", "config"), short[:1], short[1:], times=call.in_shapes[0][1])
-    return np.expand_dims(rule(view, np.squeeze(x, 1)), 1)
+        call.freeze(x, "channels over the steps of TimeDistributed")
+        x = x.reshape(-1)[:1].reshape((1,) * x.ndim)
+    step_in, step_out = ([(shape[0], *shape[2:]) for shape in shapes] for shapes in (call.in_shapes[:1], call.out_shapes))
+    inner = call.inside(
+        call.op.layer, [np.squeeze(x, 1)], step_in, step_out, config=("layer", "config"), times=call.in_shapes[0][1]
+    )
+    return [np.expand_dims(labels, 1) for labels in inner]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
+
+from tlt_prune.graph.classes import changes_computation, is_keras_class, keras_base, patched
 
 Rule = Callable[..., Any]
 
@@ -14,11 +16,6 @@ _LAYERS: dict[str, Rule] = {}
 _OPS: dict[str, Rule] = {}
 _TF_OPS: dict[str, Rule] = {}
 _CLASSES: dict[type, Rule] = {}
-
-_MODULES = (
-    "weighted", "normalization", "elementwise", "merging", "moving", "pooling", "preprocessing", "recurrent", "attention",
-    "raw", "tf_ops",
-)  # fmt: skip
 
 
 def _decorator(registry: dict[Any, Rule], keys: tuple[Any, ...]) -> Callable[[Rule], Rule]:
@@ -58,11 +55,26 @@ def register_rule(*classes: type) -> Callable[[Rule], Rule]:
         return x                                    # the output carries the same channels
     ```
 
+    A layer with a kernel contracts the incoming channels and issues fresh ones:
+
+    ```python
+    @tlt_prune.register_rule(PatchProjection)       # patches (batch, n, d) @ kernel (d, units) + bias
+    def project(call, x):
+        incoming, out = call.vector(x, axis=-1), call.fresh(call.op.units)
+        call.attach(call.op.kernel, 0, incoming, "in")  # rows that read the incoming channels
+        call.attach(call.op.kernel, 1, out, "out")      # columns that make the new ones
+        call.follow(out, call.op.bias)
+        call.produce(out, (call.op.kernel, (1,), out))  # a row of the plan: scored by its columns
+        call.count("units", out)                        # get_config()["units"] counts them
+        call.macs(call.op.kernel, call.positions(call.out_shapes[0], -1))
+        return call.place(out, axis=-1)
+    ```
+
     Args:
-        *classes: layer classes. Subclasses that do not override `call` or `build` inherit the rule.
+        *classes: layer classes. Subclasses inherit the rule unless they override something that computes.
 
     Returns:
-        A decorator for `rule(call, x, ...) -> labels`, with `call` a `CallTrace`.
+        A decorator for `rule(call, x, ...) -> labels`, with `call` a `tlt_prune.CallTrace`.
 
     Raises:
         TypeError: something that is not a class was given.
@@ -85,34 +97,36 @@ def scoped() -> Iterator[None]:
         _CLASSES.update(before)
 
 
-@functools.cache
-def _load() -> None:
-    for name in _MODULES:
-        importlib.import_module(f"tlt_prune.graph.rules.{name}")
-
-
 def find(op: Any, *, is_layer: bool) -> Rule | None:
     """The rule of an operation, or None.
 
-    A subclass inherits the rule of its base unless it defines `call` or `build` itself: then the rule
-    no longer describes what it does.
+    A subclass inherits the rule of its base unless it overrides something that its calls may depend on: then the rule no
+    longer describes what it does.
     """
-    _load()
     for cls in type(op).__mro__:
         if cls in _CLASSES:
-            return _CLASSES[cls]
-        package = cls.__module__.partition(".")[0]
-        if package in ("keras", "tf_keras"):
-            return _built_in(op, cls, is_layer)
-        if "call" in cls.__dict__ or "build" in cls.__dict__:
-            return None
-    return None
+            return None if patched(op) else _CLASSES[cls]
+        if is_keras_class(cls) or changes_computation(cls):
+            break
+    if not is_layer:
+        return _of_operation(op)
+    base = keras_base(op)
+    return None if base is None else _LAYERS.get(base.__name__)
 
 
-def _built_in(op: Any, cls: type, is_layer: bool) -> Rule | None:
-    if is_layer:
-        return _LAYERS.get(cls.__name__)
+def _of_operation(op: Any) -> Rule | None:
+    cls = type(op)
     if cls.__module__.startswith("tf_keras."):
         symbol = getattr(op, "symbol", None)
         return _TF_OPS.get(symbol if symbol is not None else cls.__name__)
-    return _OPS.get(cls.__name__)
+    return _OPS.get(cls.__name__) if is_keras_class(cls) else None
+
+
+@functools.cache
+def accepts(rule: Rule, count: int) -> bool:
+    """Whether a rule takes that many label arrays: a call may have further tensors that nobody thought of."""
+    try:
+        inspect.signature(rule).bind(None, *range(count))
+    except TypeError:
+        return False
+    return True

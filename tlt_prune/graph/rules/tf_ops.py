@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from tlt_prune.graph.channels import CallTrace
-from tlt_prune.graph.labels import Labels
+from tlt_prune.graph.call_trace import CallTrace, Count
+from tlt_prune.graph.labels import Labels, varying_axes
 from tlt_prune.graph.rules.elementwise import normalised
 from tlt_prune.graph.rules.merging import combine, concat, constants, contract
 from tlt_prune.graph.rules.moving import rolled, sliced, split_along
@@ -90,9 +90,10 @@ def concatenate(call: CallTrace, *xs: Labels) -> Any:
 @tf_op("split")
 def split(call: CallTrace, x: Labels) -> Any:
     where, _ = _argument(call, 1, "num_or_size_splits")
-    parts, edges = split_along(call, x, int(_argument(call, 2, "axis", 0)[1]))
-    if edges is not None:
-        call.argument(where, lambda alive: [int(alive[part.reshape(-1)].sum()) for part in parts], x.reshape(-1))
+    axis = int(_argument(call, 2, "axis", 0)[1])
+    parts = split_along(call, x, axis)
+    if axis % x.ndim in varying_axes(x):
+        call.argument(where, [Count(part.reshape(-1)) for part in parts])
     return parts
 
 
@@ -121,12 +122,7 @@ def matmul(call: CallTrace, *xs: Labels) -> Any:
 def getitem(call: CallTrace, x: Labels) -> Any:
     where, key = _argument(call, 1, "slice_spec")
     parts = tuple(_as_slice(p) for p in key) if isinstance(key, (tuple, list)) else _as_slice(key)
-    return sliced(
-        call,
-        x,
-        parts,
-        lambda value, *labels: call.argument(where, lambda alive: tuple(_as_dict(p) for p in value(alive)), *labels),
-    )
+    return sliced(call, x, parts, lambda value: call.argument(where, tuple(_as_dict(p) for p in value)))
 
 
 def _as_slice(part: Any) -> Any:

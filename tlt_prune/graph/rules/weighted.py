@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import numpy as np
 
-from tlt_prune.graph.channels import Alive, CallTrace
-from tlt_prune.graph.labels import Labels
+from tlt_prune.graph.call_trace import CallTrace, Count
+from tlt_prune.graph.labels import Labels, varying_axes
 from tlt_prune.graph.rules.elementwise import activated
 from tlt_prune.graph.rules.registry import layer
 
@@ -127,59 +126,46 @@ def embedding(call: CallTrace, x: Labels) -> Labels:
 def einsum_dense(call: CallTrace, x: Labels) -> Any:
     """`abc,cd->abd`: letters of the kernel in the input are contracted, those only in the output fresh."""
     op = call.op
-    inputs, kernel, output = _einsum_terms(op.equation, len(call.in_shapes[0]), len(op.kernel.shape))
+    inputs, kernel, output = _einsum_terms(op.equation, len(call.in_shapes[0]))
     contracted = [c for c in kernel if c in inputs and c not in output]
     issued = [c for c in kernel if c in output and c not in inputs]
-    batched = [c for c in kernel if c in output and c in inputs]
-    varying = [inputs[axis] for axis, size in enumerate(x.shape) if size > 1]
-    if any(c in batched or c not in contracted for c in varying):
+    varying = [inputs[axis] for axis in varying_axes(x)]
+    if any(c not in contracted for c in varying):
         call.freeze(x, "channels on an axis that EinsumDense does not contract")
         x, varying = x.reshape(-1)[:1].reshape((1,) * x.ndim), []
     for c in contracted:
         axis = inputs.index(c)
-        shape = call.in_shapes[0]
-        vector = call.vector(x, axis) if c in varying or not varying else None
-        if vector is not None and shape[axis] is not None:
-            call.attach(op.kernel, kernel.index(c), vector, "in")
-    positions = call.positions(call.out_shapes[0], 0)
-    issued_size = np.prod([op.kernel.shape[kernel.index(c)] for c in issued], dtype=float)
-    batched_size = np.prod([op.kernel.shape[kernel.index(c)] for c in batched], dtype=float)
-    call.macs(op.kernel, positions / (issued_size * batched_size))
+        if (c in varying or not varying) and call.in_shapes[0][axis] is not None:
+            call.attach(op.kernel, kernel.index(c), call.vector(x, axis), "in")
+    call.macs(op.kernel, call.positions(call.in_shapes[0], *(inputs.index(c) for c in kernel if c in inputs)))
     if not issued:
         return call.freeze_all([x], "EinsumDense issues no channels")
     # One axis is pruned: the last issued one is the channel axis, the others are spatial or heads.
     channel = max(issued, key=output.index)
-    out_axis = output.index(channel)
     out = call.fresh(op.kernel.shape[kernel.index(channel)])
     call.attach(op.kernel, kernel.index(channel), out, "out")
     call.produce(out, (op.kernel, (kernel.index(channel),), out))
-    labels = call.place(out, out_axis)
-    if op.bias is not None:
-        _follow_trailing(call, op.bias, output, op.bias_axes, channel, out)
+    if op.bias is not None and channel in op.bias_axes:
+        # The bias has one axis an output axis from the first named one on, of size 1 where not named.
+        first = min(output.index(c) for c in op.bias_axes)
+        call.attach(op.bias, output.index(channel) - first, out, "follow")
     sizes = op.get_config()["output_shape"]
-    call.configure("output_shape", functools.partial(_with_size, sizes, out_axis - len(output), out), out)
-    return activated(call, labels, op.activation)
+    sizes = [sizes] if isinstance(sizes, int) else list(sizes)
+    sizes[_explicit(op.equation, inputs).index(channel)] = Count(out)
+    call.configure("output_shape", tuple(sizes))
+    return activated(call, call.place(out, output.index(channel)), op.activation)
 
 
-def _with_size(sizes: Any, axis: int, out: Labels, alive: Alive) -> tuple[int | None, ...]:
-    """The configured output shape (without batch, open sizes None) with `axis`, counted from the end, cut."""
-    shape = [sizes] if isinstance(sizes, int) else list(sizes)
-    shape[axis] = int(alive[out].sum())
-    return tuple(shape)
-
-
-def _follow_trailing(call: CallTrace, bias: Any, output: str, bias_axes: str, channel: str, out: Labels) -> None:
-    if channel not in bias_axes:
-        return
-    # The bias has one axis an output axis from the first named one on, of size 1 where not named.
-    first = min(output.index(c) for c in bias_axes)
-    call.attach(bias, output.index(channel) - first, out, "follow")
-
-
-def _einsum_terms(equation: str, in_rank: int, kernel_rank: int) -> tuple[str, str, str]:
+def _einsum_terms(equation: str, in_rank: int) -> tuple[str, str, str]:
     """Input, kernel and output letters, with "..." spelled out."""
     left, output = equation.replace(" ", "").split("->")
     inputs, kernel = left.split(",")
     spare = [c for c in "ZYXWVUTSRQPONMLKJIHGFEDCBA" if c not in equation]
     extra = "".join(spare[: in_rank - len(inputs.replace("...", ""))])
     return inputs.replace("...", extra), kernel.replace("...", ""), output.replace("...", extra)
+
+
+def _explicit(equation: str, inputs: str) -> str:
+    """The output letters that the configured output shape counts: neither the batch nor what "..." stands for."""
+    output = equation.replace(" ", "").split("->")[1].replace("...", "")
+    return output.replace(inputs[0], "", 1)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tlt_prune.graph.channels import Producer
+from tlt_prune.graph.channel_graph import Producer
 from tlt_prune.pruning.importance.scores import Scores, criterion, magnitudes
 
 

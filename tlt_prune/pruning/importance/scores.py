@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tlt_prune.graph.channels import Producer
+from tlt_prune.graph.channel_graph import Producer
 
 Scores = NDArray[np.float64]
 Criterion = Callable[[Producer, Sequence[NDArray[Any]]], Scores]

@@ -1,0 +1,304 @@
+"""What a rule sees of the call it traces, and what it may say.
+
+`CallTrace` is the public interface for the authors of rules (see `tlt_prune.register_rule`).
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from keras import tree
+
+from tlt_prune.errors import RuleError
+from tlt_prune.graph.channel_graph import Count, Cut, Edit, Positions, Producer, Role, Template, WeightAxis, Work, labels_in
+from tlt_prune.graph.labels import Labels, LabelTable, Shape, varying_axes
+from tlt_prune.graph.reader import Call, Graph, Tensor
+
+__all__ = ["CallTrace", "Count", "Cut", "Positions", "Record"]
+
+
+class Record:
+    """What the rules have said so far."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.table = LabelTable()
+        self.axes: dict[tuple[int, int, int], WeightAxis] = {}
+        self.producers: dict[tuple[int, str], Producer] = {}
+        self.config_edits: dict[Any, Edit] = {}
+        self.argument_edits: dict[Any, Edit] = {}
+        self.work: list[Work] = []
+        self.unknown: dict[str, str] = {}
+        self._weight_index: dict[int, dict[int, int]] = {}
+
+    def frozen(self, rank: int, reason: str) -> Labels:
+        """The label array of a tensor of which nothing may be removed."""
+        label = self.table.fresh(1)
+        self.table.freeze(label, reason)
+        return label.reshape((1,) * rank)
+
+    def weight_index(self, op: Any, variable: Any) -> int | None:
+        """Position of `variable` among the weights of `op`; None for a computed tensor (LoRA, quantised...)."""
+        if id(op) not in self._weight_index:
+            self._weight_index[id(op)] = {id(v): i for i, v in enumerate(self.graph.family.weights(op))}
+        return self._weight_index[id(op)].get(id(variable))
+
+    def edit(self, edits: dict[Any, Edit], key: Any, edit: Edit) -> None:
+        # One configuration serves every call of a layer: what it depends on must be removed alike.
+        first = edits.setdefault(key, edit)
+        for a, b in zip(labels_in(first.value), labels_in(edit.value), strict=True):
+            if a.shape == b.shape:
+                self.table.unify(a, b)
+            else:
+                for labels in (a, b):
+                    self.table.freeze(labels, f"'{getattr(edit.target, 'name', edit.key)}' is called with different shapes")
+
+
+Apply = Callable[["CallTrace", Sequence[Labels]], list[Labels]]
+
+
+class CallTrace:
+    """What a rule sees of the call it traces, and the verbs it has.
+
+    A rule is `rule(call, x, ...) -> labels`: it receives one label array an input tensor, in the order of the call's
+    arguments, and returns one an output tensor (a list of them where there are several). A label array has the rank of
+    its tensor, and size 1 on every axis along which the channels do not vary: the output of a convolution is `(1, 1, 1, C)`.
+    Below `x` is such an array, and `vector` the labels along one axis, shape `(size,)`.
+
+    Attributes:
+        op: the layer or operation.
+        in_shapes, out_shapes: shapes of its input and output tensors, batch axis included, None where unknown.
+        call: the call as it was recorded: `call.args`, `call.kwargs`, where tensors appear as `Tensor`.
+    """
+
+    def __init__(
+        self,
+        record: Record,
+        apply: Apply,
+        call: Call,
+        times: float,
+        *,
+        op: Any = None,
+        shapes: tuple[Sequence[Shape], Sequence[Shape]] | None = None,
+        config: tuple[str, ...] = (),
+        part: str = "",
+    ) -> None:
+        self._record = record
+        self._apply = apply
+        self._config_path = config
+        self._part = part
+        self.times = times
+        """How often the layer runs in one call of the model, NaN where unknown."""
+        self.call = call
+        self.op = call.op if op is None else op
+        self.table = record.table
+        inputs, outputs = shapes or ([x.shape for x in call.inputs], [x.shape for x in call.outputs])
+        self.in_shapes, self.out_shapes = list(inputs), list(outputs)
+
+    def inside(
+        self,
+        op: Any,
+        xs: Sequence[Labels],
+        in_shapes: Sequence[Shape],
+        out_shapes: Sequence[Shape],
+        *,
+        config: Sequence[str],
+        part: str = "",
+        times: int | None = 1,
+    ) -> list[Labels]:
+        """Applies the rule of a layer inside this one: what a wrapper's rule does.
+
+        Args:
+            op: the inner layer; its weights are among this one's.
+            xs: label arrays of what it receives.
+            in_shapes, out_shapes: shapes of what it receives and returns.
+            config: where its configuration is in this one's, such as ("layer", "config").
+            part: its name in the plan, where this layer has several.
+            times: how often it runs a call, None where unknown.
+
+        Returns:
+            One label array for each of `out_shapes`, checked and frozen as those of any other layer.
+        """
+        view = CallTrace(
+            self._record,
+            self._apply,
+            self.call,
+            math.nan if times is None else self.times * times,
+            op=op,
+            shapes=(in_shapes, out_shapes),
+            config=(*self._config_path, *config),
+            part=":".join(x for x in (self._part, part) if x),
+        )
+        return self._apply(view, xs)
+
+    @property
+    def channel_axis(self) -> int:
+        """The channel axis of a layer with `data_format`: 1 or -1."""
+        return 1 if getattr(self.op, "data_format", None) == "channels_first" else -1
+
+    def given(self, name: str, position: int | None = None) -> list[int]:
+        """Which of the rule's label arrays are the tensors in the argument `name` (or at `position`) of the call."""
+        if position is None:
+            parameters = list(inspect.signature(self.op.call).parameters)
+            position = parameters.index(name) if name in parameters else len(self.call.args)
+        counter = itertools.count()
+        args, kwargs = tree.map_structure(
+            lambda x: next(counter) if isinstance(x, Tensor) else None, (self.call.args, self.call.kwargs)
+        )
+        value = kwargs[name] if name in kwargs else args[position] if position < len(args) else None
+        return [i for i in tree.flatten(value) if i is not None]
+
+    def is_layer(self, value: Any) -> bool:
+        """Whether `value` is a layer of the model's Keras."""
+        return self._record.graph.family.is_layer(value)
+
+    # --- reading label arrays ---
+
+    def vector(self, x: Labels, axis: int, tensor: int = 0) -> Labels:
+        """Labels of `x` (the `tensor`-th input) along `axis`.
+
+        Labels that vary along another axis cannot be told apart by this call: they are frozen.
+        An axis of unknown size gets a single entry.
+        """
+        axis %= x.ndim
+        if any(other != axis for other in varying_axes(x)):
+            self.freeze(x, "its channels lie on an axis that the layer does not keep apart")
+            x = x.reshape(-1)[:1].reshape((1,) * x.ndim)
+        size = self.in_shapes[tensor][axis] or 1
+        return np.broadcast_to(x.reshape(-1), (size,)).copy()
+
+    def place(self, vector: Labels, axis: int, output: int = 0) -> Labels:
+        """The label array of the `output`-th output whose `axis` carries `vector`."""
+        rank = len(self.out_shapes[output])
+        shape = [1] * rank
+        shape[axis] = len(vector)
+        return vector.reshape(shape)
+
+    def materialise(self, x: Labels, axis: int, tensor: int = 0) -> Labels:
+        """`x` with its full size on `axis`."""
+        axis %= x.ndim
+        size = self.in_shapes[tensor][axis]
+        if size is None or x.shape[axis] == size:
+            return x
+        return np.repeat(x, size, axis=axis)
+
+    # --- deciding what may go ---
+
+    def freeze(self, x: Labels, reason: str) -> None:
+        """Nothing of `x` may be removed; the plan says why."""
+        self.table.freeze(x, reason)
+
+    def freeze_all(self, arguments: Sequence[Labels], reason: str) -> list[Labels]:
+        """Freezes the inputs and returns frozen outputs."""
+        for x in arguments:
+            self.table.freeze(x, reason)
+        return [self._record.frozen(len(shape), reason) for shape in self.out_shapes]
+
+    def freeze_unknown(self, arguments: Sequence[Labels]) -> list[Labels]:
+        """Freezes the inputs because nobody knows what this layer does, and names it in the plan."""
+        kind = type(self.op).__name__
+        self._record.unknown[self.call.path] = kind
+        return self.freeze_all(arguments, f"unknown layer {kind} '{self.call.path}'")
+
+    def approximate(self, x: Labels, reason: str) -> None:
+        """Removing channels of `x` changes more than what reads them (a statistic, say)."""
+        self.table.mark_approximate(x, reason)
+
+    # --- attaching labels to weights ---
+
+    def fresh(self, count: int) -> Labels:
+        """New labels for `count` channels; a single channel cannot be removed, so it is frozen."""
+        labels = self.table.fresh(count)
+        if count == 1:
+            self.table.freeze(labels, "a single channel")
+        return labels
+
+    def attach(self, variable: Any, axis: int, vector: Labels, role: Role) -> None:
+        """Says that `axis` of `variable` is indexed by `vector`. None is accepted and ignored."""
+        if variable is None:
+            return
+        index = self._record.weight_index(self.call.op, variable)
+        if index is None:
+            self.freeze(vector, f"weights of '{self.call.path}' are not plain variables")
+            return
+        axis %= len(variable.shape)
+        if variable.shape[axis] != len(vector):
+            raise RuleError(
+                f"The rule of {type(self.op).__name__} '{self.call.path}' attached {len(vector)} labels to axis "
+                f"{axis} of a weight of shape {tuple(variable.shape)}."
+            )
+        found = self._record.axes.setdefault(
+            (id(self.call.op), index, axis),
+            WeightAxis(self.call.op, self.call.path, index, axis, vector, role),
+        )
+        self.table.unify(found.labels, vector)
+
+    def follow(self, vector: Labels, *variables: Any) -> None:
+        """One-dimensional parameters with one entry a channel (bias, gamma, moving mean...)."""
+        for variable in variables:
+            self.attach(variable, 0, vector, "follow")
+
+    def produce(
+        self,
+        labels: Labels,
+        *kernels: tuple[Any, tuple[int, ...], Labels],
+        part: str = "",
+        unit: int = 1,
+    ) -> None:
+        """Declares filters to be scored: a row of the plan.
+
+        Args:
+            labels: one a filter, shape `(n_filters,)`.
+            *kernels: (variable, axes that count its filters, their labels).
+            part: name of this kind of channels, where the layer has several.
+            unit: channels that one filter stands for.
+        """
+        slices = []
+        for variable, axes, vector in kernels:
+            index = self._record.weight_index(self.call.op, variable)
+            if index is not None:
+                axes = tuple(axis % len(variable.shape) for axis in axes)
+                slices.append((index, axes, vector))
+        part = ":".join(x for x in (self._part, part) if x)
+        name = f"{self.call.path}:{part}" if part else self.call.path
+        self._record.producers.setdefault((id(self.call.op), part), Producer(name, self.call, labels, tuple(slices), unit))
+
+    # --- what has to be rewritten ---
+
+    def configure(self, key: str, value: Template) -> None:
+        """`value`, resolved, replaces `key` in the layer's configuration."""
+        path = (*self._config_path, key)
+        self._record.edit(self._record.config_edits, (id(self.call.op), path), Edit(self.call.op, path, value))
+
+    def argument(self, key: int | str, value: Template) -> None:
+        """`value`, resolved, replaces a positional or keyword argument of this call."""
+        self._record.edit(self._record.argument_edits, (id(self.call), key), Edit(self.call, key, value))
+
+    def count(self, key: str, vector: Labels) -> None:
+        """The configuration entry `key` is the number of channels in `vector`."""
+        self.configure(key, Count(vector))
+
+    # --- cost ---
+
+    def positions(self, shape: Shape, *axes: int) -> float:
+        """Number of positions a kernel is applied at: all of `shape` but the batch and `axes`; NaN where unknown."""
+        left_out = {0, *(axis % len(shape) for axis in axes)}
+        sizes = [size for i, size in enumerate(shape) if i not in left_out]
+        return math.nan if None in sizes else float(math.prod(sizes))  # type: ignore[arg-type]
+
+    def macs(self, variable: Any, positions: float) -> None:
+        """`variable` is multiplied in once at each of `positions`."""
+        index = self._record.weight_index(self.call.op, variable)
+        if index is None:
+            self.work(positions * math.prod(variable.shape))
+        else:
+            self.work(positions, weight=index)
+
+    def work(self, positions: float, *factors: Labels, weight: int | None = None) -> None:
+        """Multiply-accumulates of this call: see `Work`."""
+        self._record.work.append(Work(self.call.op, self.call.path, positions * self.times, factors, weight))

@@ -1,0 +1,179 @@
+"""What tracing results in, as plain data: selection, costs and rewriting are pure functions of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+import numpy as np
+
+from tlt_prune.graph.labels import Alive, Bundles, Labels
+from tlt_prune.graph.reader import Call, Graph
+
+Role = Literal["out", "in", "follow"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class WeightAxis:
+    """One axis of one weight, and the label of each of its indices.
+
+    Attributes:
+        op, index: the layer, and the position of the weight in `Family.weights(op)`.
+        axis: the axis, counted from 0.
+        labels: `(size of the axis,)`.
+        role: "out" issues the channels, "in" contracts them (its rows are what the law zeroes),
+            "follow" has one parameter per channel passing by.
+    """
+
+    op: Any
+    path: str
+    index: int
+    axis: int
+    labels: Labels
+    role: Role
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Producer:
+    """A layer whose filters are scored: a row of the plan.
+
+    Attributes:
+        name: the layer's path, with ":part" when a layer has several kinds of channels.
+        labels: `(n_filters,)`.
+        slices: for each kernel, (index in `Family.weights(op)`, axes that count its filters, labels of its filters):
+            the norm over the other axes, added up by label, is the filter's magnitude.
+        unit: channels that one filter stands for (the width of an attention head): what the
+            granularity counts.
+    """
+
+    name: str
+    call: Call
+    labels: Labels
+    slices: tuple[tuple[int, tuple[int, ...], Labels], ...]
+    unit: int = 1
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Count:
+    """In a template: how many of `labels` are retained."""
+
+    labels: Labels
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Cut:
+    """In a template: `values` (an array, or nested lists) without what is removed along `axis`."""
+
+    values: Any
+    axis: int
+    labels: Labels
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Positions:
+    """In a template: where the retained ones of `labels[chosen]` lie among the retained of `labels`."""
+
+    chosen: Labels
+    labels: Labels
+
+
+Template = Any
+"""A value in which `Count`, `Cut` and `Positions` stand for what depends on the retained channels, at any depth of tuples,
+lists, dictionaries and slices: `(None, 1, Count(labels))`. See `resolve`."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Edit:
+    """What depends on the retained channels: a configuration entry (`key` a path in a layer's) or an argument of a call."""
+
+    target: Any
+    key: Any
+    value: Template
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Work:
+    """Multiply-accumulates of one call: `positions` times the retained of each of `factors` times the size of a weight.
+
+    Attributes:
+        positions: NaN where a size is unknown.
+        factors: label vectors.
+        weight: position in `Family.weights(op)` of what is multiplied in once a position, None for none.
+    """
+
+    op: Any
+    path: str
+    positions: float
+    factors: tuple[Labels, ...] = ()
+    weight: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TensorLabels:
+    """One output of one call: `path` and `op` say whose."""
+
+    op: Any
+    path: str
+    labels: Labels
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ChannelGraph:
+    """What `trace` found. All label vectors index into `bundles.root`.
+
+    Attributes:
+        input_labels: `id` of a graph -> labels of its flat inputs.
+        tensors: every output of every call that carries more than one channel.
+        unknown: (path, class name) of each layer without a rule.
+    """
+
+    graph: Graph
+    bundles: Bundles
+    axes: tuple[WeightAxis, ...]
+    producers: tuple[Producer, ...]
+    config_edits: tuple[Edit, ...]
+    argument_edits: tuple[Edit, ...]
+    input_labels: dict[int, tuple[Labels, ...]]
+    tensors: tuple[TensorLabels, ...]
+    work: tuple[Work, ...]
+    unknown: tuple[tuple[str, str], ...]
+
+    @property
+    def n_labels(self) -> int:
+        return len(self.bundles.root)
+
+
+def resolve(template: Template, alive: Alive) -> Any:
+    """The value of a template, for what is retained (`(n_labels,)`)."""
+    match template:
+        case Count(labels):
+            return int(alive[labels].sum())
+        case Cut(values, axis, labels):
+            cut = np.compress(alive[labels], np.asarray(values), axis=axis)
+            return cut.tolist() if isinstance(values, (list, tuple)) else cut
+        case Positions(chosen, labels):
+            rank = np.cumsum(alive[labels]) - 1
+            return rank[chosen[alive[labels[chosen]]]].tolist()
+        case slice(start=start, stop=stop, step=step):
+            return slice(*(resolve(x, alive) for x in (start, stop, step)))
+        case tuple() | list():
+            return type(template)(resolve(x, alive) for x in template)
+        case dict():
+            return {key: resolve(value, alive) for key, value in template.items()}
+        case _:
+            return template
+
+
+def labels_in(template: Template) -> list[Labels]:
+    """The label vectors that a template depends on."""
+    match template:
+        case Count(labels) | Cut(_, _, labels) | Positions(_, labels):
+            return [labels]
+        case slice(start=start, stop=stop, step=step):
+            return labels_in((start, stop, step))
+        case tuple() | list():
+            return [labels for x in template for labels in labels_in(x)]
+        case dict():
+            return labels_in(list(template.values()))
+        case _:
+            return []

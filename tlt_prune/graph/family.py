@@ -1,0 +1,278 @@
+"""What differs between Keras 3 and tf_keras; and the home of every private attribute of either that this package reads.
+
+Keras records a model as nodes on its operations. Two facts decide how it is read: an operation's own
+node list also holds calls made outside the model, so only the model's `_nodes_by_depth` counts; and
+raw operations (`x + y`, `keras.ops.*`) are not in `model.layers` but are in the nodes. tf_keras keeps the same structure
+under other names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+from keras import tree
+from keras.src.models.functional import Functional, functional_like_constructor
+
+from tlt_prune.errors import UnsupportedModelError
+from tlt_prune.graph.classes import keras_base, keras_model_base
+
+
+class Family:
+    """What differs between Keras 3 and tf_keras, and nothing else."""
+
+    name: str
+
+    def is_tensor(self, value: Any) -> bool:
+        raise NotImplementedError
+
+    def is_layer(self, op: Any) -> bool:
+        raise NotImplementedError
+
+    def functional(self, model: Any) -> Any | None:
+        """The functional graph behind `model`, or None when it has none."""
+        raise NotImplementedError
+
+    def is_model(self, op: Any) -> bool:
+        raise NotImplementedError
+
+    def is_sequential(self, op: Any) -> bool:
+        raise NotImplementedError
+
+    def nodes(self, functional: Any) -> Iterator[Any]:
+        """The nodes of a functional model that are calls, in topological order."""
+        for depth in sorted(functional._nodes_by_depth, reverse=True):
+            for node in functional._nodes_by_depth[depth]:
+                if not node.is_input:
+                    yield node
+
+    def is_a(self, op: Any, name: str) -> bool:
+        """Whether a layer computes what Keras' layer class `name` does."""
+        base = keras_base(op) if self.is_layer(op) else None
+        return base is not None and base.__name__ == name
+
+    def node_call(self, node: Any) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+        """(operation, args, kwargs) of a node."""
+        raise NotImplementedError
+
+    def structures(self, functional: Any) -> tuple[Any, Any]:
+        """(inputs, outputs) of a functional model, as structures of symbolic tensors."""
+        raise NotImplementedError
+
+    def input_op(self, tensor: Any) -> Any | None:
+        raise NotImplementedError
+
+    def namespace(self) -> Any:
+        """The package: `keras` or `tf_keras`."""
+        raise NotImplementedError
+
+    def constructor(self, model: Any) -> Callable[..., Any]:
+        """What builds a model of the same kind from inputs, outputs and name."""
+        raise NotImplementedError
+
+    def weights(self, op: Any) -> list[Any]:
+        """The variables of a layer, those of the layers in it included."""
+        return list(op.weights)
+
+    def numpy(self, variable: Any) -> np.ndarray[Any, Any]:
+        raise NotImplementedError
+
+    def construction(self) -> contextlib.AbstractContextManager[Any]:
+        """While layers are called to build a model, their variables wait for `give` instead of getting initial values."""
+        return contextlib.nullcontext()
+
+    def give(self, variable: Any, value: Any) -> None:
+        """Sets a variable, or what a waiting one will start with."""
+        variable.assign(value)
+
+    def reset_states(self, model: Any) -> None:
+        """Stateful recurrent layers start from zero."""
+        for layer in all_layers(model):
+            if getattr(layer, "stateful", False) and getattr(layer, "states", None) is not None:
+                layer.reset_states()
+
+    @contextlib.contextmanager
+    def untouched(self, model: Any) -> Iterator[None]:
+        """Puts back what running a model in inference changes: recurrent states, random seeds, the compiled function."""
+        layers = all_layers(model)
+        states = [v for x in layers for v in tree.flatten(getattr(x, "states", None)) if hasattr(v, "assign")]
+        seeds = [v for x in layers for v in getattr(x, "non_trainable_variables", ()) if "seed" in v.name]
+        before = [(v, self.numpy(v)) for v in (*states, *seeds)]
+        function = model.predict_function
+        try:
+            yield
+        finally:
+            for variable, value in before:
+                variable.assign(value)
+            model.predict_function = function
+
+    def lambda_arguments(self, op: Any) -> dict[str, Any]:
+        """What makes a new Lambda around the same function: Python functions do not survive a configuration."""
+        return {
+            "function": op.function,
+            "output_shape": op._output_shape,
+            "mask": op.mask,
+            "arguments": op.arguments,
+            "name": op.name,
+            "dtype": op.dtype_policy if hasattr(op, "dtype_policy") else op.dtype,
+            "trainable": op.trainable,
+        }
+
+
+class _Keras3(Family):
+    name = "keras"
+
+    def is_tensor(self, value: Any) -> bool:
+        return isinstance(value, keras.KerasTensor)
+
+    def is_layer(self, op: Any) -> bool:
+        return isinstance(op, keras.layers.Layer)
+
+    def functional(self, model: Any) -> Any | None:
+        if keras_model_base(model) is None:
+            return None
+        if isinstance(model, keras.Sequential):
+            return model._functional
+        return model if isinstance(model, Functional) else None
+
+    def is_model(self, op: Any) -> bool:
+        return isinstance(op, keras.Model)
+
+    def is_sequential(self, op: Any) -> bool:
+        return isinstance(op, keras.Sequential)
+
+    def node_call(self, node: Any) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+        return node.operation, tuple(node.arguments.args), dict(node.arguments.kwargs)
+
+    def structures(self, functional: Any) -> tuple[Any, Any]:
+        return functional._inputs_struct, functional._outputs_struct
+
+    def input_op(self, tensor: Any) -> Any | None:
+        op = tensor._keras_history.operation
+        return op if isinstance(op, keras.layers.InputLayer) else None
+
+    def namespace(self) -> Any:
+        return keras
+
+    def constructor(self, model: Any) -> Callable[..., Any]:
+        return type(model) if functional_like_constructor(type(model)) else keras.Model
+
+    def numpy(self, variable: Any) -> np.ndarray[Any, Any]:
+        return np.asarray(keras.ops.convert_to_numpy(variable))
+
+    def construction(self) -> contextlib.AbstractContextManager[Any]:
+        # Variables made in a stateless scope are initialised when it ends.
+        scope: contextlib.AbstractContextManager[Any] = keras.StatelessScope()
+        return scope
+
+    def give(self, variable: Any, value: Any) -> None:
+        if variable._value is None:
+            variable._initializer = lambda shape, dtype=None: value
+        else:
+            variable.assign(value)
+
+
+class _TfKeras(Family):
+    name = "tf_keras"
+
+    def __init__(self, package: Any) -> None:
+        self._package = package
+
+    def is_tensor(self, value: Any) -> bool:
+        return isinstance(value, self._package.src.engine.keras_tensor.KerasTensor)
+
+    def is_layer(self, op: Any) -> bool:
+        # `tf.add(x, y)` on a symbolic tensor becomes a layer that only wraps the function.
+        return isinstance(op, self._package.layers.Layer) and not _is_tf_op(op)
+
+    def functional(self, model: Any) -> Any | None:
+        functional = self._package.src.engine.functional.Functional
+        if keras_model_base(model) is not None and isinstance(model, functional) and getattr(model, "_nodes_by_depth", None):
+            return model
+        return None
+
+    def is_model(self, op: Any) -> bool:
+        return isinstance(op, self._package.Model)
+
+    def is_sequential(self, op: Any) -> bool:
+        return isinstance(op, self._package.Sequential)
+
+    def node_call(self, node: Any) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+        return node.layer, tuple(node.call_args), dict(node.call_kwargs)
+
+    def structures(self, functional: Any) -> tuple[Any, Any]:
+        return functional._nested_inputs, functional._nested_outputs
+
+    def input_op(self, tensor: Any) -> Any | None:
+        op = tensor._keras_history.layer
+        return op if isinstance(op, self._package.layers.InputLayer) else None
+
+    def namespace(self) -> Any:
+        return self._package
+
+    def constructor(self, model: Any) -> Callable[..., Any]:
+        build: Callable[..., Any] = self._package.Model
+        return build
+
+    def weights(self, op: Any) -> list[Any]:
+        # Lookup layers count their vocabulary, which is no array, among them.
+        return [x for x in op.weights if hasattr(x, "shape")]
+
+    def numpy(self, variable: Any) -> np.ndarray[Any, Any]:
+        return np.asarray(variable)
+
+
+_TF_OPS = ("TFOpLambda", "SlicingOpLambda", "ClassMethod", "InstanceMethod", "InstanceProperty")
+
+
+def _is_tf_op(op: Any) -> bool:
+    return type(op).__name__ in _TF_OPS and type(op).__module__.startswith("tf_keras.")
+
+
+def family_of(model: Any) -> Family:
+    """Keras 3 or tf_keras.
+
+    Raises:
+        UnsupportedModelError: `model` is neither's model.
+    """
+    if isinstance(model, keras.Model):
+        return _Keras3()
+    # A tf_keras model can only exist where tf_keras has been imported: never import it ourselves.
+    package = sys.modules.get("tf_keras")
+    if package is not None and isinstance(model, package.Model):
+        return _TfKeras(package)
+    raise UnsupportedModelError(
+        "Expected a keras.Model or tf_keras.Model. "
+        f"Received: {model!r} (of type {type(model).__module__}.{type(model).__name__})."
+    )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class AttentionParts:
+    """The projections inside an attention layer: `EinsumDense` layers with kernel and bias."""
+
+    query: Any
+    key: Any
+    value: Any
+    output: Any
+    gate: Any | None
+
+
+def attention_parts(op: Any) -> AttentionParts:
+    """Of a (grouped) multi-head attention layer."""
+    return AttentionParts(op._query_dense, op._key_dense, op._value_dense, op._output_dense, getattr(op, "_gate_dense", None))
+
+
+def all_layers(layer: Any) -> list[Any]:
+    """The layers in a model or layer, to any depth, without itself."""
+    return list(layer._flatten_layers(include_self=False)) if hasattr(layer, "_flatten_layers") else []
+
+
+def producing_layer(tensor: Any) -> Any:
+    """The Keras 3 operation that a symbolic tensor comes from."""
+    return tensor._keras_history.operation
