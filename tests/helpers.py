@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tlt_prune.graph.family import family_of
 from tlt_prune.graph.tracer import ChannelGraph, trace
 from tlt_prune.pruning.law import check_law, random_inputs, relative_error
 
@@ -55,6 +56,7 @@ def assert_law(model: Any, plan: Any, pruned: Any, tolerance: float = 1e-5) -> C
 def assert_same_after_reload(model: Any, inputs: Any) -> None:
     """A saved and loaded model computes the same; `.keras` for Keras 3, `.h5` for tf_keras."""
     legacy = not isinstance(model, keras.Model)
+    family = family_of(model)
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / ("model.h5" if legacy else "model.keras")
         with warnings.catch_warnings():
@@ -67,6 +69,8 @@ def assert_same_after_reload(model: Any, inputs: Any) -> None:
             loaded = tf_keras.models.load_model(path, compile=False)
         else:
             loaded = keras.models.load_model(path, compile=False, safe_mode=False)
+    for each in (model, loaded):
+        family.reset_states(each)
     for a, b in zip(
         keras.tree.flatten(model(inputs, training=False)), keras.tree.flatten(loaded(inputs, training=False)), strict=True
     ):

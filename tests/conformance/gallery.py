@@ -192,6 +192,31 @@ def einsum_dense_heads(g: Any) -> Any:
     return head(g, x, y)
 
 
+@case(keras3=True)
+def einsum_dense_ellipsis_behind(g: Any) -> Any:
+    x = g.Input((4, 5))
+    y = keras.layers.EinsumDense("ab...,bc->ac...", output_shape=(8,), bias_axes="c", activation="relu")(x)
+    y = keras.layers.EinsumDense("ab...,bc->ac...", output_shape=6)(y)
+    return g.Model(x, keras.layers.Dense(3)(keras.layers.Flatten()(y)))
+
+
+@case(keras3=True)
+def einsum_dense_sums_an_axis_out(g: Any) -> Any:
+    x = g.Input((4, 5))
+    y = keras.layers.EinsumDense("abc,cd->ad", output_shape=12, bias_axes="d")(keras.layers.Dense(10)(x))
+    return g.Model(x, keras.layers.Dense(3)(y))
+
+
+@case(keras3=True)
+def embedding_from_a_matrix(g: Any) -> Any:
+    """An initialiser that holds an array must be cut too, or the saved model cannot be loaded."""
+    x = g.Input((6,), dtype="int32")
+    table = np.random.default_rng(0).standard_normal((20, 16)).astype("float32")
+    y = keras.layers.Embedding(20, 16, embeddings_initializer=keras.initializers.Constant(table))(x)
+    bias = keras.initializers.Constant(np.linspace(-1, 1, 8).astype("float32"))
+    return head(g, x, keras.layers.Conv1D(8, 3, bias_initializer=bias)(y))
+
+
 @case()
 def embedding(g: Any) -> Any:
     x = g.Input((6,), dtype="int32")
@@ -296,6 +321,32 @@ def constant_normalization(g: Any) -> Any:
     mean, variance = np.linspace(-1, 1, 12), np.linspace(0.5, 2, 12)
     y = g.layers.Normalization(mean=list(mean), variance=list(variance))(conv(g, x))
     return head(g, x, conv(g, g.layers.Normalization(axis=None, mean=0.3, variance=2.0)(y), 8))
+
+
+@case(keras3=True)
+def rescaling_channels_first(g: Any) -> Any:
+    x = g.Input((3, 11, 11))
+    y = keras.layers.Conv2D(12, 3, data_format="channels_first", use_bias=False)(x)
+    scale = np.linspace(0.5, 1.5, 12).reshape(12, 1, 1)
+    y = keras.layers.Rescaling(scale, offset=scale.tolist())(y)
+    y = keras.layers.Conv2D(8, 3, data_format="channels_first", use_bias=False)(y)
+    return g.Model(x, keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D(data_format="channels_first")(y)))
+
+
+@case()
+def dropout_with_a_noise_shape(g: Any) -> Any:
+    x = image(g)
+    y = g.layers.Dropout(0.5, noise_shape=(None, 1, 1, 12))(conv(g, x))
+    if g is keras:
+        y = keras.layers.AlphaDropout(0.5, noise_shape=(None, 1, 1, 12))(conv(g, y))
+    return head(g, x, conv(g, y, 8))
+
+
+@case(keras3=True)
+def layers_as_activations(g: Any) -> Any:
+    x = image(g)
+    y = conv(g, x, activation=keras.layers.LeakyReLU(0.3))
+    return head(g, x, conv(g, keras.layers.Dense(10, activation=keras.layers.ReLU(6.0))(y), 8))
 
 
 @case()
@@ -580,6 +631,22 @@ def constants_a_channel(g: Any) -> Any:
     return head(g, x, conv(g, conv(g, x) * scale + scale.reshape(1, 1, 1, 12), 8))
 
 
+@case()
+def constants_in_a_list(g: Any) -> Any:
+    x = g.Input((7,))
+    scale = [0.5, 1.0, 1.5, 2.0]
+    y = g.layers.Dense(4, activation="relu")(x) * (np.array(scale, "float32") if g is keras else scale)
+    return g.Model(x, g.layers.Dense(3)(y))
+
+
+@case(keras3=True)
+def counts_and_norms(g: Any) -> Any:
+    x = image(g)
+    y = conv(g, x)
+    counted = ops.cast(ops.count_nonzero(y, axis=(1, 2)), "float32")
+    return g.Model(x, keras.layers.Dense(3)(counted + ops.norm(conv(g, x), axis=(1, 2))))
+
+
 @case(keras3=True)
 def raw_activations_and_reductions(g: Any) -> Any:
     x = image(g)
@@ -653,6 +720,24 @@ def attention_layer(g: Any) -> Any:
     return head(g, x, g.layers.Dense(6)(y))
 
 
+@case(frozen="contracted with other activations")
+def attention_layer_with_masks(g: Any) -> Any:
+    x, a, b = g.Input((6, 10)), g.Input((6,), dtype="bool"), g.Input((6,), dtype="bool")
+    y = g.layers.Attention()([g.layers.Dense(12)(x), g.layers.Dense(12)(x)], mask=[a, b])
+    y = g.layers.Dense(12)(y)
+    # The values alone pass: their width is pruned where the keys are others.
+    y = g.layers.Attention()([g.layers.Dense(8)(y), y, g.layers.Dense(8)(y)], mask=[a, b])
+    return head(g, [x, a, b], g.layers.Dense(6)(y))
+
+
+@case(keras3=True)
+def multi_head_attention_with_a_mask(g: Any) -> Any:
+    x, mask = g.Input((6, 10)), g.Input((6, 6), dtype="bool")
+    y = keras.layers.Dense(16)(x)
+    y = keras.layers.MultiHeadAttention(4, 5)(y, y, attention_mask=mask)
+    return head(g, [x, mask], keras.layers.Dense(8)(y))
+
+
 @case()
 def simple_rnn(g: Any) -> Any:
     x = g.Input((5, 6))
@@ -697,6 +782,38 @@ def time_distributed(g: Any) -> Any:
     y = g.layers.TimeDistributed(g.layers.BatchNormalization())(y)
     y = g.layers.TimeDistributed(g.layers.Flatten())(y)
     return head(g, x, g.layers.TimeDistributed(g.layers.Dense(10))(y))
+
+
+@case()
+def time_distributed_recurrent(g: Any) -> Any:
+    x = g.Input((3, 5, 6))
+    y = g.layers.TimeDistributed(g.layers.LSTM(8, return_sequences=True))(x)
+    y = g.layers.TimeDistributed(g.layers.Bidirectional(g.layers.GRU(6)))(y)
+    return head(g, x, g.layers.Dense(10)(y))
+
+
+@case(keras3=True)
+def time_distributed_augmentation(g: Any) -> Any:
+    x = g.Input((3, 6, 6, 3))
+    y = keras.layers.TimeDistributed(keras.layers.RandomGrayscale())(x)
+    y = keras.layers.TimeDistributed(keras.layers.Conv2D(8, 3, activation="relu"))(y)
+    return g.Model(x, keras.layers.Dense(3)(keras.layers.Dense(10)(keras.layers.TimeDistributed(keras.layers.Flatten())(y))))
+
+
+@case()
+def stateful_recurrent(g: Any) -> Any:
+    x = g.Input(batch_shape=(2, 5, 6)) if g is keras else g.Input((5, 6), batch_size=2)
+    y = g.layers.LSTM(12, return_sequences=True, stateful=True)(x)
+    return g.Model(x, g.layers.Dense(3)(g.layers.GRU(8, stateful=True)(y)))
+
+
+@case()
+def masked_recurrent_as_long_as_wide(g: Any) -> Any:
+    """A mask (batch, time) has the shape of a state (batch, units) where there are as many steps as units."""
+    x = g.Input((8, 6))
+    mask = g.Input((8,), dtype="bool")
+    y = g.layers.GRU(8, return_sequences=True)(x, mask=mask)
+    return g.Model([x, mask], g.layers.Dense(3)(g.layers.LSTM(8)(y, mask=mask)))
 
 
 # --- structure ---
@@ -818,6 +935,24 @@ def open_sizes_flattened_over_space(g: Any) -> Any:
     x = g.Input((None, None, 3))
     y = g.layers.Reshape((-1, 12))(conv(g, x))
     return head(g, x, g.layers.Conv1D(6, 1)(y))
+
+
+@case()
+def channels_first_as_wide_as_deep(g: Any) -> Any:
+    """Keras 3.15 adds the bias of such a map on the wrong axis when it runs eagerly."""
+    x = g.Input((3, 12, 12))
+    y = x
+    for _ in range(2):
+        y = g.layers.Conv2D(12, 3, padding="same", data_format="channels_first", activation="relu")(y)
+    return g.Model(x, g.layers.Dense(3)(g.layers.Flatten(data_format="channels_first")(y)))
+
+
+@case()
+def open_sizes_around_a_fixed_model(g: Any) -> Any:
+    a = g.Input((12, 12, 3))
+    inner = g.Model(a, g.layers.GlobalMaxPooling2D()(conv(g, a, 8, strides=3)), name="inner")
+    x = g.Input((None, None, 3))
+    return g.Model(x, g.layers.Dense(3)(g.layers.Dense(10)(inner(x))))
 
 
 @case()

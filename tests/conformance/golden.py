@@ -51,7 +51,7 @@ def deterministic_weights(layer_name: str, roles: list[tuple[str, tuple[int, ...
 
 
 def set_deterministic_weights(
-    model: keras.Model, recorded_name: Callable[[str], str] = lambda x: x.replace("|", "/")
+    model: keras.Model, recorded_name: Callable[[str], str] = lambda x: x.replace(">", "/")
 ) -> keras.Model:
     for layer in model.layers:
         if layer.weights:
@@ -103,7 +103,7 @@ def _tuple(value: Any) -> Any:
 
 def _name(name: str) -> str:
     # Keras 3 forbids "/" in names; the deterministic weights go by the recorded ones.
-    return name.replace("/", "|")
+    return name.replace("/", ">")
 
 
 def _input(layer: dict[str, Any], inputs: list[Any]) -> Any:

@@ -51,7 +51,7 @@ def kept(name: str, args: dict[str, Any]) -> dict[str, list[int]]:
     )
     channels = channels_of(name)
     selection = select(channels, lambda op: op.get_weights(), options)
-    return {p.name.replace("|", "/"): np.flatnonzero(selection.alive[p.labels]).tolist() for p in channels.producers}
+    return {p.name.replace(">", "/"): np.flatnonzero(selection.alive[p.labels]).tolist() for p in channels.producers}
 
 
 RUNS = [(name, i) for name in golden.names("prune") for i in range(len(golden.load(f"prune/{name}.json.gz")["runs"]))]

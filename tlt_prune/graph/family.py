@@ -101,7 +101,7 @@ class Family:
         """Puts back what running a model in inference changes: recurrent states, random seeds, the compiled function."""
         layers = all_layers(model)
         states = [v for x in layers for v in tree.flatten(getattr(x, "states", None)) if hasattr(v, "assign")]
-        seeds = [v for x in layers for v in getattr(x, "non_trainable_variables", ()) if "seed" in v.name]
+        seeds = [v for x in layers for v in getattr(x, "non_trainable_variables", ()) if "seed" in getattr(v, "name", "")]
         before = [(v, self.numpy(v)) for v in (*states, *seeds)]
         function = model.predict_function
         try:

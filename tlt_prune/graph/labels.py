@@ -29,6 +29,7 @@ class LabelTable:
         self._edges: list[tuple[Labels, Labels]] = []
         self._frozen: list[tuple[Labels, str]] = []
         self._approximate: list[tuple[Labels, str]] = []
+        self._dependent: list[tuple[int, Labels, str]] = []
 
     def fresh(self, count: int) -> Labels:
         """Returns `count` new labels, shape `(count,)`."""
@@ -49,6 +50,10 @@ class LabelTable:
         """
         self._frozen.insert(0 if foremost else len(self._frozen), (np.unique(labels), reason))
 
+    def freeze_if(self, trigger: int, labels: Labels, reason: str) -> None:
+        """Freezes `labels` if the label `trigger` is frozen by anything."""
+        self._dependent.append((trigger, np.unique(labels), reason))
+
     def mark_approximate(self, labels: Labels, reason: str) -> None:
         """Notes that removing `labels` changes more than the consumers' rows (a statistic, say)."""
         self._approximate.append((np.unique(labels), reason))
@@ -56,6 +61,10 @@ class LabelTable:
     def resolve(self) -> Bundles:
         """Closes the coupling: which labels form one bundle, which bundles are frozen, and why."""
         root = _components(self._count, self._edges)
+        frozen = _reasons(root, self._frozen)
+        for trigger, labels, reason in self._dependent:
+            if root[trigger] in frozen:
+                self._frozen.append((labels, reason))
         return Bundles(root, _reasons(root, self._frozen), _reasons(root, self._approximate))
 
 

@@ -45,6 +45,9 @@ def rebuild(
         raise _not_rebuilt(call, error) from error
     for edit in edits:
         _set(config, edit.key, resolve(edit.value, alive))
+    if is_keras_class(type(op)):
+        # Keras' layers take arrays, but restore themselves from lists only.
+        config = {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in config.items()}
     initialisers = {key: value for key, value in _silenced(op, config).items() if key not in override}
     objects = _hand_over(op, config)
     config = _overridden(call, config, override)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from tlt_prune.errors import PlanError, UnsupportedModelError
 from tlt_prune.graph.channel_graph import ChannelGraph, Edit, resolve
 from tlt_prune.graph.classes import is_keras_class
+from tlt_prune.graph.family import all_layers
 from tlt_prune.graph.labels import Alive, kept_shape
 from tlt_prune.graph.reader import Call, Graph, Tensor, matches, nearest_name
 from tlt_prune.pruning.rebuild import cut_initialiser, rebuild
@@ -81,9 +82,8 @@ class _Rewriter:
         for call in calls:
             if call.inner is None and id(call.op) not in self._ops:
                 self._ops[id(call.op)] = (call.op, self._rebuilt(call))
-        # A custom layer may make variables in ways that cannot wait.
-        plain = all(is_keras_class(type(op)) for op, _ in self._ops.values())
-        with self._family.construction() if plain else contextlib.nullcontext():
+        waiting = all(_can_wait(x) for op, _ in self._ops.values() for x in (op, *all_layers(op)))
+        with self._family.construction() if waiting else contextlib.nullcontext():
             new = self._model(graph)
             self._copy_weights()
         self._finish()
@@ -205,6 +205,11 @@ class _Rewriter:
         variable = getattr(op, key.removesuffix("_initializer"), None)
         cuts = [self._cuts.get((id(op), i), {}) for i, weight in enumerate(self._family.weights(op)) if weight is variable]
         return cut_initialiser(initialiser, len(variable.shape), cuts[0]) if variable is not None and cuts else initialiser
+
+
+def _can_wait(op: Any) -> bool:
+    """Whether a layer makes its variables from initialisers: custom layers may not, and recurrent states are made from values."""
+    return is_keras_class(type(op)) and not getattr(op, "stateful", False)
 
 
 def _by_target(edits: Iterable[Edit]) -> dict[int, list[Edit]]:

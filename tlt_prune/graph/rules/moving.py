@@ -47,6 +47,8 @@ def target_edit(call: CallTrace, x: Labels, target: Sequence[int], edit: Any, le
     """
     out = _reshaped(call, x, call.in_shapes[0], call.out_shapes[0])
     for axis in varying_axes(out):
+        if not isinstance(target[axis - leading], int):
+            return call.freeze_all([x], "reshaped to a computed number of channels")[0]
         if target[axis - leading] != -1:
             edit(_resized(target, axis - leading, out))
     return out
@@ -60,7 +62,7 @@ def _reshaped(call: CallTrace, x: Labels, shape: Shape, new_shape: Shape) -> Any
 
 
 def _resized(target: Sequence[int], axis: int, out: Labels) -> tuple[Any, ...]:
-    return tuple(Count(out.reshape(-1)) if i == axis else int(size) for i, size in enumerate(target))
+    return tuple(Count(out.reshape(-1)) if i == axis else size for i, size in enumerate(target))
 
 
 @layer("Permute")
@@ -106,6 +108,18 @@ def flip(call: CallTrace, x: Labels) -> Labels:
     return np.flip(x, call.op.axis)
 
 
+def repeated(call: CallTrace, x: Labels, repeats: Any, axis: Any) -> Any:
+    if axis is None or not isinstance(repeats, int):
+        return call.freeze_all([x], "repeated irregularly")
+    return np.repeat(x, repeats, axis) if axis % x.ndim in varying_axes(x) else x
+
+
+def tiled(call: CallTrace, x: Labels, repeats: Any) -> Any:
+    if isinstance(repeats, int) or len(repeats) != x.ndim:
+        return call.freeze_all([x], "tiled to another rank")
+    return np.tile(x, [n if axis in varying_axes(x) else 1 for axis, n in enumerate(repeats)])
+
+
 @raw_op("Ravel")
 def ravel(call: CallTrace, x: Labels) -> Any:
     return call.freeze_all([x], "flattened together with the batch")
@@ -133,18 +147,12 @@ def rolled(call: CallTrace, x: Labels, shift: Any, axis: Any, edit: Any) -> Any:
 
 @raw_op("Repeat")
 def repeat(call: CallTrace, x: Labels) -> Any:
-    axis = call.op.axis
-    if axis is None or not isinstance(call.op.repeats, int):
-        return call.freeze_all([x], "repeated irregularly")
-    return np.repeat(x, call.op.repeats, axis) if axis % x.ndim in varying_axes(x) else x
+    return repeated(call, x, call.op.repeats, call.op.axis)
 
 
 @raw_op("Tile")
 def tile(call: CallTrace, x: Labels) -> Any:
-    repeats = call.op.repeats
-    if isinstance(repeats, int) or len(repeats) != x.ndim:
-        return call.freeze_all([x], "tiled to another rank")
-    return np.tile(x, [n if axis in varying_axes(x) else 1 for axis, n in enumerate(repeats)])
+    return tiled(call, x, call.op.repeats)
 
 
 @raw_op("BroadcastTo")
@@ -180,19 +188,25 @@ def _padded_channels(call: CallTrace, x: Labels, axis: int, pair: Sequence[int],
 
 @raw_op("Take")
 def take(call: CallTrace, x: Labels, *indices: Labels) -> Any:
-    axis = call.op.axis
-    chosen = np.asarray(call.call.args[1]) if not indices and len(call.call.args) > 1 else None
-    if axis is None or chosen is None or chosen.ndim > 1:
-        return call.freeze_all([x, *indices], "gathered by computed or many-dimensional indices")
+    chosen = None if indices else call.call.args[1] if len(call.call.args) > 1 else call.call.kwargs.get("indices")
+    return taken(call, [x, *indices], chosen, call.op.axis, functools.partial(call.argument, 1))
+
+
+def taken(call: CallTrace, xs: Sequence[Labels], chosen: Any, axis: Any, edit: Any) -> Any:
+    """`xs[0]` at the constant positions `chosen` (None where they are computed) along `axis`."""
+    x = xs[0]
+    if axis is None or chosen is None or np.ndim(chosen) > 1:
+        return call.freeze_all(xs, "gathered by computed or many-dimensional indices")
+    chosen = np.asarray(chosen)
     axis %= x.ndim
     if axis not in varying_axes(x):
         return x if chosen.ndim else np.squeeze(np.take(x, [0], axis), axis)
     vector = x.reshape(-1)
     if not chosen.ndim:
         call.freeze(vector[int(chosen)], "a single channel")
-        call.argument(1, Count(vector[: int(chosen) % len(vector)]))
+        edit(Count(vector[: int(chosen) % len(vector)]))
         return np.take(x, int(chosen), axis)
-    call.argument(1, Positions(chosen % len(vector), vector))
+    edit(Positions(chosen % len(vector), vector))
     return np.take(x, chosen, axis)
 
 
@@ -216,7 +230,11 @@ def split_along(call: CallTrace, x: Labels, axis: int) -> list[Labels]:
 
 @raw_op("Unstack")
 def unstack(call: CallTrace, x: Labels) -> Any:
-    axis = call.op.axis % x.ndim
+    return unstacked(call, x, call.op.axis)
+
+
+def unstacked(call: CallTrace, x: Labels, axis: int) -> Any:
+    axis %= x.ndim
     if axis in varying_axes(x):
         return call.freeze_all([x], "channels unstacked into single tensors")
     return [np.squeeze(x, axis)] * len(call.out_shapes)
@@ -248,7 +266,8 @@ def sliced(call: CallTrace, x: Labels, key: Any, edit: Any) -> Any:
         plain[position] = part
         if part not in (slice(None), slice(None, None, -1), slice(None, None, 1)):
             edit(tuple(_recounted(part, vector) if i == position else other for i, other in enumerate(full)))
-    return x[tuple(plain)]
+    # Down to a single number, NumPy returns no array.
+    return np.asarray(x[tuple(plain)])
 
 
 def _on_size_one(part: Any) -> Any:

@@ -1,4 +1,8 @@
-"""TensorFlow functions in tf_keras graphs, which record them with the arguments of the call."""
+"""TensorFlow functions in tf_keras graphs, which record them with the arguments of the call.
+
+A function is known by the symbol that tf_keras records, often that of the version 1 function which it calls
+("compat.v1.transpose" for `tf.transpose`): tests/graph/test_every_rule.py holds the two together.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +14,18 @@ import numpy as np
 from tlt_prune.graph.call_trace import CallTrace, Count
 from tlt_prune.graph.labels import Labels, varying_axes
 from tlt_prune.graph.rules.elementwise import normalised
-from tlt_prune.graph.rules.merging import combine, concat, constants, contract
-from tlt_prune.graph.rules.moving import rolled, sliced, split_along
+from tlt_prune.graph.rules.merging import combine, concat, constants, contract, stacked
+from tlt_prune.graph.rules.moving import (
+    padded,
+    repeated,
+    rolled,
+    shuffled_up,
+    sliced,
+    split_along,
+    taken,
+    tiled,
+    unstacked,
+)
 from tlt_prune.graph.rules.moving import target_edit as _target_edit
 from tlt_prune.graph.rules.raw import reduced
 from tlt_prune.graph.rules.registry import tf_op
@@ -30,19 +44,16 @@ def _argument(call: CallTrace, position: int, name: str, default: Any = None) ->
     "math.abs", "math.ceil", "math.cos", "math.erf", "math.exp", "math.expm1", "math.floor", "math.log", "math.log1p",
     "math.negative", "math.reciprocal", "math.round", "math.rsqrt", "math.sigmoid", "math.sign", "math.sin",
     "math.softplus", "math.sqrt", "math.square", "math.tanh", "nn.elu", "nn.gelu", "nn.leaky_relu", "nn.relu",
-    "nn.relu6", "nn.selu", "nn.silu", "nn.swish", "nn.softsign", "cast", "identity", "stop_gradient", "clip_by_value",
-    "convert_to_tensor", "__operators__.neg", "keras.activations.relu", "ones_like", "zeros_like", "zeros_like_v2",
-    "ones_like_v2",
+    "nn.relu6", "nn.selu", "nn.silu", "nn.softsign", "cast", "identity", "stop_gradient", "clip_by_value", "ones_like",
+    "zeros_like",
 )  # fmt: skip
 def unary(call: CallTrace, x: Labels) -> Labels:
     return x
 
 
 @tf_op(
-    "math.add", "math.subtract", "math.multiply", "math.divide", "math.truediv", "math.maximum", "math.minimum",
-    "math.pow", "math.squared_difference", "math.divide_no_nan", "math.floordiv", "math.atan2", "where",
-    "__operators__.add", "__operators__.sub", "__operators__.mul", "__operators__.truediv", "__operators__.radd",
-    "__operators__.rsub", "__operators__.rmul", "__operators__.rtruediv", "__operators__.pow", "__operators__.rpow",
+    "math.add", "math.subtract", "math.multiply", "math.truediv", "math.maximum", "math.minimum", "math.pow",
+    "math.squared_difference", "math.divide_no_nan", "compat.v1.floor_div", "math.atan2", "where", "__operators__.add",
     "math.greater", "math.less", "math.greater_equal", "math.less_equal", "math.equal", "math.not_equal",
 )  # fmt: skip
 def binary(call: CallTrace, *xs: Labels) -> Labels:
@@ -54,17 +65,103 @@ def reduce(call: CallTrace, x: Labels) -> Any:
     return reduced(call, x, _argument(call, 1, "axis")[1], bool(_argument(call, 2, "keepdims", False)[1]))
 
 
+@tf_op("compat.v1.shape")
+def shape(call: CallTrace, x: Labels) -> Labels:
+    """The sizes of `x`. Whoever uses the number of channels keeps them from being removed; the batch size is harmless."""
+    sizes = call.fresh(x.ndim)
+    for axis in varying_axes(x):
+        call.table.freeze_if(int(sizes[axis]), x, "computed with the number of channels")
+    return sizes
+
+
 @tf_op("reshape")
-def reshape(call: CallTrace, x: Labels) -> Any:
+def reshape(call: CallTrace, x: Labels, *sizes: Labels) -> Any:
     where, target = _argument(call, 1, "shape")
-    if not all(isinstance(n, (int, np.integer)) for n in target):
-        return call.freeze_all([x], "reshaped to a computed shape")
-    return _target_edit(call, x, [int(n) for n in target], functools.partial(call.argument, where))
+    if not isinstance(target, (list, tuple)):
+        return call.freeze_all([x, *sizes], "reshaped to a computed shape")
+    # A computed size among the numbers, most often the batch.
+    fixed = [int(n) if isinstance(n, (int, np.integer)) else n for n in target]
+    for labels in sizes:
+        call.freeze(labels, "a size")
+    return _target_edit(call, x, fixed, functools.partial(call.argument, where))
 
 
-@tf_op("transpose")
+@tf_op("compat.v1.transpose")
 def transpose(call: CallTrace, x: Labels) -> Labels:
     return np.transpose(x, _argument(call, 1, "perm")[1])
+
+
+@tf_op("compat.v1.pad")
+def pad(call: CallTrace, x: Labels) -> Any:
+    return padded(call, x, _argument(call, 1, "paddings")[1], str(_argument(call, 2, "mode", "CONSTANT")[1]).lower())
+
+
+@tf_op("compat.v1.gather")
+def gather(call: CallTrace, x: Labels, *indices: Labels) -> Any:
+    where, chosen = _argument(call, 1, "indices")
+    axis = _argument(call, 4, "axis", 0)[1]
+    return taken(call, [x, *indices], None if indices else chosen, axis, functools.partial(call.argument, where))
+
+
+@tf_op("tile")
+def tile(call: CallTrace, x: Labels) -> Any:
+    return tiled(call, x, _argument(call, 1, "multiples")[1])
+
+
+@tf_op("repeat")
+def repeat(call: CallTrace, x: Labels) -> Any:
+    return repeated(call, x, _argument(call, 1, "repeats")[1], _argument(call, 2, "axis")[1])
+
+
+@tf_op("reverse")
+def reverse(call: CallTrace, x: Labels) -> Labels:
+    return np.flip(x, [a % x.ndim for a in _argument(call, 1, "axis")[1]])
+
+
+@tf_op("stack")
+def stack(call: CallTrace, *xs: Labels) -> Any:
+    if len(_argument(call, 0, "values")[1]) != len(xs):
+        return call.freeze_all(xs, "stacked with a constant")
+    return stacked(call, xs, int(_argument(call, 1, "axis", 0)[1]))
+
+
+@tf_op("unstack")
+def unstack(call: CallTrace, x: Labels) -> Any:
+    return unstacked(call, x, int(_argument(call, 2, "axis", 0)[1]))
+
+
+def _channel_axis(call: CallTrace, position: int) -> int:
+    return 1 if str(_argument(call, position, "data_format", "NHWC")[1]).startswith("NC") else -1
+
+
+@tf_op("nn.depth_to_space")
+def depth_to_space(call: CallTrace, x: Labels) -> Any:
+    return shuffled_up(call, x, int(_argument(call, 1, "block_size")[1]), _channel_axis(call, 2))
+
+
+@tf_op("nn.space_to_depth")
+def space_to_depth(call: CallTrace, x: Labels) -> Labels:
+    axis = _channel_axis(call, 2)
+    return call.place(np.tile(call.vector(x, axis), int(_argument(call, 1, "block_size")[1]) ** 2), axis)
+
+
+@tf_op("nn.max_pool2d", "nn.avg_pool2d")
+def pool(call: CallTrace, x: Labels) -> Labels:
+    axis = _channel_axis(call, 4)
+    return call.place(call.vector(x, axis), axis)
+
+
+@tf_op("image.resize")
+def resize(call: CallTrace, x: Labels) -> Labels:
+    return call.place(call.vector(x, -1), -1)
+
+
+@tf_op("math.l2_normalize")
+def l2_normalize(call: CallTrace, x: Labels) -> Labels:
+    axis = _argument(call, 1, "axis")[1]
+    if axis is None or any(a % x.ndim in varying_axes(x) for a in np.atleast_1d(axis).tolist()):
+        call.approximate(x, "normalised over the pruned channels")
+    return x
 
 
 @tf_op("expand_dims")
@@ -72,7 +169,7 @@ def expand_dims(call: CallTrace, x: Labels) -> Labels:
     return np.expand_dims(x, _argument(call, 1, "axis")[1])
 
 
-@tf_op("squeeze", "compat.v1.squeeze")
+@tf_op("compat.v1.squeeze")
 def squeeze(call: CallTrace, x: Labels) -> Labels:
     axis = _argument(call, 1, "axis")[1]
     axes = tuple(i for i, n in enumerate(call.in_shapes[0]) if n == 1) if axis is None else tuple(np.atleast_1d(axis).tolist())
@@ -109,7 +206,7 @@ def softmax(call: CallTrace, x: Labels) -> Labels:
     return normalised(call, x, -1 if axis is None else axis)
 
 
-@tf_op("linalg.matmul", "__operators__.matmul")
+@tf_op("linalg.matmul")
 def matmul(call: CallTrace, *xs: Labels) -> Any:
     flags = [_argument(call, i, name, False)[1] for i, name in ((2, "transpose_a"), (3, "transpose_b"))]
     if len(xs) != 2 or any(flags) or xs[0].ndim != xs[1].ndim:
