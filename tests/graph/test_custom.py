@@ -188,3 +188,67 @@ def test_a_layer_with_low_rank_adapters_is_kept_as_it_is() -> None:
     assert plan.to_frame().loc["before", "note"] == "frozen: weights of 'adapted' are not plain variables"
     assert len(plan.kept["after"]) == 6
     assert_law(model, plan, plan.apply(model))
+
+
+def test_channelwise_layers_must_name_layers_without_a_rule() -> None:
+    model = model_with(keras.layers.Lambda(lambda x: x * 2, name="gate"))
+    with pytest.raises(tlt_prune.TltPruneError, match=r"no layer matches 'gat'. Did you mean 'gate'\?"):
+        plan_of(model, channelwise_layers=["gat"])
+    with pytest.raises(tlt_prune.TltPruneError, match=r"'before' names before, which have a rule of their own"):
+        plan_of(model, channelwise_layers=["gate", "before"])
+    # A pattern may name both: the convolutions keep their rules.
+    plan = plan_of(model, channelwise_layers="*")
+    assert len(plan.kept["before"]) == 6
+    assert_law(model, plan, plan.apply(model))
+
+
+def test_an_excluded_layer_without_weights_keeps_what_passes_through_it() -> None:
+    for name in ("relu", "pool", "flat"):
+        x = keras.Input((8, 8, 3))
+        y = keras.layers.ReLU(name="relu")(keras.layers.Conv2D(12, 3, name="conv")(x))
+        y = keras.layers.Flatten(name="flat")(keras.layers.MaxPooling2D(name="pool")(y))
+        model = keras.Model(x, keras.layers.Dense(2)(keras.layers.Dense(8, name="fc")(y)))
+        plan = plan_of(model, excluded_layers=name)
+        assert (len(plan.kept["conv"]), len(plan.kept["fc"])) == (12, 4)
+        assert plan.to_frame().loc["conv", "note"] == f"frozen: excluded layer '{name}'"
+
+
+def test_a_rule_with_a_kernel_of_its_own() -> None:
+    """The second example of `register_rule`, word for word."""
+
+    class PatchProjection(keras.layers.Layer):
+        def __init__(self, units: int, **kwargs: Any) -> None:
+            super().__init__(**kwargs)
+            self.units = units
+
+        def build(self, shape: tuple[int, ...]) -> None:
+            self.kernel = self.add_weight(shape=(shape[-1], self.units), name="kernel")
+            self.bias = self.add_weight(shape=(self.units,), name="bias")
+
+        def call(self, x: Any) -> Any:
+            return keras.ops.matmul(x, self.kernel) + self.bias
+
+        def get_config(self) -> dict[str, Any]:
+            return {**super().get_config(), "units": self.units}
+
+    x = keras.Input((9, 6))
+    y = PatchProjection(16, name="patches")(keras.layers.Dense(12, name="before")(x))
+    model = randomise(keras.Model(x, keras.layers.Dense(2)(keras.layers.ReLU()(y))))
+    with rules.scoped():
+
+        @tlt_prune.register_rule(PatchProjection)
+        def project(call: Any, x: Any) -> Any:
+            incoming, out = call.vector(x, axis=-1), call.fresh(call.op.units)
+            call.attach(call.op.kernel, 0, incoming, "in")
+            call.attach(call.op.kernel, 1, out, "out")
+            call.follow(out, call.op.bias)
+            call.produce(out, (call.op.kernel, (1,), out))
+            call.count("units", out)
+            call.macs(call.op.kernel, call.positions(call.out_shapes[0], -1))
+            return call.place(out, axis=-1)
+
+        plan = plan_of(model)
+        assert (len(plan.kept["before"]), len(plan.kept["patches"])) == (6, 8)
+        row = plan.to_frame().loc["patches"]
+        assert (row["macs_before"], row["macs_after"]) == (9 * 12 * 16, 9 * 6 * 8)
+        assert_law(model, plan, plan.apply(model))

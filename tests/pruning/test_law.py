@@ -13,7 +13,7 @@ import tlt_prune
 from tlt_prune.errors import LawError
 from tlt_prune.graph.tracer import trace
 from tlt_prune.pruning.costs import costs
-from tlt_prune.pruning.law import check_law, relative_error
+from tlt_prune.pruning.law import check_law, random_inputs, relative_error
 
 
 @pytest.fixture
@@ -153,3 +153,34 @@ def test_what_cannot_be_exact_is_reported_and_the_rest_checked() -> None:
     assert report.approximate == ("LayerNormalization over the pruned channels",)
     assert report.relative_error < 1e-5
     assert report.approximate_error > 1e-3
+
+
+def test_the_check_leaves_the_model_as_it_was() -> None:
+    x = keras.Input(batch_shape=(2, 4, 6))
+    y = keras.layers.LSTM(16, stateful=True, name="memory")(x)
+    model = randomise(keras.Model(x, keras.layers.Dense(2)(y)))
+    model(np.ones((2, 4, 6), "float32"))
+    states = [np.asarray(v) for v in model.get_layer("memory").states]
+    assert any(np.abs(v).max() > 0.01 for v in states)
+    verified(model)
+    for before, after in zip(states, model.get_layer("memory").states, strict=True):
+        np.testing.assert_array_equal(before, np.asarray(after))
+    assert model.predict_function is None
+
+
+def test_a_size_that_a_nested_model_insists_on_is_used() -> None:
+    a = keras.Input((12, 10, 3))
+    inner = keras.Model(a, keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(16, 3)(a)))
+    x = keras.Input((None, None, 3))
+    model = keras.Model(x, keras.layers.Dense(2)(inner(x)))
+    assert random_inputs(trace(model), 0, 2).shape == (2, 12, 10, 3)
+    verified(randomise(model))
+
+
+def test_a_second_size_is_tried_before_giving_up() -> None:
+    x = keras.Input((None, None, 3))
+    y = keras.layers.Conv2D(16, 3)(x)
+    for _ in range(4):
+        y = keras.layers.MaxPooling2D(3)(y)
+    # 64 pixels are pooled away to nothing; 224 are not.
+    verified(randomise(keras.Model(x, keras.layers.Dense(2)(keras.layers.GlobalMaxPooling2D()(y)))))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -170,3 +173,108 @@ def test_pruned_models_save_and_load(model: keras.Model) -> None:
 
 def test_verify_runs_the_check(model: keras.Model) -> None:
     assert tlt_prune.prune_model(model, ratio=0.5, min_num_filters=4, verify=True).count_params() < model.count_params()
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda kept: kept.pop("a"), "says nothing about 'a'"),
+        (lambda kept: kept.update(a=[0, 99]), "Expected ascending channel indices between 0 and 15"),
+        (lambda kept: kept.update(a=[-1, 3]), "between 0 and 15"),
+        (lambda kept: kept.update(a=[3, 3, 4]), "each once"),
+        (lambda kept: kept.update(a=[4, 3]), "ascending"),
+        (lambda kept: kept.update(a=[]), "coupled to it keep others|no channel behind"),
+        (lambda kept: kept.update(a=[0, 1, 2, 3]), "coupled"),
+    ],
+)
+def test_an_edited_plan_is_refused_in_one_line(model: keras.Model, edit: Callable[[Any], Any], message: str) -> None:
+    data = json.loads(plan_of(model).to_json())
+    edit(data["kept"])
+    with pytest.raises(PlanError, match=message):
+        PruningPlan.from_json(json.dumps(data)).apply(model)
+
+
+def test_a_plan_that_empties_a_tensor_is_refused() -> None:
+    x = keras.Input((8, 8, 3))
+    y = keras.layers.Conv2D(12, 3, name="c")(x)
+    model = keras.Model(x, keras.layers.Dense(2)(keras.layers.Flatten()(y)))
+    data = json.loads(tlt_prune.plan_pruning(model, ratio=0.5).to_json())
+    data["kept"]["c"] = []
+    with pytest.raises(PlanError, match="leaves no channel behind 'c'"):
+        PruningPlan.from_json(json.dumps(data)).apply(model)
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "3", '{"format": 1}', '{"format": 2, "layers": 3}', '{"format": 2, "layers": [{}]}'])
+def test_other_json_is_no_plan(text: str, tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "plan.json"
+    path.write_text(text)
+    with pytest.raises(PlanError, match="to_json"):
+        PruningPlan.from_json(path)
+
+
+def test_l1_ranks_by_the_sum_of_magnitudes() -> None:
+    x = keras.Input((4, 4, 2))
+    model = keras.Model(x, keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(2, 1, name="c")(x))))
+    # Filter 0 has the larger L2 norm (3 against 2.83), filter 1 the larger L1 norm (4 against 3).
+    model.get_layer("c").set_weights([np.array([[[[3.0, 2.0], [0.0, 2.0]]]], np.float32), np.zeros(2, np.float32)])
+    for criterion, expected in (("L2", [0]), ("L1", [1])):
+        plan = tlt_prune.plan_pruning(model, ratio=0.5, criterion=criterion, granularity=1, min_num_filters=1)
+        assert plan.kept["c"].tolist() == expected
+
+
+def test_overrides_reach_lambdas_and_nested_layers() -> None:
+    a = keras.Input((8, 8, 12))
+    inner = keras.Model(a, keras.layers.Conv2D(10, 3, name="deep")(a), name="inner")
+    x = keras.Input((8, 8, 3))
+    y = keras.layers.Lambda(lambda t, factor: t * factor, arguments={"factor": 2.0}, name="double")(x)
+    y = inner(keras.layers.Conv2D(12, 3, padding="same", name="outer")(y))
+    model = keras.Model(x, keras.layers.Dense(2)(keras.layers.Flatten()(y)))
+    overrides = {
+        "double": {"arguments": {"factor": 3.0}},
+        "inner/deep": {"kernel_regularizer": keras.regularizers.L1(1e-3)},
+        "out*": {"trainable": False},
+    }
+    pruned = tlt_prune.prune_model(model, ratio=0.5, min_num_filters=1, granularity=1, layer_config_overrides=overrides)
+    assert pruned.get_layer("double").arguments == {"factor": 3.0}
+    assert isinstance(pruned.get_layer("inner").get_layer("deep").kernel_regularizer, keras.regularizers.L1)
+    for wrong, message in (
+        ({"double": {"units": 3}}, "'double' of type Lambda has no configuration entry 'units'"),
+        ({"inner/dep": {}}, r"no layer matches 'inner/dep'\. Did you mean 'inner/deep'"),
+    ):
+        with pytest.raises(PlanError, match=message):
+            tlt_prune.prune_model(model, ratio=0.5, min_num_filters=1, granularity=1, layer_config_overrides=wrong)
+
+
+def weak(scores: list[float]) -> keras.Model:
+    """A convolution whose filters have these norms, in front of a head."""
+    x = keras.Input((4, 4, 1))
+    y = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(len(scores), 1, use_bias=False, name="c")(x))
+    model = keras.Model(x, keras.layers.Dense(2, name="head")(y))
+    model.get_layer("c").set_weights([np.array(scores, np.float32).reshape(1, 1, 1, -1)])
+    return model
+
+
+@pytest.mark.parametrize(
+    ("scores", "options", "advice"),
+    [
+        # Evenly strong filters: nobody trained this with weight decay.
+        (np.linspace(0.7, 1.0, 64), {"threshold": 0.3}, "no sign of weight decay"),
+        (np.linspace(0.0, 1.0, 64), {"threshold": 0.0}, "raise the threshold"),
+        (np.linspace(0.0, 1.0, 64), {"threshold": 0.3, "granularity": 64}, "granularity=64 and min_num_filters=16 keep them"),
+        (np.linspace(0.0, 1.0, 64), {"ratio": 0.01}, "raise the ratio"),
+        (np.linspace(0.0, 1.0, 64), {"ratio": 0.5, "excluded_layers": "c"}, "Every layer is frozen.*excluded layer 'c'"),
+    ],
+)
+def test_a_prune_that_removes_next_to_nothing_says_why_and_what_to_do(scores: Any, options: dict[str, Any], advice: str) -> None:
+    model = weak(list(scores))
+    with pytest.warns(UserWarning, match=advice):
+        tlt_prune.prune_model(model, **options)
+    plan = tlt_prune.plan_pruning(model, **options)
+    if "threshold" in options:
+        # The numbers stand beside the threshold.
+        assert f"{scores.min() / scores.max():.2f}" in plan.advice()
+        assert f"threshold={options['threshold']}" in plan.advice()
+
+
+def test_a_prune_that_removes_enough_is_silent() -> None:
+    assert tlt_prune.plan_pruning(weak(list(np.linspace(0.0, 1.0, 64))), threshold=0.5).advice() == ""

@@ -49,14 +49,15 @@ def rebuild(
         # Keras' layers take arrays, but restore themselves from lists only.
         config = {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in config.items()}
     initialisers = {key: value for key, value in _silenced(op, config).items() if key not in override}
-    objects = _hand_over(op, config)
+    _hand_over(op, config)
     config = _overridden(call, config, override)
     try:
         # What a layer is made of need not be registered with Keras.
-        with family.namespace().utils.custom_object_scope(objects):
+        with family.namespace().utils.custom_object_scope(_objects_inside(op)):
             new = type(op).from_config(config)
     except (TypeError, ValueError) as error:
         raise _not_rebuilt(call, error) from error
+    _hand_over_inside(op, new)
     # Before it is called: some lookups know their output's width only with their vocabulary.
     _hand_over_assets(op, new)
     return new, initialisers
@@ -98,26 +99,30 @@ def _silenced(op: Any, config: dict[str, Any]) -> dict[str, Any]:
     return {key: getattr(op, key) for key in keys}
 
 
-def _hand_over(op: Any, config: dict[str, Any]) -> dict[str, Any]:
+def _hand_over(op: Any, config: dict[str, Any]) -> None:
     """Replaces what only a registered class could be restored from by the object itself.
 
     A user's activation function, regularizer or constraint need not be known to Keras' serialisation.
-
-    Returns:
-        The same of the layers inside, by the names their configurations call them.
     """
-    for key in config:
-        value = vars(op).get(key)
-        if _is_users_own(key, value):
-            config[key] = value
+    config.update({key: value for key in config if _is_users_own(key, value := vars(op).get(key))})
+
+
+def _objects_inside(op: Any) -> dict[str, Any]:
+    """Classes and functions of the layers inside, by the names that their configurations call them."""
     inner = all_layers(op)
-    objects: dict[str, Any] = {type(x).__name__: type(x) for x in inner}
-    for layer in inner:
-        for key, value in vars(layer).items():
-            if _is_users_own(key, value):
-                own = value if inspect.isfunction(value) else type(value)
-                objects[own.__name__] = own
-    return objects
+    own = [value for layer in inner for key, value in vars(layer).items() if _is_users_own(key, value)]
+    classes = [type(x) for x in (*inner, *own) if not inspect.isfunction(x)]
+    return {x.__name__: x for x in (*classes, *filter(inspect.isfunction, own))}
+
+
+def _hand_over_inside(op: Any, new: Any) -> None:
+    """The objects themselves once more: a user's function may have the name of one of Keras'."""
+    old_layers, new_layers = all_layers(op), all_layers(new)
+    if len(old_layers) == len(new_layers):
+        for old, layer in zip(old_layers, new_layers, strict=True):
+            for key, value in vars(old).items():
+                if _is_users_own(key, value):
+                    setattr(layer, key, value)
 
 
 def _is_users_own(key: str, value: Any) -> bool:

@@ -39,9 +39,14 @@ def _is_one_of(function: Any, names: tuple[str, ...]) -> bool:
     return id(function) in _functions(names, tuple(p for p in dict(_HOMES) if p in sys.modules))
 
 
+def acts_on_each_element(function: Any) -> bool:
+    """Whether an activation is known to treat every element by itself."""
+    return function is None or _is_one_of(function, _ELEMENTWISE)
+
+
 def activated(call: CallTrace, x: Labels, function: Any) -> Labels:
     """`function(x)`, for the activation argument or attribute of a layer."""
-    if function is None or _is_one_of(function, _ELEMENTWISE):
+    if acts_on_each_element(function):
         return x
     if _is_one_of(function, _NORMALISING):
         return normalised(call, x, -1)

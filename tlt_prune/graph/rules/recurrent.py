@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from tlt_prune.graph.call_trace import CallTrace
+from tlt_prune.graph.classes import keras_base
 from tlt_prune.graph.labels import Labels, Shape, varying_axes
+from tlt_prune.graph.rules.elementwise import acts_on_each_element
 from tlt_prune.graph.rules.registry import layer
 
 
@@ -53,6 +55,12 @@ def _cell(call: CallTrace, incoming: Labels, units: int, key: str, positions: fl
     call.attach(cell.bias, -1, blocks, "follow")
     call.produce(out, (cell.kernel, (last,), blocks), (cell.recurrent_kernel, (last,), blocks))
     call.count(key, out)
+    for function in (cell.activation, getattr(cell, "recurrent_activation", None)):
+        if not acts_on_each_element(function):
+            name = getattr(function, "__name__", type(function).__name__)
+            call.freeze(out, f"activation '{name}' is not known to be elementwise")
+    if keras_base(cell) is None:
+        call.freeze(out, f"the cell {type(cell).__name__} of '{call.call.path}' is not Keras' own")
     call.macs(cell.kernel, positions)
     call.macs(cell.recurrent_kernel, positions)
     return out
