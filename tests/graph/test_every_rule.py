@@ -68,8 +68,8 @@ MOVING: dict[str, list[Branch]] = {
     "Softmax": [lambda y: ops.softmax(y, axis=1)],
     "LogSoftmax": [lambda y: ops.log_softmax(y, axis=2)],
     "Normalize": [lambda y: ops.normalize(y, axis=1)],
-    "MaxPool": [lambda y: ops.max_pool(y, 2)],
-    "AveragePool": [lambda y: ops.average_pool(y, 2)],
+    "MaxPool": [lambda y: ops.max_pool(y, 2, strides=2)],
+    "AveragePool": [lambda y: ops.average_pool(y, 2, strides=2)],
     "Resize": [lambda y: ops.image.resize(y, (4, 4))],
     "PadImages": [lambda y: ops.image.pad_images(y, 1, 1, 1, 1)],
     "CropImages": [lambda y: ops.image.crop_images(y, 1, 1, 1, 1)],
@@ -90,7 +90,8 @@ MERGING: dict[str, Branch] = {
     "Isclose": lambda y: ops.isclose(y, ops.square(y)),
     "Nextafter": lambda y: ops.nextafter(y, ops.square(y)),
 }
-REDUCING: dict[str, Branch] = {}
+# Keras 3.15 on JAX: a norm along one axis cannot be compiled.
+REDUCING: dict[str, Branch] = {"Norm": lambda y: ops.norm(y, axis=(1, 2))}
 # Keras 3.15 makes no graph of complex numbers, and gives adaptive pooling a shape of one axis too many.
 UNCALLABLE = {"Conjugate", "Imag", "Real", "SparseSigmoid", "AdaptiveMaxPool", "AdaptiveAveragePool"}
 

@@ -1,0 +1,74 @@
+"""The main job, whole: what the README promises first is a number that this test reads."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import pathlib
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from PIL import Image
+
+
+@pytest.fixture(scope="module")
+def demo(root: pathlib.Path) -> Any:
+    spec = importlib.util.spec_from_file_location("demo", root / "tools/demo.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_main_job(root: pathlib.Path, tmp_path: pathlib.Path, demo: Any) -> None:
+    done = subprocess.run([sys.executable, "tools/demo.py", str(tmp_path)], cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    report = json.loads((tmp_path / "report.json").read_text("utf-8"))
+    dense, pruned, retrained = (report[step] for step in demo.STEPS)
+    assert dense["params"] == 1_241_386
+    assert dense["params"] >= 10 * retrained["params"]
+    assert retrained["params"] == pruned["params"]
+    assert retrained["accuracy"] >= dense["accuracy"] - 0.005
+    assert dense["accuracy"] >= 0.97
+    assert retrained["macs"] < dense["macs"] / 4
+    assert retrained["onnx"]["file_bytes"] < dense["onnx"]["file_bytes"] / 8
+    for step in (dense, pruned, retrained):
+        assert step["pictures"] == 1000
+        assert abs(step["accuracy"] - step["onnx"]["accuracy"]) < 0.0015
+    # The table ends with the retrained network, and the pictures are pictures.
+    lines = done.stdout.splitlines()
+    (last,) = [line for line in lines if line.startswith("retrained ")]
+    assert f"{retrained['params']:,}" in last
+    assert "times fewer parameters" in lines[-2]
+    for name in ("report.png", "channels.png"):
+        with Image.open(tmp_path / name) as picture:
+            assert picture.width > 500
+    assert f"{retrained['params']:,}" in (tmp_path / "report.html").read_text("utf-8")
+
+
+def outcome(params: int = 100, accuracy: float = 0.98, in_onnx: float | None = None) -> dict[str, Any]:
+    return {
+        "params": params, "macs": 10.0, "accuracy": accuracy, "pictures": 1000,
+        "onnx": {"accuracy": accuracy if in_onnx is None else in_onnx, "latency_ms": 1.0},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("retrained", "message"),
+    [
+        (outcome(100, 0.98), ""),
+        (outcome(100, 0.975), ""),
+        (outcome(101, 0.98), "1,000 -> 101 parameters are 9.9 times fewer. Expected at least 10 times."),
+        (outcome(998, 0.98), "1.0 times fewer"),
+        (outcome(100, 0.974), "Accuracy changed by -0.60 points. Expected at most 0.5 points less."),
+        (outcome(100, 0.98, in_onnx=0.97), "The retrained network scores 0.9800 in Keras and 0.9700 in ONNX."),
+    ],
+)
+def test_a_promise_that_is_not_kept_is_named(demo: Any, retrained: dict[str, Any], message: str) -> None:
+    report = {"dense": outcome(1000), "pruned": outcome(100, 0.1), "retrained": retrained}
+    failures = " ".join(demo.missed(report))
+    assert message in failures
+    assert bool(failures) == bool(message)
