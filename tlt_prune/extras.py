@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 
 from tlt_prune.errors import MissingPackageError
 
@@ -14,9 +14,7 @@ EXTRAS = {
 
 
 def require(extra: str, what: str) -> None:
-    """Raises MissingPackageError, naming `what` cannot work, where a package of `extra` cannot be imported."""
+    """Raises MissingPackageError, naming `what` cannot work, where a package of `extra` is not installed."""
     for package in EXTRAS[extra]:
-        try:
-            importlib.import_module(package)
-        except ModuleNotFoundError as error:
-            raise MissingPackageError(f"{what} needs {package}: pip install 'tlt_prune[{extra}]'") from error
+        if importlib.util.find_spec(package) is None:
+            raise MissingPackageError(f"{what} needs {package}, which is not installed: pip install 'tlt_prune[{extra}]'.")

@@ -11,3 +11,9 @@ NAMES = [
     "NASNetLarge", "NASNetMobile", "ResNet50", "ResNet101", "ResNet152", "ResNet50V2", "ResNet101V2",
     "ResNet152V2", "VGG16", "VGG19", "Xception",
 ]  # fmt: skip
+
+# One of each family runs in CI; the others differ from it in repeats and widths alone.
+FAMILIES = [
+    "ConvNeXtTiny", "DenseNet121", "EfficientNetB0", "EfficientNetV2B0", "InceptionResNetV2", "InceptionV3", "MobileNet",
+    "MobileNetV2", "MobileNetV3Small", "NASNetMobile", "ResNet50", "ResNet50V2", "VGG16", "Xception",
+]  # fmt: skip

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import keras
 import numpy as np
 import pytest
-from applications import NAMES
+from applications import FAMILIES, NAMES
 from helpers import assert_law, randomise
 from renormalised import keep_of, reference
 
@@ -30,7 +30,7 @@ def test_the_list_is_complete() -> None:
     assert sorted(NAMES) == sorted(name for name in dir(keras.applications) if name[0].isupper())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*FAMILIES, *(pytest.param(x, marks=pytest.mark.slow) for x in NAMES if x not in FAMILIES)])
 def test_half_of_the_channels(name: str) -> None:
     size = SIZES.get(name, 32)
     # A head of its own: several models insist on 1,000 classes or larger pictures with theirs.

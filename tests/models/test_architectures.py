@@ -35,11 +35,8 @@ SHAPES = [
     "detectnet_v2_resnet18",
     "detectnet_v2_mobilenet_v2",
 ]
-# The same backbones with other repeats and widths.
-DEPTHS = [name for name in models.names() if name not in SHAPES and not name.startswith("detectnet")]
-# The same head on the other backbones: left to the nightly run.
-DETECTORS = [name for name in models.names() if name not in SHAPES and name.startswith("detectnet")]
-NIGHTLY = [pytest.param(name, marks=pytest.mark.slow) for name in DETECTORS]
+# The same backbones with other repeats and widths, and the same head on other backbones: `-m slow`.
+OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in models.names() if name not in SHAPES]
 OPTIONS: dict[str, dict[str, Any]] = {
     **{f"vgg{n}": {"hidden": 128} for n in (16, 19)},
     "alexnet": {"hidden": 128},
@@ -47,7 +44,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", [*SHAPES, *DEPTHS, *NIGHTLY])
+@pytest.mark.parametrize("name", [*SHAPES, *OTHERS])
 def test_every_verb(name: str, tmp_path: pathlib.Path) -> None:
     # 72 x 72: no feature map is as wide as it has channels (see tests/models/test_resnet.py).
     size = (72, 72, 3)

@@ -13,7 +13,7 @@ import pytest
 from helpers import assert_law, assert_same_after_reload, randomise
 
 import tlt_prune
-from tlt_prune.errors import PlanError, UnsupportedModelError
+from tlt_prune.errors import LawError, PlanError, UnsupportedModelError
 from tlt_prune.pruning.plan import PruningPlan
 
 
@@ -171,8 +171,26 @@ def test_pruned_models_save_and_load(model: keras.Model) -> None:
     assert_same_after_reload(pruned, np.random.default_rng(0).standard_normal((2, 8, 8, 3)).astype("float32"))
 
 
-def test_verify_runs_the_check(model: keras.Model) -> None:
-    assert tlt_prune.prune_model(model, ratio=0.5, min_num_filters=4, verify=True).count_params() < model.count_params()
+class Hidden(keras.layers.Layer):
+    """Keeps a number that a rebuild loses."""
+
+    factor = 1.0
+
+    def call(self, x: Any) -> Any:
+        return x * self.factor
+
+
+def test_verify_runs_the_check() -> None:
+    x = keras.Input((8,))
+    hidden = Hidden()
+    model = keras.Model(x, keras.layers.Dense(2)(keras.layers.Dense(16, name="fc")(hidden(x))))
+    hidden.factor = 2.0
+    options = {"ratio": 0.5, "granularity": 1, "min_num_filters": 1}
+    assert tlt_prune.prune_model(model, **options).get_layer("fc").units == 8
+    with pytest.raises(LawError, match="no longer computes the same"):
+        tlt_prune.prune_model(model, verify=True, **options)
+    hidden.factor = 1.0
+    assert tlt_prune.prune_model(model, verify=True, **options).get_layer("fc").units == 8
 
 
 @pytest.mark.parametrize(

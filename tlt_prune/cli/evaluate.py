@@ -14,7 +14,7 @@ from typing import Any
 
 from absl import flags
 
-from tlt_prune import files
+from tlt_prune import extras, files
 from tlt_prune.cli import common
 from tlt_prune.cli.startup import import_frameworks
 
@@ -35,6 +35,7 @@ def main(argv: list[str]) -> None:
     path = common.required(spec.evaluate.model_path, "evaluate.model_path", "-m")
     name = path.strip("/").replace("/", "_")
     folder = files.output_folder(FLAGS.output_dir or f"{spec.results_dir}/evaluate/{name}")
+    extras.require("train", "tlt-evaluate")
     import_frameworks()
     from tlt_prune import data, training
     from tlt_prune.cli.models import input_of

@@ -14,7 +14,7 @@ import pathlib
 import numpy as np
 from absl import flags
 
-from tlt_prune import files
+from tlt_prune import extras, files
 from tlt_prune.cli import common
 from tlt_prune.cli.startup import import_frameworks
 from tlt_prune.errors import SpecError
@@ -39,6 +39,8 @@ def main(argv: list[str]) -> None:
     onnx_path = pathlib.Path(e.onnx_file or f"{spec.results_dir}/export/model.onnx")
     saved_model_path = pathlib.Path(e.saved_model_dir or f"{spec.results_dir}/export/saved_model")
     files.output_folder(onnx_path.parent)
+    extras.require("train", "tlt-export")
+    extras.require("export", "tlt-export")
     import_frameworks()
     from tlt_prune import data
     from tlt_prune.cli.models import input_of

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from tlt_prune import files
+from tlt_prune import extras, files
 from tlt_prune.cli import common
 from tlt_prune.cli.startup import import_frameworks
 from tlt_prune.errors import DataError
@@ -40,6 +40,7 @@ def main(argv: list[str]) -> None:
     spec = common.load(argv, overrides)
     path = common.required(spec.inference.model_path, "inference.model_path", "-m")
     folder = files.output_folder(FLAGS.output_dir or f"{spec.results_dir}/infer")
+    extras.require("train", "tlt-infer")
     import_frameworks()
     import pandas as pd
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from absl import flags
 
-from tlt_prune import files
+from tlt_prune import extras, files
 from tlt_prune.cli import common
 from tlt_prune.cli.startup import import_frameworks
 from tlt_prune.specs import Spec
@@ -25,6 +25,7 @@ flags.DEFINE_string("output_dir", None, "Folder for this training; default <resu
 def main(argv: list[str]) -> None:
     spec = common.load(argv, {})
     folder = files.output_folder(FLAGS.output_dir or f"{spec.results_dir}/train")
+    extras.require("train", "tlt-train")
     import_frameworks()
     from tlt_prune import data, training
     from tlt_prune.cli import models as model_files

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from tlt_prune import files
+from tlt_prune import extras, files
 from tlt_prune.errors import ExportError
 from tlt_prune.export.parity import check_parity
 from tlt_prune.export.runtime import keras_runner, onnx_runner, session_of
@@ -46,6 +46,7 @@ def export_onnx(
     Raises:
         ExportError: an option is out of range, or the outputs differ; nothing is written.
     """
+    extras.require("export", "Exporting to ONNX")
     path = pathlib.Path(path)
     if opset not in OPSETS:
         raise ExportError(f"export.opset: expected {OPSETS[0]} to {OPSETS[-1]}. Received: {opset}.")

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tlt_prune import extras
 from tlt_prune.errors import ExportError
 
 Array = NDArray[Any]
@@ -132,6 +133,7 @@ def _saved_model(path: pathlib.Path) -> Predictor:
 
 
 def _onnx(path: pathlib.Path) -> Predictor:
+    extras.require("export", "Running an ONNX file")
     import onnx
     import onnxruntime
 

@@ -36,7 +36,7 @@ def _functions(names: tuple[str, ...], packages: tuple[str, ...]) -> dict[int, A
 
 
 def _is_one_of(function: Any, names: tuple[str, ...]) -> bool:
-    return id(function) in _functions(names, tuple(p for p in dict(_HOMES) if p in sys.modules))
+    return id(function) in _functions(names, tuple(p for p in dict(_HOMES) if sys.modules.get(p) is not None))
 
 
 def acts_on_each_element(function: Any) -> bool:
