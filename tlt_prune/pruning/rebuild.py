@@ -111,8 +111,8 @@ def _objects_inside(op: Any) -> dict[str, Any]:
     """Classes and functions of the layers inside, by the names that their configurations call them."""
     inner = all_layers(op)
     own = [value for layer in inner for key, value in vars(layer).items() if _is_users_own(key, value)]
-    classes = [type(x) for x in (*inner, *own) if not inspect.isfunction(x)]
-    return {x.__name__: x for x in (*classes, *filter(inspect.isfunction, own))}
+    named = [x if inspect.isfunction(x) else type(x) for x in (*inner, *own)]
+    return {x.__name__: x for x in named}
 
 
 def _hand_over_inside(op: Any, new: Any) -> None:

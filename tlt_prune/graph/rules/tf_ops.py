@@ -115,7 +115,7 @@ def repeat(call: CallTrace, x: Labels) -> Any:
 
 @tf_op("reverse")
 def reverse(call: CallTrace, x: Labels) -> Labels:
-    return np.flip(x, [a % x.ndim for a in _argument(call, 1, "axis")[1]])
+    return np.flip(x, tuple(int(a) for a in _argument(call, 1, "axis")[1]))
 
 
 @tf_op("stack")
