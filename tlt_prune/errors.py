@@ -35,6 +35,14 @@ class MissingPackageError(TltPruneError, ImportError):
     """An optional package is not installed: the message names it and the extra that brings it."""
 
 
+class TrainingError(TltPruneError):
+    """A training cannot go on: its loss is not finite, or its folder belongs to another training."""
+
+
+class FolderInUseError(TltPruneError):
+    """Another process writes to the folder."""
+
+
 class ExportError(TltPruneError):
     """An exported file does not reproduce the Keras model, or cannot be written."""
 

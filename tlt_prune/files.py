@@ -8,8 +8,11 @@ import os
 import pathlib
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+from tlt_prune.errors import FolderInUseError
 
 
 @contextlib.contextmanager
@@ -57,3 +60,41 @@ def output_folder(path: str | pathlib.Path) -> pathlib.Path:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
         return folder
+
+
+def add_to_zip(path: pathlib.Path, name: str, content: bytes) -> None:
+    """Adds a member to a .keras file, which is a zip archive; Keras ignores members it does not know."""
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, content)
+
+
+def read_from_zip(path: pathlib.Path, name: str, limit: int = 2**24) -> bytes | None:
+    """A member of a zip archive; None where the file is none, or has none of that name, or one larger than `limit` bytes."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.read(name) if archive.getinfo(name).file_size <= limit else None
+    except (KeyError, OSError, zipfile.BadZipFile):
+        return None
+
+
+@contextlib.contextmanager
+def locked(folder: pathlib.Path, what: str) -> Iterator[None]:
+    """Keeps other processes out of a folder; the lock ends with the process, however it ends.
+
+    Raises:
+        FolderInUseError: another process holds it; the message says `what` it does.
+    """
+    import filelock
+
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout as error:
+        raise FolderInUseError(
+            f"Another process is {what} in {folder}. Wait for it to end, or choose another folder (-o)."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()

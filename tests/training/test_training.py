@@ -12,14 +12,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tlt_prune import data, training
-from tlt_prune.specs import Dataset, LRConfig, OptimConfig, Train
+from tlt_prune import data, files, training
+from tlt_prune.errors import FolderInUseError, SpecError, TrainingError
+from tlt_prune.specs import Dataset, EarlyStop, LRConfig, OptimConfig, Train
 from tlt_prune.training import loop
 from tlt_prune.training.evaluation import score
-from tlt_prune.training.loop import Checkpoints, train
+from tlt_prune.training.loop import train
 
 DIGITS = Dataset(train_dataset_path="sklearn_digits")
 SIZE = (8, 8, 1)
+FORM = data.PictureFormat(*SIZE)
 
 
 def small_model() -> keras.Model:
@@ -31,19 +33,27 @@ def small_model() -> keras.Model:
     return keras.Model(x, keras.layers.Dense(10, activation="softmax", name="head")(y))
 
 
-def run(folder: pathlib.Path, epochs: int = 3, identity: str = "", **changes: object) -> training.TrainResult:
+def run(
+    folder: pathlib.Path,
+    epochs: int = 3,
+    identity: dict[str, object] | None = None,
+    restart: bool = False,
+    say: Callable[[str], None] = print,
+    model: Callable[[], keras.Model] = small_model,
+    **changes: object,
+) -> training.TrainResult:
     config = Train(num_epochs=epochs, batch_size_per_gpu=64, tensorboard=False, **changes)  # type: ignore[arg-type]
-    splits = data.load_splits(DIGITS, SIZE)
+    splits = data.load_splits(DIGITS, FORM)
     small = [dataclasses.replace(s, images=s.images[:200], labels=s.labels[:200]) for s in splits]
-    validation = data.evaluation_pipeline(small[1], DIGITS, SIZE, batch_size=200, channels_first=False).batches
+    validation = data.evaluation_pipeline(small[1], DIGITS, FORM, batch_size=200, channels_first=False).batches
 
     def make_batches(first_epoch: int) -> tuple[object, int]:
         pipeline = data.training_pipeline(
-            small[0], DIGITS, SIZE, batch_size=64, seed=1, first_epoch=first_epoch, epochs=epochs, channels_first=False
+            small[0], DIGITS, FORM, batch_size=64, seed=1, first_epoch=first_epoch, epochs=epochs, channels_first=False
         )
         return pipeline.batches, pipeline.steps
 
-    return train(small_model, make_batches, validation, config, folder, identity)
+    return train(model, make_batches, validation, config, folder, identity, restart=restart, say=say)
 
 
 def test_soft_annealing() -> None:
@@ -64,6 +74,30 @@ def test_cosine() -> None:
     assert rates[60] == pytest.approx(1.0)
     assert rates[100] == pytest.approx(0.02)
     assert all(a >= b for a, b in itertools.pairwise(rates[20:]))
+
+
+def test_step_and_exponential_decay() -> None:
+    step = LRConfig(scheduler="step", learning_rate=1.0, soft_start=0.0, gamma=0.1, step_size=25.0)
+    rates = [training.learning_rate(step, i, 100) for i in range(101)]
+    assert np.round(rates[:25], 9).tolist() == [1.0] * 25
+    assert rates[25] == pytest.approx(0.1)
+    assert rates[99] == pytest.approx(0.001)
+    even = LRConfig(scheduler="exponential", learning_rate=1.0, soft_start=0.0, gamma=0.1, step_size=50.0)
+    assert [training.learning_rate(even, i, 100) for i in (0, 25, 50, 100)] == pytest.approx([1.0, 10**-0.5, 0.1, 0.01])
+
+
+@pytest.mark.parametrize(("name", "cls"), [("sgd", "SGD"), ("adam", "Adam"), ("rmsprop", "RMSprop")])
+def test_optimizers(name: str, cls: str) -> None:
+    made = loop.optimizer(OptimConfig(optimizer=name, rho=0.7))  # type: ignore[arg-type]
+    assert type(made).__name__ == cls
+    assert getattr(made, "rho", 0.7) == 0.7
+
+
+def test_decay_divides_the_rate_of_every_step(tmp_path: pathlib.Path) -> None:
+    rate = LRConfig(scheduler="soft_anneal", learning_rate=0.01, soft_start=0.0, annealing_points=())
+    result = run(tmp_path, epochs=2, lr_config=rate, optim_config=OptimConfig(decay=0.5))
+    # 4 steps an epoch: the last step of each is number 3 and 7.
+    assert result.history["learning_rate"].tolist() == pytest.approx([0.01 / 2.5, 0.01 / 4.5], rel=1e-5)
 
 
 def test_scores_by_hand() -> None:
@@ -116,28 +150,119 @@ def test_a_finished_training_is_not_repeated(tmp_path: pathlib.Path) -> None:
         np.testing.assert_array_equal(a, b)
 
 
-def test_another_configuration_starts_afresh(tmp_path: pathlib.Path) -> None:
+def test_another_training_is_refused_and_nothing_is_lost(tmp_path: pathlib.Path) -> None:
+    first = run(tmp_path, epochs=1)
+    (tmp_path / "checkpoints/notes.txt").write_text("mine")
+    (tmp_path / "checkpoints/epoch_best.keras").write_text("mine")
+    before = (tmp_path / "checkpoints/epoch_001.keras").read_bytes()
+    with pytest.raises(TrainingError, match=r"optim_config\.optimizer was 'sgd' and is 'adam'.*--restart"):
+        run(tmp_path, epochs=1, optim_config=OptimConfig(optimizer="adam"))
+    with pytest.raises(TrainingError, match=r"num_epochs was 1 and is 2"):
+        run(tmp_path, epochs=2)
+    assert (tmp_path / "checkpoints/epoch_001.keras").read_bytes() == before
+    # With --restart only the training's own files go.
+    said: list[str] = []
+    again = run(tmp_path, epochs=2, restart=True, say=said.append)
+    assert again.resumed_from == 0
+    assert said == [f"Starting afresh: removed 1 checkpoint(s) in {tmp_path / 'checkpoints'}."]
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["epoch_002.keras", "epoch_best.keras", "notes.txt"]
+    assert first.epochs == 1
+
+
+def test_a_model_that_cannot_be_built_loses_no_checkpoints(tmp_path: pathlib.Path) -> None:
     run(tmp_path, epochs=1)
-    assert run(tmp_path, epochs=1, optim_config=OptimConfig(optimizer="adam")).resumed_from == 0
+
+    def broken() -> keras.Model:
+        raise SpecError("no such backbone")
+
+    with pytest.raises(SpecError):
+        train(broken, lambda first: (None, 1), None, Train(num_epochs=5), tmp_path, restart=True)
+    assert (tmp_path / "checkpoints/epoch_001.keras").exists()
 
 
-def test_another_model_or_dataset_starts_afresh(tmp_path: pathlib.Path) -> None:
-    run(tmp_path, epochs=1, identity="a")
-    assert run(tmp_path, epochs=1, identity="a").resumed_from == 1
-    assert run(tmp_path, epochs=1, identity="b").resumed_from == 0
+def test_another_model_or_dataset_is_another_training(tmp_path: pathlib.Path) -> None:
+    run(tmp_path, epochs=1, identity={"model": {"width": 1}})
+    assert run(tmp_path, epochs=1, identity={"model": {"width": 1}}).resumed_from == 1
+    with pytest.raises(TrainingError, match=r"model\.width was 1 and is 2"):
+        run(tmp_path, epochs=1, identity={"model": {"width": 2}})
 
 
-def test_checkpoints_keep_the_newest_whole_file(tmp_path: pathlib.Path) -> None:
-    checkpoints = Checkpoints(tmp_path / "c", "x")
-    checkpoints.clear()
-    model = small_model()
-    checkpoints.save(model, 1)
-    checkpoints.save(model, 2)
-    found = checkpoints.latest()
-    assert found is not None
-    assert found[0] == 2
-    assert [p.name for p in (tmp_path / "c").glob("*.keras")] == ["epoch_002.keras"]
-    assert Checkpoints(tmp_path / "c", "y").latest() is None
+def test_the_fingerprint_is_in_the_checkpoint_itself(tmp_path: pathlib.Path) -> None:
+    """A file that another run wrote into the folder is never gone on with."""
+    run(tmp_path / "a", epochs=1)
+    run(tmp_path / "b", epochs=1, random_seed=7)
+    stolen = tmp_path / "a/checkpoints/epoch_002.keras"
+    stolen.write_bytes((tmp_path / "b/checkpoints/epoch_001.keras").read_bytes())
+    with pytest.raises(TrainingError, match="random_seed was 7 and is 42"):
+        run(tmp_path / "a", epochs=1)
+    stolen.write_bytes(b"no zip file")
+    with pytest.raises(TrainingError, match=r"epoch_002\.keras is not of this version's making"):
+        run(tmp_path / "a", epochs=1)
+
+
+def test_two_trainings_into_one_folder(tmp_path: pathlib.Path) -> None:
+    with files.locked(tmp_path, "training"), pytest.raises(FolderInUseError, match="Another process is training in"):
+        run(tmp_path, epochs=1)
+    assert run(tmp_path, epochs=1).epochs == 1
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: pathlib.Path) -> None:
+    run(tmp_path, epochs=1)
+    (tmp_path / "checkpoints/.epoch_002.partial.keras").write_bytes(b"half")
+    run(tmp_path, epochs=1)
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["epoch_001.keras"]
+
+
+def test_early_stopping_is_final(tmp_path: pathlib.Path) -> None:
+    stop = EarlyStop(patience=1, min_delta=1.0)
+    first = run(tmp_path, epochs=6, early_stop=stop)
+    assert first.epochs == 2
+    said: list[str] = []
+    again = run(tmp_path, epochs=6, early_stop=stop, say=said.append)
+    assert (again.epochs, len(again.history)) == (2, 2)
+    assert said == ["This training is finished: all 2 epochs are done. Give --restart to repeat it."]
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "patience", "min_delta", "expected"),
+    [
+        ([0.5, 0.6, 0.7], 2, 0.0, False),
+        ([0.5, 0.5, 0.5], 2, 0.0, True),
+        ([0.5, 0.55, 0.58], 2, 0.1, True),
+        ([0.5, 0.4, 0.6, 0.5], 2, 0.0, False),
+        ([0.5, 0.4, 0.4], 0, 0.0, False),
+    ],
+)
+def test_when_to_stop(accuracies: list[float], patience: int, min_delta: float, expected: bool) -> None:
+    assert loop.stopped_early(accuracies, EarlyStop(patience=patience, min_delta=min_delta)) is expected
+
+
+def with_dropout() -> keras.Model:
+    keras.utils.set_random_seed(5)
+    x = keras.Input(SIZE)
+    y = keras.layers.Dropout(0.5)(keras.layers.Flatten()(keras.layers.Conv2D(8, 3)(x)))
+    return keras.Model(x, keras.layers.Dense(10, activation="softmax")(y))
+
+
+def test_dropout_goes_on_where_it_was(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = run(tmp_path / "whole", model=with_dropout)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "learning_rate", killed_at(5))
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "killed", model=with_dropout)
+    keras.utils.set_random_seed(99)
+    resumed = run(tmp_path / "killed", model=with_dropout)
+    assert resumed.resumed_from == 1
+    for a, b in zip(whole.model.get_weights(), resumed.model.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_a_loss_that_is_no_number_stops_the_training(tmp_path: pathlib.Path) -> None:
+    rate = LRConfig(learning_rate=1e30, soft_start=0.0)
+    with pytest.raises(TrainingError, match=r"The loss is (nan|inf) in epoch 1, step \d of 4.*learning_rate than 1e\+30"):
+        run(tmp_path, lr_config=rate)
+    assert not (tmp_path / "model.keras").exists()
+    assert list((tmp_path / "checkpoints").glob("*")) == []
 
 
 def test_the_final_model_carries_no_optimizer(tmp_path: pathlib.Path) -> None:
@@ -151,8 +276,8 @@ def test_the_final_model_carries_no_optimizer(tmp_path: pathlib.Path) -> None:
 
 
 def test_logs(tmp_path: pathlib.Path) -> None:
-    splits = data.load_splits(DIGITS, SIZE)
-    batches = data.evaluation_pipeline(splits[1], DIGITS, SIZE, batch_size=128, channels_first=False).batches
+    splits = data.load_splits(DIGITS, FORM)
+    batches = data.evaluation_pipeline(splits[1], DIGITS, FORM, batch_size=128, channels_first=False).batches
     config = Train(num_epochs=1, batch_size_per_gpu=128)
     result = train(small_model, lambda first: (batches.repeat(), 2), batches, config, tmp_path)
     assert list(result.history["epoch"]) == [1]

@@ -1,28 +1,30 @@
 """The training loop: Keras' `fit` with a schedule a step, checkpoints, logs, and resumption.
 
 An epoch is the unit of resumption. Data order, augmentation and learning rate follow from the epoch and
-step numbers, and a checkpoint holds the optimizer, so a training that was killed and started again
-ends where an uninterrupted one does.
+step numbers, and a checkpoint holds the optimizer and the state of random numbers, so a training that was killed and
+started again ends where an uninterrupted one does.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
+import math
 import pathlib
-import re
-import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 import pandas as pd
 
-from tlt_prune import files
-from tlt_prune.specs import OptimConfig, Train
+from tlt_prune import files, model_info
+from tlt_prune.errors import TrainingError
+from tlt_prune.model_info import ModelInfo
+from tlt_prune.specs import EarlyStop, OptimConfig, Train
+from tlt_prune.training.checkpoints import Checkpoint, Checkpoints
 from tlt_prune.training.regularizers import set_regularizers
 from tlt_prune.training.schedules import learning_rate
 
@@ -52,9 +54,13 @@ def train(
     validation: Any,
     config: Train,
     folder: pathlib.Path,
-    identity: str = "",
+    identity: Mapping[str, Any] | None = None,
+    *,
+    info: ModelInfo | None = None,
+    restart: bool = False,
+    say: Callable[[str], None] = print,
 ) -> TrainResult:
-    """Trains, or goes on where a killed run of the same configuration stopped.
+    """Trains, or goes on where a killed run of the same settings stopped; a finished training is not repeated.
 
     Args:
         make_model: builds or loads the model to start from.
@@ -63,68 +69,95 @@ def train(
         config: the `train` section of a spec.
         folder: receives model.keras, history.csv, checkpoints/ and tensorboard/.
         identity: what else a run must share to go on with its checkpoints (the model and the data, say).
+        info: what belongs to the model: written into its file.
+        restart: starts afresh, even over the checkpoints of another training.
+        say: receives the lines about resumption.
 
     Raises:
+        FolderInUseError: another process trains into `folder`.
+        TrainingError: the folder holds another training's checkpoints, or the loss is not finite.
         OSError: the folder cannot be written.
     """
-    checkpoints = Checkpoints(folder / "checkpoints", f"{_fingerprint(config)}\n{identity}")
-    found = checkpoints.latest()
-    if found is not None:
-        first_epoch, path = found
-        model = keras.models.load_model(path)
-    else:
-        first_epoch = 0
-        checkpoints.clear()
-        model = make_model()
-    set_regularizers(model, config.reg_config)
-    batches, steps = make_batches(first_epoch)
-    if found is None:
-        model.compile(
-            optimizer=optimizer(config.optim_config),
-            loss=keras.losses.CategoricalCrossentropy(label_smoothing=config.label_smoothing),
-            metrics=["accuracy"],
+    with files.locked(folder, "training"):
+        checkpoints = Checkpoints(folder / "checkpoints", {"train": _deciding(config), **(identity or {})})
+        found = checkpoints.to_resume(restart=restart)
+        checkpoints.clean()
+        if found is None:
+            model = make_model()
+            removed = checkpoints.clear()
+            if removed:
+                say(f"Starting afresh: removed {removed} checkpoint(s) in {folder / 'checkpoints'}.")
+        else:
+            model = checkpoints.load(found)
+            if found.finished:
+                say(f"This training is finished: all {found.epoch} epochs are done. Give --restart to repeat it.")
+            else:
+                say(f"Going on after epoch {found.epoch}, from the last checkpoint.")
+        result = _run(model, make_batches, validation, config, folder, checkpoints, found)
+        save_model(model, result.path, info=info, include_optimizer=False)
+        return result
+
+
+def _run(
+    model: keras.Model,
+    make_batches: Callable[[int], tuple[Any, int]],
+    validation: Any,
+    config: Train,
+    folder: pathlib.Path,
+    checkpoints: Checkpoints,
+    found: Checkpoint | None,
+) -> TrainResult:
+    first_epoch = found.epoch if found is not None else 0
+    history = _History(folder / "history.csv", first_epoch)
+    if found is None or not found.finished:
+        set_regularizers(model, config.reg_config)
+        batches, steps = make_batches(first_epoch)
+        if found is None:
+            model.compile(
+                optimizer=optimizer(config.optim_config),
+                loss=keras.losses.CategoricalCrossentropy(label_smoothing=config.label_smoothing),
+                metrics=["accuracy"],
+            )
+        callbacks: list[keras.callbacks.Callback] = [
+            _Schedule(config, steps),
+            _Finite(config, steps),
+            history,
+            _Save(checkpoints, history, config),
+        ]
+        if config.tensorboard:
+            callbacks.append(_TensorBoard(folder / "tensorboard"))
+        model.fit(
+            batches,
+            initial_epoch=first_epoch,
+            epochs=config.num_epochs,
+            steps_per_epoch=steps,
+            validation_data=validation,
+            callbacks=callbacks,
+            # A bar is for a person at a terminal; a log gets a line an epoch.
+            verbose=1 if sys.stdout.isatty() else 2,
+            shuffle=False,
         )
-    history = folder / "history.csv"
-    callbacks: list[keras.callbacks.Callback] = [
-        _Schedule(config, steps),
-        _History(history, first_epoch),
-        _Save(checkpoints, config.checkpoint_interval, config.num_epochs),
-    ]
-    if config.tensorboard:
-        callbacks.append(_TensorBoard(folder / "tensorboard"))
-    if config.early_stop.patience:
-        stop = config.early_stop
-        callbacks.append(
-            keras.callbacks.EarlyStopping("val_accuracy", min_delta=stop.min_delta, patience=stop.patience, mode="max")
-        )
-    model.fit(
-        batches,
-        initial_epoch=first_epoch,
-        epochs=config.num_epochs,
-        steps_per_epoch=steps,
-        validation_data=validation,
-        callbacks=callbacks,
-        # A bar is for a person at a terminal; a log gets a line an epoch.
-        verbose=1 if sys.stdout.isatty() else 2,
-        shuffle=False,
+    return TrainResult(
+        model, folder / "model.keras", max(len(history.rows), first_epoch), first_epoch, pd.DataFrame(history.rows)
     )
-    path = folder / "model.keras"
-    save_model(model, path, include_optimizer=False)
-    table = pd.read_csv(history) if history.exists() else pd.DataFrame()
-    return TrainResult(model, path, max(len(table), first_epoch), first_epoch, table)
 
 
 def optimizer(config: OptimConfig) -> keras.optimizers.Optimizer:
-    """SGD or Adam; the learning rate is set at every step."""
+    """SGD, Adam or RMSprop; the learning rate is set at every step."""
     if config.optimizer == "sgd":
         return keras.optimizers.SGD(momentum=config.momentum, nesterov=config.nesterov and config.momentum > 0)
+    if config.optimizer == "rmsprop":
+        return keras.optimizers.RMSprop(rho=config.rho, epsilon=config.epsilon)
     return keras.optimizers.Adam(beta_1=config.beta_1, beta_2=config.beta_2, epsilon=config.epsilon)
 
 
-def save_model(model: keras.Model, path: pathlib.Path, *, include_optimizer: bool = True) -> None:
-    """Writes a .keras file beside its final name, then renames: a killed process leaves no half of it."""
-    with files.whole_file(path) as partial, contextlib.nullcontext() if include_optimizer else _without_optimizer(model):
-        model.save(partial)
+def save_model(model: keras.Model, path: pathlib.Path, *, info: ModelInfo | None = None, include_optimizer: bool = True) -> None:
+    """Writes a .keras file, with what belongs to the model inside: a killed process leaves no half of it."""
+    with files.whole_file(path) as partial:
+        with contextlib.nullcontext() if include_optimizer else _without_optimizer(model):
+            model.save(partial)
+        if info is not None:
+            model_info.write(partial, info)
 
 
 @contextlib.contextmanager
@@ -138,51 +171,40 @@ def _without_optimizer(model: keras.Model) -> Iterator[None]:
         model.optimizer, model.compiled = optimizer, compiled
 
 
-class Checkpoints:
-    """Numbered .keras files with the optimizer, valid for one training configuration only."""
-
-    def __init__(self, folder: pathlib.Path, fingerprint: str) -> None:
-        self._folder = folder
-        self._stamp = folder / "config.json"
-        self._fingerprint = fingerprint
-
-    def latest(self) -> tuple[int, pathlib.Path] | None:
-        """(epochs done, file) of the newest checkpoint of this configuration."""
-        if not self._stamp.exists() or self._stamp.read_text("utf-8") != self._fingerprint:
-            return None
-        numbered = [(int(m[1]), p) for p in self._folder.glob("epoch_*.keras") if (m := re.fullmatch(r"epoch_(\d+)", p.stem))]
-        return max(numbered, default=None)
-
-    def clear(self) -> None:
-        """Forgets checkpoints of another configuration and starts afresh."""
-        if self._folder.exists():
-            shutil.rmtree(self._folder)
-        self._folder.mkdir(parents=True)
-        self._stamp.write_text(self._fingerprint, "utf-8")
-
-    def save(self, model: keras.Model, epochs_done: int) -> None:
-        newest = self._folder / f"epoch_{epochs_done:03d}.keras"
-        save_model(model, newest)
-        for old in self._folder.glob("epoch_*.keras"):
-            if old != newest:
-                old.unlink()
-
-
-def _fingerprint(config: Train) -> str:
-    """Everything that decides what a training computes."""
-    data = config.model_dump()
-    for irrelevant in ("tensorboard", "checkpoint_interval"):
-        data.pop(irrelevant)
+def _deciding(config: Train) -> dict[str, Any]:
+    """Everything in the section that decides what a training computes, and the contents of the model it starts from."""
+    data = config.model_dump(exclude={"tensorboard", "checkpoint_interval", "pretrained_model_path"})
     source = pathlib.Path(config.pretrained_model_path)
     if config.pretrained_model_path and source.is_file():
-        data["pretrained_mtime"] = source.stat().st_mtime_ns
-    return json.dumps(data, sort_keys=True)
+        data["pretrained_model"] = _contents(source)
+    return data
+
+
+def _contents(path: pathlib.Path) -> Any:
+    """What distinguishes a model file: checksums of the parts of a .keras file that hold no time, else size and time."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {x.filename: x.CRC for x in archive.infolist() if x.filename in ("config.json", "model.weights.h5")}
+    except zipfile.BadZipFile:
+        return [path.stat().st_size, path.stat().st_mtime_ns]
+
+
+def stopped_early(accuracies: Sequence[float], config: EarlyStop) -> bool:
+    """Whether validation accuracy has not grown by more than `min_delta` for `patience` epochs (0: never)."""
+    best, waited = -math.inf, 0
+    for accuracy in accuracies:
+        waited += 1
+        if accuracy - config.min_delta > best:
+            best, waited = accuracy, 0
+        if config.patience and waited >= config.patience:
+            return True
+    return False
 
 
 class _Schedule(keras.callbacks.Callback):
     def __init__(self, config: Train, steps: int) -> None:
         super().__init__()
-        self._config = config.lr_config
+        self._config, self._decay = config.lr_config, config.optim_config.decay
         self._total = steps * config.num_epochs
         self._step = 0
 
@@ -190,8 +212,30 @@ class _Schedule(keras.callbacks.Callback):
         self._step = int(self.model.optimizer.iterations.numpy())
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        self.model.optimizer.learning_rate = learning_rate(self._config, self._step, self._total)
+        rate = learning_rate(self._config, self._step, self._total)
+        self.model.optimizer.learning_rate = rate / (1 + self._decay * self._step)
         self._step += 1
+
+
+class _Finite(keras.callbacks.Callback):
+    """Stops at the first loss that is not a number: nothing that follows could be right."""
+
+    def __init__(self, config: Train, steps: int) -> None:
+        super().__init__()
+        self._config, self._steps, self._epoch = config, steps, 0
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._epoch = epoch + 1
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        loss = float((logs or {}).get("loss", 0.0))
+        if not math.isfinite(loss):
+            rate = self._config.lr_config.learning_rate
+            raise TrainingError(
+                f"The loss is {loss} in epoch {self._epoch}, step {batch + 1} of {self._steps}. Expected a finite number. Try a "
+                f"lower train.lr_config.learning_rate than {rate} or a longer soft_start, and look for NaN in the data; "
+                "checkpoints of earlier epochs are kept."
+            )
 
 
 class _History(keras.callbacks.Callback):
@@ -200,9 +244,9 @@ class _History(keras.callbacks.Callback):
     def __init__(self, path: pathlib.Path, first_epoch: int) -> None:
         super().__init__()
         self._path = path
-        self._rows: list[dict[Any, Any]] = []
+        self.rows: list[dict[Any, Any]] = []
         if first_epoch and path.exists():
-            self._rows = pd.read_csv(path).head(first_epoch).to_dict("records")
+            self.rows = pd.read_csv(path).head(first_epoch).to_dict("records")
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._started = time.perf_counter()
@@ -210,18 +254,25 @@ class _History(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         seconds = round(time.perf_counter() - self._started, 3)
         rate = float(self.model.optimizer.learning_rate.numpy())
-        self._rows.append({"epoch": epoch + 1, **(logs or {}), "learning_rate": rate, "seconds": seconds})
-        files.write_text(self._path, pd.DataFrame(self._rows).to_csv(index=False))
+        self.rows.append({"epoch": epoch + 1, **(logs or {}), "learning_rate": rate, "seconds": seconds})
+        files.write_text(self._path, pd.DataFrame(self.rows).to_csv(index=False))
 
 
 class _Save(keras.callbacks.Callback):
-    def __init__(self, checkpoints: Checkpoints, interval: int, epochs: int) -> None:
+    """Checkpoints, and the decision to stop early, which follows from the history alone: it is the same after a resumption."""
+
+    def __init__(self, checkpoints: Checkpoints, history: _History, config: Train) -> None:
         super().__init__()
-        self._checkpoints, self._interval, self._epochs = checkpoints, max(1, interval), epochs
+        self._checkpoints, self._history, self._config = checkpoints, history, config
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        if (epoch + 1) % self._interval == 0 or epoch + 1 == self._epochs:
-            self._checkpoints.save(self.model, epoch + 1)
+        done = epoch + 1
+        early = stopped_early([row["val_accuracy"] for row in self._history.rows], self._config.early_stop)
+        finished = early or done == self._config.num_epochs
+        if finished or done % self._config.checkpoint_interval == 0:
+            self._checkpoints.save(self.model, done, finished=finished)
+        if early:
+            self.model.stop_training = True
 
 
 class _TensorBoard(keras.callbacks.Callback):

@@ -1,4 +1,4 @@
-"""Learning rate a step: the toolkit's soft start with annealing, and cosine."""
+"""Learning rate a step: the toolkit's soft start with annealing, cosine, steps and exponential decay."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from tlt_prune.specs import LRConfig
 def learning_rate(config: LRConfig, step: int, total_steps: int) -> float:
     """The rate at a step, 0 <= step <= total_steps.
 
-    Both schedules rise linearly from 0 over the first `soft_start` share of the training. "soft_anneal"
+    All rise linearly from 0 over the first `soft_start` share of the training. "soft_anneal"
     then stays, and is divided by `annealing_divider` at each of `annealing_points`; "cosine" falls as
-    half a cosine to 0. Neither falls below `min_lr_ratio * learning_rate`.
+    half a cosine to 0; "step" is multiplied by `gamma` after every `step_size` per cent of the training, "exponential" by the
+    same factor evenly (which is what the toolkit's own "step" computes). None falls below `min_lr_ratio * learning_rate`.
     """
     progress = min(step / total_steps, 1.0)
     base, lowest = config.learning_rate, config.min_lr_ratio * config.learning_rate
@@ -22,5 +23,8 @@ def learning_rate(config: LRConfig, step: int, total_steps: int) -> float:
     if config.scheduler == "soft_anneal":
         passed = sum(progress > point for point in config.annealing_points)
         return max(base / config.annealing_divider**passed, lowest)
+    if config.scheduler in ("step", "exponential"):
+        steps = 100 * progress / config.step_size
+        return max(base * config.gamma ** (math.floor(steps + 1e-9) if config.scheduler == "step" else steps), lowest)
     share = (progress - config.soft_start) / (1.0 - config.soft_start) if config.soft_start < 1 else 1.0
     return max(base * 0.5 * (1.0 + math.cos(math.pi * share)), lowest)
