@@ -8,7 +8,7 @@ from tlt_prune.errors import MissingPackageError
 
 # As in setup.cfg: extra -> what it brings, by import name.
 EXTRAS = {
-    "train": ("h5py", "matplotlib", "mlxtend", "PIL", "sklearn", "tensorboard"),
+    "train": ("filelock", "h5py", "matplotlib", "mlxtend", "PIL", "sklearn", "tensorboard"),
     "export": ("onnx", "onnxruntime", "onnxslim", "tf2onnx"),
 }
 

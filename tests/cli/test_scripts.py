@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from scripts import one_line, run, start
 
 SPEC = """
 results_dir: {results}
@@ -29,18 +30,6 @@ train:
 prune: {{ratio: 0.5, min_num_filters: 8}}
 evaluate: {{batch_size: 256}}
 """
-
-
-def start(name: str, *arguments: object, **options: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", f"tlt_prune.cli.{name}", *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)  # type: ignore[call-overload, no-any-return]
-
-
-def run(name: str, *arguments: object, code: int = 0, **options: object) -> tuple[str, str]:
-    process = start(name, *arguments, **options)
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == code, f"{name} {arguments}\n{out}\n{err}"
-    return out, err
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +66,10 @@ def test_the_whole_job(trained: pathlib.Path) -> None:
     assert rows["conv1"]["filters_after"] == rows["conv1"]["filters_before"] == 16
     assert rows["block_2a_conv_1"]["filters_after"] == 16
 
+    assert {p.name for p in pruned.parent.iterdir()} == {"model.keras", "model.plan.json", "model.plan.png"}
+    with Image.open(pruned.with_suffix(".plan.png")) as picture:
+        assert picture.width > 500
+
     run("train", "-e", spec, "-o", results / "retrain", "--set", f"train.pretrained_model_path={pruned}")
     run("export", "-e", spec, "-m", retrained, "--opset", 13)
     scores = {}
@@ -93,6 +86,17 @@ def test_the_whole_job(trained: pathlib.Path) -> None:
     assert len({x["accuracy"] for x in scores.values()}) == 1
     assert scores["retrain/model.keras"]["params"] == plan["params_after"]
     assert scores["retrain/model.keras"]["macs"] == plan["macs_after"]
+
+
+def test_a_sweep_prunes_nothing(trained: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    model = trained / "results/train/model.keras"
+    out, _ = run(
+        "prune", "-e", trained / "spec.yaml", "-m", model, "-o", tmp_path / "p.keras", "--sweep", "-el", "predictions_dense"
+    )
+    assert "'predictions_dense' is the toolkit's name for a head; this model's is 'predictions'" in out
+    table = pd.read_csv(tmp_path / "sweep.csv")
+    assert table["parameters"].is_monotonic_decreasing
+    assert {p.name for p in tmp_path.iterdir()} == {"sweep.csv", "sweep.png"}
 
 
 def test_infer_writes_a_table_and_a_contact_sheet(trained: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -153,12 +157,6 @@ def test_a_killed_training_goes_on(trained: pathlib.Path, tmp_path: pathlib.Path
     import keras
 
     assert keras.models.load_model(tmp_path / "t/model.keras").output_shape == (None, 10)
-
-
-def one_line(err: str, script: str) -> str:
-    (line,) = err.strip().splitlines()
-    assert line.startswith(f"tlt-{script}: error: ")
-    return line
 
 
 def test_unwritable_results(trained: pathlib.Path, tmp_path: pathlib.Path) -> None:

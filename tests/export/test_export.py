@@ -11,8 +11,9 @@ import pytest
 from helpers import randomise
 
 import tlt_prune
-from tlt_prune import export, models
+from tlt_prune import export, model_info, models
 from tlt_prune.errors import ExportError
+from tlt_prune.model_info import ModelInfo
 
 
 @pytest.fixture(scope="module", params=["channels_last", "channels_first"])
@@ -91,7 +92,7 @@ def test_bad_options(model: keras.Model, tmp_path: pathlib.Path, options: dict[s
 def test_trtexec_command(model: keras.Model, tmp_path: pathlib.Path) -> None:
     path = tmp_path / "m.onnx"
     export.export_onnx(model, path, samples(model), layout="NCHW")
-    command = export.trtexec_command(path, maximum=8)
+    command = export.trtexec_command(path, (8, 8), maximum=8)
     assert f"--onnx={path}" in command
     assert "--fp16" in command
     assert "--maxShapes=input_1:8x3x36x36" in command
@@ -100,9 +101,9 @@ def test_trtexec_command(model: keras.Model, tmp_path: pathlib.Path) -> None:
 def test_missing_and_wrong_files(tmp_path: pathlib.Path) -> None:
     with pytest.raises(ExportError, match="There is no model"):
         export.load_predictor(tmp_path / "none.keras")
-    for name in ("a.onnx", "a.keras"):
+    for name, message in (("a.onnx", "Cannot load"), ("a.keras", "no whole .keras file"), ("a.h5", "Cannot load")):
         (tmp_path / name).write_bytes(b"nothing")
-        with pytest.raises(ExportError, match="Cannot load"):
+        with pytest.raises(ExportError, match=message):
             export.load_predictor(tmp_path / name)
     (tmp_path / "folder").mkdir()
     with pytest.raises(ExportError, match="SavedModel"):
@@ -124,3 +125,44 @@ def test_grouped_convolutions(tmp_path: pathlib.Path) -> None:
     export.export_onnx(net, tmp_path / "m.onnx", samples(net))
     kinds = [node.op_type for node in onnx.load(tmp_path / "m.onnx").graph.node]
     assert kinds.count("Conv") == 2
+
+
+INFO = ModelInfo(
+    classes=("a", "b"),
+    preprocess_mode="torch",
+    image_mean=(),
+    input_image_depth=8,
+    enable_center_crop=False,
+    resize_interpolation_method="bicubic",
+)
+
+
+def test_what_belongs_to_a_model_travels_with_every_file(model: keras.Model, tmp_path: pathlib.Path) -> None:
+    model.save(tmp_path / "m.keras")
+    assert export.load_predictor(tmp_path / "m.keras").info is None
+    model_info.write(tmp_path / "m.keras", INFO)
+    export.export_onnx(model, tmp_path / "m.onnx", samples(model), info=INFO)
+    export.export_saved_model(model, tmp_path / "m", samples(model), info=INFO)
+    for name in ("m.keras", "m.onnx", "m"):
+        assert export.load_predictor(tmp_path / name).info == INFO
+    # Keras reads its file as before, without this package's help.
+    again = keras.models.load_model(tmp_path / "m.keras")
+    np.testing.assert_array_equal(again.predict_on_batch(samples(model)), model.predict_on_batch(samples(model)))
+
+
+def test_a_saved_model_with_two_inputs_is_one_line(tmp_path: pathlib.Path) -> None:
+    a, b = keras.Input((4,), name="left"), keras.Input((4,), name="right")
+    keras.Model([a, b], keras.layers.Add()([a, b])).export(tmp_path / "two", verbose=False)
+    with pytest.raises(ExportError, match=r"expected a SavedModel with one input\. It has 2"):
+        export.load_predictor(tmp_path / "two")
+
+
+def test_open_sizes_are_filled_in_for_trtexec(tmp_path: pathlib.Path) -> None:
+    x = keras.Input((None, None, 3), name="image")
+    y = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(x))
+    export.export_onnx(keras.Model(x, y), tmp_path / "open.onnx", np.zeros((2, 16, 16, 3), "float32"))
+    assert "--optShapes=image:1x20x24x3" in export.trtexec_command(tmp_path / "open.onnx", (20, 24))
+    predictor = export.load_predictor(tmp_path / "open.onnx")
+    assert predictor.picture_size(3, (20, 24)) == (20, 24, 3)
+    with pytest.raises(ExportError, match="expected an input of pictures"):
+        predictor.picture_size(3)

@@ -10,7 +10,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from tlt_prune.errors import TltPruneError
+from tlt_prune.errors import SpecError, TltPruneError
 from tlt_prune.specs import Spec, load_spec
 
 FLAGS = flags.FLAGS
@@ -42,17 +42,23 @@ def load(arguments: Sequence[str], flag_overrides: Mapping[str, Any], without: S
     """The spec file with --set and the script's own flags applied; flags win.
 
     Args:
-        arguments: what is left on the command line after the flags; nothing is expected there.
+        arguments: what is left on the command line after the flags: overrides such as train.num_epochs=3, as Hydra takes them.
         flag_overrides: spec key -> flag value; None means the flag was not given.
         without: spec keys that a flag replaces: emptied, whatever the spec says.
     """
-    if arguments:
-        raise app.UsageError(f"Unexpected argument: {arguments[0]!r}. Every option is a flag; see --help.")
+    for argument in arguments:
+        if "=" not in argument:
+            raise app.UsageError(
+                f"Unexpected argument: {argument!r}. Expected flags, or overrides like train.num_epochs=3; see --help."
+            )
+    for name, flag in FLAGS.flag_values_dict().items():
+        if flag == "" and FLAGS[name].present:
+            raise SpecError(f"--{FLAGS[name].name} is empty. Expected a value: is a variable of your shell unset?")
     given = [f"{key}=null" for key in without]
     given += [f"{key}={json.dumps(value)}" for key, value in flag_overrides.items() if value is not None]
     if FLAGS.results_dir is not None:
         given.append(f"results_dir={json.dumps(FLAGS.results_dir)}")
-    spec = load_spec(FLAGS.experiment_spec_file, [*FLAGS.set, *given])
+    spec = load_spec(FLAGS.experiment_spec_file, [*FLAGS.set, *arguments, *given])
     if spec.ignored:
         say(f"Ignored, without effect here: {', '.join(spec.ignored)}.")
     if FLAGS.key is not None:

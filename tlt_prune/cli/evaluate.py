@@ -10,6 +10,7 @@ confusion_matrix.csv and evaluation.json to <results_dir>/evaluate/<model>.
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 from absl import flags
@@ -33,23 +34,25 @@ def main(argv: list[str]) -> None:
     }
     spec = common.load(argv, overrides)
     path = common.required(spec.evaluate.model_path, "evaluate.model_path", "-m")
-    name = path.strip("/").replace("/", "_")
+    name = re.sub(r"[^A-Za-z0-9._-]+", "_", path).strip("_")
     folder = files.output_folder(FLAGS.output_dir or f"{spec.results_dir}/evaluate/{name}")
     extras.require("train", "tlt-evaluate")
     import_frameworks()
-    from tlt_prune import data, training
-    from tlt_prune.cli.models import input_of
+    from tlt_prune import data, model_info, training
+    from tlt_prune.cli.models import agreed
     from tlt_prune.export import latency_ms, load_predictor
 
     predictor = load_predictor(path)
-    size, first = input_of(spec, predictor)
-    split = data.load_test_split(spec.dataset, size, spec.evaluate.dataset_path)
+    spec, form, first = agreed(spec, predictor)
+    split = data.load_test_split(spec.dataset, form, spec.evaluate.dataset_path)
     common.say(f"Scoring {path} on {len(split)} pictures of {len(split.classes)} classes.")
     batches = data.evaluation_pipeline(
-        split, spec.dataset, size, batch_size=spec.evaluate.batch_size, channels_first=first
+        split, spec.dataset, form, batch_size=spec.evaluate.batch_size, channels_first=first
     ).batches
-    scores = training.score(predictor, batches, split.classes, spec.evaluate.top_k)
     one = next(iter(batches))[0].numpy()[:1]
+    outputs = int(predictor(one).shape[-1])
+    model_info.check_classes(predictor.info, tuple(split.classes), outputs, path, "The dataset")
+    scores = training.score(predictor, batches, split.classes, spec.evaluate.top_k)
     report = {
         "model": path,
         "kind": predictor.kind,

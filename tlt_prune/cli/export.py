@@ -43,27 +43,31 @@ def main(argv: list[str]) -> None:
     extras.require("export", "tlt-export")
     import_frameworks()
     from tlt_prune import data
-    from tlt_prune.cli.models import input_of
+    from tlt_prune.cli.models import agreed
     from tlt_prune.export import export_onnx, export_saved_model, load_predictor, trtexec_command
 
     predictor = load_predictor(source)
     model = predictor.model
     if model is None:
         raise SpecError(f"export.model_path: expected a .keras file. Received: {source}.")
-    size, first = input_of(spec, predictor)
-    split = data.load_test_split(spec.dataset, size, spec.evaluate.dataset_path)
-    batches = data.evaluation_pipeline(split, spec.dataset, size, batch_size=e.parity_samples, channels_first=first).batches
+    spec, form, first = agreed(spec, predictor)
+    split = data.load_test_split(spec.dataset, form, spec.evaluate.dataset_path)
+    batches = data.evaluation_pipeline(split, spec.dataset, form, batch_size=e.parity_samples, channels_first=first).batches
     samples = np.asarray(next(iter(batches))[0])
     if "saved_model" in e.formats:
-        error = export_saved_model(model, saved_model_path, samples, e.tolerance)
+        error = export_saved_model(model, saved_model_path, samples, e.tolerance, predictor.info)
         common.say(f"Wrote {saved_model_path}: equal to Keras on {len(samples)} pictures, to {error:.1e}.")
     if "onnx" in e.formats:
-        error = export_onnx(model, onnx_path, samples, opset=e.opset, layout=e.onnx_layout, tolerance=e.tolerance)
+        error = export_onnx(
+            model, onnx_path, samples, opset=e.opset, layout=e.onnx_layout, tolerance=e.tolerance, info=predictor.info
+        )
         common.say(
             f"Wrote {onnx_path}: opset {e.opset}, {e.onnx_layout}, equal to Keras on {len(samples)} pictures, to {error:.1e}."
         )
         common.say("TensorRT engine, float16:")
-        command = trtexec_command(onnx_path, minimum=e.min_batch_size, optimum=e.opt_batch_size, maximum=e.max_batch_size)
+        command = trtexec_command(
+            onnx_path, form.size[:2], minimum=e.min_batch_size, optimum=e.opt_batch_size, maximum=e.max_batch_size
+        )
         common.say(f"  {command}")
         common.say(f"Next: tlt-evaluate{common.spec_flag()} -m {onnx_path}")
 

@@ -45,17 +45,17 @@ def main(argv: list[str]) -> None:
     import pandas as pd
 
     from tlt_prune import data
-    from tlt_prune.cli.models import input_of
+    from tlt_prune.cli.models import agreed
     from tlt_prune.export import load_predictor
 
     predictor = load_predictor(path)
-    size, first = input_of(spec, predictor)
-    names, split = _pictures(spec, size)
+    spec, form, first = agreed(spec, predictor)
+    names, split = _pictures(spec, form)
     batches = data.evaluation_pipeline(
-        split, spec.dataset, size, batch_size=spec.inference.batch_size, channels_first=first
+        split, spec.dataset, form, batch_size=spec.inference.batch_size, channels_first=first
     ).batches
     probabilities = np.concatenate([predictor(np.asarray(images)) for images, _ in batches])
-    classes = _classes(spec, split, path, probabilities.shape[1])
+    classes = _classes(spec, split, predictor, probabilities.shape[1])
     best = probabilities.argmax(axis=1)
     frame = pd.DataFrame({"file": names, "class": [classes[i] for i in best], "probability": probabilities.max(axis=1)})
     target = folder / "predictions.csv"
@@ -70,34 +70,38 @@ def main(argv: list[str]) -> None:
         common.say(f"Wrote {sheet}")
 
 
-def _pictures(spec: Any, size: tuple[int, int, int]) -> tuple[list[str], Any]:
+def _pictures(spec: Any, form: Any) -> tuple[list[str], Any]:
     from tlt_prune import data
     from tlt_prune.data.sources import read_picture
 
     source = spec.inference.image_dir
     if not source:
-        split = data.load_test_split(spec.dataset, size)
+        split = data.load_test_split(spec.dataset, form)
         return [f"test/{i}" for i in range(len(split))], split
     files = data.list_pictures(pathlib.Path(source)) if pathlib.Path(source).exists() else []
     if not files:
         raise DataError(f"There are no pictures at {source}. Expected a picture or a folder of pictures.")
-    images = np.stack([read_picture(x, size) for x in files])
+    images = np.stack([read_picture(x, form) for x in files])
     return [str(x) for x in files], data.Split(images, np.zeros(len(files), np.int64), ("?",))
 
 
-def _classes(spec: Any, split: Any, model_path: str, outputs: int) -> tuple[str, ...]:
+def _classes(spec: Any, split: Any, predictor: Any, outputs: int) -> tuple[str, ...]:
     from tlt_prune.cli.models import read_classmap
 
-    beside = pathlib.Path(model_path).parent / "classmap.json"
-    if spec.inference.classmap or beside.is_file():
-        classes = read_classmap(spec.inference.classmap or str(beside))
+    beside = predictor.path.parent / "classmap.json"
+    if spec.inference.classmap:
+        classes = read_classmap(spec.inference.classmap)
+    elif predictor.info is not None:
+        classes = predictor.info.classes
+    elif beside.is_file():
+        classes = read_classmap(str(beside))
     elif len(split.classes) == outputs:
         classes = split.classes
     else:
         classes = tuple(str(i) for i in range(outputs))
     if len(classes) != outputs:
-        raise DataError(f"The class map has {len(classes)} classes. Expected {outputs}, one for each output of {model_path}.")
-    return classes
+        raise DataError(f"The class map has {len(classes)} classes. Expected {outputs}, one for each output of {predictor.path}.")
+    return tuple(classes)
 
 
 def contact_sheet(path: pathlib.Path, split: Any, frame: Any, limit: int = 48) -> None:

@@ -6,7 +6,8 @@ import json
 import pathlib
 from typing import Any
 
-from tlt_prune.errors import SpecError, TltPruneError
+from tlt_prune import model_info
+from tlt_prune.errors import SpecError, first_line
 from tlt_prune.specs import Spec
 
 
@@ -16,44 +17,71 @@ def seed(spec: Spec) -> None:
     keras.utils.set_random_seed(spec.train.random_seed)
 
 
-def picture_size(spec: Spec) -> tuple[int, int, int]:
-    """(height, width, channels) of the spec's model."""
-    return spec.model.input_height, spec.model.input_width, spec.model.input_channels
-
-
 def load_keras(path: str) -> Any:
     """A .keras (or .h5) model, not compiled."""
-    import keras
+    from tlt_prune.export.runtime import load_keras as load
 
-    file = pathlib.Path(path)
-    if not file.is_file():
-        raise TltPruneError(f"There is no model file {path}. Expected a .keras file, as tlt-train writes it.")
-    try:
-        return keras.models.load_model(file, compile=False)
-    except (ValueError, TypeError, OSError) as error:
-        raise TltPruneError(f"Cannot load {path} as a Keras model: {str(error).splitlines()[0]}") from error
+    return load(pathlib.Path(path))
 
 
-def input_of(spec: Spec, predictor: Any) -> tuple[tuple[int, int, int], bool]:
-    """(picture size, channels first) of what a model file takes, for pictures of the spec's channels."""
-    channels = spec.model.input_channels
-    return predictor.picture_size(channels), predictor.channels_first(channels)
+def agreed(spec: Spec, predictor: Any) -> tuple[Spec, Any, bool]:
+    """(the spec with what the model file knows, the format of the pictures it takes, whether channels come first).
 
-
-def starting_model(spec: Spec, classes: int) -> Any:
-    """The model to train: a new one, one with weights from an .h5 or .hdf5 file, or the .keras model at that path."""
-    source = spec.train.pretrained_model_path
-    if source.endswith((".h5", ".hdf5")):
-        return _with_weights(_new_model(spec, classes), source)
-    if source:
-        model = load_keras(source)
-        if model.outputs[0].shape[-1] != classes:
+    Raises:
+        SpecError: the spec says otherwise than the model.
+    """
+    spec = model_info.agreed(spec, predictor.info, str(predictor.path))
+    said = spec.model.model_fields_set
+    channels = spec.model.input_channels if "input_channels" in said or predictor.channels is None else predictor.channels
+    open_size = (spec.model.input_height, spec.model.input_width)
+    height, width, channels = predictor.picture_size(channels, open_size)
+    first = predictor.channels_first(channels)
+    for key, value in {
+        "input_height": height,
+        "input_width": width,
+        "input_channels": channels,
+        "data_format": "channels_first" if first else "channels_last",
+    }.items():
+        # An exported file may have another layout than its model.
+        if key in said and getattr(spec.model, key) != value and (key != "data_format" or predictor.kind == "keras"):
             raise SpecError(
-                f"train.pretrained_model_path: {spec.train.pretrained_model_path} has {model.outputs[0].shape[-1]} outputs. "
-                f"Expected {classes}, one for each class of the dataset."
+                f"model.{key}: the spec says {getattr(spec.model, key)!r}, but {predictor.path} has {value!r}. Expected them to "
+                "agree: leave the key out, and the model's own is used."
             )
-        return model
-    return _new_model(spec, classes)
+    return spec, picture_format(spec, (height, width, channels)), first
+
+
+def picture_format(spec: Spec, size: tuple[int, int, int] | None = None) -> Any:
+    """What pictures are brought to, for a model of the spec's size or of `size`."""
+    from tlt_prune.data import PictureFormat
+
+    m = spec.model
+    return PictureFormat(
+        *(size or (m.input_height, m.input_width, m.input_channels)),
+        depth=m.input_image_depth,
+        resample=m.resize_interpolation_method,
+        center_crop=spec.dataset.augmentation.enable_center_crop,
+    )
+
+
+def is_whole_model(spec: Spec) -> bool:
+    """Whether the training starts from a model file, rather than from a new model or one with some weights."""
+    source = spec.train.pretrained_model_path
+    return bool(source) and not source.endswith((".h5", ".hdf5"))
+
+
+def starting_model(spec: Spec, classes: int, whole: Any = None) -> Any:
+    """The model to train: a new one, one with weights from an .h5 or .hdf5 file, or `whole`, a model that was loaded."""
+    source = spec.train.pretrained_model_path
+    if whole is None:
+        model = _new_model(spec, classes)
+        return _with_weights(model, source) if source else model
+    if whole.outputs[0].shape[-1] != classes:
+        raise SpecError(
+            f"train.pretrained_model_path: {source} has {whole.outputs[0].shape[-1]} outputs. "
+            f"Expected {classes}, one for each class of the dataset."
+        )
+    return whole
 
 
 def _with_weights(model: Any, path: str) -> Any:
@@ -82,6 +110,7 @@ def _new_model(spec: Spec, classes: int) -> Any:
         "freeze_blocks": m.freeze_blocks,
         "data_format": m.data_format,
         "width": m.width,
+        "activation": m.activation_type,
         "bn_momentum": spec.train.bn_config.momentum,
         "bn_epsilon": spec.train.bn_config.epsilon,
     }
@@ -90,10 +119,15 @@ def _new_model(spec: Spec, classes: int) -> Any:
         shared["use_pooling"] = m.use_pooling
     if family.startswith(("resnet", "mobilenet_v2")):
         shared["all_projections"] = m.all_projections
+    size = (m.input_height, m.input_width, m.input_channels)
+    if m.retain_head and m.dropout:
+        raise SpecError("model.dropout belongs to the toolkit's head. Expected 0 with model.retain_head: true.")
     try:
-        return models.build(m.backbone, picture_size(spec), classes, **shared)
+        if m.retain_head:
+            return models.build(m.backbone, size, classes, **shared)
+        return models.classifier(m.backbone, size, classes, dropout=m.dropout, **shared)
     except ValueError as error:
-        raise SpecError(f"model: {error}") from error
+        raise SpecError(f"model: {first_line(error)}") from error
 
 
 def classmap(classes: tuple[str, ...]) -> str:
@@ -103,7 +137,7 @@ def classmap(classes: tuple[str, ...]) -> str:
 
 def read_classmap(path: str) -> tuple[str, ...]:
     try:
-        data = json.loads(pathlib.Path(path).read_text("utf-8"))
+        data = dict(json.loads(pathlib.Path(path).read_text("utf-8")))
         return tuple(sorted(data, key=lambda name: data[name]))
     except (OSError, ValueError, TypeError) as error:
         raise SpecError(f"Cannot read the class map {path}: {error}. Expected JSON {{class name: index}}.") from error

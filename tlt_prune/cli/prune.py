@@ -17,7 +17,7 @@ from absl import flags
 from tlt_prune import files
 from tlt_prune.cli import common
 from tlt_prune.cli.startup import import_frameworks
-from tlt_prune.errors import PlanError
+from tlt_prune.errors import MissingPackageError, PlanError
 from tlt_prune.options import Options, with_budget
 from tlt_prune.specs import Spec
 
@@ -37,6 +37,7 @@ flags.DEFINE_string("model", None, "Trained .keras model.", short_name="m")
 flags.DEFINE_string("output_file", None, "Pruned .keras model to write.", short_name="o")
 flags.DEFINE_bool("verify", True, "Check the pruned model against the original before writing.")
 flags.DEFINE_bool("dry_run", False, "Print what would be removed and write nothing.")
+flags.DEFINE_bool("sweep", False, "Print what every threshold would leave, draw it beside the output, and prune nothing.")
 
 
 def _flag(field: str) -> str:
@@ -65,8 +66,9 @@ def main(argv: list[str]) -> None:
     given: dict[str, Any] = {field: getattr(FLAGS, _flag(field)) for field in Options.model_fields}
     if given["excluded_layers"] is not None:
         # The toolkit takes `-el one two`, absl `-el one -el two`; both are understood.
-        names = [*given["excluded_layers"], *argv]
-        given["excluded_layers"], argv = [name for x in names for name in x.split(",") if name], []
+        names = [*given["excluded_layers"], *(x for x in argv if "=" not in x)]
+        given["excluded_layers"] = [name for x in names for name in x.split(",") if name]
+        argv = [x for x in argv if "=" in x]
     overrides = {f"prune.{field}": common.number(value) for field, value in given.items()}
     overrides |= {"prune.model_path": FLAGS.model, "prune.output_path": FLAGS.output_file}
     # Either budget on the command line replaces whichever the spec has.
@@ -76,7 +78,8 @@ def main(argv: list[str]) -> None:
     output = pathlib.Path(spec.prune.output_path or f"{spec.results_dir}/prune/model.keras")
     if output.suffix != ".keras":
         raise PlanError(f"prune.output_path: expected a .keras file. Received: {output}.")
-    with_budget(spec.prune)
+    if not FLAGS.sweep:
+        with_budget(spec.prune)
     if not FLAGS.dry_run:
         files.output_folder(output.parent)
     import_frameworks()
@@ -84,6 +87,7 @@ def main(argv: list[str]) -> None:
 
 
 def _prune(spec: Spec, source: str, output: pathlib.Path) -> None:
+    from tlt_prune import model_info
     from tlt_prune.cli.models import load_keras
     from tlt_prune.graph.tracer import trace
     from tlt_prune.pruning.api import plan_with
@@ -91,7 +95,12 @@ def _prune(spec: Spec, source: str, output: pathlib.Path) -> None:
     from tlt_prune.training.loop import save_model
 
     model = load_keras(source)
-    plan = plan_with(model, spec.prune.options)
+    options = spec.prune.options
+    options = options.model_copy(update={"excluded_layers": _known(options.excluded_layers, model)})
+    if FLAGS.sweep:
+        _sweep(model, options, output)
+        return
+    plan = plan_with(model, options)
     common.say(table(plan))
     if plan.advice():
         common.say(f"WARNING: this prune removes next to nothing. {plan.advice()}")
@@ -111,9 +120,46 @@ def _prune(spec: Spec, source: str, output: pathlib.Path) -> None:
     plan_path = output.with_suffix(".plan.json")
     with files.whole_file(plan_path) as partial:
         plan.to_json(partial)
-        save_model(pruned, output)
-    common.say(f"Wrote {output} and {plan_path.name}")
+        save_model(pruned, output, info=model_info.read(pathlib.Path(source)))
+    written = [plan_path.name, *_draw(plan, plan_path.with_suffix(".png"))]
+    common.say(f"Wrote {output}, {' and '.join(written)}")
     common.say(f"Next: tlt-train{common.spec_flag()} --set train.pretrained_model_path={output} -o {spec.results_dir}/retrain")
+
+
+def _known(names: tuple[str | type, ...], model: Any) -> tuple[str | type, ...]:
+    """Without the toolkit's names for a head that this model calls otherwise: its outputs stay whole by themselves."""
+    layers = {layer.name for layer in model.layers}
+    heads = [x for x in names if x in ("predictions", "predictions_dense") and x not in layers]
+    for name in heads:
+        common.say(
+            f"'{name}' is the toolkit's name for a head; this model's is '{model.layers[-1].name}', and stays whole anyway."
+        )
+    return tuple(x for x in names if x not in heads)
+
+
+def _draw(plan: Any, path: pathlib.Path) -> list[str]:
+    """Draws the plan, where the package for pictures is installed: the names of what was written."""
+    from tlt_prune.pruning import pictures
+
+    try:
+        figure = plan.plot()
+    except MissingPackageError:
+        return []
+    pictures.save(figure, path)
+    return [path.name]
+
+
+def _sweep(model: Any, options: Options, output: pathlib.Path) -> None:
+    from tlt_prune.pruning import pictures
+    from tlt_prune.pruning.sweep import sweep
+
+    frame = sweep(model, **options.model_dump(exclude={"threshold", "ratio"}))
+    shown = frame.assign(**{f"{x}, %": (100 * frame[x] / frame[x].iloc[0]).round(1) for x in ("channels", "parameters", "MACs")})
+    common.say(shown.to_string())
+    target = output.parent / "sweep.csv"
+    files.write_text(target, frame.to_csv())
+    pictures.save(pictures.draw_sweep(frame), target.with_suffix(".png"))
+    common.say(f"Wrote {target} and sweep.png. Choose a threshold: tlt-prune{common.spec_flag()} -pth THRESHOLD ...")
 
 
 def table(plan: Any) -> str:

@@ -20,6 +20,7 @@ from tlt_prune.specs import Spec
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("output_dir", None, "Folder for this training; default <results_dir>/train.", short_name="o")
+flags.DEFINE_bool("restart", False, "Start afresh where the folder holds checkpoints, even those of another training.")
 
 
 def main(argv: list[str]) -> None:
@@ -27,26 +28,30 @@ def main(argv: list[str]) -> None:
     folder = files.output_folder(FLAGS.output_dir or f"{spec.results_dir}/train")
     extras.require("train", "tlt-train")
     import_frameworks()
-    from tlt_prune import data, training
+    from tlt_prune import data, model_info, training
     from tlt_prune.cli import models as model_files
+    from tlt_prune.export.runtime import load_predictor
 
     model_files.seed(spec)
-    size = model_files.picture_size(spec)
-    train_split, test_split = data.load_splits(spec.dataset, size)
-    channels_first = spec.model.data_format == "channels_first"
-    start = spec.train.pretrained_model_path or f"a new {spec.model.backbone}"
+    start = load_predictor(spec.train.pretrained_model_path) if model_files.is_whole_model(spec) else None
+    if start is None:
+        form, channels_first = model_files.picture_format(spec), spec.model.data_format == "channels_first"
+    else:
+        spec, form, channels_first = model_files.agreed(spec, start)
+    train_split, test_split = data.load_splits(spec.dataset, form)
+    classes = tuple(train_split.classes)
     common.say(
-        f"Training {start} for {spec.train.num_epochs} epochs on {len(train_split)} pictures of "
-        f"{len(train_split.classes)} classes; {len(test_split)} pictures are held out. Results: {folder}"
+        f"Training {spec.train.pretrained_model_path or f'a new {spec.model.backbone}'} for {spec.train.num_epochs} epochs on "
+        f"{len(train_split)} pictures of {len(classes)} classes; {len(test_split)} pictures are held out. Results: {folder}"
     )
+    if start is not None and start.info is not None and start.info.classes != classes:
+        common.say(f"Its classes were {', '.join(start.info.classes[:10])}; from now on they are those of the dataset.")
 
     def make_batches(first_epoch: int) -> tuple[Any, int]:
-        if first_epoch:
-            common.say(f"Going on after epoch {first_epoch}, from the last checkpoint.")
         pipeline = data.training_pipeline(
             train_split,
             spec.dataset,
-            size,
+            form,
             batch_size=spec.train.batch_size_per_gpu,
             seed=spec.train.random_seed,
             first_epoch=first_epoch,
@@ -56,17 +61,25 @@ def main(argv: list[str]) -> None:
         return pipeline.batches, pipeline.steps
 
     validation = data.evaluation_pipeline(
-        test_split, spec.dataset, size, batch_size=spec.evaluate.batch_size, channels_first=channels_first
+        test_split, spec.dataset, form, batch_size=spec.evaluate.batch_size, channels_first=channels_first
     )
     result = training.train(
-        lambda: model_files.starting_model(spec, len(train_split.classes)),
+        lambda: model_files.starting_model(spec, len(classes), start.model if start is not None else None),
         make_batches,
         validation.batches,
         spec.train,
         folder,
-        identity=f"{spec.model}\n{spec.dataset}",
+        identity={
+            "model": spec.model.model_dump(),
+            "dataset": spec.dataset.model_dump(),
+            "classes": classes,
+            "pictures": [len(train_split), len(test_split)],
+        },
+        info=model_info.of_spec(spec, classes),
+        restart=FLAGS.restart,
+        say=common.say,
     )
-    files.write_text(folder / "classmap.json", model_files.classmap(train_split.classes))
+    files.write_text(folder / "classmap.json", model_files.classmap(classes))
     _report(spec, result)
 
 

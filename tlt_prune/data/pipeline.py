@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tlt_prune.data.sources import Size, Split, read_picture
+from tlt_prune.data.sources import PictureFormat, Split, read_picture
+from tlt_prune.errors import SpecError
 from tlt_prune.specs import Augmentation, Dataset
 
 _TORCH_MEAN = (0.485, 0.456, 0.406)
 _TORCH_STD = (0.229, 0.224, 0.225)
+_CAFFE_MEAN = (103.939, 116.779, 123.68)
+_CAFFE_GREY = 117.3786
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -28,7 +31,7 @@ class Pipeline:
 def training_pipeline(
     split: Split,
     dataset: Dataset,
-    size: Size,
+    form: PictureFormat,
     *,
     batch_size: int,
     seed: int,
@@ -42,14 +45,15 @@ def training_pipeline(
     """
     n = len(split)
     steps = math.ceil(n / batch_size)
-    load = _loader(split, size)
+    # Training pictures are stretched, never cropped.
+    load = _loader(split, dataclasses.replace(form, center_crop=False))
     augmentation = dataset.augmentation
     classes = len(split.classes)
 
     def example(epoch: Any, index: Any) -> Any:
         image, label = load(index)
         key = tf.stack([seed * 1_000_003 + tf.cast(epoch, tf.int32), tf.cast(index, tf.int32)])
-        return _augmented(image, augmentation, key), label
+        return _augmented(image, augmentation, key, form.depth), label
 
     def one_epoch(epoch: Any) -> Any:
         order = tf.random.experimental.stateless_shuffle(tf.range(n), seed=tf.stack([seed, tf.cast(epoch, tf.int32)]))
@@ -59,7 +63,7 @@ def training_pipeline(
         batches = examples.batch(batch_size).enumerate()
 
         def finish(step: Any, batch: Any) -> Any:
-            images = preprocess(batch[0], dataset, channels_first)
+            images = preprocess(batch[0], dataset, channels_first, form.depth)
             labels = tf.one_hot(batch[1], classes)
             if augmentation.mixup_alpha > 0:
                 key = tf.stack([seed + 7919 * tf.cast(epoch, tf.int32), tf.cast(step, tf.int32)])
@@ -72,53 +76,70 @@ def training_pipeline(
     return Pipeline(batches, steps)
 
 
-def evaluation_pipeline(split: Split, dataset: Dataset, size: Size, *, batch_size: int, channels_first: bool) -> Pipeline:
+def evaluation_pipeline(
+    split: Split, dataset: Dataset, form: PictureFormat, *, batch_size: int, channels_first: bool
+) -> Pipeline:
     """The split in its order, without augmentation, cached when it is in memory."""
-    load = _loader(split, size)
+    load = _loader(split, form)
     classes = len(split.classes)
 
     def finish(images: Any, labels: Any) -> Any:
-        return preprocess(images, dataset, channels_first), tf.one_hot(labels, classes)
+        return preprocess(images, dataset, channels_first, form.depth), tf.one_hot(labels, classes)
 
     examples = tf.data.Dataset.range(len(split)).map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     batches = examples.batch(batch_size).map(finish, num_parallel_calls=tf.data.AUTOTUNE)
-    if split.images.dtype == np.uint8:
+    if split.images.dtype == form.dtype:
         batches = batches.cache()
     return Pipeline(batches.prefetch(tf.data.AUTOTUNE), math.ceil(len(split) / batch_size))
 
 
-def _loader(split: Split, size: Size) -> Any:
+def _loader(split: Split, form: PictureFormat) -> Any:
     labels = tf.constant(split.labels)
-    if split.images.dtype == np.uint8:
+    if split.images.dtype == form.dtype:
         images = tf.constant(split.images)
         return lambda index: (tf.gather(images, index), tf.gather(labels, index))
     paths = tf.constant(split.images.tolist())
 
     def load(index: Any) -> Any:
-        image = tf.numpy_function(lambda path: read_picture(path.decode(), size), [tf.gather(paths, index)], tf.uint8)
-        return tf.ensure_shape(image, size), tf.gather(labels, index)
+        image = tf.numpy_function(lambda path: read_picture(path.decode(), form), [tf.gather(paths, index)], form.dtype)
+        return tf.ensure_shape(image, form.size), tf.gather(labels, index)
 
     return load
 
 
-def preprocess(images: Any, dataset: Dataset, channels_first: bool) -> Any:
-    """uint8 or float pictures `(n, h, w, c)` -> the model's input, float32."""
+def preprocess(images: Any, dataset: Dataset, channels_first: bool, depth: int = 8) -> Any:
+    """Pictures `(n, h, w, c)` of 8 or 16 bits -> the model's input, float32.
+
+    Modes as in keras.applications, "unit" for 0..1; for 16 bits and for one channel as in the toolkit.
+    """
     x = tf.cast(images, tf.float32)
     channels = x.shape[-1]
+    top = float(2**depth - 1)
     if dataset.preprocess_mode == "unit":
-        x = x / 255.0
+        x = x / top
     elif dataset.preprocess_mode == "tf":
-        x = x / 127.5 - 1.0
+        x = x / (top / 2) - 1.0
     elif dataset.preprocess_mode == "torch":
         mean, std = (tf.constant(v if channels == 3 else [float(np.mean(v))]) for v in (_TORCH_MEAN, _TORCH_STD))
-        x = (x / 255.0 - mean) / std
+        x = (x / top - mean) / std
     else:
-        mean = dataset.image_mean if channels == len(dataset.image_mean) else (float(np.mean(dataset.image_mean)),)
-        x = (x[..., ::-1] if channels == 3 else x) - tf.constant(mean)
+        x = (x[..., ::-1] if channels == 3 else x) - tf.constant(_caffe_mean(dataset, channels, depth))
     return tf.transpose(x, (0, 3, 1, 2)) if channels_first else x
 
 
-def _augmented(image: Any, augmentation: Augmentation, key: Any) -> Any:
+def _caffe_mean(dataset: Dataset, channels: int, depth: int) -> list[float]:
+    """ImageNet's BGR means, or the grey one in the depth's own scale, unless the spec gives others."""
+    if not dataset.image_mean:
+        return list(_CAFFE_MEAN) if channels == 3 else [_CAFFE_GREY * 2 ** (depth - 8)]
+    if len(dataset.image_mean) != channels:
+        raise SpecError(
+            f"dataset.image_mean: expected {channels} values, one for each channel of the pictures. "
+            f"Received: {list(dataset.image_mean)}."
+        )
+    return list(dataset.image_mean)
+
+
+def _augmented(image: Any, augmentation: Augmentation, key: Any, depth: int = 8) -> Any:
     height, width, channels = image.shape
     if augmentation.enable_random_crop:
         dy, dx = (max(1, round(n * augmentation.crop_fraction)) for n in (height, width))
@@ -127,8 +148,9 @@ def _augmented(image: Any, augmentation: Augmentation, key: Any) -> Any:
     if not augmentation.disable_horizontal_flip:
         image = tf.image.stateless_random_flip_left_right(image, seed=key + 1)
     if augmentation.enable_color_augmentation:
-        bright = tf.image.stateless_random_brightness(tf.cast(image, tf.float32), 0.2 * 255, seed=key + 2)
-        image = tf.clip_by_value(tf.image.stateless_random_contrast(bright, 0.8, 1.2, seed=key + 3), 0, 255)
+        top = 2**depth - 1
+        bright = tf.image.stateless_random_brightness(tf.cast(image, tf.float32), 0.2 * top, seed=key + 2)
+        image = tf.clip_by_value(tf.image.stateless_random_contrast(bright, 0.8, 1.2, seed=key + 3), 0, top)
     return image
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import pathlib
+import zipfile
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from tlt_prune.errors import DataError
+from tlt_prune.errors import DataError, first_line
 from tlt_prune.specs import Dataset
 
 SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".tif", ".tiff"))
@@ -19,13 +22,16 @@ SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", 
 # Folders up to this size are decoded once and kept; larger ones are read again in every epoch.
 _MEMORY_BYTES = 2**30
 
+# What a centre crop leaves out at every side, in pixels of the scaled picture: the toolkit's.
+_CROP_MARGIN = 16
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
     """Pictures and labels.
 
     Attributes:
-        images: uint8 `(n, height, width, channels)`, or `(n,)` paths that are read when needed.
+        images: uint8 (uint16 for a depth of 16) `(n, height, width, channels)`, or `(n,)` paths that are read when needed.
         labels: `(n,)` class indices.
         classes: class names, in the order of the indices.
     """
@@ -38,17 +44,42 @@ class Split:
         return len(self.labels)
 
 
-Size = tuple[int, int, int]
-"""(height, width, channels)"""
+@dataclasses.dataclass(frozen=True)
+class PictureFormat:
+    """What every picture is brought to.
+
+    Attributes:
+        height, width, channels: in pixels; one channel is grey, three are RGB.
+        depth: bits of a value, 8 or 16.
+        resample: name of the interpolation.
+        center_crop: scaled to cover the size with 16 pixels more on every side, then cropped in the middle, as in the
+            toolkit; otherwise stretched. A picture that has the size already stays as it is.
+    """
+
+    height: int
+    width: int
+    channels: int
+    depth: int = 8
+    resample: str = "bilinear"
+    center_crop: bool = False
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """(height, width, channels)"""
+        return self.height, self.width, self.channels
+
+    @property
+    def dtype(self) -> type[np.unsignedinteger[Any]]:
+        return np.uint16 if self.depth == 16 else np.uint8
 
 
-def load_splits(dataset: Dataset, size: Size) -> tuple[Split, Split]:
-    """The training and the test split of a dataset; pictures are brought to `size`.
+def load_splits(dataset: Dataset, form: PictureFormat) -> tuple[Split, Split]:
+    """The training and the test split of a dataset, pictures in `form`. Training pictures are stretched, never cropped.
 
     Raises:
         DataError: something is missing, broken or contradicts the spec; the message names it.
     """
-    train, test = _load(dataset, size)
+    train, test = _load(dataset, form)
     if train.classes != test.classes:
         missing = sorted(set(train.classes) ^ set(test.classes))
         raise DataError(
@@ -67,26 +98,26 @@ def load_splits(dataset: Dataset, size: Size) -> tuple[Split, Split]:
     return train, test
 
 
-def load_test_split(dataset: Dataset, size: Size, path: str = "") -> Split:
+def load_test_split(dataset: Dataset, form: PictureFormat, path: str = "") -> Split:
     """The split to score on: the test split, or all of the folder or the test half of the .npz at `path`.
 
     Raises:
         DataError: as `load_splits`.
     """
     if not path:
-        return load_splits(dataset, size)[1]
+        return load_splits(dataset, form)[1]
     if pathlib.Path(path).is_dir():
-        return _folder(pathlib.Path(path), size)
-    return load_splits(dataset.model_copy(update={"train_dataset_path": path, "val_dataset_path": ""}), size)[1]
+        return _folder(pathlib.Path(path), form)
+    return load_splits(dataset.model_copy(update={"train_dataset_path": path, "val_dataset_path": ""}), form)[1]
 
 
-def _load(dataset: Dataset, size: Size) -> tuple[Split, Split]:
+def _load(dataset: Dataset, form: PictureFormat) -> tuple[Split, Split]:
     source = dataset.train_dataset_path
     if source in _NAMED:
         images, labels = _NAMED[source]()
-        return _stratified(_fit(images, size), labels, dataset)
+        return _stratified(_fit(images, form, source), labels, dataset)
     if source.startswith("keras:"):
-        return _keras_dataset(source, size)
+        return _keras_dataset(source, form)
     path = pathlib.Path(source)
     if path.is_dir():
         if not dataset.val_dataset_path:
@@ -94,9 +125,10 @@ def _load(dataset: Dataset, size: Size) -> tuple[Split, Split]:
                 f"dataset.train_dataset_path is the folder {source!r}: expected dataset.val_dataset_path as well, "
                 "a folder with the same class folders."
             )
-        return _folder(path, size), _folder(pathlib.Path(dataset.val_dataset_path), size)
+        stretched = dataclasses.replace(form, center_crop=False)
+        return _folder(path, stretched), _folder(pathlib.Path(dataset.val_dataset_path), form)
     if path.suffix == ".npz":
-        return _npz(path, size)
+        return _npz(path, form)
     known = ", ".join([*_NAMED, "keras:mnist", "keras:fashion_mnist", "keras:cifar10", "keras:cifar100"])
     raise DataError(f"Expected a folder of class folders, a .npz file or one of {known}. Received: {source!r}.")
 
@@ -139,7 +171,7 @@ def _stratified(images: NDArray[Any], labels: NDArray[np.int64], dataset: Datase
     )
 
 
-def _keras_dataset(source: str, size: Size) -> tuple[Split, Split]:
+def _keras_dataset(source: str, form: PictureFormat) -> tuple[Split, Split]:
     import keras
 
     name = source.partition(":")[2]
@@ -150,13 +182,13 @@ def _keras_dataset(source: str, size: Size) -> tuple[Split, Split]:
         (x_train, y_train), (x_test, y_test) = module.load_data()
     except Exception as error:
         raise DataError(f"{source!r} is downloaded on first use, and that failed: {error}. Give a .npz file instead.") from error
-    return _arrays(x_train, y_train, x_test, y_test, size, source)
+    return _arrays(x_train, y_train, x_test, y_test, form, source)
 
 
 # --- .npz ---
 
 
-def _npz(path: pathlib.Path, size: Size) -> tuple[Split, Split]:
+def _npz(path: pathlib.Path, form: PictureFormat) -> tuple[Split, Split]:
     keys = ("x_train", "y_train", "x_test", "y_test")
     try:
         with np.load(path) as data:
@@ -164,40 +196,77 @@ def _npz(path: pathlib.Path, size: Size) -> tuple[Split, Split]:
             if missing:
                 raise DataError(f"{path}: expected arrays {', '.join(keys)}. Missing: {', '.join(missing)}.")
             x_train, y_train, x_test, y_test = (data[key] for key in keys)
-    except (OSError, ValueError) as error:
-        raise DataError(f"Cannot read {path} as .npz: {error}.") from error
-    return _arrays(x_train, y_train, x_test, y_test, size, str(path))
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(
+            f"Cannot read {path} as .npz: {first_line(error, 150)}. Expected a whole file, as np.savez writes it."
+        ) from error
+    return _arrays(x_train, y_train, x_test, y_test, form, str(path))
 
 
-def _arrays(x_train: Any, y_train: Any, x_test: Any, y_test: Any, size: Size, source: str) -> tuple[Split, Split]:
-    count = int(max(y_train.max(), y_test.max())) + 1
-    classes = tuple(str(i) for i in range(count))
+def _arrays(x_train: Any, y_train: Any, x_test: Any, y_test: Any, form: PictureFormat, source: str) -> tuple[Split, Split]:
+    labels = [_labels(y, f"{source}: y_{name}") for name, y in (("train", y_train), ("test", y_test))]
+    count = int(max(y.max() for y in labels)) + 1
+    if count > len(labels[0]):
+        raise DataError(
+            f"{source}: the largest label is {count - 1}, with {len(labels[0])} training pictures. "
+            "Expected labels 0, 1, 2... with pictures of every class."
+        )
     splits = []
-    for name, images, labels in (("train", x_train, y_train), ("test", x_test, y_test)):
-        labels = np.asarray(labels).reshape(-1).astype(np.int64)
-        if images.dtype != np.uint8 or images.ndim not in (3, 4) or len(images) != len(labels):
+    for name, images, y in (("train", x_train, labels[0]), ("test", x_test, labels[1])):
+        pictures = images.ndim == 3 or (images.ndim == 4 and images.shape[-1] in (1, 3, 4))
+        if images.dtype not in (np.uint8, np.uint16) or not pictures or len(images) != len(y):
             raise DataError(
-                f"{source}: expected x_{name} as uint8 pictures (n, height, width[, channels]) with one label each. "
-                f"Received: {images.dtype} {images.shape} and {labels.shape} labels."
+                f"{source}: expected x_{name} as uint8 or uint16 pictures (n, height, width[, 1 or 3 channels]) with one label "
+                f"each. Received: {images.dtype} {images.shape} and {len(y)} labels."
             )
-        splits.append(Split(_fit(images if images.ndim == 4 else images[..., None], size), labels, classes))
+        images = images if images.ndim == 4 else images[..., None]
+        form_here = dataclasses.replace(form, center_crop=form.center_crop and name == "test")
+        splits.append(Split(_fit(images, form_here, source), y, tuple(str(i) for i in range(count))))
     return splits[0], splits[1]
 
 
-def _fit(images: NDArray[Any], size: Size) -> NDArray[Any]:
-    """Pictures brought to `size`."""
-    if images.shape[1:] == size:
+def _labels(values: Any, what: str) -> NDArray[np.int64]:
+    """Class indices, if they are that."""
+    labels = np.asarray(values).reshape(-1)
+    if not len(labels):
+        raise DataError(f"{what} is empty. Expected one label a picture.")
+    whole = labels.dtype.kind in "iu" or (labels.dtype.kind == "f" and bool(np.all(labels == np.floor(labels))))
+    if not whole or labels.min() < 0:
+        odd = labels if not np.issubdtype(labels.dtype, np.number) else labels[~((labels >= 0) & (labels == np.floor(labels)))]
+        raise DataError(f"{what}: expected whole numbers 0, 1, 2... Received: {odd[:3].tolist()} ({labels.dtype}).")
+    return labels.astype(np.int64)
+
+
+def _fit(images: NDArray[Any], form: PictureFormat, source: str) -> NDArray[Any]:
+    """Pictures brought to `form`."""
+    if images.shape[1:] == form.size and images.dtype == form.dtype:
         return images
-    return np.stack([_resized(Image.fromarray(x[..., 0] if x.shape[-1] == 1 else x), size) for x in images])
+    try:
+        return np.stack([_formed(_image(x), form) for x in images])
+    except ValueError as error:
+        raise DataError(f"{source}: {error}.") from error
+
+
+def _image(pixels: NDArray[Any]) -> Image.Image:
+    if pixels.shape[-1] != 1:
+        if pixels.dtype == np.uint16:
+            raise ValueError("pictures of 16 bits with several channels; expected one channel")
+        return Image.fromarray(pixels)
+    return Image.fromarray(pixels[..., 0])
 
 
 # --- folders ---
 
 
-def _folder(path: pathlib.Path, size: Size) -> Split:
+def _folder(path: pathlib.Path, form: PictureFormat) -> Split:
     if not path.is_dir():
         raise DataError(f"Expected a folder of class folders. There is no folder {path}.")
     folders = sorted(x for x in path.iterdir() if x.is_dir() and not x.name.startswith("."))
+    looped = [x for x in folders if path.resolve().is_relative_to(x.resolve())]
+    if looped:
+        raise DataError(
+            f"{looped[0]} is a link to {looped[0].resolve()}, which holds it. Expected class folders; remove the link."
+        )
     if len(folders) < 2:
         raise DataError(f"{path}: expected at least two class folders. Found {len(folders)}.")
     files, labels = [], []
@@ -209,8 +278,8 @@ def _folder(path: pathlib.Path, size: Size) -> Split:
         labels += [label] * len(pictures)
     paths = np.array([str(x) for x in files])
     images = paths
-    if len(paths) * size[0] * size[1] * size[2] <= _MEMORY_BYTES:
-        images = np.stack([read_picture(x, size) for x in paths])
+    if len(paths) * math.prod(form.size) * form.depth // 8 <= _MEMORY_BYTES:
+        images = np.stack([read_picture(x, form) for x in files])
     return Split(images, np.array(labels, np.int64), tuple(x.name for x in folders))
 
 
@@ -218,26 +287,58 @@ def list_pictures(path: pathlib.Path) -> list[pathlib.Path]:
     """Picture files below a folder, in name order; or the file itself."""
     if path.is_file():
         return [path]
-    return sorted(x for x in path.rglob("*") if x.suffix.lower() in SUFFIXES and not x.name.startswith("."))
+    # rglob does not follow links to folders: one that points upwards would not end.
+    return sorted(x for x in path.rglob("*") if x.suffix.lower() in SUFFIXES and not x.name.startswith(".") and x.is_file())
 
 
-def read_picture(path: str | pathlib.Path, size: Size) -> NDArray[np.uint8]:
-    """One picture, uint8 of `size`.
+def read_picture(path: str | pathlib.Path, form: PictureFormat) -> NDArray[Any]:
+    """One picture in `form`.
 
     Raises:
-        DataError: the file cannot be decoded.
+        DataError: the file cannot be decoded, is too large, or holds values that are no pixels.
     """
     try:
         with Image.open(path) as picture:
-            return _resized(picture, size)
+            return _formed(picture, form)
+    except Image.DecompressionBombError as error:
+        raise DataError(f"The picture {path} is too large to decode: {first_line(error, 120)} Make it smaller.") from error
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
-        raise DataError(f"Cannot read the picture {path}: {error}. Remove it or replace it.") from error
+        raise DataError(f"Cannot read the picture {path}: {first_line(error, 150)}. Remove it or replace it.") from error
 
 
-def _resized(picture: Image.Image, size: Size) -> NDArray[np.uint8]:
-    height, width, channels = size
-    picture = picture.convert("L" if channels == 1 else "RGB")
-    if picture.size != (width, height):
-        picture = picture.resize((width, height), Image.Resampling.BILINEAR)
-    array = np.asarray(picture, dtype=np.uint8)
-    return array[..., None] if channels == 1 else array
+def _formed(picture: Image.Image, form: PictureFormat) -> NDArray[Any]:
+    """Values scaled to the depth, channels converted, size fitted."""
+    if picture.mode.startswith("I"):
+        # 16 bits a pixel; Pillow's own conversion would cut everything above 255.
+        values = np.asarray(picture).astype(np.float64)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError("its pixels have more than 16 bits; expected 8 or 16")
+        picture = Image.fromarray(np.round(values / 257).astype(np.uint8)) if form.depth == 8 else _as_float(values)
+    elif picture.mode == "F":
+        raise ValueError("its pixels are floating-point numbers, whose range nobody knows; expected 8 or 16 bits")
+    elif form.depth == 16:
+        picture = _as_float(np.asarray(picture.convert("L")).astype(np.float64) * 257)
+    if form.depth == 8:
+        picture = picture.convert("L" if form.channels == 1 else "RGB")
+    array = np.asarray(_fitted(picture, form))
+    if form.depth == 16:
+        array = np.clip(np.round(array), 0, 65535).astype(np.uint16)
+    return array[..., None] if form.channels == 1 else array
+
+
+def _as_float(values: NDArray[Any]) -> Image.Image:
+    return Image.fromarray(values.astype(np.float32))
+
+
+def _fitted(picture: Image.Image, form: PictureFormat) -> Image.Image:
+    wanted = (form.width, form.height)
+    if picture.size == wanted:
+        return picture
+    resample = Image.Resampling[form.resample.upper()]
+    if not form.center_crop:
+        return picture.resize(wanted, resample)
+    width, height = picture.size
+    ratio = max((form.width + 2 * _CROP_MARGIN) / width, (form.height + 2 * _CROP_MARGIN) / height)
+    scaled = picture.resize((int(width * ratio), int(height * ratio)), resample)
+    left, top = (round(n / 2) - round(m / 2) for n, m in zip(scaled.size, wanted, strict=True))
+    return scaled.crop((left, top, left + form.width, top + form.height))

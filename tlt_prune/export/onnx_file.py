@@ -12,11 +12,12 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from tlt_prune import extras, files
+from tlt_prune import extras, files, model_info
 from tlt_prune.errors import ExportError
 from tlt_prune.export.parity import check_parity
 from tlt_prune.export.runtime import keras_runner, onnx_runner, session_of
 from tlt_prune.graph.family import all_layers, producing_layer
+from tlt_prune.model_info import ModelInfo
 
 OPSETS = range(13, 18)
 
@@ -29,6 +30,7 @@ def export_onnx(
     opset: int = 17,
     layout: str = "NHWC",
     tolerance: float = 1e-4,
+    info: ModelInfo | None = None,
 ) -> float:
     """Writes an ONNX file with an open batch size, named after the model's input and output layers.
 
@@ -39,6 +41,7 @@ def export_onnx(
         opset: 13 to 17.
         layout: "NHWC" or "NCHW", of the ONNX input. A channels-first model is NCHW already.
         tolerance: largest difference allowed, relative to the largest output.
+        info: what belongs to the model; written as a metadata property.
 
     Returns:
         The largest relative difference found.
@@ -56,6 +59,9 @@ def export_onnx(
         raise ExportError(f"Expected a model with one input. '{model.name}' has {len(model.inputs)}.")
     to_nchw = layout == "NCHW" and _is_channels_last(model)
     proto = _converted(model, opset, to_nchw)
+    if info is not None:
+        entry = proto.metadata_props.add()
+        entry.key, entry.value = model_info.ONNX_KEY, info.model_dump_json()
     exported_samples = np.transpose(samples, (0, 3, 1, 2)) if to_nchw else samples
     run = onnx_runner(session_of(proto.SerializeToString()))
     error = check_parity(
@@ -66,13 +72,17 @@ def export_onnx(
     return error
 
 
-def trtexec_command(path: str | pathlib.Path, *, minimum: int = 1, optimum: int = 1, maximum: int = 16) -> str:
-    """The command that builds a float16 TensorRT engine from an ONNX file."""
+def trtexec_command(
+    path: str | pathlib.Path, size: tuple[int, int], *, minimum: int = 1, optimum: int = 1, maximum: int = 16
+) -> str:
+    """The command that builds a float16 TensorRT engine from an ONNX file; `size` (height, width) where it leaves them open."""
     import onnx
 
     path = pathlib.Path(path)
     value = onnx.load(path).graph.input[0]
-    sizes = [d.dim_value for d in value.type.tensor_type.shape.dim][1:]
+    known = [d.dim_value for d in value.type.tensor_type.shape.dim][1:]
+    spatial = iter(size)
+    sizes = [n or next(spatial) for n in known]
     shapes = " ".join(
         f"--{kind}Shapes={value.name}:{'x'.join(map(str, [batch, *sizes]))}"
         for kind, batch in (("min", minimum), ("opt", optimum), ("max", maximum))

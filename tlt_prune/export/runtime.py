@@ -6,14 +6,16 @@ import dataclasses
 import pathlib
 import statistics
 import time
+import zipfile
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tlt_prune import extras
-from tlt_prune.errors import ExportError
+from tlt_prune import extras, model_info
+from tlt_prune.errors import ExportError, first_line
+from tlt_prune.model_info import ModelInfo
 
 Array = NDArray[Any]
 
@@ -30,6 +32,7 @@ class Predictor:
         file_bytes: size on disk.
         run: float32 batch in the model's own layout -> outputs, a list of arrays.
         model: the Keras model, where `kind` is "keras".
+        info: what the file says of itself; None for one of another program.
     """
 
     kind: str
@@ -39,6 +42,7 @@ class Predictor:
     file_bytes: int
     run: Callable[[Array], list[Array]]
     model: Any = None
+    info: ModelInfo | None = None
 
     def __call__(self, batch: Array) -> Array:
         return self.run(batch)[0]
@@ -47,15 +51,22 @@ class Predictor:
         """Whether pictures with that many channels go in as (n, channels, height, width)."""
         return self.input_shape[-1] != channels and self.input_shape[1] == channels
 
-    def picture_size(self, channels: int) -> tuple[int, int, int]:
-        """(height, width, channels) of the pictures it takes.
+    @property
+    def channels(self) -> int | None:
+        """1 or 3, where the shape of the input says which."""
+        ends = {n for n in (self.input_shape[-1], self.input_shape[1]) if n in (1, 3)} if len(self.input_shape) == 4 else set()
+        return ends.pop() if len(ends) == 1 else None
+
+    def picture_size(self, channels: int, open_size: tuple[int, int] | None = None) -> tuple[int, int, int]:
+        """(height, width, channels) of the pictures it takes; `open_size` (height, width) where it leaves them open.
 
         Raises:
-            ExportError: the input is no picture of that many channels, or its size is open.
+            ExportError: the input is no picture of that many channels, or its size is open and `open_size` is not given.
         """
         shape = self.input_shape
         if len(shape) == 4 and channels in (shape[1], shape[3]):
             height, width = shape[2:] if self.channels_first(channels) else shape[1:3]
+            height, width = height or (open_size or (0, 0))[0], width or (open_size or (0, 0))[1]
             if height and width:
                 return int(height), int(width), channels
         raise ExportError(f"{self.path}: expected an input of pictures with {channels} channels. Its input is {shape}.")
@@ -99,15 +110,43 @@ def keras_runner(model: Any) -> Callable[[Array], list[Array]]:
 
 
 def _keras(path: pathlib.Path) -> Predictor:
+    model = load_keras(path)
+    shape, size = tuple(model.inputs[0].shape), path.stat().st_size
+    return Predictor("keras", path, shape, model.count_params(), size, keras_runner(model), model, model_info.read(path))
+
+
+def load_keras(path: pathlib.Path) -> Any:
+    """A .keras (or .h5) model, not compiled.
+
+    Raises:
+        ExportError: the file is missing, is no whole model, or would take far more memory than its size says.
+    """
     import keras
 
+    if not path.is_file():
+        raise ExportError(f"There is no model file {path}. Expected a .keras file, as tlt-train writes it.")
+    if path.suffix == ".keras":
+        _check_archive(path)
     try:
-        model = keras.models.load_model(path, compile=False)
-    except (ValueError, OSError, TypeError) as error:
-        raise ExportError(f"Cannot load {path} as a Keras model: {str(error).splitlines()[0]}") from error
-    return Predictor(
-        "keras", path, tuple(model.inputs[0].shape), model.count_params(), path.stat().st_size, keras_runner(model), model
-    )
+        return keras.models.load_model(path, compile=False)
+    # Whatever is in the file, the user needs one line.
+    except Exception as error:
+        raise ExportError(
+            f"Cannot load {path} as a Keras model: {first_line(error, 150)}. Expected a file that Keras wrote."
+        ) from error
+
+
+# A .keras file stores its weights uncompressed; whatever unpacks to so much more than its size is no model.
+_LARGEST_RATIO, _LARGEST_EXCESS = 100, 2**28
+
+
+def _check_archive(path: pathlib.Path) -> None:
+    if not zipfile.is_zipfile(path):
+        raise ExportError(f"{path} is no whole .keras file: it is cut off, or of another format. Copy or train it again.")
+    with zipfile.ZipFile(path) as archive:
+        size = sum(x.file_size for x in archive.infolist())
+    if size > _LARGEST_RATIO * path.stat().st_size + _LARGEST_EXCESS:
+        raise ExportError(f"{path} would unpack to {size:,} bytes. Expected a .keras file, which stores its weights as they are.")
 
 
 def _saved_model(path: pathlib.Path) -> Predictor:
@@ -116,12 +155,18 @@ def _saved_model(path: pathlib.Path) -> Predictor:
     try:
         loaded = tf.saved_model.load(str(path))
         serve = loaded.signatures["serving_default"]
-    except (OSError, KeyError, ValueError) as error:
-        raise ExportError(f"Cannot load {path} as a SavedModel with a serving signature: {error}") from error
-    (name,) = serve.structured_input_signature[1]
-    shape = tuple(serve.structured_input_signature[1][name].shape)
+    except Exception as error:
+        reason = first_line(error, 150)
+        raise ExportError(f"Cannot load the folder {path} as a SavedModel with a serving signature: {reason}.") from error
+    inputs = serve.structured_input_signature[1]
+    if len(inputs) != 1:
+        raise ExportError(f"{path}: expected a SavedModel with one input. It has {len(inputs)}: {', '.join(sorted(inputs))}.")
+    (name,) = inputs
+    shape = tuple(inputs[name].shape)
     params = sum(int(np.prod(v.shape)) for v in serve.variables)
     size = sum(x.stat().st_size for x in path.rglob("*") if x.is_file())
+    beside = path / model_info.SAVED_MODEL_FILE
+    info = model_info.parse(beside.read_text("utf-8") if beside.is_file() else None)
 
     def run(batch: Array) -> list[Array]:
         results = serve(**{name: tf.constant(batch)})
@@ -129,23 +174,28 @@ def _saved_model(path: pathlib.Path) -> Predictor:
 
     # `loaded` owns the variables: it must live as long as `run` does.
     run.owner = loaded  # type: ignore[attr-defined]
-    return Predictor("saved_model", path, shape, params, size, run)
+    return Predictor("saved_model", path, shape, params, size, run, info=info)
 
 
 def _onnx(path: pathlib.Path) -> Predictor:
     extras.require("export", "Running an ONNX file")
     import onnx
-    import onnxruntime
 
     try:
         model = onnx.load(path)
         session = session_of(model.SerializeToString())
     except Exception as error:
-        raise ExportError(f"Cannot load {path} as ONNX: {str(error).splitlines()[0]}") from error
-    assert isinstance(session, onnxruntime.InferenceSession)
-    shape = tuple(n if isinstance(n, int) else None for n in session.get_inputs()[0].shape)
+        raise ExportError(
+            f"Cannot load {path} as ONNX: {first_line(error, 150)}. Expected a file that tlt-export wrote."
+        ) from error
+    inputs = session.get_inputs()
+    if len(inputs) != 1:
+        raise ExportError(f"{path}: expected an ONNX file with one input. It has {len(inputs)}.")
+    shape = tuple(n if isinstance(n, int) else None for n in inputs[0].shape)
     params = sum(int(np.prod(x.dims)) for x in model.graph.initializer)
-    return Predictor("onnx", path, shape, params, path.stat().st_size, onnx_runner(session))
+    texts = {x.key: x.value for x in model.metadata_props}
+    info = model_info.parse(texts.get(model_info.ONNX_KEY))
+    return Predictor("onnx", path, shape, params, path.stat().st_size, onnx_runner(session), info=info)
 
 
 def session_of(serialized: bytes) -> Any:

@@ -8,12 +8,15 @@ from typing import Any
 import keras
 from numpy.typing import NDArray
 
-from tlt_prune import files
+from tlt_prune import files, model_info
 from tlt_prune.export.parity import check_parity
 from tlt_prune.export.runtime import keras_runner, load_predictor
+from tlt_prune.model_info import ModelInfo
 
 
-def export_saved_model(model: keras.Model, path: str | pathlib.Path, samples: NDArray[Any], tolerance: float = 1e-4) -> float:
+def export_saved_model(
+    model: keras.Model, path: str | pathlib.Path, samples: NDArray[Any], tolerance: float = 1e-4, info: ModelInfo | None = None
+) -> float:
     """Writes a SavedModel folder with a serving signature and an open batch size.
 
     Args:
@@ -21,6 +24,7 @@ def export_saved_model(model: keras.Model, path: str | pathlib.Path, samples: ND
         path: folder; an existing one is replaced.
         samples: float32 inputs in the model's layout, for the comparison with Keras.
         tolerance: see `check_parity`.
+        info: what belongs to the model; written beside the graph.
 
     Returns:
         The largest relative difference found.
@@ -31,5 +35,7 @@ def export_saved_model(model: keras.Model, path: str | pathlib.Path, samples: ND
     path = pathlib.Path(path)
     with files.whole_folder(path) as partial:
         model.export(partial, format="tf_saved_model", verbose=False)
+        if info is not None:
+            files.write_text(partial / model_info.SAVED_MODEL_FILE, info.model_dump_json(indent=1))
         written = load_predictor(partial)
         return check_parity(keras_runner(model), written.run, samples, samples, tolerance, f"The SavedModel of '{model.name}'")

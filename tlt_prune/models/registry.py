@@ -90,7 +90,9 @@ def build(
         raise ValueError(f"'{name}' does not take these options: {error}. Shared ones: {', '.join(sorted(shared))}.") from error
 
 
-def classifier(name: str, input_shape: Sequence[int | None] = (224, 224, 3), classes: int = 1000, **options: Any) -> keras.Model:
+def classifier(
+    name: str, input_shape: Sequence[int | None] = (224, 224, 3), classes: int = 1000, *, dropout: float = 0.0, **options: Any
+) -> keras.Model:
     """The toolkit's classification network: a bare backbone, pooling over its whole map, and one dense layer.
 
     The layers are `avg_pool`, `flatten` and `predictions`, the same on every backbone.
@@ -99,6 +101,7 @@ def classifier(name: str, input_shape: Sequence[int | None] = (224, 224, 3), cla
         name, input_shape, **options: as for `build`. `use_pooling` is False and ResNet's
             `all_projections` True unless given, as in the toolkit.
         classes: outputs.
+        dropout: share of the pooled features dropped while training.
     """
     if _key(name).startswith(("resnet", "vgg")):
         options.setdefault("use_pooling", False)
@@ -108,7 +111,10 @@ def classifier(name: str, input_shape: Sequence[int | None] = (224, 224, 3), cla
     net = Net(Options(**{k: v for k, v in options.items() if k in {f.name for f in dataclasses.fields(Options)}}))
     x = backbone.outputs[0]
     x = keras.layers.AveragePooling2D(net.spatial(x), data_format=net.options.data_format, name="avg_pool")(x)
-    x = net.dense(keras.layers.Flatten(name="flatten")(x), classes, "predictions")
+    x = keras.layers.Flatten(name="flatten")(x)
+    if dropout:
+        x = keras.layers.Dropout(dropout, name="dropout")(x)
+    x = net.dense(x, classes, "predictions")
     return keras.Model(backbone.inputs[0], x, name=backbone.name)
 
 
@@ -119,4 +125,4 @@ def _key(name: str) -> str:
             return key
     near = difflib.get_close_matches(wanted, list(_BUILDERS), n=1)
     hint = f" Did you mean '{near[0]}'?" if near else ""
-    raise ValueError(f"Expected one of {', '.join(_BUILDERS)}. Received: name={name!r}.{hint}")
+    raise ValueError(f"There is no architecture name={name!r}.{hint} Expected one of {', '.join(_BUILDERS)}.")

@@ -1,0 +1,131 @@
+"""What belongs to a model and travels with it: class names and how pictures become its input.
+
+Whoever scores a model must feed it what it was trained on; a spec that says otherwise is an error, and one that says nothing
+gets the model's. In a .keras file this is one more member of the archive (Keras ignores it), in an ONNX file a metadata
+property, in a SavedModel a file beside the graph.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any, Literal
+
+import pydantic
+
+from tlt_prune import files
+from tlt_prune.errors import SpecError
+from tlt_prune.options import Settings
+from tlt_prune.specs import Spec
+from tlt_prune.version import VERSION
+
+_MEMBER = "tlt_prune/model.json"
+ONNX_KEY = "tlt_prune"
+SAVED_MODEL_FILE = "tlt_prune.json"
+
+
+class ModelInfo(Settings):
+    """What belongs to a model. The names of the fields are those of the spec's keys."""
+
+    version: str = VERSION
+    """Of the package that trained it."""
+    classes: tuple[str, ...]
+    """Class names, in the order of the outputs."""
+    preprocess_mode: Literal["unit", "torch", "tf", "caffe"]
+    image_mean: tuple[float, ...]
+    input_image_depth: Literal[8, 16]
+    enable_center_crop: bool
+    resize_interpolation_method: str
+
+
+# Where a spec says what a model knows: field -> (section path, key).
+_KEYS = {
+    "preprocess_mode": ("dataset", "preprocess_mode"),
+    "image_mean": ("dataset", "image_mean"),
+    "input_image_depth": ("model", "input_image_depth"),
+    "enable_center_crop": ("dataset.augmentation", "enable_center_crop"),
+    "resize_interpolation_method": ("model", "resize_interpolation_method"),
+}
+
+
+def of_spec(spec: Spec, classes: tuple[str, ...]) -> ModelInfo:
+    """What a model that is trained by `spec` will know of itself."""
+    values = {field: getattr(_section(spec, path), key) for field, (path, key) in _KEYS.items()}
+    return ModelInfo(classes=tuple(str(x) for x in classes), **values)
+
+
+def agreed(spec: Spec, info: ModelInfo | None, source: str) -> Spec:
+    """`spec` with what the model knows in the place of defaults.
+
+    Raises:
+        SpecError: the spec says otherwise than the model.
+    """
+    if info is None:
+        return spec
+    for field, (path, key) in _KEYS.items():
+        known = getattr(info, field)
+        said = getattr(_section(spec, path), key)
+        # Means are subtracted in one mode only.
+        matters = field != "image_mean" or info.preprocess_mode == "caffe"
+        if key in _section(spec, path).model_fields_set and said != known and matters:
+            raise SpecError(
+                f"{path}.{key}: the spec says {said!r}, but {source} was trained with {known!r}. "
+                "Expected them to agree: leave the key out, and the model's own is used."
+            )
+        spec = _with(spec, path.split("."), key, known)
+    count = spec.dataset.num_classes
+    if count and count != len(info.classes):
+        raise SpecError(f"dataset.num_classes: the spec says {count}, but {source} has {len(info.classes)} classes.")
+    return spec
+
+
+def check_classes(info: ModelInfo | None, classes: tuple[str, ...], outputs: int, source: str, dataset: str) -> None:
+    """The classes of a dataset against those of the model that is scored on it.
+
+    Raises:
+        SpecError: they differ in number or names.
+    """
+    known = info.classes if info is not None else None
+    if known is None and len(classes) == outputs:
+        return
+    if known != tuple(classes):
+        names = f" ({_shown(known)})" if known else ""
+        raise SpecError(
+            f"{dataset} has {len(classes)} classes ({_shown(classes)}), but {source} was trained on {outputs}{names}. "
+            "Expected the classes of its training."
+        )
+
+
+def write(path: pathlib.Path, info: ModelInfo) -> None:
+    """Adds it to a .keras file."""
+    files.add_to_zip(path, _MEMBER, info.model_dump_json(indent=1).encode())
+
+
+def read(path: pathlib.Path) -> ModelInfo | None:
+    """What a .keras file says of itself; None for one of another program."""
+    return parse(files.read_from_zip(path, _MEMBER))
+
+
+def parse(text: bytes | str | None) -> ModelInfo | None:
+    """From JSON; None where there is none, or another version's."""
+    try:
+        return None if text is None else ModelInfo.model_validate_json(text)
+    except pydantic.ValidationError:
+        return None
+
+
+def _section(spec: Spec, path: str) -> Any:
+    section: Any = spec
+    for name in path.split("."):
+        section = getattr(section, name)
+    return section
+
+
+def _with(section: Any, path: list[str], key: str, value: Any) -> Any:
+    if not path:
+        return section.model_copy(update={key: value})
+    return section.model_copy(update={path[0]: _with(getattr(section, path[0]), path[1:], key, value)})
+
+
+def _shown(names: tuple[str, ...] | None) -> str:
+    shown = list(names or ())
+    return ", ".join(shown[:5]) + (", ..." if len(shown) > 5 else "")
