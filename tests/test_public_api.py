@@ -14,7 +14,7 @@ from tlt_prune.options import OptionArguments, Options
 
 
 def test_public_names() -> None:
-    expected = ["CallTrace", "Options", "PruningPlan", "TltPruneError", "plan_pruning", "prune_model", "register_rule"]
+    expected = ["CallTrace", "Options", "PruningPlan", "TltPruneError", "plan_pruning", "prune_model", "register_rule", "sweep"]
     assert tlt_prune.__all__ == expected
     for name in tlt_prune.__all__:
         assert getattr(tlt_prune, name).__doc__

@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from tlt_prune.version import VERSION
+
+__version__ = VERSION
 
 if TYPE_CHECKING:
     from tlt_prune.errors import TltPruneError
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from tlt_prune.options import Options
     from tlt_prune.pruning.api import plan_pruning, prune_model
     from tlt_prune.pruning.plan import PruningPlan
+    from tlt_prune.pruning.sweep import sweep
 
 _HOMES = {
     "CallTrace": "tlt_prune.graph.call_trace",
@@ -23,9 +26,10 @@ _HOMES = {
     "plan_pruning": "tlt_prune.pruning.api",
     "prune_model": "tlt_prune.pruning.api",
     "register_rule": "tlt_prune.graph.rules",
+    "sweep": "tlt_prune.pruning.sweep",
 }
 
-__all__ = ["CallTrace", "Options", "PruningPlan", "TltPruneError", "plan_pruning", "prune_model", "register_rule"]
+__all__ = ["CallTrace", "Options", "PruningPlan", "TltPruneError", "plan_pruning", "prune_model", "register_rule", "sweep"]
 
 
 def __getattr__(name: str) -> Any:

@@ -132,6 +132,7 @@ def _plan(channels: ChannelGraph, options: Options) -> tuple[PruningPlan, Select
         macs_before=before.total_macs,
         macs_after=after.total_macs,
         scores=quantiles(selection.scores),
+        first_threshold=selection.first_threshold,
         settings=settings,
         unknown=dict(channels.unknown),
     )

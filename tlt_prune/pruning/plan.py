@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,9 @@ from tlt_prune.errors import PlanError
 from tlt_prune.graph.channel_graph import ChannelGraph
 from tlt_prune.graph.labels import Alive
 from tlt_prune.graph.tracer import trace
+from tlt_prune.pruning import pictures
 from tlt_prune.pruning.rewrite import rewrite
+from tlt_prune.pruning.sweep import sweep
 
 _FORMAT = 2
 # Below this share of channels, parameters and MACs alike, a prune has done next to nothing.
@@ -61,6 +63,7 @@ class PruningPlan:
         layers: one `LayerPlan` a producing layer, in topological order.
         params_before, params_after, macs_before, macs_after: of the whole model.
         scores: quantiles (0, 5, 25, 50, 75 and 100 %) of the normalised scores of all channels that may go; empty if none may.
+        first_threshold: the smallest threshold that removes anything; infinite where none does.
         settings: the arguments that led here.
         unknown: path -> class name of each layer without a rule.
     """
@@ -73,6 +76,7 @@ class PruningPlan:
     macs_before: float
     macs_after: float
     scores: tuple[float, ...]
+    first_threshold: float
     settings: Mapping[str, Any]
     unknown: Mapping[str, str]
 
@@ -123,6 +127,18 @@ class PruningPlan:
                 raise PlanError(f"The plan removes a frozen channel ({reason}). Expected the plan of this very model.")
         return alive
 
+    def sweep(self, model: Any, thresholds: Sequence[float] | None = None) -> pd.DataFrame:
+        """What other thresholds would leave of `model`, with this plan's other settings: see `tlt_prune.sweep`."""
+        others = {key: value for key, value in self.settings.items() if key not in ("threshold", "ratio")}
+        return sweep(model, thresholds, **others)  # type: ignore[arg-type]
+
+    def plot(self) -> Any:
+        """A matplotlib figure: a bar a layer, its channels before and after."""
+        return pictures.draw_plan(self)
+
+    def _repr_html_(self) -> str:
+        return pictures.plan_as_html(self)
+
     def to_frame(self) -> pd.DataFrame:
         """A pandas table, a row a producing layer."""
         columns = [f.name for f in dataclasses.fields(LayerPlan)]
@@ -164,6 +180,7 @@ class PruningPlan:
             why = "Nearly all lie above it: raise the threshold"
         return (
             f"threshold={threshold} keeps what scores above it, and the normalised scores are {values} (quantiles {names}). "
+            f"The smallest threshold that removes anything is {self.first_threshold:.2f}. "
             f"{why}, or say ratio=0.5 to remove half of every layer whatever its scores."
         )
 
@@ -178,6 +195,8 @@ class PruningPlan:
             "layers": [_macs_to_json(dataclasses.asdict(x)) for x in self.layers],
             "kept": {name: indices.tolist() for name, indices in self.kept.items()},
         }
+        if not math.isfinite(self.first_threshold):
+            data["first_threshold"] = None
         text = json.dumps(_macs_to_json(data), indent=1, default=_plain)
         if path is not None:
             pathlib.Path(path).write_text(text, encoding="utf-8")
@@ -198,7 +217,10 @@ class PruningPlan:
             layers = tuple(LayerPlan(**{**_macs_from_json(x), "groups": tuple(x["groups"])}) for x in data.pop("layers"))
             kept = {name: np.asarray(x, dtype=np.int64) for name, x in data.pop("kept").items()}
             settings = {k: tuple(v) if isinstance(v, list) else v for k, v in data.pop("settings").items()}
-            return cls(kept=kept, layers=layers, settings=settings, scores=tuple(data.pop("scores")), **_macs_from_json(data))
+            data["scores"] = tuple(data["scores"])
+            if data["first_threshold"] is None:
+                data["first_threshold"] = math.inf
+            return cls(kept=kept, layers=layers, settings=settings, **_macs_from_json(data))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise PlanError(f"Expected a pruning plan as written by to_json(). Received something else: {error!r}.") from error
 

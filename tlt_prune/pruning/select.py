@@ -42,10 +42,12 @@ class Selection:
         reason: producer name -> why (some of) its filters are frozen; absent if none is.
         approximate: producer name -> why removing its filters is not exact; absent if it is.
         scores: normalised and equalised score of every channel bundle that may go, ascending.
+        first_threshold: the smallest threshold that removes anything; infinite where none does.
     """
 
     alive: Alive
     scores: Scores
+    first_threshold: float
     group: dict[str, tuple[int, ...]]
     reason: dict[str, str]
     approximate: dict[str, str]
@@ -74,6 +76,13 @@ def select(channels: ChannelGraph, weights: Callable[[Any], Sequence[NDArray[Any
     return Selection(
         alive=alive,
         scores=np.sort(np.concatenate([np.zeros(0), *(statistic[members] for members in groups.groups)])),
+        first_threshold=min(
+            (
+                _first_threshold(np.sort(statistic[members]), per_bundle, options, granularity)
+                for members, per_bundle in zip(groups.groups, groups.filters_per_bundle, strict=True)
+            ),
+            default=math.inf,
+        ),
         group={p.name: groups.of(root[p.labels]) for p in channels.producers},
         reason=_per_producer(channels, frozen),
         approximate=_per_producer(channels, channels.bundles.approximate),
@@ -235,11 +244,24 @@ def _weakest(members: Labels, statistic: Scores, per_bundle: Sequence[int], opti
     else:
         assert options.ratio is not None
         count = depth - math.floor(options.ratio * depth + 1e-9)
-    filters = min(per_bundle)
-    count = max(count, min(math.ceil(options.min_num_filters / filters), depth))
-    step = math.lcm(*(granularity // math.gcd(granularity, n) for n in per_bundle))
-    count = min(-(-count // step) * step, depth)
+    fewest, step = _fewest_and_step(depth, per_bundle, options, granularity)
+    count = min(-(-max(count, fewest) // step) * step, depth)
     return members[np.argsort(-statistic, kind="stable")[count:]]
+
+
+def _fewest_and_step(depth: int, per_bundle: Sequence[int], options: Options, granularity: int) -> tuple[int, int]:
+    """How many bundles of a group stay at least, and the multiple that their number is rounded up to."""
+    fewest = min(math.ceil(options.min_num_filters / min(per_bundle)), depth)
+    return fewest, math.lcm(*(granularity // math.gcd(granularity, n) for n in per_bundle))
+
+
+def _first_threshold(ascending: Scores, per_bundle: Sequence[int], options: Options, granularity: int) -> float:
+    """The smallest threshold that removes anything of one group, whose scores are given in ascending order."""
+    depth = len(ascending)
+    fewest, step = _fewest_and_step(depth, per_bundle, options, granularity)
+    # The largest number that may stay without being all.
+    most = (depth - 1) // step * step
+    return float(ascending[depth - most - 1]) if most >= fewest and most > 0 else math.inf
 
 
 # --- counts that must hold in every layer ---

@@ -1,0 +1,90 @@
+"""Plans and sweeps as pictures and HTML: what is drawn, and nothing about how it was decided."""
+
+from __future__ import annotations
+
+import html
+import pathlib
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from tlt_prune import extras, files
+
+if TYPE_CHECKING:
+    from tlt_prune.pruning.plan import PruningPlan
+
+BEFORE, AFTER = "#d9d9d9", "#76b900"
+
+
+def draw_plan(plan: PruningPlan) -> Any:
+    """A matplotlib figure: a bar a layer, its channels before and after."""
+    plt = _pyplot("Drawing a plan")
+    names = [x.layer for x in plan.layers]
+    figure, axis = plt.subplots(figsize=(9, 0.32 * len(names) + 1.2))
+    axis.barh(names, [x.filters_before for x in plan.layers], color=BEFORE, label="before")
+    axis.barh(names, [x.filters_after for x in plan.layers], color=AFTER, label="after", height=0.5)
+    for i, x in enumerate(plan.layers):
+        axis.text(x.filters_before, i, f" {x.filters_before} → {x.filters_after}", va="center", fontsize=8)
+    axis.invert_yaxis()
+    axis.set_xlabel("channels")
+    axis.set_title(f"Channels a layer: {plan.params_before:,} → {plan.params_after:,} parameters", loc="left", fontsize=11)
+    axis.margins(x=0.12)
+    axis.legend(loc="lower right", frameon=False)
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    return figure
+
+
+def draw_sweep(frame: pd.DataFrame) -> Any:
+    """A matplotlib figure: what is left of channels, parameters and MACs at each threshold."""
+    plt = _pyplot("Drawing a sweep")
+    figure, axis = plt.subplots(figsize=(7, 4))
+    for column, colour in (("channels", "#444444"), ("parameters", AFTER), ("MACs", "#1f77b4")):
+        if frame[column].notna().all():
+            axis.plot(frame.index, 100 * frame[column] / frame[column].iloc[0], "o-", color=colour, label=column, markersize=4)
+    axis.set_xlabel("threshold")
+    axis.set_ylabel("left, %")
+    axis.set_ylim(0, 103)
+    axis.legend(frameon=False)
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    return figure
+
+
+def save(figure: Any, path: pathlib.Path) -> None:
+    """Writes a figure, whole or not at all, and closes it."""
+    with files.whole_file(path) as partial:
+        figure.savefig(partial, dpi=150)
+    _pyplot("Drawing").close(figure)
+
+
+def plan_as_html(plan: PruningPlan) -> str:
+    """A table with a bar a layer, for notebooks."""
+    widest = max((x.filters_before for x in plan.layers), default=1)
+    rows = "".join(
+        f"<tr><td style='text-align:left'>{html.escape(x.layer)}</td>"
+        f"<td style='width:220px'>{_bar(x.filters_before, x.filters_after, widest)}</td>"
+        f"<td>{x.filters_before} → {x.filters_after}</td><td>{x.params_before:,} → {x.params_after:,}</td>"
+        f"<td style='text-align:left'>{html.escape(x.note)}</td></tr>"
+        for x in plan.layers
+    )
+    head = "<tr><th style='text-align:left'>layer</th><th></th><th>channels</th><th>parameters</th><th></th></tr>"
+    summary = html.escape(f"{plan.summary()}. {plan.advice()}" if plan.advice() else plan.summary())
+    return f"<p>{summary}</p><table>{head}{rows}</table>"
+
+
+def _bar(before: int, after: int, widest: int) -> str:
+    outer, inner = (f"{100 * n / widest:.1f}%" for n in (before, after))
+    style = "height:10px;position:absolute;left:0;top:0"
+    return (
+        "<div style='position:relative;height:10px;width:200px'>"
+        f"<div style='{style};width:{outer};background:{BEFORE}'></div>"
+        f"<div style='{style};width:{inner};background:{AFTER}'></div></div>"
+    )
+
+
+def _pyplot(what: str) -> Any:
+    extras.require("train", what)
+    import matplotlib.pyplot as plt
+
+    return plt

@@ -1,0 +1,57 @@
+"""What each threshold would remove: for choosing one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Unpack
+
+import numpy as np
+import pandas as pd
+
+from tlt_prune.graph.tracer import trace
+from tlt_prune.options import OptionArguments, options_of
+from tlt_prune.pruning.costs import costs
+from tlt_prune.pruning.select import select
+
+_STEPS = 20
+
+
+def sweep(model: Any, thresholds: Sequence[float] | None = None, **options: Unpack[OptionArguments]) -> pd.DataFrame:
+    """Channels, parameters and MACs that each threshold leaves.
+
+    Args:
+        model: a functional or Sequential model. It is only read, once.
+        thresholds: those to try; by default 20 between 0 and the largest score, and the smallest that removes anything.
+        **options: the fields of `tlt_prune.Options` but `threshold` and `ratio`.
+
+    Returns:
+        A row a threshold (the index): "channels", "parameters" and "MACs" that are left, MACs NaN where sizes are open. The
+        first row is the whole model (threshold 0 removes only what is zero).
+
+    Raises:
+        PlanError: an option is unknown or out of range.
+        UnsupportedModelError: the model has no graph.
+    """
+    arguments = {**options, "ratio": None}
+    first = options_of({**arguments, "threshold": 0.0})
+    channels = trace(model, first.channelwise_layers)
+    family = channels.graph.family
+    stored: dict[int, list[Any]] = {}
+
+    def weights(op: Any) -> list[Any]:
+        return stored.setdefault(id(op), [family.numpy(w) for w in family.weights(op)])
+
+    if thresholds is None:
+        found = select(channels, weights, first)
+        largest = float(found.scores[-1]) if len(found.scores) else 1.0
+        values = {0.0, *np.round(np.linspace(0, largest, _STEPS + 1)[1:-1], 4).tolist()}
+        if np.isfinite(found.first_threshold):
+            values.add(found.first_threshold)
+        thresholds = sorted(values)
+    rows = []
+    for threshold in thresholds:
+        alive = select(channels, weights, options_of({**arguments, "threshold": float(threshold)})).alive
+        after = costs(channels, alive)
+        left = sum(int(alive[p.labels].sum()) for p in channels.producers)
+        rows.append((float(threshold), left, after.total_params, after.total_macs))
+    return pd.DataFrame(rows, columns=["threshold", "channels", "parameters", "MACs"]).set_index("threshold")
