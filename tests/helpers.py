@@ -39,6 +39,14 @@ def randomise(model: Any, seed: int = 0) -> Any:
     return model
 
 
+def around(layer: Any) -> keras.Model:
+    """before (a convolution) -> `layer` -> after (another), on pictures."""
+    x = keras.Input((8, 8, 3))
+    y = layer(keras.layers.Conv2D(12, 3, name="before")(x))
+    y = keras.layers.Conv2D(8, 3, name="after")(y)
+    return randomise(keras.Model(x, keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(y))))
+
+
 def assert_law(model: Any, plan: Any, pruned: Any, tolerance: float = 1e-5) -> ChannelGraph:
     """The law, and that it is not hollow: the outputs depend on what was removed."""
     channels = trace(model, plan.settings.get("channelwise_layers", ()))

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from helpers import assert_law, randomise
+from helpers import around, assert_law, randomise
 
 import tlt_prune
 from tlt_prune.errors import RuleError
@@ -38,19 +38,12 @@ class Named(Scale):
     """A subclass that changes nothing."""
 
 
-def model_with(layer: Any) -> keras.Model:
-    x = keras.Input((8, 8, 3))
-    y = layer(keras.layers.Conv2D(12, 3, name="before")(x))
-    y = keras.layers.Conv2D(8, 3, name="after")(y)
-    return randomise(keras.Model(x, keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(y))))
-
-
 def plan_of(model: keras.Model, **options: Any) -> Any:
     return tlt_prune.plan_pruning(model, ratio=0.5, granularity=1, min_num_filters=1, **options)
 
 
 def test_an_unknown_layer_freezes_and_is_named() -> None:
-    model = model_with(Scale(name="mystery"))
+    model = around(Scale(name="mystery"))
     plan = plan_of(model)
     assert dict(plan.unknown) == {"mystery": "Scale"}
     assert len(plan.kept["before"]) == 12
@@ -79,15 +72,15 @@ def test_a_registered_rule_prunes_through() -> None:
             return x
 
         for kind in (Scale, Named):
-            model = model_with(kind())
+            model = around(kind())
             plan = plan_of(model)
             assert len(plan.kept["before"]) == 6
             assert_law(model, plan, plan.apply(model))
         # A subclass with a call of its own does something else.
-        assert len(plan_of(model_with(Doubled())).kept["before"]) == 12
+        assert len(plan_of(around(Doubled())).kept["before"]) == 12
         with pytest.raises(ValueError, match="already registered"):
             tlt_prune.register_rule(Scale)(scale)
-    assert len(plan_of(model_with(Scale())).kept["before"]) == 12
+    assert len(plan_of(around(Scale())).kept["before"]) == 12
     with pytest.raises(TypeError, match="layer classes"):
         tlt_prune.register_rule("Scale")  # type: ignore[arg-type]
 
@@ -104,11 +97,11 @@ def test_a_wrong_rule_is_caught(answer: Any, message: str) -> None:
     with rules.scoped():
         tlt_prune.register_rule(Scale)(answer)
         with pytest.raises(RuleError, match=message):
-            plan_of(model_with(Scale()))
+            plan_of(around(Scale()))
 
 
 def test_lambda_freezes_unless_declared() -> None:
-    model = model_with(keras.layers.Lambda(lambda x: x * keras.ops.sigmoid(x), name="gate"))
+    model = around(keras.layers.Lambda(lambda x: x * keras.ops.sigmoid(x), name="gate"))
     plan = plan_of(model)
     assert len(plan.kept["before"]) == 12
     assert "Lambda" in plan.to_frame().loc["before", "note"]
@@ -124,7 +117,7 @@ def test_custom_activation_functions_freeze() -> None:
     def mixing(x: Any) -> Any:
         return x - keras.ops.mean(x, axis=-1, keepdims=True)
 
-    model = model_with(keras.layers.Activation(mixing))
+    model = around(keras.layers.Activation(mixing))
     plan = plan_of(model)
     assert "activation 'mixing'" in plan.to_frame().loc["before", "note"]
     assert_law(model, plan, plan.apply(model))
@@ -137,7 +130,7 @@ def test_names_alone_do_not_make_a_rule() -> None:
         def call(self, x: Any) -> Any:
             return keras.ops.flip(x, axis=-1)
 
-    model = model_with(Conv2D())
+    model = around(Conv2D())
     plan = plan_of(model)
     assert len(plan.kept["before"]) == 12
     assert_law(model, plan, plan.apply(model))
@@ -152,14 +145,14 @@ def test_a_layer_without_a_usable_configuration_is_named() -> None:
         def call(self, x: Any) -> Any:
             return x
 
-    model = model_with(Bad(np.zeros(3), name="bad"))
+    model = around(Bad(np.zeros(3), name="bad"))
     with pytest.raises(tlt_prune.TltPruneError, match=r"'bad' of type Bad.*get_config"):
         plan_of(model).apply(model)
 
 
 def test_a_layer_as_an_activation_is_not_taken_for_a_function() -> None:
     """PReLU has weights a channel: it is not elementwise, whatever its name sounds like."""
-    model = model_with(keras.layers.Conv2D(10, 1, activation=keras.layers.PReLU(shared_axes=[1, 2]), name="c"))
+    model = around(keras.layers.Conv2D(10, 1, activation=keras.layers.PReLU(shared_axes=[1, 2]), name="c"))
     assert "activation 'PReLU' is not known" in plan_of(model).to_frame().loc["c", "note"]
 
 
@@ -191,7 +184,7 @@ def test_a_layer_with_low_rank_adapters_is_kept_as_it_is() -> None:
 
 
 def test_channelwise_layers_must_name_layers_without_a_rule() -> None:
-    model = model_with(keras.layers.Lambda(lambda x: x * 2, name="gate"))
+    model = around(keras.layers.Lambda(lambda x: x * 2, name="gate"))
     with pytest.raises(tlt_prune.TltPruneError, match=r"no layer matches 'gat'. Did you mean 'gate'\?"):
         plan_of(model, channelwise_layers=["gat"])
     with pytest.raises(tlt_prune.TltPruneError, match=r"'before' names before, which have a rule of their own"):

@@ -7,19 +7,11 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from helpers import assert_law, randomise
+from helpers import around, assert_law, randomise
 from keras import ops
 
 import tlt_prune
 from tlt_prune.errors import UnsupportedModelError
-
-
-def around(layer: Any) -> keras.Model:
-    """before -> layer -> after, on pictures."""
-    x = keras.Input((8, 8, 3))
-    y = layer(keras.layers.Conv2D(12, 3, name="before")(x))
-    y = keras.layers.Conv2D(8, 3, name="after")(y)
-    return randomise(keras.Model(x, keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(y))))
 
 
 def plan_of(model: keras.Model, **options: Any) -> Any:

