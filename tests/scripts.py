@@ -12,10 +12,11 @@ def start(name: str, *arguments: object, **options: object) -> subprocess.Popen[
 
 
 def run(name: str, *arguments: object, code: int = 0, **options: object) -> tuple[str, str]:
-    """(standard output, standard error) of a script that must end with exit code `code`."""
+    """(standard output, standard error) of a script that must end with exit code `code`; one that succeeds says nothing there."""
     process = start(name, *arguments, **options)
     out, err = process.communicate(timeout=300)
     assert process.returncode == code, f"{name} {arguments}\n{out}\n{err}"
+    assert code or err == "", f"{name} {arguments}\n{err}"
     return out, err
 
 

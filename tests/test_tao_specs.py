@@ -156,6 +156,12 @@ def test_a_model_is_called_checkpoint_or_model_path(section: str) -> None:
     assert getattr(overridden, section).model_path == "c"
 
 
+@pytest.mark.parametrize("key", KEYS)
+def test_each_key_as_an_override(key: str) -> None:
+    others = {"model.input_channels": 1} if key == "model.input_image_depth" else {}
+    assert spec_from_dict({}, overrides={**others, key: KEYS[key]}) == spec_from_dict(nested({**others, key: KEYS[key]}))
+
+
 @pytest.mark.parametrize(
     ("key", "given", "expected"),
     [

@@ -166,7 +166,7 @@ def problems(error: pydantic.ValidationError, model: type[pydantic.BaseModel]) -
 
 def _located(location: Sequence[Any], model: type[pydantic.BaseModel]) -> tuple[str, list[str]]:
     """The dotted name of a key, and its section's known keys. What pydantic adds for the branches of a union is left out."""
-    names, fields = [], list(model.model_fields)
+    names, fields = [], _keys(model)
     current: Any = model
     for part in location:
         if isinstance(part, int):
@@ -175,10 +175,15 @@ def _located(location: Sequence[Any], model: type[pydantic.BaseModel]) -> tuple[
         if current is None:
             break
         names.append(part)
-        fields = list(current.model_fields)
+        fields = _keys(current)
         kind = current.model_fields[part].annotation if part in current.model_fields else None
         current = kind if isinstance(kind, type) and issubclass(kind, pydantic.BaseModel) else None
     return ".".join(names), fields
+
+
+def _keys(model: type[pydantic.BaseModel]) -> list[str]:
+    """What a user may write; `ignored` is what became of some of it."""
+    return [name for name in model.model_fields if name != "ignored"]
 
 
 def _nearest(where: str, fields: Sequence[str]) -> str:

@@ -122,7 +122,10 @@ def spec_from_dict(data: Mapping[str, Any], source: str = "spec", overrides: Map
     ignored = _add_renamed(data, plain, source)
     for key, value in (overrides or {}).items():
         # One by one: a later one may say otherwise than an earlier one or the file.
-        ignored += _add_renamed({key: value}, plain, None)
+        nested = value
+        for part in reversed(key.split(".")):
+            nested = {part: nested}
+        ignored += _add_renamed(nested, plain, None)
     try:
         return Spec.model_validate({**plain, "ignored": tuple(sorted(ignored))})
     except pydantic.ValidationError as error:

@@ -182,8 +182,11 @@ def test_the_walk(walk: pathlib.Path) -> None:
     assert len(table) == 4
     assert set(table["class"]) <= {"across", "along", "slanted"}
 
+    a_spec_that_says_otherwise_than_the_model_is_an_error(walk)
+    retraining_another_size_is_one_line(walk)
 
-def test_a_spec_that_says_otherwise_than_the_model_is_an_error(walk: pathlib.Path) -> None:
+
+def a_spec_that_says_otherwise_than_the_model_is_an_error(walk: pathlib.Path) -> None:
     model = walk / "results/train/model.keras"
     for setting, said in {
         "dataset.preprocess_mode=caffe": "dataset.preprocess_mode: the spec says 'caffe'",
@@ -198,7 +201,7 @@ def test_a_spec_that_says_otherwise_than_the_model_is_an_error(walk: pathlib.Pat
         assert said in one_line(err, "evaluate")
 
 
-def test_retraining_another_size_is_one_line(walk: pathlib.Path) -> None:
+def retraining_another_size_is_one_line(walk: pathlib.Path) -> None:
     for setting in ("model.input_width=24", "model.data_format=channels_first", "model.input_channels=1"):
         out = walk / "other"
         _, err = run("train", "-e", walk / "retrain.yaml", "-o", out, setting, code=1)

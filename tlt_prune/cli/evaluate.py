@@ -13,6 +13,7 @@ import math
 import re
 from typing import Any
 
+import numpy as np
 from absl import flags
 
 from tlt_prune import extras, files
@@ -46,13 +47,16 @@ def main(argv: list[str]) -> None:
     spec, form, first = agreed(spec, predictor)
     split = data.load_test_split(spec.dataset, form, spec.evaluate.dataset_path)
     common.say(f"Scoring {path} on {len(split)} pictures of {len(split.classes)} classes.")
-    batches = data.evaluation_pipeline(
-        split, spec.dataset, form, batch_size=spec.evaluate.batch_size, channels_first=first
-    ).batches
-    one = next(iter(batches))[0].numpy()[:1]
+
+    def batches_of(pictures: Any) -> Any:
+        return data.evaluation_pipeline(
+            pictures, spec.dataset, form, batch_size=spec.evaluate.batch_size, channels_first=first
+        ).batches
+
+    one = np.concatenate([np.asarray(images) for images, _ in batches_of(split.head(1))])
     outputs = int(predictor(one).shape[-1])
     model_info.check_classes(predictor.info, tuple(split.classes), outputs, path, "The dataset")
-    scores = training.score(predictor, batches, split.classes, spec.evaluate.top_k)
+    scores = training.score(predictor, batches_of(split), split.classes, spec.evaluate.top_k)
     report = {
         "model": path,
         "kind": predictor.kind,

@@ -51,7 +51,7 @@ def main(argv: list[str]) -> None:
     if model is None:
         raise SpecError(f"export.model_path: expected a .keras file. Received: {source}.")
     spec, form, first = agreed(spec, predictor)
-    split = data.load_test_split(spec.dataset, form, spec.evaluate.dataset_path)
+    split = data.load_test_split(spec.dataset, form, spec.evaluate.dataset_path).head(e.parity_samples)
     batches = data.evaluation_pipeline(split, spec.dataset, form, batch_size=e.parity_samples, channels_first=first).batches
     samples = np.asarray(next(iter(batches))[0])
     if "saved_model" in e.formats:

@@ -43,6 +43,10 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def head(self, count: int) -> Split:
+        """The first `count` pictures."""
+        return dataclasses.replace(self, images=self.images[:count], labels=self.labels[:count])
+
 
 @dataclasses.dataclass(frozen=True)
 class PictureFormat:
