@@ -43,6 +43,10 @@ class FolderInUseError(TltPruneError):
     """Another process writes to the folder."""
 
 
+class NotReplacedError(TltPruneError):
+    """What stands where something is to be written is of another kind, and stays."""
+
+
 class ExportError(TltPruneError):
     """An exported file does not reproduce the Keras model, or cannot be written."""
 

@@ -13,8 +13,8 @@ EXTRAS = {
 }
 
 
-def require(extra: str, what: str) -> None:
-    """Raises MissingPackageError, naming `what` cannot work, where a package of `extra` is not installed."""
-    for package in EXTRAS[extra]:
+def require(extra: str, what: str, *packages: str) -> None:
+    """Raises MissingPackageError, naming `what` cannot work, where a package of `extra` (or of those named) is not installed."""
+    for package in packages or EXTRAS[extra]:
         if importlib.util.find_spec(package) is None:
             raise MissingPackageError(f"{what} needs {package}, which is not installed: pip install 'tlt_prune[{extra}]'.")

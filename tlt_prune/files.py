@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tlt_prune.errors import FolderInUseError
+from tlt_prune.errors import FolderInUseError, NotReplacedError
 
 
 @contextlib.contextmanager
@@ -29,18 +29,29 @@ def whole_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 @contextlib.contextmanager
-def whole_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """The same for a folder; an existing one is replaced."""
+def whole_folder(path: pathlib.Path, marker: str) -> Iterator[pathlib.Path]:
+    """The same for a folder. An existing one is replaced if it holds a file `marker`, which says that it is of the same kind.
+
+    Raises:
+        NotReplacedError: it holds something else.
+    """
+    if path.exists() and not (path / marker).exists() and (not path.is_dir() or any(path.iterdir())):
+        raise NotReplacedError(
+            f"{path} is no earlier export (there is no {marker} in it) and stays as it is. Choose another folder."
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial, old = (path.with_name(f".{path.name}.{kind}") for kind in ("partial", "old"))
+    for leftover in (partial, old):
+        shutil.rmtree(leftover, ignore_errors=True)
     try:
         yield partial
+        # At every moment there is a whole folder under one of the names.
         if path.exists():
-            shutil.rmtree(path)
+            os.replace(path, old)
         os.replace(partial, path)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        for leftover in (partial, old):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def write_text(path: pathlib.Path, text: str) -> None:

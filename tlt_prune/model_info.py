@@ -7,13 +7,12 @@ property, in a SavedModel a file beside the graph.
 
 from __future__ import annotations
 
+import json
 import pathlib
 from typing import Any, Literal
 
-import pydantic
-
 from tlt_prune import files
-from tlt_prune.errors import SpecError
+from tlt_prune.errors import SpecError, first_line
 from tlt_prune.options import Settings
 from tlt_prune.specs import Spec
 from tlt_prune.version import VERSION
@@ -102,15 +101,25 @@ def write(path: pathlib.Path, info: ModelInfo) -> None:
 
 def read(path: pathlib.Path) -> ModelInfo | None:
     """What a .keras file says of itself; None for one of another program."""
-    return parse(files.read_from_zip(path, _MEMBER))
+    return parse(files.read_from_zip(path, _MEMBER), str(path))
 
 
-def parse(text: bytes | str | None) -> ModelInfo | None:
-    """From JSON; None where there is none, or another version's."""
-    try:
-        return None if text is None else ModelInfo.model_validate_json(text)
-    except pydantic.ValidationError:
+def parse(text: bytes | str | None, source: str) -> ModelInfo | None:
+    """From JSON; None where there is none. What a later version added is left aside.
+
+    Raises:
+        SpecError: it is damaged: guessing how pictures are preprocessed would be worse.
+    """
+    if text is None:
         return None
+    try:
+        data = json.loads(text)
+        return ModelInfo.model_validate_json(json.dumps({k: v for k, v in data.items() if k in ModelInfo.model_fields}))
+    except (ValueError, AttributeError) as error:
+        raise SpecError(
+            f"{source} holds a record of its classes and preprocessing that cannot be read: {first_line(error, 150)}. "
+            "Expected one that tlt-train wrote; train or export the model again."
+        ) from error
 
 
 def _section(spec: Spec, path: str) -> Any:

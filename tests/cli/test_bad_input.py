@@ -74,6 +74,7 @@ def model_files(folder: pathlib.Path) -> None:
         for i in range(4):
             archive.writestr(f"zeros{i}", b"\0" * 2**28)
     (folder / "junk.onnx").write_bytes(b"junk")
+    run("export", "-e", folder / "spec.yaml", "-m", folder / "model.keras", "-o", folder / "good.onnx", "export.formats=[onnx]")
     (folder / "folder").mkdir()
     (folder / "classmap.json").write_text("[1, 2]")
 
@@ -174,6 +175,8 @@ TABLE: list[tuple[str, list[str], str]] = [
     (X, [*BASE, "-m", "{job}/junk.onnx"], "Cannot load .*as ONNX|expected a .keras file"),
     (T, [*BASE, "train.pretrained_model_path={job}/cut.keras"], "is no whole .keras file"),
     (T, [*BASE, "train.pretrained_model_path={job}/nowhere.h5"], "There is no weights file"),
+    (T, [*BASE, "train.pretrained_model_path={job}/good.onnx"], "expected a .keras, .h5 or .hdf5 file"),
+    (X, [*MODEL, "--set", "export.saved_model_dir={job}/results"], "results is no earlier export .*stays as it is"),
     (T, [*data("five.npz"), "train.pretrained_model_path={job}/model.keras"], "has 3 outputs. Expected 5"),
     (T, [*BASE, "train.pretrained_model_path={job}/model.keras", "model.input_width=16"], "the spec says 16, but .* has 8"),
     # Data.

@@ -61,7 +61,7 @@ def test_the_whole_job(trained: pathlib.Path) -> None:
     assert row.endswith("frozen: excluded layer 'conv1'")
     assert "Verified: equal to the original" in out
     assert plan["settings"]["granularity"] == 4
-    assert plan["settings"]["excluded_layers"] == ["conv1", "block_1a_conv_1"]
+    assert plan["settings"]["excluded_layers"] == ["block_1a_conv_1", "conv1"]
     rows = {x["layer"]: x for x in plan["layers"]}
     assert rows["conv1"]["filters_after"] == rows["conv1"]["filters_before"] == 16
     assert rows["block_2a_conv_1"]["filters_after"] == 16

@@ -184,3 +184,38 @@ def test_channels_first_and_colour_augmentation() -> None:
     assert preprocess(x, Dataset(), channels_first=True).shape == (2, 3, 4, 6)
     augmented = digits_pipeline(0, enable_color_augmentation=True)
     assert all(x.min() >= 0 and x.max() <= 1 for x, _ in augmented)
+
+
+@pytest.mark.parametrize("kind", ["named", "npz", "folder"])
+def test_held_out_pictures_are_cropped_and_training_pictures_are_not(kind: str, tmp_path: pathlib.Path) -> None:
+    if kind == "named":
+        spec = dataset("sklearn_digits")
+    elif kind == "npz":
+        x = np.random.default_rng(0).integers(0, 255, (6, 20, 20, 1), dtype=np.uint8)
+        np.savez(tmp_path / "a.npz", x_train=x, y_train=np.arange(6) % 2, x_test=x, y_test=np.arange(6) % 2)
+        spec = dataset(tmp_path / "a.npz")
+    else:
+        folder(tmp_path / "train", {"cat": 3, "dog": 3}, size=20)
+        spec = dataset(tmp_path / "train", tmp_path / "train")
+    stretched, cropped = (data.load_splits(spec, data.PictureFormat(16, 16, 1, center_crop=x)) for x in (False, True))
+    np.testing.assert_array_equal(stretched[0].images, cropped[0].images)
+    assert not np.array_equal(stretched[1].images, cropped[1].images)
+
+
+def test_the_middle_of_a_picture_is_kept() -> None:
+    # 48 x 96 covers 16 x 16 with 16 pixels more on every side without scaling; the middle starts at (16, 40).
+    pixels = np.arange(48 * 96, dtype=np.uint16).reshape(48, 96)
+    form = data.PictureFormat(16, 16, 1, depth=16, center_crop=True)
+    np.testing.assert_array_equal(sources._formed(Image.fromarray(pixels), form)[..., 0], pixels[16:32, 40:56])
+
+
+def test_a_checksum_tells_other_pictures_of_the_same_number(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = dataset(folder(tmp_path / "a", {"cat": 3, "dog": 3}), tmp_path / "a")
+    kept, _ = data.load_splits(spec, FORM)
+    monkeypatch.setattr(sources, "_MEMORY_BYTES", 0)
+    lazy, _ = data.load_splits(spec, FORM)
+    assert kept.checksum() == dataclasses.replace(kept).checksum()
+    assert kept.checksum() != dataclasses.replace(kept, images=255 - kept.images).checksum()
+    before = lazy.checksum()
+    Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(tmp_path / "a/cat/00.png")
+    assert lazy.checksum() != before

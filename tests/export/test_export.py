@@ -12,7 +12,7 @@ from helpers import randomise
 
 import tlt_prune
 from tlt_prune import export, model_info, models
-from tlt_prune.errors import ExportError
+from tlt_prune.errors import ExportError, NotReplacedError, SpecError
 from tlt_prune.model_info import ModelInfo
 
 
@@ -166,3 +166,27 @@ def test_open_sizes_are_filled_in_for_trtexec(tmp_path: pathlib.Path) -> None:
     assert predictor.picture_size(3, (20, 24)) == (20, 24, 3)
     with pytest.raises(ExportError, match="expected an input of pictures"):
         predictor.picture_size(3)
+
+
+def test_a_folder_that_is_no_export_is_never_replaced(model: keras.Model, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results/model.keras").write_text("mine")
+    with pytest.raises(NotReplacedError, match="no earlier export"):
+        export.export_saved_model(model, tmp_path / "results", samples(model))
+    assert [p.name for p in (tmp_path / "results").iterdir()] == ["model.keras"]
+    # An empty folder and an earlier export are.
+    (tmp_path / "empty").mkdir()
+    for _ in range(2):
+        export.export_saved_model(model, tmp_path / "empty", samples(model), info=INFO)
+    assert export.load_predictor(tmp_path / "empty").info == INFO
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "results"]
+
+
+def test_a_record_of_another_version(model: keras.Model, tmp_path: pathlib.Path) -> None:
+    text = INFO.model_dump_json()
+    newer = text.replace("{", '{"later": 1, ', 1)
+    assert model_info.parse(newer, "x") == INFO
+    assert model_info.parse(None, "x") is None
+    for damaged in ("", "{", "[1]", text.replace("torch", "torches"), '{"classes": ["a"]}'):
+        with pytest.raises(SpecError, match=r"a\.keras holds a record of its classes and preprocessing that cannot be read"):
+            model_info.parse(damaged, "a.keras")

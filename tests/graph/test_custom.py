@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import keras
@@ -245,3 +246,11 @@ def test_a_rule_with_a_kernel_of_its_own() -> None:
         row = plan.to_frame().loc["patches"]
         assert (row["macs_before"], row["macs_after"]) == (9 * 12 * 16, 9 * 6 * 8)
         assert_law(model, plan, plan.apply(model))
+
+
+def test_an_activation_that_cannot_be_written_down_is_one_clear_error() -> None:
+    model = around(keras.layers.Conv2D(10, 1, activation=functools.partial(keras.ops.leaky_relu, negative_slope=0.1), name="c"))
+    plan = plan_of(model)
+    assert "activation 'partial'" in plan.to_frame().loc["c", "note"]
+    with pytest.raises(tlt_prune.TltPruneError, match=r"'c' of type Conv2D cannot be rebuilt .*that Keras can write into a file"):
+        plan.apply(model)

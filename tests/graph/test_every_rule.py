@@ -170,6 +170,17 @@ def test_padding_as_numpy_spells_it() -> None:
         assert len(tlt_prune.plan_pruning(model, ratio=0.5, min_num_filters=1, granularity=1).kept[model.layers[1].name]) == 4
 
 
+def test_a_product_of_channels_on_different_axes() -> None:
+    x, z = keras.Input((6, 5)), keras.Input((8, 5))
+    a = ops.transpose(keras.layers.Dense(8, name="a")(x), (0, 2, 1))
+    y = ops.einsum("bxz,bxz->bx", a, keras.layers.Dense(6, name="b")(z))
+    model = randomise(keras.Model([x, z], keras.layers.Dense(3)(keras.layers.Dense(10, name="c")(y))))
+    plan = tlt_prune.plan_pruning(model, ratio=0.5, min_num_filters=1, granularity=1)
+    assert [len(plan.kept[name]) for name in "abc"] == [8, 6, 5]
+    assert "multiplied with a tensor whose channels lie on another axis" in plan.to_frame().loc["a", "note"]
+    assert_law(model, plan, plan.apply(model))
+
+
 class Gate(keras.layers.Layer):
     def call(self, x: Any, gate: Any = None) -> Any:
         return x if gate is None else x * gate

@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 from helpers import assert_law, assert_same_after_reload, randomise
 
@@ -296,3 +297,11 @@ def test_a_prune_that_removes_next_to_nothing_says_why_and_what_to_do(scores: An
 
 def test_a_prune_that_removes_enough_is_silent() -> None:
     assert tlt_prune.plan_pruning(weak(list(np.linspace(0.0, 1.0, 64))), threshold=0.5).advice() == ""
+
+
+def test_a_plan_that_excludes_types_can_be_saved_and_swept(model: keras.Model) -> None:
+    plan = tlt_prune.plan_pruning(model, threshold=0.3, excluded_layers=[keras.layers.Dense, "a*"], min_num_filters=4)
+    again = PruningPlan.from_json(plan.to_json())
+    assert again.settings["excluded_layers"] == plan.settings["excluded_layers"]
+    assert "fc" in again.settings["excluded_layers"]
+    pd.testing.assert_frame_equal(again.sweep(model), plan.sweep(model))

@@ -88,7 +88,8 @@ def _guarded(main: Callable[[list[str]], None], argv: list[str], script: str) ->
     except OSError as error:
         fail(script, _os_error(error))
     except KeyboardInterrupt:
-        fail(script, "interrupted. Run the same command again to go on from the last checkpoint.", code=130)
+        onwards = " Run the same command again to go on from the last checkpoint." if script == "tlt-train" else ""
+        fail(script, f"interrupted.{onwards}", code=130)
     except Exception as error:
         known = foreseeable(error)
         if known is None:

@@ -10,8 +10,10 @@ filters' consumers zeroed, then writes the model and its plan (model.plan.json).
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Callable
 from typing import Any, get_args
 
+import numpy as np
 from absl import flags
 
 from tlt_prune import files
@@ -121,14 +123,16 @@ def _prune(spec: Spec, source: str, output: pathlib.Path) -> None:
     with files.whole_file(plan_path) as partial:
         plan.to_json(partial)
         save_model(pruned, output, info=model_info.read(pathlib.Path(source)))
-    written = [plan_path.name, *_draw(plan, plan_path.with_suffix(".png"))]
+    written = [plan_path.name, *_saved(plan.plot, plan_path.with_suffix(".png"))]
     common.say(f"Wrote {output}, {' and '.join(written)}")
     common.say(f"Next: tlt-train{common.spec_flag()} --set train.pretrained_model_path={output} -o {spec.results_dir}/retrain")
 
 
 def _known(names: tuple[str | type, ...], model: Any) -> tuple[str | type, ...]:
     """Without the toolkit's names for a head that this model calls otherwise: its outputs stay whole by themselves."""
-    layers = {layer.name for layer in model.layers}
+    from tlt_prune.graph.family import all_layers
+
+    layers = {layer.name for layer in all_layers(model)}
     heads = [x for x in names if x in ("predictions", "predictions_dense") and x not in layers]
     for name in heads:
         common.say(
@@ -137,12 +141,12 @@ def _known(names: tuple[str | type, ...], model: Any) -> tuple[str | type, ...]:
     return tuple(x for x in names if x not in heads)
 
 
-def _draw(plan: Any, path: pathlib.Path) -> list[str]:
-    """Draws the plan, where the package for pictures is installed: the names of what was written."""
+def _saved(draw: Callable[[], Any], path: pathlib.Path) -> list[str]:
+    """Writes a picture, where the package for pictures is installed: the names of what was written."""
     from tlt_prune.pruning import pictures
 
     try:
-        figure = plan.plot()
+        figure = draw()
     except MissingPackageError:
         return []
     pictures.save(figure, path)
@@ -154,12 +158,16 @@ def _sweep(model: Any, options: Options, output: pathlib.Path) -> None:
     from tlt_prune.pruning.sweep import sweep
 
     frame = sweep(model, **options.model_dump(exclude={"threshold", "ratio"}))
-    shown = frame.assign(**{f"{x}, %": (100 * frame[x] / frame[x].iloc[0]).round(1) for x in ("channels", "parameters", "MACs")})
+    shares = {f"{name}, %": (100 * frame[name] / whole).round(1) for name, whole in frame.attrs["whole"].items()}
+    # Rounded up: rounded down, the smallest threshold that removes anything would remove nothing.
+    shown = frame.assign(**shares).set_axis(np.ceil(frame.index * 1e4) / 1e4)
     common.say(shown.to_string())
+    if FLAGS.dry_run:
+        return
     target = output.parent / "sweep.csv"
     files.write_text(target, frame.to_csv())
-    pictures.save(pictures.draw_sweep(frame), target.with_suffix(".png"))
-    common.say(f"Wrote {target} and sweep.png. Choose a threshold: tlt-prune{common.spec_flag()} -pth THRESHOLD ...")
+    written = [target.name, *_saved(lambda: pictures.draw_sweep(frame), target.with_suffix(".png"))]
+    common.say(f"Wrote {' and '.join(written)} to {target.parent}. Choose a threshold: tlt-prune{common.spec_flag()} -pth ...")
 
 
 def table(plan: Any) -> str:

@@ -16,6 +16,7 @@ from absl import flags
 from tlt_prune import extras, files
 from tlt_prune.cli import common
 from tlt_prune.cli.startup import import_frameworks
+from tlt_prune.errors import SpecError
 from tlt_prune.specs import Spec
 
 FLAGS = flags.FLAGS
@@ -36,6 +37,8 @@ def main(argv: list[str]) -> None:
     start = load_predictor(spec.train.pretrained_model_path) if model_files.is_whole_model(spec) else None
     if start is None:
         form, channels_first = model_files.picture_format(spec), spec.model.data_format == "channels_first"
+    elif start.model is None:
+        raise SpecError(f"train.pretrained_model_path: expected a .keras, .h5 or .hdf5 file. Received: {start.path}.")
     else:
         spec, form, channels_first = model_files.agreed(spec, start)
     train_split, test_split = data.load_splits(spec.dataset, form)
@@ -74,6 +77,7 @@ def main(argv: list[str]) -> None:
             "dataset": spec.dataset.model_dump(),
             "classes": classes,
             "pictures": [len(train_split), len(test_split)],
+            "contents": [train_split.checksum(), test_split.checksum()],
         },
         info=model_info.of_spec(spec, classes),
         restart=FLAGS.restart,

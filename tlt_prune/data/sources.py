@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import pathlib
 import zipfile
 import zlib
@@ -42,6 +43,14 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def checksum(self) -> int:
+        """Of labels and pictures; of the names, sizes and times of files that are read when needed."""
+        total = zlib.crc32(self.labels.tobytes())
+        if self.images.ndim > 1:
+            return zlib.crc32(np.ascontiguousarray(self.images).tobytes(), total)
+        stats = [(path, os.stat(path)) for path in self.images.tolist()]
+        return zlib.crc32(repr([(path, x.st_size, x.st_mtime_ns) for path, x in stats]).encode(), total)
 
     def head(self, count: int) -> Split:
         """The first `count` pictures."""
@@ -118,8 +127,12 @@ def load_test_split(dataset: Dataset, form: PictureFormat, path: str = "") -> Sp
 def _load(dataset: Dataset, form: PictureFormat) -> tuple[Split, Split]:
     source = dataset.train_dataset_path
     if source in _NAMED:
-        images, labels = _NAMED[source]()
-        return _stratified(_fit(images, form, source), labels, dataset)
+        train, test = _stratified(*_NAMED[source](), dataset)
+        stretched = dataclasses.replace(form, center_crop=False)
+        return (
+            dataclasses.replace(train, images=_fit(train.images, stretched, source)),
+            dataclasses.replace(test, images=_fit(test.images, form, source)),
+        )
     if source.startswith("keras:"):
         return _keras_dataset(source, form)
     path = pathlib.Path(source)

@@ -166,7 +166,7 @@ def _saved_model(path: pathlib.Path) -> Predictor:
     params = sum(int(np.prod(v.shape)) for v in serve.variables)
     size = sum(x.stat().st_size for x in path.rglob("*") if x.is_file())
     beside = path / model_info.SAVED_MODEL_FILE
-    info = model_info.parse(beside.read_text("utf-8") if beside.is_file() else None)
+    info = model_info.parse(beside.read_text("utf-8") if beside.is_file() else None, str(path))
 
     def run(batch: Array) -> list[Array]:
         results = serve(**{name: tf.constant(batch)})
@@ -194,7 +194,7 @@ def _onnx(path: pathlib.Path) -> Predictor:
     shape = tuple(n if isinstance(n, int) else None for n in inputs[0].shape)
     params = sum(int(np.prod(x.dims)) for x in model.graph.initializer)
     texts = {x.key: x.value for x in model.metadata_props}
-    info = model_info.parse(texts.get(model_info.ONNX_KEY))
+    info = model_info.parse(texts.get(model_info.ONNX_KEY), str(path))
     return Predictor("onnx", path, shape, params, path.stat().st_size, onnx_runner(session), info=info)
 
 

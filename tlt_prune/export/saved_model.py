@@ -21,7 +21,7 @@ def export_saved_model(
 
     Args:
         model: a Keras model with one input.
-        path: folder; an existing one is replaced.
+        path: folder; an earlier export is replaced, anything else refused.
         samples: float32 inputs in the model's layout, for the comparison with Keras.
         tolerance: see `check_parity`.
         info: what belongs to the model; written beside the graph.
@@ -30,10 +30,11 @@ def export_saved_model(
         The largest relative difference found.
 
     Raises:
-        ExportError: the written model computes something else; nothing is left at `path`.
+        ExportError: the written model computes something else; what was at `path` stays.
+        NotReplacedError: there is something else than an earlier export at `path`.
     """
     path = pathlib.Path(path)
-    with files.whole_folder(path) as partial:
+    with files.whole_folder(path, "saved_model.pb") as partial:
         model.export(partial, format="tf_saved_model", verbose=False)
         if info is not None:
             files.write_text(partial / model_info.SAVED_MODEL_FILE, info.model_dump_json(indent=1))

@@ -15,7 +15,7 @@ from tlt_prune.pruning.granularity import granularity_of
 from tlt_prune.pruning.law import check_law
 from tlt_prune.pruning.plan import LayerPlan, PruningPlan, quantiles
 from tlt_prune.pruning.rewrite import rewrite
-from tlt_prune.pruning.select import Selection, select
+from tlt_prune.pruning.select import Selection, excluded, select
 
 
 def plan_pruning(model: Any, **options: Unpack[OptionArguments]) -> PruningPlan:
@@ -121,6 +121,9 @@ def _plan(channels: ChannelGraph, options: Options) -> tuple[PruningPlan, Select
             )
         )
     settings = options.model_dump(exclude_none=True)
+    if options.excluded_layers:
+        # Classes cannot be written into a file: the layers that they and the patterns named.
+        settings["excluded_layers"] = tuple(sorted(path for _, path in excluded(channels, options.excluded_layers).values()))
     if options.granularity == "auto":
         settings["granularity"] = granularity_of(channels.graph)
     plan = PruningPlan(

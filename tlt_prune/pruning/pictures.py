@@ -41,7 +41,9 @@ def draw_sweep(frame: pd.DataFrame) -> Any:
     figure, axis = plt.subplots(figsize=(7, 4))
     for column, colour in (("channels", "#444444"), ("parameters", AFTER), ("MACs", "#1f77b4")):
         if frame[column].notna().all():
-            axis.plot(frame.index, 100 * frame[column] / frame[column].iloc[0], "o-", color=colour, label=column, markersize=4)
+            axis.plot(
+                frame.index, 100 * frame[column] / frame.attrs["whole"][column], "o-", color=colour, label=column, markersize=4
+            )
     axis.set_xlabel("threshold")
     axis.set_ylabel("left, %")
     axis.set_ylim(0, 103)
@@ -84,7 +86,7 @@ def _bar(before: int, after: int, widest: int) -> str:
 
 
 def _pyplot(what: str) -> Any:
-    extras.require("train", what)
+    extras.require("train", what, "matplotlib")
     import matplotlib.pyplot as plt
 
     return plt

@@ -180,7 +180,7 @@ class PruningPlan:
             why = "Nearly all lie above it: raise the threshold"
         return (
             f"threshold={threshold} keeps what scores above it, and the normalised scores are {values} (quantiles {names}). "
-            f"The smallest threshold that removes anything is {self.first_threshold:.2f}. "
+            f"{_first_threshold(self.first_threshold, floor)} "
             f"{why}, or say ratio=0.5 to remove half of every layer whatever its scores."
         )
 
@@ -235,7 +235,7 @@ def _macs_from_json(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    return value.__name__ if isinstance(value, type) else list(value) if isinstance(value, (tuple, set)) else str(value)
+    return list(value) if isinstance(value, (tuple, set)) else str(value)
 
 
 def _same_layers(plan: PruningPlan, channels: ChannelGraph) -> None:
@@ -247,6 +247,13 @@ def _same_layers(plan: PruningPlan, channels: ChannelGraph) -> None:
             f"The plan was made for '{plan.model_name}' and does not fit '{channels.graph.model.name}': "
             f"layers differ, first {differ} (name, filters). Expected the same architecture."
         )
+
+
+def _first_threshold(value: float, floor: str) -> str:
+    if not math.isfinite(value):
+        return f"With {floor} no threshold removes anything."
+    # Rounded up: rounded down it would remove nothing.
+    return f"The smallest threshold that removes anything is {math.ceil(1000 * value) / 1000}."
 
 
 def _indices(kept: Mapping[str, NDArray[np.int64]], name: str, width: int) -> NDArray[np.int64]:

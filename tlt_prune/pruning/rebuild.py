@@ -41,7 +41,8 @@ def rebuild(
         return type(op)(**_overridden(call, family.lambda_arguments(op), override)), {}
     try:
         config = _copied(op.get_config())
-    except NotImplementedError as error:
+    # A custom layer's may raise anything; Keras' own do where an argument cannot be written down.
+    except Exception as error:
         raise _not_rebuilt(call, error) from error
     for edit in edits:
         _set(config, edit.key, resolve(edit.value, alive))
@@ -74,9 +75,11 @@ def _overridden(call: Call, config: dict[str, Any], override: Mapping[str, Any])
 
 
 def _not_rebuilt(call: Call, error: Exception) -> UnsupportedModelError:
+    own = is_keras_class(type(call.op))
+    expected = "arguments that Keras can write into a file" if own else "get_config() to return every argument of the constructor"
     return UnsupportedModelError(
         f"Layer '{call.path}' of type {type(call.op).__name__} cannot be rebuilt from its configuration: {first_line(error)} "
-        "Expected get_config() to return every argument of the constructor; add it to the class."
+        f"Expected {expected}."
     )
 
 

@@ -148,7 +148,7 @@ def _frozen_bundles(channels: ChannelGraph, options: Options) -> dict[int, str]:
         scored[root[producer.labels]] = True
     for bundle in np.flatnonzero((root == np.arange(len(root))) & ~scored).tolist():
         frozen.setdefault(bundle, "no filters to score")
-    for op, path in _excluded(channels, options.excluded_layers).values():
+    for op, path in excluded(channels, options.excluded_layers).values():
         # What its weights make, and, for a layer without weights, what passes through it.
         own = [axis.labels for axis in channels.axes if axis.op is op and axis.role != "in"]
         own += [tensor.labels.reshape(-1) for tensor in channels.tensors if tensor.op is op]
@@ -157,7 +157,7 @@ def _frozen_bundles(channels: ChannelGraph, options: Options) -> dict[int, str]:
     return frozen
 
 
-def _excluded(channels: ChannelGraph, patterns: Sequence[str | type]) -> dict[int, tuple[Any, str]]:
+def excluded(channels: ChannelGraph, patterns: Sequence[str | type]) -> dict[int, tuple[Any, str]]:
     """Layers matched by name, path, shell pattern or type, as {id: (layer, path)}.
 
     A pattern that matches a nested model excludes everything in it.

@@ -25,8 +25,8 @@ def sweep(model: Any, thresholds: Sequence[float] | None = None, **options: Unpa
         **options: the fields of `tlt_prune.Options` but `threshold` and `ratio`.
 
     Returns:
-        A row a threshold (the index): "channels", "parameters" and "MACs" that are left, MACs NaN where sizes are open. The
-        first row is the whole model (threshold 0 removes only what is zero).
+        A row a threshold (the index): "channels", "parameters" and "MACs" that are left, MACs NaN where sizes are open;
+        `frame.attrs["whole"]` has those of the whole model.
 
     Raises:
         PlanError: an option is unknown or out of range.
@@ -54,4 +54,8 @@ def sweep(model: Any, thresholds: Sequence[float] | None = None, **options: Unpa
         after = costs(channels, alive)
         left = sum(int(alive[p.labels].sum()) for p in channels.producers)
         rows.append((float(threshold), left, after.total_params, after.total_macs))
-    return pd.DataFrame(rows, columns=["threshold", "channels", "parameters", "MACs"]).set_index("threshold")
+    frame = pd.DataFrame(rows, columns=["threshold", "channels", "parameters", "MACs"]).set_index("threshold")
+    whole = costs(channels)
+    filters = sum(len(p.labels) for p in channels.producers)
+    frame.attrs["whole"] = {"channels": filters, "parameters": whole.total_params, "MACs": whole.total_macs}
+    return frame

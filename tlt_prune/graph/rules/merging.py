@@ -181,8 +181,10 @@ def contract(call: CallTrace, xs: Sequence[Labels], terms: Sequence[str], output
     for vector in vectors[1:]:
         call.table.unify(vectors[0], vector)
     for x, letters, shape in zip(xs, terms, call.in_shapes, strict=True):
-        if letter in letters and x.size == 1 and shape[letters.index(letter)] != 1:
-            call.table.unify(vectors[0], x.reshape(-1))
+        if letter in letters and x.shape[letters.index(letter)] == 1 and shape[letters.index(letter)] != 1:
+            # An operand of full size there whose own channels lie elsewhere: none of its slices can be told apart.
+            call.freeze(vectors[0], "multiplied with a tensor whose channels lie on another axis")
+            call.freeze(x, "multiplied with a tensor whose channels lie on another axis")
     return call.place(vectors[0], output.index(letter))
 
 
