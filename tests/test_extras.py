@@ -50,7 +50,7 @@ def test_a_script_names_the_extra_that_it_misses(script: str, extra: str, tmp_pa
     done = run(code, "-r", str(tmp_path), *(["-m", "x.keras"] if script != "train" else []))
     assert done.returncode == 1
     (line,) = done.stderr.strip().splitlines()
-    assert line.startswith(f"tlt-{script}: error: tlt-{script} needs matplotlib, which is not installed")
+    assert line.startswith(f"tlt-{script}: error: tlt-{script} needs filelock, which is not installed")
     assert line.endswith("pip install 'tlt_prune[train]'.")
 
 
@@ -62,3 +62,21 @@ def test_the_table_is_that_of_setup_cfg() -> None:
         listed = re.findall(r"^([A-Za-z0-9_-]+)", config["options.extras_require"][extra], flags=re.MULTILINE)
         assert sorted(listed) == sorted(DISTRIBUTIONS.get(x, x) for x in packages)
         assert not any(re.search(rf"^{name}[<>=]", base, flags=re.MULTILINE) for name in listed)
+
+
+def test_the_pruning_script_needs_no_extra(tmp_path: pathlib.Path) -> None:
+    make = (
+        "import keras\n"
+        "x = keras.Input((8, 8, 3))\n"
+        "y = keras.layers.Flatten()(keras.layers.Conv2D(32, 3)(x))\n"
+        f"keras.Model(x, keras.layers.Dense(2)(y)).save({str(tmp_path / 'm.keras')!r})\n"
+    )
+    assert run(make).returncode == 0
+    entry = "sys.argv[0] = 'tlt-prune'\nimport tlt_prune.cli.prune as s\ns.entry()"
+    done = run(entry, "-m", str(tmp_path / "m.keras"), "-o", str(tmp_path / "p.keras"), "--ratio", "0.5")
+    assert done.returncode == 0, done.stderr
+    # No picture without the package that draws it; everything else is there.
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.keras", "p.keras", "p.plan.json"]
+    done = run(entry, "-m", str(tmp_path / "m.keras"), "-o", str(tmp_path / "p.keras"), "--sweep")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "sweep.csv").exists()
