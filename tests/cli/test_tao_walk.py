@@ -1,7 +1,7 @@
 """The toolkit's tutorial, start to end, with specs of its keys and its flags, on 60 pictures of three classes.
 
-The specs below hold the keys of NVIDIA's seven public ones for this walk (train, prune, retrain, evaluate, infer, export, and the
-one with 16-bit pictures), with small values; their texts are not copied.
+The specs below hold the keys of NVIDIA's public ones for this walk (train, prune, retrain, retrain with QAT, evaluate, infer,
+export, and the one with 16-bit pictures), with small values; their texts are not copied.
 """
 
 from __future__ import annotations
@@ -83,8 +83,12 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
             "dataset": dataset,
             "train": {**training, "checkpoint": ""},
             "model": model,
-            "prune": {"checkpoint": str(trained), "output_path": str(pruned), "threshold": 0.9, "byom_model_path": ""},
         },
+    )
+    removal = {"checkpoint": str(trained), "output_path": str(pruned), "threshold": 0.9, "byom_model_path": ""}
+    written(folder / "prune.yaml", {**common, "prune": removal})
+    written(
+        folder / "retrain_qat.yaml", {**common, "dataset": dataset, "train": {**training, "qat": True, "checkpoint": str(pruned)}}
     )
     engine = {
         "onnx_file": "x.onnx",
@@ -157,13 +161,15 @@ def test_the_walk(walk: pathlib.Path) -> None:
     dense = accuracy(walk, "dense", "spec.yaml", "-m", results / "train/model.keras", "--set", test)
     assert accuracy(walk, "dense_tao", "eval.yaml") == dense > 0.8
 
-    run("prune", "-e", walk / "spec.yaml", "-pg", 8, "-nf", 8, "-n", "max", "-eq", "union", "-el", "predictions", "conv1")
+    run("prune", "-e", walk / "prune.yaml", "-pg", 8, "-nf", 8, "-n", "max", "-eq", "union", "-el", "predictions", "conv1")
     plan = json.loads((results / "prune/model.plan.json").read_text())
     rows = {x["layer"]: x for x in plan["layers"]}
     assert rows["predictions"]["filters_after"] == 3
     assert rows["conv1"]["filters_after"] == rows["conv1"]["filters_before"]
     assert plan["params_after"] < 0.7 * plan["params_before"]
 
+    _, err = run("train", "-e", walk / "retrain_qat.yaml", code=1)
+    assert "quantisation-aware training is not part of this version" in one_line(err, "train")
     run("train", "-e", walk / "retrain.yaml", "-o", results / "retrain", "train.num_epochs=4")
     retrained = accuracy(walk, "retrained", "retrain.yaml")
     assert retrained >= dense - 0.2
@@ -216,7 +222,6 @@ def test_pictures_of_sixteen_bits(walk: pathlib.Path, tmp_path: pathlib.Path) ->
     spec["results_dir"] = str(tmp_path / "results")
     spec["dataset"] |= {"train_dataset_path": str(tmp_path / "train"), "val_dataset_path": str(tmp_path / "val")}
     spec["model"] |= {"input_channels": 1, "input_image_depth": 16, "backbone": "resnet_10"}
-    del spec["prune"]
     run("train", "-e", written(tmp_path / "spec.yaml", spec), "train.num_epochs=16", "augment.enable_color_augmentation=false")
     model = tmp_path / "results/train/model.keras"
     bare = {"dataset": {k: spec["dataset"][k] for k in ("train_dataset_path", "val_dataset_path")}}

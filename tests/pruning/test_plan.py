@@ -305,3 +305,17 @@ def test_a_plan_that_excludes_types_can_be_saved_and_swept(model: keras.Model) -
     assert again.settings["excluded_layers"] == plan.settings["excluded_layers"]
     assert "fc" in again.settings["excluded_layers"]
     pd.testing.assert_frame_equal(again.sweep(model), plan.sweep(model))
+
+
+def test_a_dropout_whose_noise_counts_channels_trains_after_pruning() -> None:
+    x = keras.Input((6, 6, 3))
+    y = keras.layers.Conv2D(12, 3, padding="same")(x)
+    y = keras.layers.AlphaDropout(0.5, noise_shape=(None, 1, 1, 12), name="alpha")(
+        keras.layers.Dropout(0.5, [None, 1, 1, 12], name="plain")(y)
+    )
+    model = keras.Model(x, keras.layers.Dense(2)(keras.layers.Flatten()(y)))
+    pruned = tlt_prune.prune_model(model, ratio=0.5, granularity=1, min_num_filters=1)
+    assert tuple(pruned.get_layer("plain").noise_shape) == tuple(pruned.get_layer("alpha").noise_shape) == (None, 1, 1, 6)
+    pruned.compile("sgd", "mse")
+    pruned.fit(np.ones((4, 6, 6, 3)), np.zeros((4, 2)), verbose=0)
+    assert np.isfinite(pruned.predict(np.ones((4, 6, 6, 3)), verbose=0)).all()
