@@ -15,6 +15,12 @@ import tlt_prune
 RECORDS = golden.load("apps_tf2.json.gz")["models"]
 
 
+@pytest.fixture(autouse=True)
+def _names_of_a_fresh_session() -> None:
+    """The weights are drawn by layer name, and Keras numbers automatic names by what was built before."""
+    keras.backend.clear_session()
+
+
 def _old_name(name: str) -> Callable[[str], str]:
     """Names the weights were drawn by, where Keras 3 had to take a slash out of them."""
     renamed = {"conv1_conv": "conv1/conv", "conv1_bn": "conv1/bn"} if name.startswith("DenseNet") else {}

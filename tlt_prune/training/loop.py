@@ -246,7 +246,7 @@ class _History(keras.callbacks.Callback):
         self._path = path
         self.rows: list[dict[Any, Any]] = []
         if first_epoch and path.exists():
-            self.rows = pd.read_csv(path, float_precision="round_trip").head(first_epoch).to_dict("records")
+            self.rows = pd.read_csv(path).head(first_epoch).to_dict("records")
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._started = time.perf_counter()
