@@ -66,15 +66,19 @@ def agreed(spec: Spec, info: ModelInfo | None, source: str) -> Spec:
         # Means are subtracted in one mode only.
         matters = field != "image_mean" or info.preprocess_mode == "caffe"
         if key in _section(spec, path).model_fields_set and said != known and matters:
-            raise SpecError(
-                f"{path}.{key}: the spec says {said!r}, but {source} was trained with {known!r}. "
-                "Expected them to agree: leave the key out, and the model's own is used."
-            )
+            raise disagreement(f"{path}.{key}", said, f"{source} was trained with {known!r}")
         spec = _with(spec, path.split("."), key, known)
     count = spec.dataset.num_classes
     if count and count != len(info.classes):
         raise SpecError(f"dataset.num_classes: the spec says {count}, but {source} has {len(info.classes)} classes.")
     return spec
+
+
+def disagreement(key: str, said: object, instead: str) -> SpecError:
+    """The error where a spec says otherwise than the model."""
+    return SpecError(
+        f"{key}: the spec says {said!r}, but {instead}. Expected them to agree: leave the key out, and the model's own is used."
+    )
 
 
 def check_classes(info: ModelInfo | None, classes: tuple[str, ...], outputs: int, source: str, dataset: str) -> None:

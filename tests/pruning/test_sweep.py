@@ -13,6 +13,7 @@ from helpers import randomise
 from PIL import Image
 
 import tlt_prune
+from tlt_prune.graph.family import Family, family_of
 from tlt_prune.pruning import pictures
 
 
@@ -45,6 +46,20 @@ def test_by_default_it_goes_from_everything_to_nearly_nothing(model: keras.Model
     assert frame["channels"].is_monotonic_decreasing
     assert frame["channels"].iloc[-1] < 0.5 * frame["channels"].iloc[0]
     assert plan.first_threshold in frame.index
+
+
+def test_weights_are_read_once_however_many_thresholds(model: keras.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    family = type(family_of(model))
+    whole = family.numpy
+
+    def numpy(self: Family, variable: keras.Variable) -> np.ndarray:
+        read.append(variable.path)
+        return whole(self, variable)
+
+    monkeypatch.setattr(family, "numpy", numpy)
+    tlt_prune.sweep(model, [0.1 * i for i in range(8)], **OPTIONS)
+    assert sorted(read) == sorted(w.path for w in model.weights)
 
 
 @pytest.mark.parametrize("granularity", [1, 4, 8])

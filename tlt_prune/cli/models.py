@@ -44,10 +44,7 @@ def agreed(spec: Spec, predictor: Any) -> tuple[Spec, Any, bool]:
     }.items():
         # An exported file may have another layout than its model.
         if key in said and getattr(spec.model, key) != value and (key != "data_format" or predictor.kind == "keras"):
-            raise SpecError(
-                f"model.{key}: the spec says {getattr(spec.model, key)!r}, but {predictor.path} has {value!r}. Expected them to "
-                "agree: leave the key out, and the model's own is used."
-            )
+            raise model_info.disagreement(f"model.{key}", getattr(spec.model, key), f"{predictor.path} has {value!r}")
     return spec, picture_format(spec, (height, width, channels)), first
 
 

@@ -92,8 +92,9 @@ def _prune(spec: Spec, source: str, output: pathlib.Path) -> None:
     from tlt_prune import model_info
     from tlt_prune.cli.models import load_keras
     from tlt_prune.graph.tracer import trace
-    from tlt_prune.pruning.api import plan_with
+    from tlt_prune.pruning.api import plan_of
     from tlt_prune.pruning.law import check_law
+    from tlt_prune.pruning.rewrite import rewrite
     from tlt_prune.training.loop import save_model
 
     model = load_keras(source)
@@ -102,17 +103,18 @@ def _prune(spec: Spec, source: str, output: pathlib.Path) -> None:
     if FLAGS.sweep:
         _sweep(model, options, output)
         return
-    plan = plan_with(model, options)
+    channels = trace(model, options.channelwise_layers)
+    plan, alive = plan_of(channels, options)
     common.say(table(plan))
-    if plan.advice():
-        common.say(f"WARNING: this prune removes next to nothing. {plan.advice()}")
+    advice = plan.advice()
+    if advice:
+        common.say(f"WARNING: this prune removes next to nothing. {advice}")
     if FLAGS.dry_run:
         common.say("Dry run: nothing is written.")
         return
-    pruned = plan.apply(model)
+    pruned = rewrite(channels, alive)
     if FLAGS.verify:
-        channels = trace(model, spec.prune.channelwise_layers)
-        report = check_law(channels, plan.alive(channels), pruned)
+        report = check_law(channels, alive, pruned)
         common.say(f"Verified: equal to the original with the removed filters' consumers zeroed, to {report.relative_error:.1e}.")
         if report.approximate:
             reasons = "; ".join(report.approximate)

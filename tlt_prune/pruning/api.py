@@ -8,14 +8,14 @@ from collections.abc import Callable, Mapping
 from typing import Any, Unpack
 
 from tlt_prune.graph.channel_graph import ChannelGraph
+from tlt_prune.graph.labels import Alive
 from tlt_prune.graph.tracer import trace
 from tlt_prune.options import OptionArguments, Options, options_of
 from tlt_prune.pruning.costs import by_row, costs
-from tlt_prune.pruning.granularity import granularity_of
 from tlt_prune.pruning.law import check_law
 from tlt_prune.pruning.plan import LayerPlan, PruningPlan, quantiles
 from tlt_prune.pruning.rewrite import rewrite
-from tlt_prune.pruning.select import Selection, excluded, select
+from tlt_prune.pruning.select import Selection, select
 
 
 def plan_pruning(model: Any, **options: Unpack[OptionArguments]) -> PruningPlan:
@@ -32,12 +32,8 @@ def plan_pruning(model: Any, **options: Unpack[OptionArguments]) -> PruningPlan:
         PlanError: an option is unknown or out of range, options contradict each other, or a name matches no layer.
         UnsupportedModelError: the model has no graph.
     """
-    return plan_with(model, options_of(options))
-
-
-def plan_with(model: Any, options: Options) -> PruningPlan:
-    """`plan_pruning` with validated options."""
-    return _plan(trace(model, options.channelwise_layers), options)[0]
+    chosen = options_of(options)
+    return plan_of(trace(model, chosen.channelwise_layers), chosen)[0]
 
 
 def prune_model(
@@ -69,12 +65,13 @@ def prune_model(
     """
     chosen = options_of(options)
     channels = trace(model, chosen.channelwise_layers)
-    plan, selection = _plan(channels, chosen)
-    if plan.advice():
-        warnings.warn(f"{plan.summary()}. {plan.advice()}", stacklevel=2)
-    pruned = rewrite(channels, selection.alive, layer_config_overrides)
+    plan, alive = plan_of(channels, chosen)
+    advice = plan.advice()
+    if advice:
+        warnings.warn(f"{plan.summary()}. {advice}", stacklevel=2)
+    pruned = rewrite(channels, alive, layer_config_overrides)
     if verify:
-        check_law(channels, selection.alive, pruned)
+        check_law(channels, alive, pruned)
     return pruned
 
 
@@ -95,7 +92,8 @@ _with_options_spelled_out(plan_pruning)
 _with_options_spelled_out(prune_model)
 
 
-def _plan(channels: ChannelGraph, options: Options) -> tuple[PruningPlan, Selection]:
+def plan_of(channels: ChannelGraph, options: Options) -> tuple[PruningPlan, Alive]:
+    """The plan for a traced model, and the `(n_labels,)` of it that stay."""
     family = channels.graph.family
     selection = select(channels, lambda op: [family.numpy(w) for w in family.weights(op)], options)
     alive = selection.alive
@@ -123,9 +121,9 @@ def _plan(channels: ChannelGraph, options: Options) -> tuple[PruningPlan, Select
     settings = options.model_dump(exclude_none=True)
     if options.excluded_layers:
         # Classes cannot be written into a file: the layers that they and the patterns named.
-        settings["excluded_layers"] = tuple(sorted(path for _, path in excluded(channels, options.excluded_layers).values()))
+        settings["excluded_layers"] = selection.excluded
     if options.granularity == "auto":
-        settings["granularity"] = granularity_of(channels.graph)
+        settings["granularity"] = selection.granularity
     plan = PruningPlan(
         model_name=channels.graph.model.name,
         kept=kept,
@@ -139,7 +137,7 @@ def _plan(channels: ChannelGraph, options: Options) -> tuple[PruningPlan, Select
         settings=settings,
         unknown=dict(channels.unknown),
     )
-    return plan, selection
+    return plan, alive
 
 
 def _note(name: str, selection: Selection) -> str:

@@ -41,6 +41,8 @@ class Selection:
         group: producer name -> group numbers its filters belong to, the frozen ones left out.
         reason: producer name -> why (some of) its filters are frozen; absent if none is.
         approximate: producer name -> why removing its filters is not exact; absent if it is.
+        granularity: the one that was used, also where the options say "auto".
+        excluded: paths of the layers that `excluded_layers` named, sorted.
         scores: normalised and equalised score of every channel bundle that may go, ascending.
         first_threshold: the smallest threshold that removes anything; infinite where none does.
     """
@@ -51,6 +53,8 @@ class Selection:
     group: dict[str, tuple[int, ...]]
     reason: dict[str, str]
     approximate: dict[str, str]
+    granularity: int
+    excluded: tuple[str, ...]
 
 
 def select(channels: ChannelGraph, weights: Callable[[Any], Sequence[NDArray[Any]]], options: Options) -> Selection:
@@ -66,7 +70,8 @@ def select(channels: ChannelGraph, weights: Callable[[Any], Sequence[NDArray[Any
     """
     root = channels.bundles.root
     granularity = granularity_of(channels.graph) if options.granularity == "auto" else options.granularity
-    frozen = _frozen_bundles(channels, options)
+    excluded = _excluded(channels, options.excluded_layers)
+    frozen = _frozen_bundles(channels, excluded)
     statistic = _bundle_statistic(channels, weights, options)
     groups = _groups(channels, frozen)
     alive = np.ones(len(root), dtype=bool)
@@ -86,6 +91,8 @@ def select(channels: ChannelGraph, weights: Callable[[Any], Sequence[NDArray[Any
         group={p.name: groups.of(root[p.labels]) for p in channels.producers},
         reason=_per_producer(channels, frozen),
         approximate=_per_producer(channels, channels.bundles.approximate),
+        granularity=granularity,
+        excluded=tuple(sorted(path for _, path in excluded.values())),
     )
 
 
@@ -140,7 +147,7 @@ def equalise(votes: Scores, targets: Labels, size: int, criterion: str) -> Score
 # --- what may not go ---
 
 
-def _frozen_bundles(channels: ChannelGraph, options: Options) -> dict[int, str]:
+def _frozen_bundles(channels: ChannelGraph, excluded: dict[int, tuple[Any, str]]) -> dict[int, str]:
     root = channels.bundles.root
     frozen = dict(channels.bundles.frozen)
     scored = np.zeros(len(root), dtype=bool)
@@ -148,7 +155,7 @@ def _frozen_bundles(channels: ChannelGraph, options: Options) -> dict[int, str]:
         scored[root[producer.labels]] = True
     for bundle in np.flatnonzero((root == np.arange(len(root))) & ~scored).tolist():
         frozen.setdefault(bundle, "no filters to score")
-    for op, path in excluded(channels, options.excluded_layers).values():
+    for op, path in excluded.values():
         # What its weights make, and, for a layer without weights, what passes through it.
         own = [axis.labels for axis in channels.axes if axis.op is op and axis.role != "in"]
         own += [tensor.labels.reshape(-1) for tensor in channels.tensors if tensor.op is op]
@@ -157,7 +164,7 @@ def _frozen_bundles(channels: ChannelGraph, options: Options) -> dict[int, str]:
     return frozen
 
 
-def excluded(channels: ChannelGraph, patterns: Sequence[str | type]) -> dict[int, tuple[Any, str]]:
+def _excluded(channels: ChannelGraph, patterns: Sequence[str | type]) -> dict[int, tuple[Any, str]]:
     """Layers matched by name, path, shell pattern or type, as {id: (layer, path)}.
 
     A pattern that matches a nested model excludes everything in it.

@@ -36,10 +36,11 @@ def sweep(model: Any, thresholds: Sequence[float] | None = None, **options: Unpa
     first = options_of({**arguments, "threshold": 0.0})
     channels = trace(model, first.channelwise_layers)
     family = channels.graph.family
-    stored: dict[int, list[Any]] = {}
+    ops = {id(p.call.op): p.call.op for p in channels.producers}
+    stored = {key: [family.numpy(w) for w in family.weights(op)] for key, op in ops.items()}
 
     def weights(op: Any) -> list[Any]:
-        return stored.setdefault(id(op), [family.numpy(w) for w in family.weights(op)])
+        return stored[id(op)]
 
     if thresholds is None:
         found = select(channels, weights, first)

@@ -50,7 +50,7 @@ class Checkpoints:
 
     def latest(self) -> Checkpoint | None:
         """The newest checkpoint, whoever's."""
-        numbered = [(int(m[1]), p) for p in self._files() if (m := re.fullmatch(r"epoch_(\d+)", p.stem))]
+        numbered = self._files()
         return _read(*max(numbered)) if numbered else None
 
     def to_resume(self, *, restart: bool) -> Checkpoint | None:
@@ -70,10 +70,9 @@ class Checkpoints:
         return found
 
     def clear(self) -> int:
-        """Removes all checkpoints and what a killed process left of one; returns how many checkpoints there were."""
-        self.clean()
+        """Removes all checkpoints; returns how many there were."""
         found = self._files()
-        for path in found:
+        for _, path in found:
             path.unlink()
         return len(found)
 
@@ -84,14 +83,14 @@ class Checkpoints:
 
     def save(self, model: keras.Model, epochs_done: int, *, finished: bool) -> None:
         newest = self._folder / f"epoch_{epochs_done:03d}.keras"
-        record = {"epoch": epochs_done, "finished": finished, "fingerprint": self._fingerprint}
+        record = {"finished": finished, "fingerprint": self._fingerprint}
         state = io.BytesIO()
         np.savez(state, *[keras.ops.convert_to_numpy(v) for v in _random_states(model)])
         with files.whole_file(newest) as partial:
             model.save(partial)
             files.add_to_zip(partial, _RECORD, json.dumps(record).encode())
             files.add_to_zip(partial, _STATE, state.getvalue())
-        for old in self._files():
+        for _, old in self._files():
             if old != newest:
                 old.unlink()
 
@@ -106,8 +105,9 @@ class Checkpoints:
                     variable.assign(values[name])
         return model
 
-    def _files(self) -> list[pathlib.Path]:
-        return sorted(p for p in self._folder.glob("epoch_*.keras") if re.fullmatch(r"epoch_\d+", p.stem))
+    def _files(self) -> list[tuple[int, pathlib.Path]]:
+        """(epochs done, file) of every checkpoint."""
+        return [(int(m[1]), p) for p in self._folder.glob("epoch_*.keras") if (m := re.fullmatch(r"epoch_(\d+)", p.stem))]
 
     def _difference(self, found: Checkpoint) -> str:
         if found.fingerprint is None:
