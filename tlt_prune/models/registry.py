@@ -18,6 +18,7 @@ from tlt_prune.models.efficientnet import efficientnet
 from tlt_prune.models.googlenet import googlenet
 from tlt_prune.models.helnet import helnet
 from tlt_prune.models.mobilenet import mobilenet_v1, mobilenet_v2
+from tlt_prune.models.resnet import LAYERS as RESNET_LAYERS
 from tlt_prune.models.resnet import resnet
 from tlt_prune.models.shufflenet import shufflenet
 from tlt_prune.models.squeezenet import squeezenet
@@ -26,7 +27,7 @@ from tlt_prune.models.vgg import vgg
 Builder = Callable[..., keras.Model]
 
 _BACKBONES: dict[str, Builder] = {
-    **{f"resnet{n}": functools.partial(resnet, n) for n in (10, 18, 34, 50, 101, 152)},
+    **{f"resnet{n}": functools.partial(resnet, n) for n in RESNET_LAYERS},
     **{f"vgg{n}": functools.partial(vgg, n) for n in (16, 19)},
     "alexnet": alexnet,
     "googlenet": googlenet,

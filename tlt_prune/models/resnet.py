@@ -1,4 +1,8 @@
-"""ResNet 10, 18, 34, 50, 101, 152: He et al., "Deep Residual Learning", 2015, arXiv:1512.03385, as the toolkit builds it."""
+"""ResNet: He et al., "Deep Residual Learning", 2015, arXiv:1512.03385.
+
+10, 18, 34, 50, 101, 152 as the toolkit builds them; 20, 32, 44, 56, 110 are the paper's own for small pictures (section 4.2), which
+the toolkit does not have, under the same layer names.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +23,10 @@ _PLANS = {
     152: ((3, 8, 36, 3), (1, 3, 1), 4),
 }
 _WIDTHS = (64, 128, 256, 512)
+# Two convolutions a block, as many blocks in each of three stages; projections where the shape changes (the paper's option B).
+_SMALL_PLANS = {n: ((n - 2) // 6,) * 3 for n in (20, 32, 44, 56, 110)}
+_SMALL_WIDTHS = (16, 32, 64)
+LAYERS = tuple(sorted((*_PLANS, *_SMALL_PLANS)))
 
 
 def resnet(
@@ -34,36 +42,43 @@ def resnet(
     """Builds a ResNet.
 
     Args:
-        layers: 10, 18, 34, 50, 101 or 152.
+        layers: 10, 18, 34, 50, 101 or 152; or 20, 32, 44, 56 or 110, for pictures of about 32 x 32 (total stride 4).
         input_shape: (height, width, channels).
         classes: outputs of the dense head `head_fc<classes>`; None for a bare backbone.
         all_projections: a 1x1 convolution on every shortcut, not only where the shape changes.
         use_pooling: max pooling after the stem and 7x7 average pooling at the end (total stride 32). Without,
-            the first stage takes the stride and the last has none (total 16).
+            the first stage takes the stride and the last has none (total 16). Those for small pictures have only the pooling
+            at the end, over the whole map.
         options: what all architectures share.
         activation: of the head.
 
     Raises:
         ValueError: there is no ResNet of that many layers.
     """
-    if layers not in _PLANS:
-        raise ValueError(f"Expected ResNet layers to be one of {sorted(_PLANS)}. Received: layers={layers}.")
+    if layers not in LAYERS:
+        raise ValueError(f"Expected ResNet layers to be one of {list(LAYERS)}. Received: layers={layers}.")
     o = options or Options()
     net = Net(o)
     image = inputs(o, input_shape)
-    x = net.act(net.norm(net.conv(image, 64, 7, 2, name="conv1", block=0), "bn_conv1"))
-    if use_pooling:
+    small = layers in _SMALL_PLANS
+    stem = (16, 3, 1) if small else (64, 7, 2)
+    x = net.act(net.norm(net.conv(image, *stem, name="conv1", block=0), "bn_conv1"))
+    if use_pooling and not small:
         x = net.max_pool(x, 3, 2)
-    repeats, kernels, expansion = _PLANS[layers]
-    strides = (1, 2, 2, 2) if use_pooling else (2, 2, 2, 1)
-    for stage, (repeat, width, stride) in enumerate(zip(repeats, _WIDTHS, strides, strict=True), start=1):
+    strides: tuple[int, ...]
+    if small:
+        repeats, kernels, expansion, widths, strides = _SMALL_PLANS[layers], (3, 3), 1, _SMALL_WIDTHS, (1, 2, 2)
+    else:
+        (repeats, kernels, expansion), widths = _PLANS[layers], _WIDTHS
+        strides = (1, 2, 2, 2) if use_pooling else (2, 2, 2, 1)
+    for stage, (repeat, width, stride) in enumerate(zip(repeats, widths, strides, strict=True), start=1):
         filters = [width] * (len(kernels) - 1) + [width * expansion]
         for i in range(repeat):
             name = f"block_{stage}{letters(i)}_"
-            project = i == 0 or all_projections
+            project = (i == 0 and not (small and stage == 1)) or all_projections
             x = _block(net, x, name, stage, list(zip(kernels, filters, strict=True)), stride if i == 0 else 1, project)
     if use_pooling:
-        x = net.average_pool(x, 7)
+        x = net.average_pool(x, net.spatial(x) if small else 7)
     if classes is not None:
         x = net.dense(net.flatten(x), classes, f"head_fc{classes}", activation)
     return keras.Model(image, x, name=_name(layers, o, use_pooling, classes))
