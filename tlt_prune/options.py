@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self, TypedDict, get_args, get_origin
 
 import pydantic
@@ -48,23 +49,78 @@ def _as_plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") and getattr(value, "ndim", None) == 0 else value
 
 
+def _is_amount(value: float | str) -> float | str:
+    if isinstance(value, str):
+        try:
+            share = float(value.removesuffix("%")) if value.endswith("%") else math.nan
+        except ValueError:
+            share = math.nan
+        if not 0 < share <= 100:
+            raise ValueError(f'expected a number above 0, or a share like "50%". Received: {value!r}')
+    elif not (math.isfinite(value) and value > 0):
+        raise ValueError(f'expected a number above 0, or a share like "50%". Received: {value!r}')
+    return value
+
+
+Amount = Annotated[float | str, pydantic.AfterValidator(_is_amount)]
+"""An absolute number, or a share of the whole model's as a text like "50%"."""
+Ratio = Annotated[float, Field(ge=0, lt=1)]
+
+BUDGETS = ("threshold", "ratio", "params", "macs", "size_mb", "latency_ms")
+"""The fields of `Options` that say how much goes; exactly one of them is given."""
+CRITERIA_WITHOUT_DATA = ("L2", "L1", "Linf", "FPGM", "BNScale", "LAMP", "Random")
+CRITERIA_WITH_DATA = ("Taylor", "Fisher", "Activation", "APoZ", "Ablation")
+
+
+class LayerOptions(Settings):
+    """What is decided otherwise for some layers. Where coupled layers say different things, the one that keeps more wins."""
+
+    ratio: Ratio | None = None
+    """Share of the channels to remove there, whatever the budget."""
+    max_ratio: Ratio | None = None
+    """Largest share that may go."""
+    granularity: Annotated[int, Field(ge=1)] | None = None
+    min_num_filters: Annotated[int, Field(ge=1)] | None = None
+
+
 class Options(Settings):
     """How much goes, and how it is decided. Names and defaults are the toolkit's.
 
-    One of `threshold` and `ratio` says how much.
+    Exactly one of `threshold`, `ratio`, `params`, `macs`, `size_mb` and `latency_ms` says how much.
     """
 
     threshold: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     """Keep the filters whose normalised score is strictly above it: the toolkit's way. At most 1 with normalizer "max"."""
-    ratio: Annotated[float, Field(ge=0, lt=1)] | None = None
+    ratio: Ratio | None = None
     """Share of the channels to remove in each group, 0 <= ratio < 1."""
-    criterion: Literal["L2", "L1"] = "L2"
-    """Norm of each filter's kernel; "L2" is the toolkit's `min_weight`."""
-    normalizer: Literal["max", "L2", "off"] = "max"
-    """How norms of different layers are made comparable: "max" divides by the layer's largest, "L2" by the norm of the scores
-    times their number, "off" leaves them."""
-    equalization_criterion: Literal["union", "intersection", "arithmetic_mean", "geometric_mean"] = "union"
-    """How layers that must keep the same channels agree: max, min or a mean of their scores."""
+    params: Amount | None = None
+    """Parameters that may stay: a number, or a share (at most 1, or "30%")."""
+    macs: Amount | None = None
+    """Multiply-accumulates for one input that may stay: a number, or a share (at most 1, or "50%")."""
+    size_mb: Amount | None = None
+    """Size of the weights that may stay, in megabytes of 10^6 bytes: a number, or a share like "25%"."""
+    latency_ms: Amount | None = None
+    """Latency at batch 1 in onnxruntime on this machine, in milliseconds: a number, or a share like "50%"."""
+    criterion: (
+        Literal["L2", "L1", "Linf", "FPGM", "BNScale", "LAMP", "Random", "Taylor", "Fisher", "Activation", "APoZ", "Ablation"]
+        | Callable[..., Any]
+    ) = "L2"
+    """What a filter is worth: a name, one of `tlt_prune.criteria`, or a function of yours; "L2" is the toolkit's `min_weight`.
+    Taylor, Fisher, Activation, APoZ and Ablation need data: in Python `criteria.Taylor(data, loss)`, by script the spec's
+    dataset."""
+    normalizer: Literal["auto", "max", "L2", "off"] = "auto"
+    """How scores of different layers are made comparable: "max" divides by the layer's largest, "L2" by the norm of the scores
+    times their number, "off" leaves them. "auto" is the toolkit's "max", or "off" where a criterion's scores compare as they
+    are."""
+    equalization_criterion: Literal["union", "intersection", "arithmetic_mean", "geometric_mean", "sum", "mean"] = "union"
+    """How layers that must keep the same channels agree: max, min, a mean (arithmetic, "mean" for short, or geometric) or the
+    sum of their scores."""
+    ranking: Literal["local", "global"] = "local"
+    """With a budget: "local" takes the same share of every group, "global" what scores least for what it saves, wherever it
+    is."""
+    max_ratio: Ratio | None = None
+    """Largest share of a group's channels that may go; none by default, 0.9 with global ranking, which must not cut a layer
+    through."""
     granularity: Annotated[int, Field(ge=1)] | Literal["auto"] = 8
     """Retained counts are multiples of it, where the layer's width is; "auto" takes it from the model's dtype policy."""
     min_num_filters: Annotated[int, Field(ge=1)] = 16
@@ -73,6 +129,8 @@ class Options(Settings):
     """Names, paths, shell patterns or types of layers whose channels all stay."""
     channelwise_layers: tuple[str, ...] = ()
     """Names, paths or shell patterns of Lambda or custom layers without a rule that treat every channel by itself."""
+    layer_options: Mapping[str, LayerOptions] = {}
+    """Layer name, path or shell pattern -> `ratio`, `max_ratio`, `granularity` or `min_num_filters` for those layers."""
 
     @pydantic.field_validator("excluded_layers", "channelwise_layers", mode="before")
     @classmethod
@@ -81,9 +139,18 @@ class Options(Settings):
 
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.threshold is not None and self.ratio is not None:
-            raise ValueError(f"expected one of threshold and ratio. Received: threshold={self.threshold}, ratio={self.ratio}")
-        if self.threshold is not None and self.threshold > 1 and self.normalizer == "max":
+        given = {name: value for name in BUDGETS if (value := getattr(self, name)) is not None}
+        if len(given) > 1:
+            raise ValueError(
+                f"expected one of {', '.join(BUDGETS)}. Received: {', '.join(f'{name}={value}' for name, value in given.items())}"
+            )
+        if self.ranking == "global" and given.keys() & {"threshold", "ratio"}:
+            raise ValueError(
+                f"ranking='global' needs a budget for the whole network. Expected params, macs, size_mb or latency_ms. "
+                f"Received: {', '.join(f'{name}={value}' for name, value in given.items())}"
+            )
+        by_largest = self.normalizer == "max" or (self.normalizer == "auto" and self.criterion in CRITERIA_WITHOUT_DATA)
+        if self.threshold is not None and self.threshold > 1 and by_largest and self.equalization_criterion != "sum":
             raise ValueError(
                 "scores divided by their layer's largest are at most 1. Expected a threshold between 0 and 1, "
                 f"or another normalizer. Received: threshold={self.threshold}"
@@ -96,13 +163,20 @@ class OptionArguments(TypedDict, total=False):
 
     threshold: float | None
     ratio: float | None
-    criterion: Literal["L2", "L1"]
-    normalizer: Literal["max", "L2", "off"]
-    equalization_criterion: Literal["union", "intersection", "arithmetic_mean", "geometric_mean"]
+    params: float | str | None
+    macs: float | str | None
+    size_mb: float | str | None
+    latency_ms: float | str | None
+    criterion: str | Callable[..., Any]
+    normalizer: Literal["auto", "max", "L2", "off"]
+    equalization_criterion: Literal["union", "intersection", "arithmetic_mean", "geometric_mean", "sum", "mean"]
+    ranking: Literal["local", "global"]
+    max_ratio: float | None
     granularity: int | Literal["auto"]
     min_num_filters: int
     excluded_layers: Sequence[str | type] | str | type
     channelwise_layers: Sequence[str] | str
+    layer_options: Mapping[str, Mapping[str, Any]]
 
 
 def options_of(arguments: Mapping[str, Any]) -> Options:
@@ -124,9 +198,10 @@ def with_budget(options: Options) -> Options:
     Raises:
         PlanError: they do not.
     """
-    if options.threshold is None and options.ratio is None:
+    if all(getattr(options, name) is None for name in BUDGETS):
         raise PlanError(
-            "Expected one of threshold= (the toolkit's way) or ratio= (share of channels to remove). Received neither."
+            "Expected one of threshold= (the toolkit's way), ratio= (share of channels to remove in each group), params=, macs=, "
+            "size_mb= or latency_ms= (what may stay). Received none."
         )
     return options
 

@@ -50,6 +50,7 @@ __all__ = [
     "Spec",
     "Train",
     "load_spec",
+    "parse_value",
     "spec_from_dict",
     "to_yaml",
 ]
@@ -112,7 +113,7 @@ def load_spec(path: str | pathlib.Path | None, overrides: Sequence[str] = ()) ->
         key, separator, text = override.partition("=")
         if not separator:
             raise SpecError(f"Expected an override like train.num_epochs=3. Received: {override!r}.")
-        given[key.strip().lstrip("+")] = _parse(text, f"override {override!r}")
+        given[key.strip().lstrip("+")] = parse_value(text, f"override {override!r}")
     return spec_from_dict(data, source, given)
 
 
@@ -159,7 +160,8 @@ _Loader.add_implicit_resolver(
 )
 
 
-def _parse(text: str, what: str) -> Any:
+def parse_value(text: str, what: str) -> Any:
+    """A value as YAML has it; `what` names it in errors."""
     try:
         return yaml.load(text, _Loader)
     except yaml.YAMLError as error:
@@ -173,7 +175,7 @@ def _read_yaml(path: pathlib.Path) -> dict[str, Any]:
         raise SpecError(f"Cannot read the spec file {path}: {error.strerror}.") from error
     except UnicodeDecodeError as error:
         raise SpecError(f"Cannot read the spec file {path}: expected UTF-8 text. {first_line(error)}.") from error
-    data = _parse(text, str(path))
+    data = parse_value(text, str(path))
     if data is None:
         return {}
     if not isinstance(data, dict):

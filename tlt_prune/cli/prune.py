@@ -20,8 +20,8 @@ from tlt_prune import files
 from tlt_prune.cli import common
 from tlt_prune.cli.startup import import_frameworks
 from tlt_prune.errors import MissingPackageError, PlanError
-from tlt_prune.options import Options, with_budget
-from tlt_prune.specs import Spec
+from tlt_prune.options import BUDGETS, Options, with_budget
+from tlt_prune.specs import Spec, parse_value
 
 # The fields of Options that the toolkit's script has under another name, and its short forms.
 _NAMES = {"threshold": "pruning_threshold", "granularity": "pruning_granularity"}
@@ -72,10 +72,12 @@ def main(argv: list[str]) -> None:
         given["excluded_layers"] = [name for x in names for name in x.split(",") if name]
         argv = [x for x in argv if "=" in x]
     overrides = {f"prune.{field}": common.number(value) for field, value in given.items()}
+    if given["layer_options"] is not None:
+        overrides["prune.layer_options"] = parse_value(given["layer_options"], "--layer_options")
     overrides |= {"prune.model_path": FLAGS.model, "prune.output_path": FLAGS.output_file}
-    # Either budget on the command line replaces whichever the spec has.
-    replaced = {"threshold", "ratio"} - {field for field, value in given.items() if value is not None}
-    spec = common.load(argv, overrides, without=[f"prune.{x}" for x in replaced] if len(replaced) == 1 else [])
+    # A budget on the command line replaces whichever the spec has.
+    chosen = [name for name in BUDGETS if given[name] is not None]
+    spec = common.load(argv, overrides, without=[f"prune.{x}" for x in BUDGETS if x not in chosen] if chosen else [])
     source = common.required(spec.prune.model_path, "prune.model_path", "-m")
     output = pathlib.Path(spec.prune.output_path or f"{spec.results_dir}/prune/model.keras")
     if output.suffix != ".keras":
@@ -159,7 +161,7 @@ def _sweep(model: Any, options: Options, output: pathlib.Path) -> None:
     from tlt_prune.pruning import pictures
     from tlt_prune.pruning.sweep import sweep
 
-    frame = sweep(model, **options.model_dump(exclude={"threshold", "ratio"}))
+    frame = sweep(model, **options.model_dump(exclude={*BUDGETS, "ranking"}))
     shares = {f"{name}, %": (100 * frame[name] / whole).round(1) for name, whole in frame.attrs["whole"].items()}
     # Rounded up: rounded down, the smallest threshold that removes anything would remove nothing.
     shown = frame.assign(**shares).set_axis(np.ceil(frame.index * 1e4) / 1e4)

@@ -1,7 +1,7 @@
 """ResNet: He et al., "Deep Residual Learning", 2015, arXiv:1512.03385.
 
-10, 18, 34, 50, 101, 152 as the toolkit builds them; 20, 32, 44, 56, 110 are the paper's own for small pictures (section 4.2), which
-the toolkit does not have, under the same layer names.
+10, 18, 34, 50, 101, 152 as the toolkit builds them; 20, 32, 44, 56, 110 are the paper's own for small pictures (section 4.2),
+which the toolkit does not have, under the same layer names.
 """
 
 from __future__ import annotations
@@ -13,20 +13,21 @@ import keras
 
 from tlt_prune.models.blocks import Net, Options, inputs, letters
 
-# layers -> (blocks a stage, kernel sizes of a block's convolutions, expansion of the last one)
-_PLANS = {
-    10: ((1, 1, 1, 1), (3, 3), 1),
-    18: ((2, 2, 2, 2), (3, 3), 1),
-    34: ((3, 4, 6, 3), (3, 3), 1),
-    50: ((3, 4, 6, 3), (1, 3, 1), 4),
-    101: ((3, 4, 23, 3), (1, 3, 1), 4),
-    152: ((3, 8, 36, 3), (1, 3, 1), 4),
-}
 _WIDTHS = (64, 128, 256, 512)
-# Two convolutions a block, as many blocks in each of three stages; projections where the shape changes (the paper's option B).
-_SMALL_PLANS = {n: ((n - 2) // 6,) * 3 for n in (20, 32, 44, 56, 110)}
-_SMALL_WIDTHS = (16, 32, 64)
-LAYERS = tuple(sorted((*_PLANS, *_SMALL_PLANS)))
+_SMALL = (20, 32, 44, 56, 110)
+_Plan = tuple[tuple[int, ...], tuple[int, ...], int, tuple[int, ...]]
+# layers -> (blocks a stage, kernel sizes of a block's convolutions, expansion of the last one, width of each stage)
+_PLANS: dict[int, _Plan] = {
+    10: ((1, 1, 1, 1), (3, 3), 1, _WIDTHS),
+    18: ((2, 2, 2, 2), (3, 3), 1, _WIDTHS),
+    34: ((3, 4, 6, 3), (3, 3), 1, _WIDTHS),
+    50: ((3, 4, 6, 3), (1, 3, 1), 4, _WIDTHS),
+    101: ((3, 4, 23, 3), (1, 3, 1), 4, _WIDTHS),
+    152: ((3, 8, 36, 3), (1, 3, 1), 4, _WIDTHS),
+    # Projections only where the shape changes: the paper's option B.
+    **{n: (((n - 2) // 6,) * 3, (3, 3), 1, (16, 32, 64)) for n in _SMALL},
+}
+LAYERS = tuple(sorted(_PLANS))
 
 
 def resnet(
@@ -60,17 +61,13 @@ def resnet(
     o = options or Options()
     net = Net(o)
     image = inputs(o, input_shape)
-    small = layers in _SMALL_PLANS
+    small = layers in _SMALL
     stem = (16, 3, 1) if small else (64, 7, 2)
     x = net.act(net.norm(net.conv(image, *stem, name="conv1", block=0), "bn_conv1"))
     if use_pooling and not small:
         x = net.max_pool(x, 3, 2)
-    strides: tuple[int, ...]
-    if small:
-        repeats, kernels, expansion, widths, strides = _SMALL_PLANS[layers], (3, 3), 1, _SMALL_WIDTHS, (1, 2, 2)
-    else:
-        (repeats, kernels, expansion), widths = _PLANS[layers], _WIDTHS
-        strides = (1, 2, 2, 2) if use_pooling else (2, 2, 2, 1)
+    repeats, kernels, expansion, widths = _PLANS[layers]
+    strides = (1, 2, 2) if small else (1, 2, 2, 2) if use_pooling else (2, 2, 2, 1)
     for stage, (repeat, width, stride) in enumerate(zip(repeats, widths, strides, strict=True), start=1):
         filters = [width] * (len(kernels) - 1) + [width * expansion]
         for i in range(repeat):
@@ -78,7 +75,7 @@ def resnet(
             project = (i == 0 and not (small and stage == 1)) or all_projections
             x = _block(net, x, name, stage, list(zip(kernels, filters, strict=True)), stride if i == 0 else 1, project)
     if use_pooling:
-        x = net.average_pool(x, net.spatial(x) if small else 7)
+        x = net.average_pool(x, net.spatial(x)[0] or 8 if small else 7)
     if classes is not None:
         x = net.dense(net.flatten(x), classes, f"head_fc{classes}", activation)
     return keras.Model(image, x, name=_name(layers, o, use_pooling, classes))

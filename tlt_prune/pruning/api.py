@@ -23,13 +23,15 @@ def plan_pruning(model: Any, **options: Unpack[OptionArguments]) -> PruningPlan:
 
     Args:
         model: a functional or Sequential Keras 3 or tf_keras model. It is only read.
-        **options: the fields of `tlt_prune.Options`: `threshold` or `ratio` (one of them), and how they are used.
+        **options: the fields of `tlt_prune.Options`: a budget (`threshold`, `ratio`, `params`, `macs`, `size_mb`
+            or `latency_ms`), and how it is reached.
 
     Returns:
         The plan: `plan.kept`, `plan.to_frame()`, `plan.apply(model)`.
 
     Raises:
-        PlanError: an option is unknown or out of range, options contradict each other, or a name matches no layer.
+        PlanError: an option is unknown or out of range, options contradict each other, a name matches no layer, or
+            the budget cannot be met.
         UnsupportedModelError: the model has no graph.
     """
     chosen = options_of(options)
@@ -53,13 +55,15 @@ def prune_model(
         layer_config_overrides: layer name, path or shell pattern -> configuration entries to replace in the pruned
             model, such as `{"conv1": {"kernel_regularizer": None}}`.
         verify: check that equality on random inputs before returning.
-        **options: the fields of `tlt_prune.Options`: `threshold` or `ratio` (one of them), and how they are used.
+        **options: the fields of `tlt_prune.Options`: a budget (`threshold`, `ratio`, `params`, `macs`, `size_mb`
+            or `latency_ms`), and how it is reached.
 
     Returns:
         A model of the same kind, with the same layer names and compile arguments.
 
     Raises:
-        PlanError: an option is unknown or out of range, options contradict each other, or a name matches no layer.
+        PlanError: an option is unknown or out of range, options contradict each other, a name matches no layer, or
+            the budget cannot be met.
         UnsupportedModelError: the model has no graph, or a layer cannot be rebuilt.
         LawError: `verify` found a difference.
     """
@@ -94,8 +98,7 @@ _with_options_spelled_out(prune_model)
 
 def plan_of(channels: ChannelGraph, options: Options) -> tuple[PruningPlan, Alive]:
     """The plan for a traced model, and the `(n_labels,)` of it that stay."""
-    family = channels.graph.family
-    selection = select(channels, lambda op: [family.numpy(w) for w in family.weights(op)], options)
+    selection = select(channels, options)
     alive = selection.alive
     before, after = costs(channels), costs(channels, alive)
     rows_before, rows_after = by_row(channels, before), by_row(channels, after)
@@ -119,6 +122,8 @@ def plan_of(channels: ChannelGraph, options: Options) -> tuple[PruningPlan, Aliv
             )
         )
     settings = options.model_dump(exclude_none=True)
+    if not options.layer_options:
+        del settings["layer_options"]
     if options.excluded_layers:
         # Classes cannot be written into a file: the layers that they and the patterns named.
         settings["excluded_layers"] = selection.excluded
@@ -132,6 +137,8 @@ def plan_of(channels: ChannelGraph, options: Options) -> tuple[PruningPlan, Aliv
         params_after=after.total_params,
         macs_before=before.total_macs,
         macs_after=after.total_macs,
+        size_mb_before=before.size_mb,
+        size_mb_after=after.size_mb,
         scores=quantiles(selection.scores),
         first_threshold=selection.first_threshold,
         settings=settings,

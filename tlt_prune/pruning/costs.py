@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 
 from tlt_prune.graph.channel_graph import ChannelGraph, Producer
 from tlt_prune.graph.labels import Alive, Labels
+
+# Types that NumPy does not know.
+_ITEM_SIZES = {"bfloat16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1}
 
 Weight = tuple[int, int | None]
 """(`id` of a layer, position of a weight among its weights); None for work without a weight."""
@@ -25,10 +29,12 @@ class Costs:
     Attributes:
         params: number of parameters of each weight.
         macs: MACs of all calls that multiply it in, NaN where a size is unknown.
+        bytes: size of each weight, as its type stores it.
     """
 
     params: dict[Weight, int]
     macs: dict[Weight, float]
+    bytes: dict[Weight, int]
 
     @property
     def total_params(self) -> int:
@@ -38,6 +44,11 @@ class Costs:
     def total_macs(self) -> float:
         return math.fsum(self.macs.values())
 
+    @property
+    def size_mb(self) -> float:
+        """Of all weights, in megabytes of 10^6 bytes."""
+        return sum(self.bytes.values()) / 1e6
+
 
 def costs(channels: ChannelGraph, alive: Alive | None = None) -> Costs:
     """Costs of the model that retains `alive` (`(n_labels,)`; everything by default)."""
@@ -45,19 +56,33 @@ def costs(channels: ChannelGraph, alive: Alive | None = None) -> Costs:
         alive = np.ones(channels.n_labels, dtype=bool)
     kept = {(id(a.op), a.index, a.axis): _count(a.labels, alive) for a in channels.axes}
     params: dict[Weight, int] = {}
-    for call in channels.graph.walk():
-        # The layers of a nested model are walked themselves.
-        if call.inner is None and channels.graph.family.is_layer(call.op):
-            for index, weight in enumerate(channels.graph.family.weights(call.op)):
-                shape = (kept.get((id(call.op), index, axis), size) for axis, size in enumerate(weight.shape))
-                params[id(call.op), index] = math.prod(shape)
+    sizes: dict[Weight, int] = {}
+    for (op, index), weight in all_weights(channels).items():
+        count = math.prod(kept.get((op, index, axis), size) for axis, size in enumerate(weight.shape))
+        params[op, index], sizes[op, index] = count, count * item_size(weight)
     macs: dict[Weight, float] = {}
     for work in channels.work:
         key = (id(work.op), work.weight)
         size = params[id(work.op), work.weight] if work.weight is not None else 1
         count = work.positions * size * math.prod(_count(labels, alive) for labels in work.factors)
         macs[key] = macs.get(key, 0.0) + count
-    return Costs(params, macs)
+    return Costs(params, macs, sizes)
+
+
+def all_weights(channels: ChannelGraph) -> dict[tuple[int, int], Any]:
+    """Every variable of the model, by the `id` of its layer and its position there."""
+    found: dict[tuple[int, int], Any] = {}
+    for call in channels.graph.walk():
+        # The layers of a nested model are walked themselves.
+        if call.inner is None and channels.graph.family.is_layer(call.op):
+            found.update({(id(call.op), i): weight for i, weight in enumerate(channels.graph.family.weights(call.op))})
+    return found
+
+
+def item_size(weight: Any) -> int:
+    """Bytes that one entry of a variable takes."""
+    name = weight.dtype if isinstance(weight.dtype, str) else weight.dtype.name
+    return _ITEM_SIZES.get(name) or np.dtype(name).itemsize
 
 
 def _count(labels: Labels, alive: Alive) -> int:

@@ -17,11 +17,12 @@ from tlt_prune.errors import PlanError
 from tlt_prune.graph.channel_graph import ChannelGraph
 from tlt_prune.graph.labels import Alive
 from tlt_prune.graph.tracer import trace
+from tlt_prune.options import BUDGETS
 from tlt_prune.pruning import pictures
 from tlt_prune.pruning.rewrite import rewrite
 from tlt_prune.pruning.sweep import sweep
 
-_FORMAT = 2
+_FORMAT = 3
 # Below this share of channels, parameters and MACs alike, a prune has done next to nothing.
 _NEXT_TO_NOTHING = 0.02
 _QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 1.0)
@@ -62,6 +63,7 @@ class PruningPlan:
         kept: layer path -> retained channel indices, ascending, shape `(filters_after,)`.
         layers: one `LayerPlan` a producing layer, in topological order.
         params_before, params_after, macs_before, macs_after: of the whole model.
+        size_mb_before, size_mb_after: of its weights, in megabytes of 10^6 bytes.
         scores: quantiles (0, 5, 25, 50, 75 and 100 %) of the normalised scores of all channels that may go; empty if none may.
         first_threshold: the smallest threshold that removes anything; infinite where none does.
         settings: the arguments that led here.
@@ -75,6 +77,8 @@ class PruningPlan:
     params_after: int
     macs_before: float
     macs_after: float
+    size_mb_before: float
+    size_mb_after: float
     scores: tuple[float, ...]
     first_threshold: float
     settings: Mapping[str, Any]
@@ -129,7 +133,7 @@ class PruningPlan:
 
     def sweep(self, model: Any, thresholds: Sequence[float] | None = None) -> pd.DataFrame:
         """What other thresholds would leave of `model`, with this plan's other settings: see `tlt_prune.sweep`."""
-        others = {key: value for key, value in self.settings.items() if key not in ("threshold", "ratio")}
+        others = {key: value for key, value in self.settings.items() if key not in (*BUDGETS, "ranking")}
         return sweep(model, thresholds, **others)  # type: ignore[arg-type]
 
     def plot(self) -> Any:
@@ -166,7 +170,9 @@ class PruningPlan:
         threshold = self.settings.get("threshold")
         floor = f"granularity={self.settings['granularity']} and min_num_filters={self.settings['min_num_filters']}"
         if threshold is None:
-            return f"ratio={self.settings['ratio']} with {floor} keeps nearly all channels: raise the ratio or lower the others."
+            budget = next(name for name in BUDGETS if name in self.settings)
+            how = "raise the ratio" if budget == "ratio" else "lower it"
+            return f"{budget}={self.settings[budget]} with {floor} keeps nearly all channels: {how} or lower the others."
         names = ", ".join(f"{100 * q:.0f} %" for q in _QUANTILES)
         values = ", ".join(f"{x:.2f}" for x in self.scores)
         if self.scores[1] < threshold:

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from tlt_prune.graph.tracer import trace
-from tlt_prune.options import OptionArguments, options_of
+from tlt_prune.options import BUDGETS, OptionArguments, options_of
 from tlt_prune.pruning.costs import costs
-from tlt_prune.pruning.select import select
+from tlt_prune.pruning.select import bundle_scores, select
 
 _STEPS = 20
 
@@ -22,7 +22,7 @@ def sweep(model: Any, thresholds: Sequence[float] | None = None, **options: Unpa
     Args:
         model: a functional or Sequential model. It is only read, once.
         thresholds: those to try; by default 20 between 0 and the largest score, and the smallest that removes anything.
-        **options: the fields of `tlt_prune.Options` but `threshold` and `ratio`.
+        **options: the fields of `tlt_prune.Options` but the budgets.
 
     Returns:
         A row a threshold (the index): "channels", "parameters" and "MACs" that are left, MACs NaN where sizes are open;
@@ -32,18 +32,12 @@ def sweep(model: Any, thresholds: Sequence[float] | None = None, **options: Unpa
         PlanError: an option is unknown or out of range.
         UnsupportedModelError: the model has no graph.
     """
-    arguments = {**options, "ratio": None}
+    arguments = {**options, **dict.fromkeys(BUDGETS)}
     first = options_of({**arguments, "threshold": 0.0})
     channels = trace(model, first.channelwise_layers)
-    family = channels.graph.family
-    ops = {id(p.call.op): p.call.op for p in channels.producers}
-    stored = {key: [family.numpy(w) for w in family.weights(op)] for key, op in ops.items()}
-
-    def weights(op: Any) -> list[Any]:
-        return stored[id(op)]
-
+    statistic = bundle_scores(channels, first)
     if thresholds is None:
-        found = select(channels, weights, first)
+        found = select(channels, first, statistic)
         largest = float(found.scores[-1]) if len(found.scores) else 1.0
         values = {0.0, *np.round(np.linspace(0, largest, _STEPS + 1)[1:-1], 4).tolist()}
         if np.isfinite(found.first_threshold):
@@ -51,7 +45,7 @@ def sweep(model: Any, thresholds: Sequence[float] | None = None, **options: Unpa
         thresholds = sorted(values)
     rows = []
     for threshold in thresholds:
-        alive = select(channels, weights, options_of({**arguments, "threshold": float(threshold)})).alive
+        alive = select(channels, options_of({**arguments, "threshold": float(threshold)}), statistic).alive
         after = costs(channels, alive)
         left = sum(int(alive[p.labels].sum()) for p in channels.producers)
         rows.append((float(threshold), left, after.total_params, after.total_macs))

@@ -1,0 +1,211 @@
+"""How many channels each group keeps, so that the whole model keeps to a budget.
+
+Local: every group gives the same share. Global: what scores least for what it saves goes first, wherever it is. Both end with
+the same step: whatever still fits into the budget comes back, so that no group could keep one step more.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from tlt_prune.errors import PlanError
+from tlt_prune.graph.channel_graph import ChannelGraph
+from tlt_prune.options import Options
+from tlt_prune.pruning import ledger
+from tlt_prune.pruning.costs import costs
+from tlt_prune.pruning.groups import Group, Grouping, alive_of
+from tlt_prune.pruning.importance.network import Scores
+
+# Of the target: floating point may not decide whether a budget is met.
+_ROUNDING = 1e-9
+
+
+class _Resource:
+    """What a budget is about: how it is counted, stepwise and for a whole model."""
+
+    def __init__(self, name: str, unit: str, terms: Callable[[ChannelGraph], list[ledger.Term]], total: Callable[[Any], float]):
+        self.name, self.unit, self.terms = name, unit, terms
+        self._total = total
+
+    def of(self, channels: ChannelGraph, alive: Any) -> float:
+        return float(self._total(costs(channels, alive)))
+
+    def shown(self, value: float) -> str:
+        return f"{value:,.0f}{self.unit}" if value >= 1000 else f"{value:.4g}{self.unit}"
+
+
+_RESOURCES = (
+    _Resource("params", " parameters", ledger.param_terms, lambda x: x.total_params),
+    _Resource("macs", " MACs", ledger.mac_terms, lambda x: x.total_macs),
+    _Resource("size_mb", " MB", ledger.byte_terms, lambda x: x.size_mb),
+)
+
+
+def within_budget(channels: ChannelGraph, found: Grouping, statistic: Scores, options: Options) -> list[int]:
+    """How many bundles of each group stay.
+
+    Args:
+        channels: the traced model.
+        found: its groups.
+        statistic: `(n_labels,)`, the score of each bundle at its root.
+        options: with one of `params`, `macs` and `size_mb`.
+
+    Raises:
+        PlanError: the budget cannot be met, or cannot be counted.
+    """
+    resource, said = next((r, getattr(options, r.name)) for r in _RESOURCES if getattr(options, r.name) is not None)
+    search = _Search(channels, found, statistic, resource)
+    target = absolute(resource, said, search.whole)
+    fixed = {g: group.without_share(group.ratio) for g, group in enumerate(found.groups) if group.ratio is not None}
+    least = [fixed.get(g, group.rounded(0)) for g, group in enumerate(found.groups)]
+    most = [fixed.get(g, group.depth) for g, group in enumerate(found.groups)]
+    reach = search.cost(least)
+    if reach > target * (1 + _ROUNDING):
+        raise PlanError(_unreachable(resource, said, target, reach, search.whole, options, found))
+    start = _locally if options.ranking == "local" else _globally
+    return search.filled(start(search, least, most, target), most, target, by_share=options.ranking == "local")
+
+
+def absolute(resource: Any, said: float | str, whole: float) -> float:
+    """The amount that a budget says.
+
+    Raises:
+        PlanError: the model's amount is unknown.
+    """
+    if math.isnan(whole):
+        raise PlanError(
+            f"{resource.name}={said}: this model's cannot be counted, because a size of its inputs is open. Expected fixed "
+            "sizes, or another budget."
+        )
+    if isinstance(said, str):
+        return float(said.removesuffix("%")) / 100 * whole
+    # Nobody means one parameter; one megabyte or millisecond somebody does.
+    return said * whole if said <= 1 and resource.name in ("params", "macs") else float(said)
+
+
+class _Search:
+    """Costs of counts, stepwise, and settled where layers feed several groups."""
+
+    def __init__(self, channels: ChannelGraph, found: Grouping, statistic: Scores, resource: _Resource) -> None:
+        self._channels, self._statistic, self._resource = channels, statistic, resource
+        self.found = found
+        self.ledger = ledger.Ledger(channels, found, resource.terms(channels))
+        self.whole = self.ledger.total
+
+    def cost(self, counts: Sequence[int]) -> float:
+        """What the model with these counts costs, exactly."""
+        alive = alive_of(self._channels, self.found, counts, self._statistic)
+        return self._resource.of(self._channels, alive)
+
+    def filled(self, counts: list[int], most: Sequence[int], target: float, *, by_share: bool) -> list[int]:
+        """Brings steps back as long as one fits: with `by_share` where the smallest share is left, else the best score first."""
+        groups = self.found.groups
+        limit = target * (1 + _ROUNDING)
+        self.ledger.set_all(counts)
+        stuck: set[int] = set()
+        while True:
+            open_groups = [g for g in range(len(groups)) if g not in stuck and counts[g] < most[g]]
+            if not open_groups:
+                return counts
+            left = [counts[g] / groups[g].depth for g in open_groups]
+            next_scores = [float(groups[g].scores[counts[g]]) for g in open_groups]
+            g = open_groups[int(np.argmin(left)) if by_share else int(np.argmax(next_scores))]
+            more = _next(groups[g], counts[g])
+            tried = [*counts[:g], more, *counts[g + 1 :]]
+            # Stepwise first, because exact is slow; exact, because layers that feed several groups may bring more back.
+            if self.ledger.total + self.ledger.change(g, more) <= limit and self.cost(tried) <= limit:
+                counts = tried
+                self.ledger.set(g, more)
+            else:
+                stuck.add(g)
+
+
+def _next(group: Group, count: int) -> int:
+    """One step more."""
+    return min((count // group.step + 1) * group.step, group.depth)
+
+
+def _previous(group: Group, count: int) -> int:
+    """One step less."""
+    return (count - 1) // group.step * group.step
+
+
+def _locally(search: _Search, least: Sequence[int], most: Sequence[int], target: float) -> list[int]:
+    """The smallest share that every group can give: by bisection over the shares at which a count changes."""
+    groups = search.found.groups
+    shares = sorted({(group.depth - k) / group.depth for group in groups for k in range(group.depth + 1)})
+
+    def counts(share: float) -> list[int]:
+        return [min(max(group.without_share(share), low), high) for group, low, high in zip(groups, least, most, strict=True)]
+
+    low, high = 0, len(shares) - 1
+    while low < high:
+        middle = (low + high) // 2
+        if search.cost(counts(shares[middle])) <= target:
+            high = middle
+        else:
+            low = middle + 1
+    found = counts(shares[low])
+    return found if search.cost(found) <= target * (1 + _ROUNDING) else list(least)
+
+
+def _globally(search: _Search, least: Sequence[int], most: Sequence[int], target: float) -> list[int]:
+    """Steps go in the order of score lost for what is saved, until the budget is met."""
+    groups = search.found.groups
+    ledger_ = search.ledger
+    ledger_.set_all(most)
+    counter = itertools.count()
+
+    def price(g: int) -> float:
+        before, after = ledger_.counts[g], _previous(groups[g], ledger_.counts[g])
+        saved = -ledger_.change(g, after)
+        return float(groups[g].scores[after:before].sum()) / saved if saved > 0 else math.inf
+
+    def can_go(g: int) -> bool:
+        return _previous(groups[g], ledger_.counts[g]) >= max(least[g], 1)
+
+    heap = [(price(g), next(counter), g) for g in range(len(groups)) if can_go(g)]
+    heapq.heapify(heap)
+    while ledger_.total > target and heap:
+        _, _, g = heapq.heappop(heap)
+        # Prices only rise while others go: a step saves the less, the narrower its neighbours are.
+        now = price(g)
+        if heap and now > heap[0][0]:
+            heapq.heappush(heap, (now, next(counter), g))
+            continue
+        after = _previous(groups[g], ledger_.counts[g])
+        ledger_.set(g, after)
+        if can_go(g):
+            heapq.heappush(heap, (price(g), next(counter), g))
+    counts = list(ledger_.counts)
+    # Where layers feed several groups, counts are settled upwards: more has to go.
+    while search.cost(counts) > target * (1 + _ROUNDING) and heap:
+        _, _, g = heapq.heappop(heap)
+        after = _previous(groups[g], counts[g])
+        counts[g] = after
+        ledger_.set(g, after)
+        if can_go(g):
+            heapq.heappush(heap, (price(g), next(counter), g))
+    return counts if search.cost(counts) <= target * (1 + _ROUNDING) else list(least)
+
+
+def _unreachable(
+    resource: _Resource, said: Any, target: float, reach: float, whole: float, options: Options, found: Grouping
+) -> str:
+    what = f" ({resource.shown(target)})" if isinstance(said, str) or target != said else ""
+    limits = [f"granularity={found.granularity}", f"min_num_filters={options.min_num_filters}"]
+    if options.max_ratio is not None or options.ranking == "global":
+        limits.append(f"max_ratio={options.max_ratio if options.max_ratio is not None else 0.9}")
+    if found.excluded:
+        limits.append("excluded_layers")
+    return (
+        f"{resource.name}={said}{what} cannot be met: with {', '.join(limits)} this model keeps at least "
+        f"{resource.shown(reach)}, {100 * reach / whole:.1f} % of its {resource.shown(whole)}. Expected at least that, or "
+        "lower limits."
+    )
