@@ -124,6 +124,7 @@ class ChannelGraph:
     Attributes:
         input_labels: `id` of a graph -> labels of its flat inputs.
         tensors: every output of every call that carries more than one channel.
+        labels_of: tensor key -> its label array, the inputs of the model included.
         unknown: (path, class name) of each layer without a rule.
     """
 
@@ -136,6 +137,7 @@ class ChannelGraph:
     input_labels: dict[int, tuple[Labels, ...]]
     tensors: tuple[TensorLabels, ...]
     work: tuple[Work, ...]
+    labels_of: dict[int, Labels]
     unknown: tuple[tuple[str, str], ...]
 
     @property

@@ -53,6 +53,7 @@ class _Tracer:
         self._channelwise = dict.fromkeys(channelwise_layers, False)
         self._input_labels: dict[int, tuple[Labels, ...]] = {}
         self._tensors: list[TensorLabels] = []
+        self._labels_of: dict[int, Labels] = {}
         self._times = 1.0
         """How often the model that is being traced runs in one call of the outermost one, NaN where unknown."""
 
@@ -68,6 +69,7 @@ class _Tracer:
             for tensor, labels in zip(call.outputs, results, strict=True):
                 known[tensor.key] = labels
                 self._tensors.append(TensorLabels(call.op, call.path, labels))
+        self._labels_of |= known
         return [known[x.key] for x in graph.flat_outputs]
 
     def _apply(self, view: CallTrace, arguments: Sequence[Labels]) -> list[Labels]:
@@ -134,6 +136,7 @@ class _Tracer:
             input_labels=self._input_labels,
             tensors=tuple(x for x in self._tensors if x.labels.size > 1),
             work=tuple(record.work),
+            labels_of=self._labels_of,
             unknown=tuple(record.unknown.items()),
         )
 

@@ -11,6 +11,7 @@ from tlt_prune.graph.channel_graph import ChannelGraph
 from tlt_prune.graph.labels import Alive
 from tlt_prune.graph.tracer import trace
 from tlt_prune.options import OptionArguments, Options, options_of
+from tlt_prune.pruning.compensation import compensate
 from tlt_prune.pruning.costs import by_row, costs
 from tlt_prune.pruning.law import check_law
 from tlt_prune.pruning.plan import LayerPlan, PruningPlan, quantiles
@@ -42,19 +43,22 @@ def prune_model(
     model: Any,
     *,
     layer_config_overrides: Mapping[str, Mapping[str, Any]] | None = None,
+    compensation: Any = None,
     verify: bool = False,
     **options: Unpack[OptionArguments],
 ) -> Any:
     """Returns a smaller model: `model` without its least important channels.
 
-    The result equals the original with the consumers' rows of every removed channel set to zero. A
+    Without `compensation` the result equals the original with the consumers' rows of every removed channel set to zero. A
     prune that removes next to nothing warns, and says why and what to do.
 
     Args:
         model: a functional or Sequential Keras 3 or tf_keras model. It stays as it is.
         layer_config_overrides: layer name, path or shell pattern -> configuration entries to replace in the pruned
             model, such as `{"conv1": {"kernel_regularizer": None}}`.
-        verify: check that equality on random inputs before returning.
+        compensation: what gives back to the rest what the removed channels contributed: "bias", `tlt_prune.Bias(data)`,
+            `tlt_prune.LeastSquares(data)`, `tlt_prune.RecalibrateBatchNorm(data)`, or a list of them, in order.
+        verify: check that equality on random inputs before compensating and returning.
         **options: the fields of `tlt_prune.Options`: a budget (`threshold`, `ratio`, `params`, `macs`, `size_mb`
             or `latency_ms`), and how it is reached.
 
@@ -76,6 +80,7 @@ def prune_model(
     pruned = rewrite(channels, alive, layer_config_overrides)
     if verify:
         check_law(channels, alive, pruned)
+    compensate(compensation, channels, alive, pruned)
     return pruned
 
 

@@ -19,6 +19,7 @@ from tlt_prune.graph.labels import Alive
 from tlt_prune.graph.tracer import trace
 from tlt_prune.options import BUDGETS
 from tlt_prune.pruning import pictures
+from tlt_prune.pruning.compensation import compensate
 from tlt_prune.pruning.rewrite import rewrite
 from tlt_prune.pruning.sweep import sweep
 
@@ -89,19 +90,28 @@ class PruningPlan:
         """Number of channels that go."""
         return sum(x.filters_before - x.filters_after for x in self.layers)
 
-    def apply(self, model: Any, layer_config_overrides: Mapping[str, Mapping[str, Any]] | None = None) -> Any:
+    def apply(
+        self,
+        model: Any,
+        layer_config_overrides: Mapping[str, Mapping[str, Any]] | None = None,
+        compensation: Any = None,
+    ) -> Any:
         """Returns `model` without the channels this plan removes; `model` stays as it is.
 
         Args:
             model: the model the plan was made for, or one of the same architecture.
             layer_config_overrides: layer name -> configuration entries to replace, such as
                 `{"conv1": {"kernel_regularizer": None}}`.
+            compensation: as for `tlt_prune.prune_model`.
 
         Raises:
             PlanError: the plan does not fit the model.
         """
         channels = trace(model, self.settings.get("channelwise_layers", ()))
-        return rewrite(channels, self.alive(channels), layer_config_overrides)
+        alive = self.alive(channels)
+        pruned = rewrite(channels, alive, layer_config_overrides)
+        compensate(compensation, channels, alive, pruned)
+        return pruned
 
     def alive(self, channels: ChannelGraph) -> Alive:
         """`(n_labels,)`: what is retained of a traced model.

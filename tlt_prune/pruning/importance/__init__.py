@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from tlt_prune.errors import PlanError
+from tlt_prune.pruning.importance.activations import Activation, APoZ
+from tlt_prune.pruning.importance.gradients import Fisher, Taylor
 from tlt_prune.pruning.importance.norms import FPGM, L1, L2, LAMP, Linf
 from tlt_prune.pruning.importance.other import BNScale, Random
 

@@ -1,0 +1,147 @@
+"""Data from a user -> batches in memory: arrays, a `tf.data.Dataset`, a `PyDataset`, or anything that yields batches."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import tree
+from numpy.typing import NDArray
+
+from tlt_prune.errors import PlanError, first_line
+from tlt_prune.graph.reader import Graph
+
+Batch = tuple[Any, Any]
+"""(inputs in the structure of the model's, labels or None), NumPy arrays."""
+
+
+class Batches(Sequence[Batch]):
+    """Batches of examples, read once and kept.
+
+    Args:
+        data: arrays `x` or `(x, y)` (structures of them for several inputs), a `tf.data.Dataset`, a `keras.utils.PyDataset`, a
+            generator or another iterable of batches `x`, `(x, y)` or `(x, y, weights)`. Weights are ignored.
+        graph: of the model that the data is for: shapes are checked against its inputs.
+        steps: batches to read; None for all. An endless generator needs it.
+        batch_size: of arrays.
+        labelled: whether labels are needed.
+        what: who asks, for errors.
+
+    Raises:
+        PlanError: there is no data, no label where one is needed, or something of the wrong shape or not finite.
+    """
+
+    def __init__(
+        self, data: Any, graph: Graph, *, steps: int | None = None, batch_size: int = 64, labelled: bool = False, what: str
+    ) -> None:
+        self._batches: list[Batch] = []
+        try:
+            for raw in itertools.islice(_raw(data, batch_size), steps):
+                x, y = _split(raw)
+                x = _checked(_in_structure(x, graph), graph, what)
+                if labelled and y is None:
+                    raise PlanError(f"{what} needs labels. Expected data of (x, y). Received inputs only.")
+                self._batches.append((x, None if y is None else tree.map_structure(_array, y)))
+        except (TypeError, ValueError) as error:
+            raise PlanError(
+                f"{what}: expected arrays, a tf.data.Dataset, a PyDataset or batches (x, y). Received {type(data).__name__}: "
+                f"{first_line(error)}"
+            ) from error
+        if not len(self):
+            raise PlanError(f"{what}: the data is empty. Expected at least one batch.")
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._batches[index]
+
+    @property
+    def examples(self) -> int:
+        return sum(len(tree.flatten(x)[0]) for x, _ in self._batches)
+
+    def __str__(self) -> str:
+        return f"{self.examples:,} examples in {len(self)} batches"
+
+    def of_size(self, size: int) -> Iterator[Batch]:
+        """The same examples in batches of `size`."""
+        for x, y in self._batches:
+            n = len(tree.flatten(x)[0])
+            for start in range(0, n, size):
+                yield tree.map_structure(lambda a, i=start: a[i : i + size], (x, y))  # type: ignore[misc]
+
+
+def _raw(data: Any, batch_size: int) -> Iterable[Any]:
+    if data is None:
+        raise ValueError("no data.")
+    if isinstance(data, keras.utils.PyDataset):
+        if data.num_batches is None:
+            return (data[i] for i in itertools.count())
+        return (data[i] for i in range(data.num_batches))
+    if hasattr(data, "as_numpy_iterator"):
+        return iter(data)
+    if isinstance(data, list) and data and all(isinstance(x, tuple) for x in data):
+        return data
+    if not (isinstance(data, (tuple, list, dict)) or hasattr(data, "shape")):
+        return iter(data)
+    arrays = tree.flatten(data)
+    if not all(hasattr(x, "shape") and len(x.shape) for x in arrays):
+        raise ValueError("expected arrays with a batch axis.")
+    counts = {len(x) for x in arrays}
+    if len(counts) > 1:
+        raise ValueError(f"the arrays have different numbers of examples: {sorted(counts)}.")
+    return (
+        tree.map_structure(lambda x, i=start: x[i : i + batch_size], data)  # type: ignore[misc]
+        for start in range(0, counts.pop() if counts else 0, batch_size)
+    )
+
+
+def _split(raw: Any) -> tuple[Any, Any]:
+    """(inputs, labels or None): a tuple is (x,), (x, y) or (x, y, weights), as in Keras."""
+    if not isinstance(raw, tuple):
+        return raw, None
+    return raw[0], raw[1] if len(raw) > 1 else None
+
+
+def _array(value: Any) -> NDArray[Any]:
+    return np.asarray(keras.ops.convert_to_numpy(value) if hasattr(value, "device") or hasattr(value, "numpy") else value)
+
+
+def _in_structure(x: Any, graph: Graph) -> Any:
+    flat = [_array(a) for a in tree.flatten(x)]
+    if len(flat) != len(graph.flat_inputs):
+        raise ValueError(f"the model has {len(graph.flat_inputs)} inputs, the data {len(flat)}.")
+    return tree.pack_sequence_as(graph.inputs, flat)
+
+
+def _checked(x: Any, graph: Graph, what: str) -> Any:
+    for array, expected in zip(tree.flatten(x), graph.flat_inputs, strict=True):
+        fits = array.ndim == len(expected.shape) and all(
+            n is None or n == m for n, m in zip(expected.shape[1:], array.shape[1:], strict=True)
+        )
+        if not fits:
+            raise PlanError(
+                f"{what}: the model takes inputs of shape {expected.shape}. Received a batch of shape {array.shape}."
+            )
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise PlanError(f"{what}: the data holds values that are not finite. Expected numbers without NaN and infinity.")
+    return x
+
+
+@contextlib.contextmanager
+def progress(total: int, what: str) -> Iterator[Any]:
+    """A function to call after each of `total` steps; a bar for a person at a terminal or notebook, nothing in a log."""
+    watched = sys.stdout.isatty() or "ipykernel" in sys.modules
+    bar = keras.utils.Progbar(total, verbose=1 if watched else 0, unit_name="step")
+    if watched:
+        print(what, flush=True)
+
+    def advance() -> None:
+        bar.add(1)
+
+    yield advance

@@ -1,0 +1,51 @@
+"""Giving back what removed channels contributed: what a prune may be followed by.
+
+A compensation is called with the traced original, what stays of it, and the pruned model, whose weights it changes; it returns
+a table of what it did where, and why not elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pandas as pd
+
+from tlt_prune.errors import PlanError
+from tlt_prune.graph.channel_graph import ChannelGraph
+from tlt_prune.graph.labels import Alive
+from tlt_prune.pruning.compensation.batch_norm import RecalibrateBatchNorm, recalibrate_batch_norm
+from tlt_prune.pruning.compensation.bias import Bias
+from tlt_prune.pruning.compensation.least_squares import LeastSquares
+
+__all__ = ["Bias", "Compensation", "LeastSquares", "RecalibrateBatchNorm", "compensate", "recalibrate_batch_norm"]
+
+Compensation = Callable[[ChannelGraph, Alive, Any], pd.DataFrame]
+
+
+def compensate(said: Any, channels: ChannelGraph, alive: Alive, pruned: Any) -> pd.DataFrame:
+    """Applies what `compensation=` says: "bias", an object, several of them in order, or None.
+
+    Returns:
+        A row a layer and step: "compensation", "layer", "done" and "note".
+
+    Raises:
+        PlanError: it is none of these.
+    """
+    frames = [pd.DataFrame(columns=["compensation", "layer", "done", "note"])]
+    for each in _several(said):
+        one = Bias() if each == "bias" else each
+        if not callable(one) or isinstance(one, type):
+            raise PlanError(
+                'compensation: expected "bias", tlt_prune.Bias(), tlt_prune.LeastSquares(data), '
+                f"tlt_prune.RecalibrateBatchNorm(data), or a list of them. Received: {each!r}."
+            )
+        frame = one(channels, alive, pruned)
+        frames.append(frame.assign(compensation=type(one).__name__))
+    return pd.concat([x for x in frames if len(x)] or frames, ignore_index=True)
+
+
+def _several(said: Any) -> Sequence[Any]:
+    if said is None or said == "none":
+        return ()
+    return tuple(said) if isinstance(said, (list, tuple)) else (said,)

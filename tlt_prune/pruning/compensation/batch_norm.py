@@ -1,0 +1,94 @@
+"""Batch normalisations of a pruned model see other means and variances than those they were trained with: measured anew."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from tlt_prune.errors import PlanError
+from tlt_prune.graph.channel_graph import ChannelGraph
+from tlt_prune.graph.labels import Alive
+from tlt_prune.graph.reader import read
+from tlt_prune.pruning.batches import Batches, progress
+from tlt_prune.pruning.compensation.consumers import is_batch_norm
+from tlt_prune.pruning.walk import walk
+
+
+class RecalibrateBatchNorm:
+    """Sets every moving mean and variance to those of the data, one layer after the other.
+
+    A layer is measured when all before it have been set, over the whole of the data at once: the result depends neither on a
+    momentum nor on the size of the batches.
+
+    Args:
+        data: inputs, labelled or not: arrays, a `tf.data.Dataset`, a `PyDataset` or batches.
+        steps: batches to read; None for all.
+        batch_size: of arrays.
+
+    Attributes:
+        used: after a call: how much data it was.
+    """
+
+    def __init__(self, data: Any, *, steps: int | None = None, batch_size: int = 64) -> None:
+        self._data, self._steps, self._batch_size = data, steps, batch_size
+        self._batches: Batches | None = None
+        self.used = ""
+
+    def __call__(self, channels: ChannelGraph | None, alive: Alive | None, pruned: Any) -> pd.DataFrame:
+        graph = read(pruned)
+        family = graph.family
+        if self._batches is None:
+            self._batches = Batches(
+                self._data, graph, steps=self._steps, batch_size=self._batch_size, what="recalibrate_batch_norm"
+            )
+        self.used = str(self._batches)
+        rows = []
+        with progress(sum(1 for call in graph.walk()), f"Recalibrating batch normalisation on {self.used}") as advance:
+            for step in walk(graph, self._batches):
+                advance()
+                op = step.call.op
+                if not is_batch_norm(family, op):
+                    continue
+                if not step.only_call:
+                    rows.append((step.call.path, False, "it is called several times"))
+                    continue
+                axes = (op.axis,) if isinstance(op.axis, int) else tuple(op.axis)
+                mean, variance = _moments(step.input(), axes, step.call.path)
+                op.moving_mean.assign(mean.astype(family.numpy(op.moving_mean).dtype))
+                op.moving_variance.assign(variance.astype(family.numpy(op.moving_variance).dtype))
+                rows.append((step.call.path, True, ""))
+        return pd.DataFrame(rows, columns=["layer", "done", "note"])
+
+    def __repr__(self) -> str:
+        return f"RecalibrateBatchNorm({self.used})"
+
+
+def recalibrate_batch_norm(model: Any, data: Any, *, steps: int | None = None, batch_size: int = 64) -> pd.DataFrame:
+    """Sets the moving means and variances of `model`, in place, to those of the data: see `RecalibrateBatchNorm`.
+
+    Args:
+        model: a functional or Sequential Keras model; its batch normalisations are changed, nothing else.
+        data, steps, batch_size: as for `RecalibrateBatchNorm`.
+
+    Returns:
+        A row a batch normalisation: "layer", "done" and, where it was not, why ("note").
+
+    Raises:
+        PlanError: the data is empty, of the wrong shape or not finite.
+    """
+    return RecalibrateBatchNorm(data, steps=steps, batch_size=batch_size)(None, None, model)
+
+
+def _moments(values: list[Any], axes: tuple[int, ...], path: str) -> tuple[Any, Any]:
+    """Mean and (biased) variance over all batches and all axes but `axes`, float64; two passes, so that nothing cancels."""
+    arrays = [np.asarray(x) for x in values]
+    others = tuple(i for i in range(arrays[0].ndim) if i not in {a % arrays[0].ndim for a in axes})
+    count = sum(x.size for x in arrays) // int(np.prod([arrays[0].shape[a] for a in axes]))
+    mean = sum(x.sum(axis=others, dtype=np.float64) for x in arrays) / count
+    shape = [1 if i in others else n for i, n in enumerate(arrays[0].shape)]
+    variance = sum(np.square(x - mean.reshape(shape)).sum(axis=others) for x in arrays) / count
+    if not (np.isfinite(mean).all() and np.isfinite(variance).all()):
+        raise PlanError(f"recalibrate_batch_norm: what '{path}' is given is not finite. Expected a model without NaN or infinity.")
+    return mean, variance

@@ -1,0 +1,166 @@
+"""The consumers' kernels fitted again, so that they compute from what stays what they computed from all.
+
+For each layer, in topological order: minimise over W (and b, where the layer or what follows has room for a constant)
+
+    sum over positions |x' W + b - y|^2  +  r |W - W0|^2
+
+x' is what the pruned layer is given, all layers before it being fitted already, so that errors do not pile up; y is what
+the original computes there from all of its channels; W0 the kernel that was left. The normal equations
+(X'X + r I)(W - W0) = X'(y - X W0) are gathered batch by batch in float64. He et al., "Channel Pruning for Accelerating Very Deep
+Neural Networks", ICCV 2017, arXiv:1707.06168, section 3.1, step (ii); ridge towards W0 rather than towards zero.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from tlt_prune.errors import PlanError
+from tlt_prune.graph.channel_graph import ChannelGraph
+from tlt_prune.graph.family import Family
+from tlt_prune.graph.labels import Alive
+from tlt_prune.graph.reader import read
+from tlt_prune.pruning.batches import Batches, progress
+from tlt_prune.pruning.compensation.consumers import Home, homes, is_convolution, is_dense
+from tlt_prune.pruning.compensation.windows import Positions, window_rows
+from tlt_prune.pruning.walk import Step, Values, side_by_side
+
+# Rows of the equations for each unknown of a column: more of them change the solution less than other pictures would.
+_ROWS_PER_UNKNOWN = 20
+_FEWEST_ROWS = 20_000
+
+
+class LeastSquares:
+    """Fits the kernels of convolutions and dense layers again after a prune.
+
+    Args:
+        data: inputs, labelled or not (a thousand pictures are plenty): arrays, a `tf.data.Dataset`, a `PyDataset` or batches. What
+            one stage of both models computes of all of them is kept in memory.
+        ridge: r, as a share of the mean diagonal of X'X.
+        steps: batches to read; None for all.
+        batch_size: of arrays.
+        seed: of the positions in feature maps that equations are made of, where there are more than needed.
+
+    Attributes:
+        used: after a call: how much data it was.
+    """
+
+    def __init__(
+        self, data: Any, *, ridge: float = 1e-3, steps: int | None = None, batch_size: int = 64, seed: int = 0
+    ) -> None:
+        if not ridge >= 0:
+            raise PlanError(f"LeastSquares: expected ridge >= 0. Received: {ridge}.")
+        self._data, self._steps, self._batch_size = data, steps, batch_size
+        self._ridge, self._seed = ridge, seed
+        self._batches: Batches | None = None
+        self.used = ""
+
+    def __call__(self, channels: ChannelGraph, alive: Alive, pruned: Any) -> pd.DataFrame:
+        graph = channels.graph
+        family = graph.family
+        if self._batches is None:
+            self._batches = Batches(self._data, graph, steps=self._steps, batch_size=self._batch_size, what="LeastSquares")
+        self.used = str(self._batches)
+        pruned_graph = read(pruned)
+        rooms, old_rooms = homes(pruned_graph), homes(graph)
+        outputs = {(id(a.op), a.index): alive[a.labels] for a in channels.axes if a.role == "out"}
+        readers = {id(a.op) for a in channels.axes if a.role == "in"}
+        rng = np.random.default_rng(self._seed)
+        rows = []
+        with progress(sum(1 for _ in graph.walk()), f"Least squares on {self.used}") as advance:
+            for old, new in side_by_side(graph, pruned_graph, self._batches):
+                advance()
+                path, op = old.call.path, old.call.op
+                if id(op) not in readers or old.call.inner is not None or np.array_equal(*_firsts(old, new)):
+                    continue
+                reason = _why_not(family, old)
+                if reason:
+                    rows.append((path, False, reason))
+                    continue
+                home = rooms.get(id(new.call.op))
+                keep = outputs.get((id(op), 0), np.ones(op.kernel.shape[-1], dtype=bool))
+                constant = np.zeros(int(keep.sum()))
+                if home is not None:
+                    # Of what is compared, the original's constant belongs to what is to be reached.
+                    constant = old_rooms[id(op)].value(family)[keep] - home.value(family)
+                self._fit(family, old, new, home, keep, constant, rng)
+                rows.append((path, True, "" if home is not None else "without a constant: it has no bias, and no BN follows"))
+        return pd.DataFrame(rows, columns=["layer", "done", "note"])
+
+    def _fit(
+        self,
+        family: Family,
+        old: Step,
+        new: Step,
+        home: Home | None,
+        keep: NDArray[np.bool_],
+        constant: NDArray[np.float64],
+        rng: np.random.Generator,
+    ) -> None:
+        before, after = old.call.op, new.call.op
+        wide = family.numpy(before.kernel).astype(np.float64).reshape(-1, before.kernel.shape[-1])[:, keep]
+        kernel = family.numpy(after.kernel)
+        start = kernel.astype(np.float64).reshape(-1, kernel.shape[-1])
+        unknowns = len(start)
+        gram = np.zeros((unknowns + 1, unknowns + 1))
+        moment = np.zeros((unknowns + 1, start.shape[1]))
+        old_values, new_values = old.input(), new.input()
+        most = max(_FEWEST_ROWS, _ROWS_PER_UNKNOWN * unknowns)
+        for positions, x_old, x_new in _chosen(family, before, old_values, new_values, most, rng):
+            rows = window_rows(x_new, after, positions).astype(np.float64)
+            error = window_rows(x_old, before, positions).astype(np.float64) @ wide + constant - rows @ start
+            rows = np.concatenate([rows, np.ones((len(rows), 1))], axis=1)
+            gram += rows.T @ rows
+            moment += rows.T @ error
+        if home is None:
+            gram, moment = gram[:-1, :-1], moment[:-1]
+        change = _solved(gram, moment, self._ridge, unknowns, old.call.path)
+        after.kernel.assign((start + change[:unknowns]).reshape(kernel.shape).astype(kernel.dtype))
+        if home is not None:
+            home.add(family, change[unknowns])
+
+    def __repr__(self) -> str:
+        return f"LeastSquares({self.used})"
+
+
+def _firsts(old: Step, new: Step) -> tuple[NDArray[Any], NDArray[Any]]:
+    """What both are given of the first batch: where it is equal, there is nothing to make up for."""
+    return np.asarray(old.input()[0]), np.asarray(new.input()[0])
+
+
+def _why_not(family: Family, step: Step) -> str:
+    op = step.call.op
+    if not step.only_call:
+        return "it is called several times"
+    if not (is_convolution(family, op) or is_dense(family, op)):
+        return f"{type(op).__name__} is not fitted: expected a convolution without groups or a dense layer"
+    return "" if len(step.call.inputs) == 1 else "it is called with several tensors"
+
+
+def _chosen(
+    family: Family, op: Any, old: Values, new: Values, most: int, rng: np.random.Generator
+) -> Any:
+    """(positions, inputs of the original, inputs of the pruned layer) a batch: at most `most` positions in all."""
+    sizes = [Positions.count(x, op) for x in new]
+    share = min(1.0, most / max(sum(sizes), 1))
+    for x_old, x_new, size in zip(old, new, sizes, strict=True):
+        wanted = max(1, round(size * share))
+        chosen = np.arange(size) if wanted >= size else np.sort(rng.choice(size, wanted, replace=False))
+        yield Positions.of(x_new, op, chosen), np.asarray(x_old), np.asarray(x_new)
+
+
+def _solved(
+    gram: NDArray[np.float64], moment: NDArray[np.float64], ridge: float, unknowns: int, path: str
+) -> NDArray[np.float64]:
+    if not (np.isfinite(gram).all() and np.isfinite(moment).all()):
+        raise PlanError(f"LeastSquares: what '{path}' is given is not finite. Expected a model without NaN or infinity.")
+    diagonal = np.diag(gram)[:unknowns]
+    # A floor, so that inputs that are always zero leave their weights as they are.
+    strength = max(ridge * float(diagonal.mean()), 1e-12 * float(diagonal.max(initial=0.0)), 1e-30)
+    regular = gram.copy()
+    regular[np.arange(unknowns), np.arange(unknowns)] += strength
+    solution: NDArray[np.float64] = np.linalg.solve(regular, moment)
+    return solution

@@ -1,0 +1,151 @@
+"""Mean and variance of every channel, as far as batch normalisation tells them: no data is needed.
+
+A batch normalisation's output has mean beta and standard deviation |gamma| on the data it was trained with; taken as normally
+distributed, what follows is known: Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", ICCV
+2019, arXiv:1906.04721, section 4.2.1 and appendix C.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tlt_prune.graph.family import Family
+from tlt_prune.graph.reader import Call, Graph
+from tlt_prune.graph.rules.elementwise import acts_on_each_element
+from tlt_prune.pruning.compensation.consumers import is_batch_norm
+
+_Vector = NDArray[np.float64]
+# Nodes and weights of the integral over a standard normal, on a grid fine enough for functions with a kink.
+_GRID = np.linspace(-8.0, 8.0, 2001)
+_WEIGHTS = np.exp(-0.5 * _GRID**2) / np.exp(-0.5 * _GRID**2).sum()
+
+_AVERAGING = ("AveragePooling1D", "AveragePooling2D", "AveragePooling3D")
+_GLOBAL = ("GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalAveragePooling3D")
+_PASSING = (
+    "Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "GaussianNoise", "GaussianDropout", "Identity",
+    "ActivityRegularization",
+)  # fmt: skip
+_ACTIVATIONS = ("ReLU", "LeakyReLU", "ELU")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Moments:
+    """Of the channels of a tensor, on its channel axis: arrays `(channels,)`."""
+
+    mean: _Vector
+    variance: _Vector
+
+
+def moments(graph: Graph) -> dict[int, Moments]:
+    """Tensor key -> moments, for each tensor of which they are known."""
+    known: dict[int, Moments] = {}
+    _run(graph, known)
+    return known
+
+
+def _run(graph: Graph, known: dict[int, Moments]) -> None:
+    for call in graph.calls:
+        if call.inner is not None:
+            if not call.over_time:
+                inner = call.inner
+                pairs = zip(inner.flat_inputs, call.inputs, strict=True)
+                known.update({a.key: known[b.key] for a, b in pairs if b.key in known})
+                _run(inner, known)
+                outer = zip(call.outputs, inner.flat_outputs, strict=True)
+                known.update({a.key: known[b.key] for a, b in outer if b.key in known})
+            continue
+        given = [known.get(x.key) for x in call.inputs]
+        found = _after(graph.family, call, given)
+        if found is not None:
+            known[call.outputs[0].key] = found
+
+
+def _after(family: Family, call: Call, given: Sequence[Moments | None]) -> Moments | None:
+    op = call.op
+    if is_batch_norm(family, op):
+        return _normalised(family, op)
+    if not given or any(x is None for x in given):
+        return None
+    inputs = [x for x in given if x is not None]
+    if family.is_layer(op):
+        if any(family.is_a(op, name) for name in (*_PASSING, *_AVERAGING)):
+            return inputs[0]
+        if any(family.is_a(op, name) for name in _GLOBAL):
+            return inputs[0]
+        if family.is_a(op, "Flatten"):
+            return _flattened(call, inputs[0])
+        if family.is_a(op, "Activation"):
+            return activated(op.activation, inputs[0]) if acts_on_each_element(op.activation) else None
+        if any(family.is_a(op, name) for name in _ACTIVATIONS):
+            return activated(op, inputs[0])
+    if family.is_a(op, "Add") or type(op).__name__ == "Add":
+        return _sum(inputs) if len(inputs) > 1 and len({len(x.mean) for x in inputs}) == 1 else None
+    if family.is_a(op, "Concatenate") or type(op).__name__ == "Concatenate":
+        return _joined(call, inputs)
+    return None
+
+
+def _normalised(family: Family, op: Any) -> Moments | None:
+    if op.gamma is None and op.beta is None:
+        count = op.moving_mean.shape[0]
+    else:
+        count = (op.gamma if op.gamma is not None else op.beta).shape[0]
+    gamma = family.numpy(op.gamma).astype(np.float64) if op.gamma is not None else np.ones(count)
+    beta = family.numpy(op.beta).astype(np.float64) if op.beta is not None else np.zeros(count)
+    return Moments(beta, gamma**2)
+
+
+def _sum(inputs: Sequence[Moments]) -> Moments:
+    """Of what is independent."""
+    mean, variance = np.zeros_like(inputs[0].mean), np.zeros_like(inputs[0].mean)
+    for x in inputs:
+        mean, variance = mean + x.mean, variance + x.variance
+    return Moments(mean, variance)
+
+
+def _joined(call: Call, inputs: Sequence[Moments]) -> Moments | None:
+    axis = getattr(call.op, "axis", -1) % len(call.outputs[0].shape)
+    mean, variance = (np.concatenate([getattr(x, part) for x in inputs]) for part in ("mean", "variance"))
+    return Moments(mean, variance) if call.outputs[0].shape[axis] == len(mean) else None
+
+
+def _flattened(call: Call, x: Moments) -> Moments | None:
+    shape, channels = call.inputs[0].shape, len(x.mean)
+    total = call.outputs[0].shape[-1]
+    if total is None or None in shape[1:]:
+        return None
+    # Told that they come first, Flatten moves the channels to the end.
+    if shape[-1] == channels or getattr(call.op, "data_format", None) == "channels_first":
+        return Moments(np.tile(x.mean, total // channels), np.tile(x.variance, total // channels))
+    return Moments(np.repeat(x.mean, total // channels), np.repeat(x.variance, total // channels))
+
+
+def activated(function: Callable[[Any], Any], x: Moments) -> Moments:
+    """Of `function(z)`, z normally distributed: closed form for ReLU, else the integral on a grid."""
+    deviation = np.sqrt(x.variance)
+    name = getattr(function, "__name__", "")
+    if name == "linear":
+        return x
+    if name == "relu":
+        return relu(x)
+    values = np.asarray(function((x.mean[:, None] + deviation[:, None] * _GRID).astype(np.float32)), dtype=np.float64)
+    mean = values @ _WEIGHTS
+    return Moments(mean, np.square(values - mean[:, None]) @ _WEIGHTS)
+
+
+def relu(x: Moments) -> Moments:
+    """E max(z, 0) = m Phi(m/s) + s phi(m/s), E max(z, 0)^2 = (m^2 + s^2) Phi(m/s) + m s phi(m/s)."""
+    deviation = np.sqrt(x.variance)
+    constant = deviation == 0
+    ratio = np.divide(x.mean, deviation, out=np.where(x.mean > 0, np.inf, -np.inf), where=~constant)
+    below = 0.5 * (1 + np.vectorize(math.erf)(ratio / math.sqrt(2)))
+    density = np.exp(-0.5 * ratio**2) / math.sqrt(2 * math.pi)
+    mean = x.mean * below + deviation * density
+    square = (x.mean**2 + x.variance) * below + x.mean * deviation * density
+    return Moments(mean, np.maximum(square - mean**2, 0.0))

@@ -1,0 +1,90 @@
+"""What a convolution's or dense layer's kernel is multiplied with at chosen positions, as rows of a matrix.
+
+`window_rows(x, op, positions) @ kernel.reshape(-1, filters)` is what the layer computes there, before its bias and activation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def _spatial(op: Any) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], str]:
+    """(kernel size, strides, dilation, padding) of a convolution; of a dense layer none."""
+    if not hasattr(op, "kernel_size"):
+        return (), (), (), "valid"
+    return tuple(op.kernel_size), tuple(op.strides), tuple(op.dilation_rate), str(op.padding)
+
+
+def _sizes(x: Any, op: Any) -> tuple[int, ...]:
+    """Sizes of the spatial axes of an input."""
+    if not hasattr(op, "kernel_size"):
+        return ()
+    return tuple(x.shape[2:] if op.data_format == "channels_first" else x.shape[1:-1])
+
+
+def _out_sizes(x: Any, op: Any) -> tuple[int, ...]:
+    kernel, strides, dilation, padding = _spatial(op)
+    found = []
+    for size, k, s, d in zip(_sizes(x, op), kernel, strides, dilation, strict=True):
+        reach = d * (k - 1) + 1
+        found.append(-(-size // s) if padding in ("same", "causal") else (size - reach) // s + 1)
+    return tuple(found)
+
+
+def padding_before(sizes: tuple[int, ...], op: Any) -> list[tuple[int, int]]:
+    """(before, after) zeros that a convolution puts around each spatial axis."""
+    kernel, strides, dilation, padding = _spatial(op)
+    found = []
+    for size, k, s, d in zip(sizes, kernel, strides, dilation, strict=True):
+        reach = d * (k - 1) + 1
+        if padding == "valid":
+            found.append((0, 0))
+        elif padding == "causal":
+            found.append((reach - 1, 0))
+        else:
+            total = max((-(-size // s) - 1) * s + reach - size, 0)
+            found.append((total // 2, total - total // 2))
+    return found
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Positions:
+    """Positions in the output of a layer: index arrays of the example and of each spatial axis (for a dense layer: of every
+    axis but the last)."""
+
+    indices: tuple[NDArray[np.int64], ...]
+
+    @staticmethod
+    def shape(x: Any, op: Any) -> tuple[int, ...]:
+        return (x.shape[0], *_out_sizes(x, op)) if hasattr(op, "kernel_size") else tuple(x.shape[:-1])
+
+    @staticmethod
+    def count(x: Any, op: Any) -> int:
+        return math.prod(Positions.shape(x, op))
+
+    @staticmethod
+    def of(x: Any, op: Any, flat: NDArray[np.int64]) -> Positions:
+        return Positions(tuple(np.unravel_index(flat, Positions.shape(x, op))))
+
+
+def window_rows(x: NDArray[Any], op: Any, positions: Positions) -> NDArray[Any]:
+    """`(n_positions, kernel size * channels)`, in the order of the kernel's axes."""
+    if not hasattr(op, "kernel_size"):
+        return x[positions.indices]
+    if op.data_format == "channels_first":
+        x = np.moveaxis(x, 1, -1)
+    kernel, strides, dilation, _ = _spatial(op)
+    around = padding_before(tuple(x.shape[1:-1]), op)
+    padded = np.pad(x, [(0, 0), *around, (0, 0)])
+    rank = len(kernel)
+    example, *where = positions.indices
+    index: list[Any] = [example.reshape(-1, *[1] * rank)]
+    for axis, (at, k, s, d) in enumerate(zip(where, kernel, strides, dilation, strict=True)):
+        offsets = at[:, None] * s + np.arange(k) * d
+        index.append(offsets.reshape(len(at), *[k if i == axis else 1 for i in range(rank)]))
+    return padded[tuple(index)].reshape(len(example), -1)
