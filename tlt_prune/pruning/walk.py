@@ -28,17 +28,17 @@ class Step:
     """A call that is about to run.
 
     Attributes:
-        inputs: tensor key -> its values, for each tensor that the call is given.
+        known: tensor key -> its values, for each tensor of the call's graph that exists and is still needed.
         only_call: whether its layer is called nowhere else in the model.
     """
 
     call: Call
-    inputs: dict[int, Values]
+    known: dict[int, Values]
     only_call: bool
 
     def input(self, position: int = 0) -> Values:
         """Values of the `position`-th tensor that the call is given."""
-        return self.inputs[self.call.inputs[position].key]
+        return self.known[self.call.inputs[position].key]
 
 
 def walk(graph: Graph, batches: Sequence[Batch]) -> Iterator[Step]:
@@ -66,7 +66,7 @@ def _walk(graph: Graph, inputs: list[Values], times: Any, runs: Any, *, repeated
             again = repeated or runs[id(call.inner)] > 1
             results = yield from _walk(call.inner, [given[x.key] for x in call.inputs], times, runs, repeated=again)
         else:
-            yield Step(call, given, only_call=times[id(call.op)] == 1 and not repeated)
+            yield Step(call, known, only_call=times[id(call.op)] == 1 and not repeated)
             results = _run(call, given)
         known.update(zip([x.key for x in call.outputs], results, strict=True))
         for x in call.inputs:

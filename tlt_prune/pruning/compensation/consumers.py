@@ -32,6 +32,19 @@ def is_dense(family: Family, op: Any) -> bool:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Shortcut:
+    """What is added to a layer's output, with a batch normalisation in between or not.
+
+    Attributes:
+        others: keys of the other tensors of the sum.
+        norm: the batch normalisation in between, or None.
+    """
+
+    others: tuple[int, ...]
+    norm: Any
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Home:
     """Where a constant that is added to a layer's output (before its activation) can live.
 
@@ -52,14 +65,43 @@ class Home:
         self.variable.assign((value + self.sign * constant).astype(value.dtype))
 
 
-def homes(graph: Graph) -> dict[int, Home]:
-    """For each convolution and dense layer of a model that has one, by the `id` of the layer."""
-    family = graph.family
-    readers: dict[int, list[Call]] = {}
-    outputs = {x.key for x in graph.flat_outputs}
+def _readers(graph: Graph) -> dict[int, list[Call | None]]:
+    """Tensor key -> the calls that are given it; None stands for the model's output."""
+    readers: dict[int, list[Call | None]] = {x.key: [None] for x in graph.flat_outputs}
     for call in graph.walk():
         for x in call.inputs:
             readers.setdefault(x.key, []).append(call)
+    return readers
+
+
+def _linear(op: Any) -> bool:
+    return getattr(op.activation, "__name__", "") == "linear"
+
+
+def shortcuts(graph: Graph) -> dict[int, Shortcut]:
+    """For each convolution and dense layer of a model that something is added to, by the `id` of the layer."""
+    family, readers = graph.family, _readers(graph)
+    found = {}
+    for call in graph.walk():
+        if call.inner is not None or not (is_convolution(family, call.op) or is_dense(family, call.op)) or not _linear(call.op):
+            continue
+        key, norm = call.outputs[0].key, None
+        behind = readers.get(key, [])
+        if len(behind) == 1 and behind[0] is not None and is_batch_norm(family, behind[0].op):
+            norm, key = behind[0].op, behind[0].outputs[0].key
+            behind = readers.get(key, [])
+        if len(behind) == 1 and behind[0] is not None and _is_add(family, behind[0]):
+            found[id(call.op)] = Shortcut(tuple(x.key for x in behind[0].inputs if x.key != key), norm)
+    return found
+
+
+def _is_add(family: Family, call: Call) -> bool:
+    return (family.is_a(call.op, "Add") or type(call.op).__name__ == "Add") and len({x.shape for x in call.inputs}) == 1
+
+
+def homes(graph: Graph) -> dict[int, Home]:
+    """For each convolution and dense layer of a model that has one, by the `id` of the layer."""
+    family, readers = graph.family, _readers(graph)
     found = {}
     for call in graph.walk():
         op = call.op
@@ -69,8 +111,7 @@ def homes(graph: Graph) -> dict[int, Home]:
             found[id(op)] = Home(op.bias, 1)
             continue
         behind = readers.get(call.outputs[0].key, [])
-        linear = getattr(op.activation, "__name__", "") == "linear"
-        if len(behind) == 1 and linear and call.outputs[0].key not in outputs and is_batch_norm(family, behind[0].op):
+        if len(behind) == 1 and behind[0] is not None and _linear(op) and is_batch_norm(family, behind[0].op):
             # y -> (y - mean) ...: a constant that is added to y is one that is taken from the mean.
             found[id(op)] = Home(behind[0].op.moving_mean, -1)
     return found

@@ -7,7 +7,8 @@ For each layer, in topological order: minimise over W (and b, where the layer or
 x' is what the pruned layer is given, all layers before it being fitted already, so that errors do not pile up; y is what
 the original computes there from all of its channels; W0 the kernel that was left. The normal equations
 (X'X + r I)(W - W0) = X'(y - X W0) are gathered batch by batch in float64. He et al., "Channel Pruning for Accelerating Very Deep
-Neural Networks", ICCV 2017, arXiv:1707.06168, section 3.1, step (ii); ridge towards W0 rather than towards zero.
+Neural Networks", ICCV 2017, arXiv:1707.06168, section 3.1, step (ii); ridge towards W0 rather than towards zero. Where something
+is added to what the layer computes (a shortcut), y includes what that has lost already, as in section 3.3 there.
 """
 
 from __future__ import annotations
@@ -24,13 +25,16 @@ from tlt_prune.graph.family import Family
 from tlt_prune.graph.labels import Alive
 from tlt_prune.graph.reader import read
 from tlt_prune.pruning.batches import Batches, progress
-from tlt_prune.pruning.compensation.consumers import Home, homes, is_convolution, is_dense
+from tlt_prune.pruning.compensation.consumers import Home, Shortcut, homes, is_convolution, is_dense, shortcuts
+from tlt_prune.pruning.compensation.synthetic import pictures_for
 from tlt_prune.pruning.compensation.windows import Positions, window_rows
 from tlt_prune.pruning.walk import Step, Values, side_by_side
 
 # Rows of the equations for each unknown of a column: more of them change the solution less than other pictures would.
 _ROWS_PER_UNKNOWN = 20
 _FEWEST_ROWS = 20_000
+# Of a layer's largest batch normalisation scale: below it, a channel has no means to make up for a shortcut's loss.
+_SMALLEST_SCALE = 1e-2
 
 
 class LeastSquares:
@@ -38,7 +42,7 @@ class LeastSquares:
 
     Args:
         data: inputs, labelled or not (a thousand pictures are plenty): arrays, a `tf.data.Dataset`, a `PyDataset` or batches. What
-            one stage of both models computes of all of them is kept in memory.
+            one stage of both models computes of all of them is kept in memory. None makes pictures up: see `synthetic`.
         ridge: r, as a share of the mean diagonal of X'X.
         steps: batches to read; None for all.
         batch_size: of arrays.
@@ -49,7 +53,7 @@ class LeastSquares:
     """
 
     def __init__(
-        self, data: Any, *, ridge: float = 1e-3, steps: int | None = None, batch_size: int = 64, seed: int = 0
+        self, data: Any = None, *, ridge: float = 1e-3, steps: int | None = None, batch_size: int = 64, seed: int = 0
     ) -> None:
         if not ridge >= 0:
             raise PlanError(f"LeastSquares: expected ridge >= 0. Received: {ridge}.")
@@ -61,17 +65,25 @@ class LeastSquares:
     def __call__(self, channels: ChannelGraph, alive: Alive, pruned: Any) -> pd.DataFrame:
         graph = channels.graph
         family = graph.family
-        if self._batches is None:
-            self._batches = Batches(self._data, graph, steps=self._steps, batch_size=self._batch_size, what="LeastSquares")
-        self.used = str(self._batches)
+        if self._data is None:
+            made_up = pictures_for(graph, self._seed)
+            batches = Batches(made_up, graph, batch_size=self._batch_size, what="LeastSquares")
+            self.used = f"{len(made_up)} made-up pictures"
+        else:
+            self._batches = self._batches or Batches(
+                self._data, graph, steps=self._steps, batch_size=self._batch_size, what="LeastSquares"
+            )
+            batches = self._batches
+            self.used = str(batches)
         pruned_graph = read(pruned)
         rooms, old_rooms = homes(pruned_graph), homes(graph)
+        sums, old_sums = shortcuts(pruned_graph), shortcuts(graph)
         outputs = {(id(a.op), a.index): alive[a.labels] for a in channels.axes if a.role == "out"}
         readers = {id(a.op) for a in channels.axes if a.role == "in"}
         rng = np.random.default_rng(self._seed)
         rows = []
         with progress(sum(1 for _ in graph.walk()), f"Least squares on {self.used}") as advance:
-            for old, new in side_by_side(graph, pruned_graph, self._batches):
+            for old, new in side_by_side(graph, pruned_graph, batches):
                 advance()
                 path, op = old.call.path, old.call.op
                 if id(op) not in readers or old.call.inner is not None or np.array_equal(*_firsts(old, new)):
@@ -86,7 +98,8 @@ class LeastSquares:
                 if home is not None:
                     # Of what is compared, the original's constant belongs to what is to be reached.
                     constant = old_rooms[id(op)].value(family)[keep] - home.value(family)
-                self._fit(family, old, new, home, keep, constant, rng)
+                shortcut = (old_sums.get(id(op)), sums.get(id(new.call.op)))
+                self._fit(family, old, new, home, keep, constant, shortcut, rng)
                 rows.append((path, True, "" if home is not None else "without a constant: it has no bias, and no BN follows"))
         return pd.DataFrame(rows, columns=["layer", "done", "note"])
 
@@ -98,6 +111,7 @@ class LeastSquares:
         home: Home | None,
         keep: NDArray[np.bool_],
         constant: NDArray[np.float64],
+        shortcut: tuple[Shortcut | None, Shortcut | None],
         rng: np.random.Generator,
     ) -> None:
         before, after = old.call.op, new.call.op
@@ -109,9 +123,10 @@ class LeastSquares:
         moment = np.zeros((unknowns + 1, start.shape[1]))
         old_values, new_values = old.input(), new.input()
         most = max(_FEWEST_ROWS, _ROWS_PER_UNKNOWN * unknowns)
-        for positions, x_old, x_new in _chosen(family, before, old_values, new_values, most, rng):
+        for i, (positions, x_old, x_new) in enumerate(_chosen(after, old_values, new_values, most, rng)):
             rows = window_rows(x_new, after, positions).astype(np.float64)
             error = window_rows(x_old, before, positions).astype(np.float64) @ wide + constant - rows @ start
+            error += _lost_by_shortcut(family, old, new, shortcut, keep, positions, i)
             rows = np.concatenate([rows, np.ones((len(rows), 1))], axis=1)
             gram += rows.T @ rows
             moment += rows.T @ error
@@ -140,8 +155,36 @@ def _why_not(family: Family, step: Step) -> str:
     return "" if len(step.call.inputs) == 1 else "it is called with several tensors"
 
 
+def _lost_by_shortcut(
+    family: Family,
+    old: Step,
+    new: Step,
+    shortcut: tuple[Shortcut | None, Shortcut | None],
+    keep: NDArray[np.bool_],
+    positions: Positions,
+    batch: int,
+) -> Any:
+    """What is missing, at these positions, of what is added to the layer's output: in units of that output."""
+    before, after = shortcut
+    if before is None or after is None:
+        return 0.0
+    missing: Any = 0.0
+    for a, b in zip(before.others, after.others, strict=True):
+        if a not in old.known or b not in new.known:
+            continue
+        first = getattr(old.call.op, "data_format", "") == "channels_first"
+        x, y = (np.moveaxis(np.asarray(v), 1, -1) if first else np.asarray(v) for v in (old.known[a][batch], new.known[b][batch]))
+        missing = missing + x[positions.indices][:, keep].astype(np.float64) - y[positions.indices]
+    if after.norm is None or isinstance(missing, float):
+        return missing
+    scale = np.sqrt(family.numpy(after.norm.moving_variance).astype(np.float64) + after.norm.epsilon)
+    gamma = family.numpy(after.norm.gamma).astype(np.float64) if after.norm.gamma is not None else np.ones(len(scale))
+    factor = np.divide(scale, gamma, out=np.zeros_like(scale), where=np.abs(gamma) > _SMALLEST_SCALE * np.abs(gamma).max(initial=0))
+    return missing * factor
+
+
 def _chosen(
-    family: Family, op: Any, old: Values, new: Values, most: int, rng: np.random.Generator
+    op: Any, old: Values, new: Values, most: int, rng: np.random.Generator
 ) -> Any:
     """(positions, inputs of the original, inputs of the pruned layer) a batch: at most `most` positions in all."""
     sizes = [Positions.count(x, op) for x in new]

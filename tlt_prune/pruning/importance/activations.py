@@ -47,7 +47,7 @@ class _Activations:
                         continue
                     (axis,) = varying_axes(labels)
                     vector = root[labels.reshape(-1)]
-                    for value in step.inputs[tensor.key]:
+                    for value in step.known[tensor.key]:
                         array = np.moveaxis(np.asarray(value), axis, -1)
                         rows = array.reshape(-1, array.shape[-1])
                         np.add.at(total, vector, self._of(rows))
