@@ -72,7 +72,10 @@ def test_older_tao_names() -> None:
         ({"train": 3}, "'train' must be a section with keys. Received: 3"),
         ({"prune": {"granularity": "some"}}, "a whole number or 'auto'. Received: 'some'"),
         ({"prune": {"threshold": 1.5}}, "'prune': scores divided by their layer's largest are at most 1"),
-        ({"prune": {"threshold": 0.5, "ratio": 0.5}}, "expected one of threshold, ratio, params.*Received: threshold=0.5, ratio=0.5"),
+        (
+            {"prune": {"threshold": 0.5, "ratio": 0.5}},
+            "expected one of threshold, ratio, params.*Received: threshold=0.5, ratio=0.5",
+        ),
         ({"train": {"num_epochs": -1, "lr_config": {"learning_rate": float("nan")}}}, "num_epochs.*learning_rate"),
         ({"evaluate": {"batch_size": 0}}, "'evaluate.batch_size' must be greater than or equal to 1. Received: 0"),
     ],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -76,7 +76,7 @@ class Batches(Sequence[Batch]):
                 yield tree.map_structure(lambda a, i=start: a[i : i + size], (x, y))  # type: ignore[misc]
 
 
-def _raw(data: Any, batch_size: int) -> Iterable[Any]:
+def _raw(data: Any, batch_size: int) -> Any:
     if data is None:
         raise ValueError("no data.")
     if isinstance(data, keras.utils.PyDataset):
@@ -125,9 +125,7 @@ def _checked(x: Any, graph: Graph, what: str) -> Any:
             n is None or n == m for n, m in zip(expected.shape[1:], array.shape[1:], strict=True)
         )
         if not fits:
-            raise PlanError(
-                f"{what}: the model takes inputs of shape {expected.shape}. Received a batch of shape {array.shape}."
-            )
+            raise PlanError(f"{what}: the model takes inputs of shape {expected.shape}. Received a batch of shape {array.shape}.")
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise PlanError(f"{what}: the data holds values that are not finite. Expected numbers without NaN and infinity.")
     return x

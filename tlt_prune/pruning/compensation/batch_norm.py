@@ -13,7 +13,7 @@ from tlt_prune.graph.labels import Alive
 from tlt_prune.graph.reader import read
 from tlt_prune.pruning.batches import Batches, progress
 from tlt_prune.pruning.compensation.consumers import is_batch_norm
-from tlt_prune.pruning.walk import walk
+from tlt_prune.pruning.walk import Walk
 
 
 class RecalibrateBatchNorm:
@@ -46,7 +46,7 @@ class RecalibrateBatchNorm:
         self.used = str(self._batches)
         rows = []
         with progress(sum(1 for call in graph.walk()), f"Recalibrating batch normalisation on {self.used}") as advance:
-            for step in walk(graph, self._batches):
+            for step in Walk(graph, self._batches):
                 advance()
                 op = step.call.op
                 if not is_batch_norm(family, op):
@@ -90,5 +90,7 @@ def _moments(values: list[Any], axes: tuple[int, ...], path: str) -> tuple[Any, 
     shape = [1 if i in others else n for i, n in enumerate(arrays[0].shape)]
     variance = sum(np.square(x - mean.reshape(shape)).sum(axis=others) for x in arrays) / count
     if not (np.isfinite(mean).all() and np.isfinite(variance).all()):
-        raise PlanError(f"recalibrate_batch_norm: what '{path}' is given is not finite. Expected a model without NaN or infinity.")
+        raise PlanError(
+            f"recalibrate_batch_norm: what '{path}' is given is not finite. Expected a model without NaN or infinity."
+        )
     return mean, variance

@@ -19,7 +19,7 @@ from tlt_prune.graph.reader import Call, read
 from tlt_prune.pruning.batches import Batches, progress
 from tlt_prune.pruning.compensation.consumers import Home, homes, is_convolution, is_dense, pairs, removed_inputs
 from tlt_prune.pruning.compensation.moments import moments
-from tlt_prune.pruning.walk import walk
+from tlt_prune.pruning.walk import Walk
 
 
 class Bias:
@@ -83,7 +83,7 @@ class Bias:
             self.used = str(batches)
             found: dict[int, NDArray[np.float64]] = {}
             with progress(sum(1 for _ in graph.walk()), f"Means of activations on {self.used}") as advance:
-                for step in walk(graph, batches):
+                for step in Walk(graph, batches):
                     advance()
                     op = step.call.op
                     if is_convolution(graph.family, op) or is_dense(graph.family, op):

@@ -123,7 +123,8 @@ def pairs(original: Graph, pruned: Graph) -> Iterator[tuple[Call, Call]]:
 
 
 def removed_inputs(channels: ChannelGraph, alive: Alive) -> dict[int, dict[int, NDArray[np.bool_]]]:
-    """`id` of a layer -> index of a weight -> which of the rows that it reads with are gone; layers that lose none are left out."""
+    """`id` of a layer -> index of a weight -> which of the rows that it reads with are gone; layers that lose none are left
+    out."""
     found: dict[int, dict[int, NDArray[np.bool_]]] = {}
     for axis in channels.axes:
         gone = ~alive[axis.labels]

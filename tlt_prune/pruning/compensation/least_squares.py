@@ -41,7 +41,8 @@ class LeastSquares:
     """Fits the kernels of convolutions and dense layers again after a prune.
 
     Args:
-        data: inputs, labelled or not (a thousand pictures are plenty): arrays, a `tf.data.Dataset`, a `PyDataset` or batches. What
+        data: inputs, labelled or not (a thousand pictures are plenty): arrays, a `tf.data.Dataset`, a `PyDataset` or batches.
+            What
             one stage of both models computes of all of them is kept in memory. None makes pictures up: see `synthetic`.
         ridge: r, as a share of the mean diagonal of X'X.
         steps: batches to read; None for all.
@@ -179,13 +180,13 @@ def _lost_by_shortcut(
         return missing
     scale = np.sqrt(family.numpy(after.norm.moving_variance).astype(np.float64) + after.norm.epsilon)
     gamma = family.numpy(after.norm.gamma).astype(np.float64) if after.norm.gamma is not None else np.ones(len(scale))
-    factor = np.divide(scale, gamma, out=np.zeros_like(scale), where=np.abs(gamma) > _SMALLEST_SCALE * np.abs(gamma).max(initial=0))
+    factor = np.divide(
+        scale, gamma, out=np.zeros_like(scale), where=np.abs(gamma) > _SMALLEST_SCALE * np.abs(gamma).max(initial=0)
+    )
     return missing * factor
 
 
-def _chosen(
-    op: Any, old: Values, new: Values, most: int, rng: np.random.Generator
-) -> Any:
+def _chosen(op: Any, old: Values, new: Values, most: int, rng: np.random.Generator) -> Any:
     """(positions, inputs of the original, inputs of the pruned layer) a batch: at most `most` positions in all."""
     sizes = [Positions.count(x, op) for x in new]
     share = min(1.0, most / max(sum(sizes), 1))
@@ -205,5 +206,4 @@ def _solved(
     strength = max(ridge * float(diagonal.mean()), 1e-12 * float(diagonal.max(initial=0.0)), 1e-30)
     regular = gram.copy()
     regular[np.arange(unknowns), np.arange(unknowns)] += strength
-    solution: NDArray[np.float64] = np.linalg.solve(regular, moment)
-    return solution
+    return np.asarray(np.linalg.solve(regular, moment), dtype=np.float64)

@@ -1,6 +1,7 @@
 """Pictures that nobody took, for a least-squares fit without data.
 
-Natural pictures are made of things that cover each other, and their spectrum falls as 1/f. So are these: "dead leaves" (Lee, Mumford and
+Natural pictures are made of things that cover each other, and their spectrum falls as 1/f. So are these: "dead leaves" (Lee,
+Mumford and
 Huang, "Occlusion Models for Natural Images", IJCV 41, 2001), discs and rectangles of random colours whose sizes follow a power
 law, and noise with such a spectrum. What mean and contrast the model's inputs have, the first batch normalisation knows.
 """
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from tlt_prune.errors import PlanError
 from tlt_prune.graph.reader import Graph
 from tlt_prune.pruning.compensation.consumers import is_batch_norm
-from tlt_prune.pruning.walk import walk
+from tlt_prune.pruning.walk import Walk
 
 _PIXELS = 1_000_000
 _FEWEST, _MOST = 64, 1000
@@ -40,7 +41,7 @@ def pictures_for(graph: Graph, seed: int) -> Pictures:
             "LeastSquares(data)."
         )
     first = shape[1] in (1, 3) and shape[3] not in (1, 3)
-    height, width, channels = ((shape[2], shape[3], shape[1]) if first else shape[1:4])
+    height, width, channels = (shape[2], shape[3], shape[1]) if first else shape[1:4]
     height, width, channels = height or _OPEN_SIZE, width or _OPEN_SIZE, channels or 3
     count = int(np.clip(_PIXELS // (height * width), _FEWEST, _MOST))
     x = synthetic_pictures(count, height, width, channels, seed)
@@ -59,7 +60,7 @@ def synthetic_pictures(count: int, height: int, width: int, channels: int, seed:
     return np.asarray(x / x.std(axis=(0, 1, 2)), dtype=np.float32)
 
 
-def _colours(rng: np.random.Generator, count: int, channels: int) -> NDArray[np.float64]:
+def _colours(rng: np.random.Generator, count: int, channels: int) -> Any:
     return np.sqrt(_GREY) * rng.standard_normal((count, 1)) + np.sqrt(1 - _GREY) * rng.standard_normal((count, channels))
 
 
@@ -109,8 +110,8 @@ def _adapted(graph: Graph, x: Pictures, axis: int) -> Pictures:
     # A constant picture for each channel, a black one, and the pictures themselves.
     unit = np.zeros((channels + 1, *x.shape[1:]), np.float32)
     for c in range(channels):
-        unit[(c, *[slice(None)] * (axis - 1), c)] = 1.0
-    for step in walk(graph, [(unit, None), (x[:_FEWEST], None)]):
+        np.moveaxis(unit, axis, 1)[c, c] = 1.0
+    for step in Walk(graph, [(unit, None), (x[:_FEWEST], None)]):
         if not is_batch_norm(family, step.call.op):
             if len(step.call.inputs) > 1:
                 return x

@@ -75,7 +75,7 @@ class Positions:
 def window_rows(x: NDArray[Any], op: Any, positions: Positions) -> NDArray[Any]:
     """`(n_positions, kernel size * channels)`, in the order of the kernel's axes."""
     if not hasattr(op, "kernel_size"):
-        return x[positions.indices]
+        return np.asarray(x[positions.indices])
     if op.data_format == "channels_first":
         x = np.moveaxis(x, 1, -1)
     kernel, strides, dilation, _ = _spatial(op)
@@ -87,4 +87,4 @@ def window_rows(x: NDArray[Any], op: Any, positions: Positions) -> NDArray[Any]:
     for axis, (at, k, s, d) in enumerate(zip(where, kernel, strides, dilation, strict=True)):
         offsets = at[:, None] * s + np.arange(k) * d
         index.append(offsets.reshape(len(at), *[k if i == axis else 1 for i in range(rank)]))
-    return padded[tuple(index)].reshape(len(example), -1)
+    return np.asarray(padded[tuple(index)].reshape(len(example), -1))

@@ -6,10 +6,28 @@ from collections.abc import Callable
 from typing import Any
 
 from tlt_prune.errors import PlanError
+from tlt_prune.pruning.importance.ablation import Ablation
 from tlt_prune.pruning.importance.activations import Activation, APoZ
 from tlt_prune.pruning.importance.gradients import Fisher, Taylor
 from tlt_prune.pruning.importance.norms import FPGM, L1, L2, LAMP, Linf
 from tlt_prune.pruning.importance.other import BNScale, Random
+
+__all__ = [
+    "FPGM",
+    "L1",
+    "L2",
+    "LAMP",
+    "WITHOUT_DATA",
+    "APoZ",
+    "Ablation",
+    "Activation",
+    "BNScale",
+    "Fisher",
+    "Linf",
+    "Random",
+    "Taylor",
+    "criterion_of",
+]
 
 WITHOUT_DATA: dict[str, Callable[[], Any]] = {
     "L2": L2,

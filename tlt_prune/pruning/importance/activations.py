@@ -10,7 +10,7 @@ from tlt_prune.errors import PlanError
 from tlt_prune.graph.labels import varying_axes
 from tlt_prune.pruning.batches import Batches, progress
 from tlt_prune.pruning.importance.network import Network, Scores
-from tlt_prune.pruning.walk import walk
+from tlt_prune.pruning.walk import Walk
 
 
 class _Activations:
@@ -29,15 +29,13 @@ class _Activations:
     def __call__(self, network: Network) -> dict[str, Scores]:
         channels = network.channels
         name = type(self).__name__
-        batches = Batches(
-            self._data, channels.graph, steps=self._steps, batch_size=self._batch_size, what=f"criterion {name}"
-        )
+        batches = Batches(self._data, channels.graph, steps=self._steps, batch_size=self._batch_size, what=f"criterion {name}")
         self.used = str(batches)
         root = channels.bundles.root
         readers = {id(axis.op) for axis in channels.axes if axis.role == "in"}
         total, count = np.zeros(channels.n_labels), np.zeros(channels.n_labels)
         with progress(sum(1 for _ in channels.graph.walk()), f"{name} on {self.used}") as advance:
-            for step in walk(channels.graph, batches):
+            for step in Walk(channels.graph, batches):
                 advance()
                 if id(step.call.op) not in readers:
                     continue

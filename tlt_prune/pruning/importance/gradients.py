@@ -64,8 +64,10 @@ class _Gradients:
                         others = tuple(i for i in range(product.ndim) if i != axis)
                         np.add.at(change, network.channels.bundles.root[labels], product.sum(axis=others))
                 if not np.isfinite(change).all():
-                    raise PlanError(f"criterion {name}: the gradients of the loss are not finite. Expected a trained model and a loss "
-                                    "that fits its outputs.")
+                    raise PlanError(
+                        f"criterion {name}: the gradients of the loss are not finite. Expected a trained model and a loss "
+                        "that fits its outputs."
+                    )
                 total += self._of(change)
                 count += 1
                 advance()

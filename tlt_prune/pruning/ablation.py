@@ -1,0 +1,202 @@
+"""A model's metric with some of its channels switched off, for many sets of channels.
+
+Switched off means what the law says: the consumers are given zero in their place. Until the first consumer of a set, nothing is
+different: sets that are first read by the same call share all that comes before it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import tree
+
+from tlt_prune.errors import PlanError, first_line
+from tlt_prune.graph.channel_graph import ChannelGraph
+from tlt_prune.graph.labels import Labels, varying_axes
+from tlt_prune.graph.reader import Call
+from tlt_prune.pruning.batches import Batches
+from tlt_prune.pruning.walk import Walk
+
+# Values of activations that are kept at a time, about.
+_MOST_VALUES = 200_000_000
+
+Metric = Callable[[Any, Any], float]
+"""(labels, outputs) over all examples -> a number, the higher the better."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Consumers:
+    """Which calls read which bundles with a tensor that can be seen.
+
+    Attributes:
+        order: `(n_labels,)`, for each bundle root the position in the walk of the first call that reads it; -1 for none.
+        visible: `(n_labels,)`, False where some weight reads the bundle out of sight, inside one layer.
+    """
+
+    order: Labels
+    visible: Any
+
+
+def consumers(channels: ChannelGraph) -> Consumers:
+    root = channels.bundles.root
+    order = np.full(channels.n_labels, -1)
+    seen = np.zeros(channels.n_labels, dtype=bool)
+    readers = {id(axis.op) for axis in channels.axes if axis.role == "in"}
+    covered: dict[int, set[int]] = {}
+    for position, call in enumerate(walked(channels)):
+        if id(call.op) not in readers:
+            continue
+        bundles = np.unique(np.concatenate([np.zeros(0, np.int64), *(v for _, v in _read(channels, call))]))
+        covered.setdefault(id(call.op), set()).update(bundles.tolist())
+        new = bundles[~seen[bundles]]
+        order[new], seen[new] = position, True
+    for axis in channels.axes:
+        if axis.role == "in":
+            hidden = [b for b in np.unique(root[axis.labels]).tolist() if b not in covered.get(id(axis.op), ())]
+            seen[hidden] = False
+    return Consumers(order, seen)
+
+
+def walked(channels: ChannelGraph) -> Iterator[Call]:
+    """The calls in the order of a walk: each once for every time it runs."""
+
+    def of(graph: Any) -> Iterator[Call]:
+        for call in graph.calls:
+            if call.inner is not None and not call.over_time:
+                yield from of(call.inner)
+            else:
+                yield call
+
+    return of(channels.graph)
+
+
+def _read(channels: ChannelGraph, call: Call) -> list[tuple[Any, Labels]]:
+    """(tensor, bundle of each index of its channel axis) for what a call is given."""
+    found = []
+    for tensor in call.inputs:
+        labels = channels.labels_of[tensor.key]
+        if varying_axes(labels):
+            found.append((tensor, channels.bundles.root[labels.reshape(-1)]))
+    return found
+
+
+def metrics_without(
+    channels: ChannelGraph,
+    sets: Sequence[Labels],
+    batches: Batches,
+    metric: Metric,
+    done: Callable[[int, float], None] = lambda i, value: None,
+) -> list[float]:
+    """The metric with each of `sets` (bundle roots) switched off; an empty set is the whole model.
+
+    Args:
+        channels: the traced model.
+        sets: of bundles whose consumers can all be seen: see `consumers`.
+        batches: labelled examples.
+        metric: of all examples together.
+        done: told the position of a set and its metric as soon as it is known.
+    """
+    first = consumers(channels).order
+    starts = [int(first[x].min()) if len(x) else -1 for x in sets]
+    results = [float("nan")] * len(sets)
+    for start in sorted(set(starts)):
+        members = [i for i, s in enumerate(starts) if s == start]
+        together = _how_many_together(channels, batches)
+        for at in range(0, len(members), together):
+            part = members[at : at + together]
+            for i, value in zip(part, _run(channels, [sets[i] for i in part], start, batches, metric), strict=True):
+                results[i] = value
+                done(i, value)
+    return results
+
+
+def _how_many_together(channels: ChannelGraph, batches: Batches) -> int:
+    largest = max((np.prod([n or 64 for n in x.shape[1:]]) for call in channels.graph.walk() for x in call.outputs), default=1)
+    return max(1, int(_MOST_VALUES // (4 * largest * batches.examples)))
+
+
+def _run(channels: ChannelGraph, sets: Sequence[Labels], start: int, batches: Batches, metric: Metric) -> list[float]:
+    """The metric of each set, all in one walk; they are apart from the `start`-th call on."""
+    walk = Walk(channels.graph, batches)
+    readers = {id(axis.op) for axis in channels.axes if axis.role == "in"}
+    keep = np.ones((len(sets), channels.n_labels), dtype=np.float32)
+    for row, bundles in zip(keep, sets, strict=True):
+        row[bundles] = 0
+    count = len(batches)
+    for position, step in enumerate(walk):
+        if position == max(start, 0):
+            walk.repeat(len(sets))
+        if position < start or id(step.call.op) not in readers:
+            continue
+        for tensor, bundles in _read(channels, step.call):
+            masks = keep[:, bundles]
+            if masks.all():
+                continue
+            (axis,) = varying_axes(channels.labels_of[tensor.key])
+            shape = [1] * len(tensor.shape)
+            shape[axis] = len(bundles)
+            step.replaced[tensor.key] = [
+                x if masks[i // count].all() else _masked(x, masks[i // count].reshape(shape))
+                for i, x in enumerate(step.known[tensor.key])
+            ]
+    labels = joined([y for _, y in batches])
+    values = []
+    for i in range(len(sets)):
+        flat = [joined([np.asarray(x) for x in column[i * count : (i + 1) * count]]) for column in walk.outputs]
+        outputs = tree.pack_sequence_as(channels.graph.outputs, flat)
+        values.append(_number(metric, labels, outputs))
+    return values
+
+
+def _masked(x: Any, mask: Any) -> Any:
+    return x * keras.ops.cast(mask, x.dtype) if hasattr(x, "dtype") and not isinstance(x, np.ndarray) else x * mask
+
+
+def joined(parts: Sequence[Any]) -> Any:
+    return tree.map_structure(lambda *x: np.concatenate(x), *parts)
+
+
+def _number(metric: Metric, labels: Any, outputs: Any) -> float:
+    try:
+        value = float(metric(labels, outputs))
+    # What a metric raises is its own: it does not fit the labels or the outputs.
+    except Exception as error:
+        shapes = ", ".join(str(np.shape(a)) for a in tree.flatten((labels, outputs)))
+        raise PlanError(
+            f"The metric does not fit: {first_line(error)} Received labels and outputs of shapes {shapes}."
+        ) from error
+    if not np.isfinite(value):
+        raise PlanError(f"The metric is {value}. Expected a finite number.")
+    return value
+
+
+def accuracy(labels: Any, outputs: Any) -> float:
+    """Share of examples whose most probable class is right: labels are class numbers or one-hot."""
+    labels = np.asarray(labels)
+    truth = labels.argmax(axis=-1) if labels.shape == np.shape(outputs) else labels.reshape(np.shape(outputs)[:-1])
+    return float(np.mean(np.argmax(outputs, axis=-1) == truth))
+
+
+def metric_of(said: Any) -> tuple[str, Metric]:
+    """(name, metric) for "accuracy", the name of a Keras loss (its negative), or a function `(labels, outputs) -> float`.
+
+    Raises:
+        PlanError: it is none of these.
+    """
+    if said == "accuracy":
+        return "accuracy", accuracy
+    if isinstance(said, str):
+        try:
+            loss = keras.losses.get(said)
+        except ValueError as error:
+            raise PlanError(f"metric: expected 'accuracy', a Keras loss or a function. Received: {said!r}.") from error
+        return f"-{said}", lambda y, outputs: -float(np.mean(keras.ops.convert_to_numpy(loss(y, outputs))))
+    if not callable(said):
+        raise PlanError(
+            f"metric: expected 'accuracy', a Keras loss or a function (labels, outputs) -> number. Received: {said!r}."
+        )
+    return getattr(said, "__name__", type(said).__name__), said

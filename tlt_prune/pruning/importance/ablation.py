@@ -1,0 +1,147 @@
+"""The metric itself, measured with each channel switched off."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import zlib
+from typing import Any
+
+import numpy as np
+from keras import tree
+
+from tlt_prune import files
+from tlt_prune.errors import PlanError
+from tlt_prune.graph.labels import Labels
+from tlt_prune.pruning.ablation import consumers, metric_of, metrics_without
+from tlt_prune.pruning.batches import Batches, progress
+from tlt_prune.pruning.importance.network import Network, Scores
+from tlt_prune.pruning.importance.norms import L2
+
+
+class Ablation:
+    """What the metric loses when a channel goes: the whole model's minus that with the channel's consumers given zero.
+
+    Mozer and Smolensky, "Skeletonization", NIPS 1988, measure it so; everything else estimates it. It takes one evaluation a
+    channel
+    or, with `chunk`, one for each run of channels of neighbouring norms. A channel that is read inside one layer (a head
+    of attention) has no vote.
+
+    Args:
+        data: `(x, y)`: arrays, a `tf.data.Dataset`, a `PyDataset` or batches.
+        metric: "accuracy"; a Keras loss, of which less is better; or a function `(labels, outputs) -> number`, the higher the
+            better.
+        chunk: channels switched off together; they share what the metric loses. The granularity is a good choice.
+        cache: a file that results are kept in as they come: another run of the same model and data goes on from there.
+        steps: batches to read; None for all.
+        batch_size: of arrays.
+
+    Attributes:
+        used: after a call: how much data it was.
+    """
+
+    comparable = True
+
+    def __init__(
+        self,
+        data: Any,
+        metric: Any = "accuracy",
+        *,
+        chunk: int = 1,
+        cache: str | pathlib.Path | None = None,
+        steps: int | None = None,
+        batch_size: int = 64,
+    ) -> None:
+        if not chunk >= 1:
+            raise PlanError(f"criterion Ablation: expected chunk >= 1. Received: {chunk}.")
+        self._data, self._metric, self._chunk = data, metric_of(metric), chunk
+        self._cache = pathlib.Path(cache) if cache is not None else None
+        self._steps, self._batch_size = steps, batch_size
+        self.used = ""
+
+    def __call__(self, network: Network) -> dict[str, Scores]:
+        channels = network.channels
+        batches = Batches(
+            self._data,
+            channels.graph,
+            steps=self._steps,
+            batch_size=self._batch_size,
+            labelled=True,
+            what="criterion Ablation",
+        )
+        self.used = str(batches)
+        sets = [np.zeros(0, np.int64), *_chunks(network, self._chunk)]
+        keys = [",".join(map(str, x.tolist())) for x in sets]
+        identity = self._identity(network, batches)
+        known = self._read(identity)
+        missing = [i for i, key in enumerate(keys) if key not in known]
+
+        with progress(len(missing), f"Ablation of {len(sets) - 1} chunks on {self.used}") as advance:
+
+            def done(i: int, value: float) -> None:
+                known[keys[missing[i]]] = value
+                self._write(identity, known)
+                advance()
+
+            metrics_without(channels, [sets[i] for i in missing], batches, self._metric[1], done)
+        whole = known[""]
+        scores = np.full(channels.n_labels, np.nan)
+        for bundles, key in zip(sets[1:], keys[1:], strict=True):
+            scores[bundles] = (whole - known[key]) / len(bundles)
+        return network.of_bundles(scores)
+
+    def _identity(self, network: Network, batches: Batches) -> str:
+        """What results belong to: weights, examples and metric."""
+        total = 0
+        for layer in network.channels.graph.walk():
+            for weight in network.weights(layer.op) if layer.inner is None and hasattr(layer.op, "weights") else ():
+                total = zlib.crc32(np.ascontiguousarray(weight).tobytes(), total)
+        for array in tree.flatten(list(batches)):
+            total = zlib.crc32(np.ascontiguousarray(array).tobytes(), total)
+        return f"{self._metric[0]} {total:08x}"
+
+    def _read(self, identity: str) -> dict[str, float]:
+        if self._cache is None or not self._cache.exists():
+            return {}
+        try:
+            data = json.loads(self._cache.read_text("utf-8"))
+            if data["of"] == identity:
+                return dict(data["metrics"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise PlanError(
+                f"criterion Ablation: {self._cache} holds no results of an ablation. Expected another file."
+            ) from error
+        raise PlanError(
+            f"criterion Ablation: {self._cache} holds the results of another model, other data or another metric. "
+            "Expected another file, or none there."
+        )
+
+    def _write(self, identity: str, known: dict[str, float]) -> None:
+        if self._cache is not None:
+            files.write_text(self._cache, json.dumps({"of": identity, "metrics": known}))
+
+    def __repr__(self) -> str:
+        return f"Ablation({self.used})"
+
+
+def _chunks(network: Network, size: int) -> list[Labels]:
+    """Bundles that are switched off together: those that the same layers make, in runs of `size` by their largest norm."""
+    channels = network.channels
+    root, seen = channels.bundles.root, consumers(channels).visible
+    norms = L2()(network)
+    strength = np.zeros(channels.n_labels)
+    makers: dict[int, list[int]] = {}
+    for number, layer in enumerate(network.layers):
+        bundles = root[layer.labels]
+        np.maximum.at(strength, bundles, norms[layer.name] / max(float(norms[layer.name].max(initial=0.0)), 1e-30))
+        for bundle in np.unique(bundles).tolist():
+            if network.removable[bundle] and seen[bundle]:
+                makers.setdefault(bundle, []).append(number)
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for bundle, numbers in makers.items():
+        groups.setdefault(tuple(numbers), []).append(bundle)
+    chunks = []
+    for members in groups.values():
+        ranked = np.array(members)[np.argsort(strength[members], kind="stable")]
+        chunks += [ranked[at : at + size] for at in range(0, len(ranked), size)]
+    return chunks
