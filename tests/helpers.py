@@ -10,9 +10,15 @@ from typing import Any
 import keras
 import numpy as np
 
+import tlt_prune
+from tlt_prune.errors import PlanError
 from tlt_prune.graph.family import family_of
 from tlt_prune.graph.tracer import ChannelGraph, trace
+from tlt_prune.options import options_of
+from tlt_prune.pruning.costs import costs
+from tlt_prune.pruning.groups import alive_of, grouping
 from tlt_prune.pruning.law import check_law, random_inputs, relative_error
+from tlt_prune.pruning.select import bundle_scores
 
 
 def randomise(model: Any, seed: int = 0) -> Any:
@@ -59,6 +65,35 @@ def assert_law(model: Any, plan: Any, pruned: Any, tolerance: float = 1e-5) -> C
         changed = max(relative_error(a, b) for a, b in zip(before, after, strict=True))
         assert changed > 1e-6, "pruning changed no output: the law was not put to the test"
     return channels
+
+
+def assert_met_to_within_one_step(model: Any, resource: str, share: float, **options: Any) -> bool:
+    """Never above the target; and no group could keep one step more. False where it cannot be met at all."""
+    channels = trace(model)
+    chosen = options_of({resource: share, **options})
+    total = {"macs": lambda c: c.total_macs, "params": lambda c: c.total_params, "size_mb": lambda c: c.size_mb}[resource]
+    whole = total(costs(channels))
+    target = whole * (float(share[:-1]) / 100 if isinstance(share, str) else share)
+    statistic = bundle_scores(channels, chosen)
+    found = grouping(channels, statistic, chosen, chosen.granularity)
+
+    def cost(counts: list[int]) -> float:
+        return total(costs(channels, alive_of(channels, found, counts, statistic)))
+
+    try:
+        plan = tlt_prune.plan_pruning(model, **{resource: share}, **options)
+    except PlanError as error:
+        assert "cannot be met" in str(error)  # noqa: PT017
+        assert cost([group.rounded(0) for group in found.groups]) > target
+        return False
+    alive = plan.alive(channels)
+    assert total(costs(channels, alive)) <= target * (1 + 1e-9)
+    counts = [int(alive[group.members].sum()) for group in found.groups]
+    for g, group in enumerate(found.groups):
+        if counts[g] < group.depth:
+            more = min((counts[g] // group.step + 1) * group.step, group.depth)
+            assert cost([*counts[:g], more, *counts[g + 1 :]]) > target, f"{group.layers} could keep {more}, not {counts[g]}"
+    return True
 
 
 def assert_same_after_reload(model: Any, inputs: Any) -> None:

@@ -247,13 +247,20 @@ def _located(location: Sequence[Any], model: type[pydantic.BaseModel]) -> tuple[
         if isinstance(part, int):
             names.append(str(part))
             break
-        if current is None:
+        if _is_section(current):
+            fields = _keys(current)
+            names.append(part)
+            current = current.model_fields[part].annotation if part in current.model_fields else None
+        elif get_origin(current) is Mapping:
+            names.append(part)
+            current = get_args(current)[1]
+        else:
             break
-        names.append(part)
-        fields = _keys(current)
-        kind = current.model_fields[part].annotation if part in current.model_fields else None
-        current = kind if isinstance(kind, type) and issubclass(kind, pydantic.BaseModel) else None
     return ".".join(names), fields
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, pydantic.BaseModel)
 
 
 def _keys(model: type[pydantic.BaseModel]) -> list[str]:

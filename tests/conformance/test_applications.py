@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 from applications import FAMILIES, NAMES
-from helpers import assert_law, randomise
+from helpers import assert_law, assert_met_to_within_one_step, randomise
 from renormalised import keep_of, reference
 
 import tlt_prune
@@ -37,6 +37,8 @@ def test_half_of_the_channels(name: str) -> None:
     body = getattr(keras.applications, name)(weights=None, include_top=False, input_shape=(size, size, 3))
     pooled = keras.layers.GlobalAveragePooling2D(name="pool")(body.output)
     model = randomise(keras.Model(body.input, keras.layers.Dense(10, name="head")(pooled), name=name))
+    for ranking in ("local", "global"):
+        assert assert_met_to_within_one_step(model, "macs", 0.5, ranking=ranking, granularity=8, min_num_filters=8)
     plan = tlt_prune.plan_pruning(model, ratio=0.5, granularity=8, min_num_filters=8)
     assert not plan.unknown
     for layer in plan.layers:

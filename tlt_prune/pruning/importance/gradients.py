@@ -174,7 +174,7 @@ def _by_tape(model: Any, mean_loss: Any, variables: list[Any]) -> Callable[[Any,
         found = tape.gradient(value, inner, unconnected_gradients="zero")
         return [tensorflow.convert_to_tensor(g) for g in found]
 
-    compiled = tensorflow.function(gradients, reduce_retracing=True)
+    compiled = tensorflow.function(gradients, autograph=False, reduce_retracing=True)
     return lambda x, y: [np.asarray(g) for g in compiled(_tensors(tensorflow, x), _tensors(tensorflow, y))]
 
 
