@@ -10,34 +10,58 @@ from tlt_prune.version import VERSION
 __version__ = VERSION
 
 if TYPE_CHECKING:
+    from tlt_prune import criteria
     from tlt_prune.errors import TltPruneError
     from tlt_prune.graph.call_trace import CallTrace
     from tlt_prune.graph.rules import register_rule
     from tlt_prune.options import Options
     from tlt_prune.pruning.api import plan_pruning, prune_model
+    from tlt_prune.pruning.compensation import Bias, LeastSquares, RecalibrateBatchNorm, recalibrate_batch_norm
     from tlt_prune.pruning.plan import PruningPlan
     from tlt_prune.pruning.sweep import sweep
 
 _HOMES = {
+    "Bias": "tlt_prune.pruning.compensation",
     "CallTrace": "tlt_prune.graph.call_trace",
+    "LeastSquares": "tlt_prune.pruning.compensation",
     "Options": "tlt_prune.options",
     "PruningPlan": "tlt_prune.pruning.plan",
+    "RecalibrateBatchNorm": "tlt_prune.pruning.compensation",
     "TltPruneError": "tlt_prune.errors",
     "plan_pruning": "tlt_prune.pruning.api",
     "prune_model": "tlt_prune.pruning.api",
+    "recalibrate_batch_norm": "tlt_prune.pruning.compensation",
     "register_rule": "tlt_prune.graph.rules",
     "sweep": "tlt_prune.pruning.sweep",
 }
 
-__all__ = ["CallTrace", "Options", "PruningPlan", "TltPruneError", "plan_pruning", "prune_model", "register_rule", "sweep"]
+_MODULES = ("criteria",)
+
+__all__ = [
+    "Bias",
+    "CallTrace",
+    "LeastSquares",
+    "Options",
+    "PruningPlan",
+    "RecalibrateBatchNorm",
+    "TltPruneError",
+    "criteria",
+    "plan_pruning",
+    "prune_model",
+    "recalibrate_batch_norm",
+    "register_rule",
+    "sweep",
+]
 
 
 def __getattr__(name: str) -> Any:
     # Importing the package must not load a framework: it is imported to read a version or a spec, too.
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
+    if name in _MODULES:
+        return importlib.import_module(f"tlt_prune.{name}")
     raise AttributeError(f"module 'tlt_prune' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+    return sorted([*globals(), *_HOMES, *_MODULES])

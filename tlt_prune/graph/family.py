@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -110,6 +111,13 @@ class Family:
             for variable, value in before:
                 variable.assign(value)
             model.predict_function = function
+
+    def infer(self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The results of an operation as its model, called with `training=False`, computes them."""
+        # Keras 3 records the default of random layers, which is to train, and its models override it.
+        if self.is_layer(op) and "training" in inspect.signature(op.call).parameters:
+            kwargs = {**kwargs, "training": False} if self.name == "keras" else {"training": False, **kwargs}
+        return op(*args, **kwargs)
 
     def lambda_arguments(self, op: Any) -> dict[str, Any]:
         """What makes a new Lambda around the same function: Python functions do not survive a configuration."""

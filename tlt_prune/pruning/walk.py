@@ -85,7 +85,7 @@ class Walk:
             else:
                 step = Step(call, known, {}, only_call=self._times[id(call.op)] == 1 and not repeated)
                 yield step
-                results = _run(call, {x.key: step.replaced.get(x.key, known[x.key]) for x in call.inputs})
+                results = self._run(call, {x.key: step.replaced.get(x.key, known[x.key]) for x in call.inputs})
             known.update(zip([x.key for x in call.outputs], results, strict=True))
             for x in call.inputs:
                 waiting[x.key] -= 1
@@ -96,17 +96,16 @@ class Walk:
         self._scopes.pop()
         return [known[x.key] for x in graph.flat_outputs]
 
-
-def _run(call: Call, given: dict[int, Values]) -> list[Values]:
-    """Each output's values."""
-    rows = []
-    count = len(next(iter(given.values()))) if given else 1
-    for i in range(count):
-        args, kwargs = tree.map_structure(
-            lambda x, i=i: given[x.key][i] if isinstance(x, Tensor) else x, (call.args, call.kwargs)
-        )
-        rows.append(tree.flatten(call.op(*args, **kwargs)))
-    return [list(column) for column in zip(*rows, strict=True)]
+    def _run(self, call: Call, given: dict[int, Values]) -> list[Values]:
+        """Each output's values."""
+        rows = []
+        count = len(next(iter(given.values()))) if given else 1
+        for i in range(count):
+            args, kwargs = tree.map_structure(
+                lambda x, i=i: given[x.key][i] if isinstance(x, Tensor) else x, (call.args, call.kwargs)
+            )
+            rows.append(tree.flatten(self._graph.family.infer(call.op, args, kwargs)))
+        return [list(column) for column in zip(*rows, strict=True)]
 
 
 def side_by_side(original: Graph, pruned: Graph, batches: Sequence[Batch]) -> Iterator[tuple[Step, Step]]:
