@@ -18,7 +18,7 @@ from tlt_prune.options import options_of
 from tlt_prune.pruning.costs import costs
 from tlt_prune.pruning.groups import alive_of, grouping
 from tlt_prune.pruning.law import check_law, random_inputs, relative_error
-from tlt_prune.pruning.select import bundle_scores
+from tlt_prune.pruning.select import bundle_scores, ranking_of
 
 
 def randomise(model: Any, seed: int = 0) -> Any:
@@ -75,6 +75,7 @@ def assert_met_to_within_one_step(model: Any, resource: str, share: float, **opt
     whole = total(costs(channels))
     target = whole * (float(share[:-1]) / 100 if isinstance(share, str) else share)
     statistic = bundle_scores(channels, chosen)
+    chosen = chosen.model_copy(update={"ranking": ranking_of(chosen)})
     found = grouping(channels, statistic, chosen, chosen.granularity)
 
     def cost(counts: list[int]) -> float:

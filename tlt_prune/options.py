@@ -115,9 +115,9 @@ class Options(Settings):
     equalization_criterion: Literal["union", "intersection", "arithmetic_mean", "geometric_mean", "sum", "mean"] = "union"
     """How layers that must keep the same channels agree: max, min, a mean (arithmetic, "mean" for short, or geometric) or the
     sum of their scores."""
-    ranking: Literal["local", "global"] = "local"
+    ranking: Literal["auto", "local", "global"] = "auto"
     """With a budget: "local" takes the same share of every group, "global" what scores least for what it saves, wherever it
-    is."""
+    is. "auto" is global where a criterion's scores compare as they are (Taylor, Fisher, Ablation, LAMP), else local."""
     max_ratio: Ratio | None = None
     """Largest share of a group's channels that may go; none by default, 0.9 with global ranking, which must not cut a layer
     through."""
@@ -170,7 +170,7 @@ class OptionArguments(TypedDict, total=False):
     criterion: str | Callable[..., Any]
     normalizer: Literal["auto", "max", "L2", "off"]
     equalization_criterion: Literal["union", "intersection", "arithmetic_mean", "geometric_mean", "sum", "mean"]
-    ranking: Literal["local", "global"]
+    ranking: Literal["auto", "local", "global"]
     max_ratio: float | None
     granularity: int | Literal["auto"]
     min_num_filters: int

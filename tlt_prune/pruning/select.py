@@ -69,6 +69,7 @@ def select(channels: ChannelGraph, options: Options, statistic: Scores | None = 
     """
     root = channels.bundles.root
     granularity = granularity_of(channels.graph) if options.granularity == "auto" else options.granularity
+    options = options.model_copy(update={"ranking": ranking_of(options)})
     statistic = bundle_scores(channels, options) if statistic is None else statistic
     found = grouping(channels, statistic, options, granularity)
     alive = alive_of(channels, found, _counts(channels, found, statistic, options), statistic)
@@ -82,6 +83,13 @@ def select(channels: ChannelGraph, options: Options, statistic: Scores | None = 
         granularity=granularity,
         excluded=found.excluded,
     )
+
+
+def ranking_of(options: Options) -> str:
+    """ "local" or "global"."""
+    if options.ranking != "auto":
+        return options.ranking
+    return "global" if getattr(criterion_of(options.criterion), "comparable", False) else "local"
 
 
 def _counts(channels: ChannelGraph, found: Grouping, statistic: Scores, options: Options) -> list[int]:
