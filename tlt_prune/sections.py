@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 import pydantic
 from pydantic import Field
 
-from tlt_prune.options import Options, Settings
+from tlt_prune.options import CRITERIA_WITH_DATA, CRITERIA_WITHOUT_DATA, Options, Settings
 
 Share = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -199,16 +199,28 @@ class Evaluate(Settings):
     classmap: str = ""
 
 
+CompensationName = Literal["auto", "none", "bias", "least_squares", "batch_norm"]
+
+
 class Prune(Options):
     """What goes: the options of `tlt_prune.prune_model`, and where from and to. Layers are given by name or pattern."""
 
     model_path: str = ""
     output_path: str = ""
+    criterion: Literal["auto", *CRITERIA_WITHOUT_DATA, *CRITERIA_WITH_DATA] = "auto"  # type: ignore[valid-type]
+    """What a filter is worth. "auto": with a threshold or a ratio "L2", the toolkit's `min_weight`; with another budget "Taylor"
+    where the spec has a dataset."""
+    compensation: CompensationName | tuple[CompensationName, ...] = "auto"
+    """What gives back to the rest what the removed channels contributed, one or several, in order: "bias", "least_squares",
+    "batch_norm" or "none". "auto" is "least_squares" where the spec has a dataset, else "none"."""
+    samples: Count = 1000
+    """Pictures of the training split for what takes data."""
 
     @property
     def options(self) -> Options:
-        """Without the paths."""
-        return Options(**{name: getattr(self, name) for name in Options.model_fields})
+        """What the pruner takes of it; "auto" is the toolkit's."""
+        values = {name: getattr(self, name) for name in Options.model_fields}
+        return Options(**{**values, "criterion": "L2" if self.criterion == "auto" else self.criterion})
 
 
 class Inference(Settings):

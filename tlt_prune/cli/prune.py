@@ -10,7 +10,7 @@ filters' consumers zeroed, then writes the model and its plan (model.plan.json).
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, get_args
 
 import numpy as np
@@ -19,9 +19,9 @@ from absl import flags
 from tlt_prune import files
 from tlt_prune.cli import common
 from tlt_prune.cli.startup import import_frameworks
-from tlt_prune.errors import MissingPackageError, PlanError
+from tlt_prune.errors import MissingPackageError, PlanError, SpecError
 from tlt_prune.options import BUDGETS, Options, with_budget
-from tlt_prune.specs import Spec, parse_value
+from tlt_prune.specs import Prune, Spec, parse_value
 
 # The fields of Options that the toolkit's script has under another name, and its short forms.
 _NAMES = {"threshold": "pruning_threshold", "granularity": "pruning_granularity"}
@@ -39,6 +39,7 @@ flags.DEFINE_string("model", None, "Trained .keras model.", short_name="m")
 flags.DEFINE_string("output_file", None, "Pruned .keras model to write.", short_name="o")
 flags.DEFINE_bool("verify", True, "Check the pruned model against the original before writing.")
 flags.DEFINE_bool("dry_run", False, "Print what would be removed and write nothing.")
+flags.DEFINE_bool("plain", False, "The toolkit's plain result: norms, the same share everywhere, no data, no compensation.")
 flags.DEFINE_bool("sweep", False, "Print what every threshold would leave, draw it beside the output, and prune nothing.")
 
 
@@ -46,9 +47,17 @@ def _flag(field: str) -> str:
     return _NAMES.get(field, field)
 
 
+# The fields of the spec's section that are flags under other names.
+_PATHS = ("model_path", "output_path")
+# What --plain stands for.
+_PLAIN = {"criterion": ("L2",), "compensation": ("none",), "ranking": ("local",)}
+_FIELDS = [name for name in Prune.model_fields if name not in _PATHS]
+
+
 def _define_options() -> None:
-    """One flag for each field of Options, with its own description."""
-    for field, info in Options.model_fields.items():
+    """One flag for each field of the spec's `prune` section, with its own description."""
+    for field in _FIELDS:
+        info = Prune.model_fields[field]
         text = " ".join(str(info.description).split())
         choices = [x for x in get_args(info.annotation) if isinstance(x, str)]
         if choices and len(choices) == len(get_args(info.annotation)):
@@ -65,13 +74,20 @@ _define_options()
 
 
 def main(argv: list[str]) -> None:
-    given: dict[str, Any] = {field: getattr(FLAGS, _flag(field)) for field in Options.model_fields}
+    given: dict[str, Any] = {field: getattr(FLAGS, _flag(field)) for field in _FIELDS}
+    if FLAGS.plain:
+        contradicting = [name for name in ("criterion", "compensation", "ranking") if given[name] not in (None, *_PLAIN[name])]
+        if contradicting:
+            raise SpecError(f"--plain and --{contradicting[0]} say different things. Expected one of them.")
+        given |= {name: values[0] for name, values in _PLAIN.items()}
     if given["excluded_layers"] is not None:
         # The toolkit takes `-el one two`, absl `-el one -el two`; both are understood.
         names = [*given["excluded_layers"], *(x for x in argv if "=" not in x)]
         given["excluded_layers"] = [name for x in names for name in x.split(",") if name]
         argv = [x for x in argv if "=" in x]
     overrides = {f"prune.{field}": common.number(value) for field, value in given.items()}
+    if given["compensation"] is not None:
+        overrides["prune.compensation"] = given["compensation"].split(",")
     if given["layer_options"] is not None:
         overrides["prune.layer_options"] = parse_value(given["layer_options"], "--layer_options")
     overrides |= {"prune.model_path": FLAGS.model, "prune.output_path": FLAGS.output_file}
@@ -92,19 +108,25 @@ def main(argv: list[str]) -> None:
 
 def _prune(spec: Spec, source: str, output: pathlib.Path) -> None:
     from tlt_prune import model_info
-    from tlt_prune.cli.models import load_keras
+    from tlt_prune.cli.calibration import choose
+    from tlt_prune.export.runtime import load_predictor
     from tlt_prune.graph.tracer import trace
     from tlt_prune.pruning.api import plan_of
+    from tlt_prune.pruning.compensation import compensate
     from tlt_prune.pruning.law import check_law
     from tlt_prune.pruning.rewrite import rewrite
     from tlt_prune.training.loop import save_model
 
-    model = load_keras(source)
-    options = spec.prune.options
-    options = options.model_copy(update={"excluded_layers": _known(options.excluded_layers, model)})
+    predictor = load_predictor(source)
+    model = predictor.model
+    if model is None:
+        raise PlanError(f"prune.model_path: expected a .keras or .h5 file. Received: {source}.")
+    excluded = _known(spec.prune.excluded_layers, model)
     if FLAGS.sweep:
-        _sweep(model, options, output)
+        _sweep(model, spec.prune.options.model_copy(update={"excluded_layers": excluded}), output)
         return
+    choice = choose(spec, predictor)
+    options = choice.options.model_copy(update={"excluded_layers": excluded})
     channels = trace(model, options.channelwise_layers)
     plan, alive = plan_of(channels, options)
     common.say(table(plan))
@@ -123,6 +145,9 @@ def _prune(spec: Spec, source: str, output: pathlib.Path) -> None:
             common.say(
                 f"Approximate: {reasons}. With that, outputs differ by {report.approximate_error:.1e}; retraining mends it."
             )
+    done = compensate(choice.compensation, channels, alive, pruned)
+    for line in _compensated(done, choice.compensation):
+        common.say(line)
     plan_path = output.with_suffix(".plan.json")
     with files.whole_file(plan_path) as partial:
         plan.to_json(partial)
@@ -130,6 +155,17 @@ def _prune(spec: Spec, source: str, output: pathlib.Path) -> None:
     written = [plan_path.name, *_saved(plan.plot, plan_path.with_suffix(".png"))]
     common.say(f"Wrote {output}, {' and '.join(written)}")
     common.say(f"Next: tlt-train{common.spec_flag()} --set train.pretrained_model_path={output} -o {spec.results_dir}/retrain")
+
+
+def _compensated(done: Any, compensation: list[Any]) -> Iterator[str]:
+    """A line for each compensation: how many layers, and why not the others."""
+    for each in compensation:
+        name = type(each).__name__ if not isinstance(each, str) else each.capitalize()
+        rows = done[done["compensation"] == name]
+        used = f" on {each.used}" if getattr(each, "used", "") else ""
+        yield f"Compensated by {name}{used}: {int(rows['done'].sum())} layers."
+        for note, left in rows[~rows["done"].astype(bool)].groupby("note"):
+            yield f"  left alone: {', '.join(left['layer'])}: {note}."
 
 
 def _known(names: tuple[str | type, ...], model: Any) -> tuple[str | type, ...]:

@@ -52,6 +52,11 @@ class Split:
         stats = [(path, os.stat(path)) for path in self.images.tolist()]
         return zlib.crc32(repr([(path, x.st_size, x.st_mtime_ns) for path, x in stats]).encode(), total)
 
+    def sample(self, count: int, seed: int) -> Split:
+        """`count` pictures of all, drawn by chance, or all where there are no more."""
+        chosen = np.sort(np.random.default_rng(seed).permutation(len(self))[:count])
+        return dataclasses.replace(self, images=self.images[chosen], labels=self.labels[chosen])
+
     def head(self, count: int) -> Split:
         """The first `count` pictures."""
         return dataclasses.replace(self, images=self.images[:count], labels=self.labels[:count])

@@ -1,0 +1,119 @@
+"""What `tlt-prune` knows of the spec's dataset: criteria and compensations that take data, and what is best by default."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from tlt_prune import extras
+from tlt_prune.cli import common
+from tlt_prune.errors import MissingPackageError, SpecError
+from tlt_prune.options import CRITERIA_WITH_DATA, Options
+from tlt_prune.specs import Spec
+
+_LOSS = "categorical_crossentropy"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Choice:
+    """What is decided.
+
+    Attributes:
+        options: with a criterion that is ready to be used.
+        compensation: as for `tlt_prune.prune_model`.
+    """
+
+    options: Options
+    compensation: list[Any]
+
+
+def choose(spec: Spec, predictor: Any) -> Choice:
+    """Fills in "auto", and gives data to what takes it.
+
+    With a dataset in the spec, a budget for the whole network is met by first-order Taylor scores, and the consumers are fitted
+    again
+    by least squares: what tools/bench_criteria.py shows to be best. A threshold or a ratio stays the toolkit's rule on norms.
+
+    Raises:
+        SpecError: something needs data that the spec does not have, or the dataset is not the model's.
+    """
+    prune = spec.prune
+    wanted = prune.compensation if isinstance(prune.compensation, tuple) else (prune.compensation,)
+    needed = prune.criterion in CRITERIA_WITH_DATA or {"least_squares", "batch_norm"} & set(wanted)
+    x, y = None, None
+    if needed or "auto" in (prune.criterion, *wanted):
+        found = _examples(spec, predictor, required=bool(needed))
+        x, y = found if found is not None else (None, None)
+    options = prune.options
+    criterion: Any = prune.criterion
+    by_norm = options.threshold is not None or options.ratio is not None
+    if criterion == "auto":
+        criterion = "L2" if by_norm or x is None else "Taylor"
+    if criterion in CRITERIA_WITH_DATA:
+        criterion = _with_data(criterion, x, y)
+    automatic = "least_squares" if x is not None else "none"
+    names = [automatic if name == "auto" else name for name in wanted]
+    return Choice(
+        options.model_copy(update={"criterion": criterion}), [_compensation(name, x) for name in names if name != "none"]
+    )
+
+
+def _with_data(name: str, x: Any, y: Any) -> Any:
+    from tlt_prune import criteria
+
+    match name:
+        case "Taylor":
+            return criteria.Taylor((x, y), _LOSS)
+        case "Fisher":
+            return criteria.Fisher((x, y), _LOSS)
+        case "Activation":
+            return criteria.Activation(x)
+        case "APoZ":
+            return criteria.APoZ(x)
+        case _:
+            return criteria.Ablation((x, y), _LOSS, chunk=8)
+
+
+def _compensation(name: str, x: Any) -> Any:
+    from tlt_prune.pruning.compensation import LeastSquares, RecalibrateBatchNorm
+
+    match name:
+        case "least_squares":
+            return LeastSquares(x)
+        case "batch_norm":
+            return RecalibrateBatchNorm(x)
+        case _:
+            return name
+
+
+def _examples(spec: Spec, predictor: Any, *, required: bool) -> tuple[Any, Any] | None:
+    """(pictures as the model takes them, one-hot labels): `prune.samples` of the training split; None where there are none."""
+    if "train_dataset_path" not in spec.dataset.model_fields_set:
+        if required:
+            raise SpecError(
+                "prune: what is asked for needs data. Expected a spec (-e) whose dataset.train_dataset_path is the model's "
+                "training data."
+            )
+        common.say("No dataset is given (-e spec): pruned by norms, as the toolkit does, and nothing is compensated.")
+        return None
+    try:
+        extras.require("train", "tlt-prune with a dataset")
+    except MissingPackageError as error:
+        if required:
+            raise
+        common.say(f"{error} Without: pruned by norms, as the toolkit does, and nothing is compensated.")
+        return None
+    import numpy as np
+
+    from tlt_prune import data, model_info
+    from tlt_prune.cli.models import agreed
+
+    spec, form, first = agreed(spec, predictor)
+    split, _ = data.load_splits(spec.dataset, form)
+    model_info.check_classes(
+        predictor.info, tuple(split.classes), int(predictor.model.outputs[0].shape[-1]), str(predictor.path), "The dataset"
+    )
+    few = split.sample(spec.prune.samples, spec.train.random_seed)
+    batches = data.evaluation_pipeline(few, spec.dataset, form, batch_size=spec.evaluate.batch_size, channels_first=first).batches
+    pictures, labels = zip(*[(np.asarray(a), np.asarray(b)) for a, b in batches], strict=True)
+    return np.concatenate(pictures), np.concatenate(labels)
