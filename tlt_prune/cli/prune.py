@@ -61,7 +61,7 @@ def _define_options() -> None:
         text = " ".join(str(info.description).split())
         choices = [x for x in get_args(info.annotation) if isinstance(x, str)]
         if choices and len(choices) == len(get_args(info.annotation)):
-            flags.DEFINE_enum(_flag(field), None, choices, text)
+            flags.DEFINE_enum(_flag(field), None, choices, text, case_sensitive=False)
         elif field.endswith("_layers"):
             flags.DEFINE_multi_string(_flag(field), None, f"{text} Repeatable.")
         else:

@@ -59,7 +59,7 @@ def within_budget(channels: ChannelGraph, found: Grouping, statistic: Scores, op
     Raises:
         PlanError: the budget cannot be met, or cannot be counted.
     """
-    resource, said = next((r, getattr(options, r.name)) for r in _RESOURCES if getattr(options, r.name) is not None)
+    resource, said = resource_of(options)
     search = _Search(channels, found, statistic, resource)
     target = absolute(resource, said, search.whole)
     fixed = {g: group.without_share(group.ratio) for g, group in enumerate(found.groups) if group.ratio is not None}
@@ -70,6 +70,18 @@ def within_budget(channels: ChannelGraph, found: Grouping, statistic: Scores, op
         raise PlanError(_unreachable(resource, said, target, reach, search.whole, options, found))
     start = _locally if options.ranking == "local" else _globally
     return search.filled(start(search, least, most, target), most, target, by_share=options.ranking == "local")
+
+
+def resource_of(options: Options) -> tuple[_Resource, float | str]:
+    """What the budget of `options` is about, and what it says.
+
+    Raises:
+        PlanError: it is about none that can be counted stepwise.
+    """
+    for resource in _RESOURCES:
+        if getattr(options, resource.name) is not None:
+            return resource, getattr(options, resource.name)
+    raise PlanError(f"Expected one of {', '.join(x.name for x in _RESOURCES)}. Received another budget.")
 
 
 def absolute(resource: Any, said: float | str, whole: float) -> float:

@@ -6,12 +6,14 @@ import html
 import pathlib
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from tlt_prune import extras, files
 
 if TYPE_CHECKING:
     from tlt_prune.pruning.plan import PruningPlan
+    from tlt_prune.pruning.sensitivity import Sensitivity
 
 BEFORE, AFTER = "#d9d9d9", "#76b900"
 
@@ -49,6 +51,25 @@ def draw_sweep(frame: pd.DataFrame) -> Any:
     axis.set_ylim(0, 103)
     axis.legend(frameon=False)
     axis.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    return figure
+
+
+def draw_sensitivity(found: Sensitivity) -> Any:
+    """A matplotlib figure: a heat map of what the metric loses, a row a group, a column a ratio."""
+    plt = _pyplot("Drawing a sensitivity")
+    lost = found.whole - found.frame
+    figure, axis = plt.subplots(figsize=(1.6 + 0.75 * len(lost.columns), 1.2 + 0.28 * len(lost)))
+    image = axis.imshow(lost.to_numpy(), aspect="auto", cmap="YlOrRd", vmin=0)
+    for (row, column), value in np.ndenumerate(found.frame.to_numpy()):
+        dark = value < found.whole - 0.6 * max(float(np.nanmax(lost.to_numpy())), 1e-12)
+        axis.text(column, row, f"{value:.3g}", ha="center", va="center", fontsize=7, color="white" if dark else "black")
+    names = [f"{row} (+{len(found.layers[row]) - 1})" if len(found.layers[row]) > 1 else row for row in lost.index]
+    axis.set_xticks(range(len(lost.columns)), [f"{100 * r:g} %" for r in lost.columns])
+    axis.set_yticks(range(len(lost)), names, fontsize=8)
+    axis.set_xlabel("share of channels switched off")
+    axis.set_title(f"{found.metric}, whole: {found.whole:.4g}", loc="left", fontsize=10)
+    figure.colorbar(image, label="lost")
     figure.tight_layout()
     return figure
 
