@@ -14,8 +14,11 @@ from tlt_prune.options import OptionArguments, Options
 
 
 def test_public_names() -> None:
-    expected = ["CallTrace", "Options", "PruningPlan", "TltPruneError", "plan_pruning", "prune_model", "register_rule", "sweep"]
-    assert tlt_prune.__all__ == expected
+    assert tlt_prune.__all__ == [
+        "Bias", "CallTrace", "LeastSquares", "Options", "PruningPlan", "RecalibrateBatchNorm", "Sensitivity", "TltPruneError",
+        "criteria", "iterative_prune", "plan_pruning", "prune_model", "recalibrate_batch_norm", "register_rule", "sensitivity",
+        "sweep",
+    ]  # fmt: skip
     for name in tlt_prune.__all__:
         assert getattr(tlt_prune, name).__doc__
         assert name in dir(tlt_prune)
@@ -30,7 +33,7 @@ def test_the_options_are_written_once() -> None:
         for name, field in Options.model_fields.items():
             assert parameters[name].default == field.default
     assert set(inspect.signature(tlt_prune.prune_model).parameters) - set(Options.model_fields) == {
-        "model", "layer_config_overrides", "verify",
+        "model", "layer_config_overrides", "compensation", "verify",
     }  # fmt: skip
     assert all(field.description for field in Options.model_fields.values())
 

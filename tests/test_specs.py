@@ -68,7 +68,10 @@ def test_older_tao_names() -> None:
         ({"train": {"num_epochs": "many"}}, "'train.num_epochs' must be a whole number. Received: 'many'"),
         ({"train": {"num_epochs": True}}, "must be a whole number"),
         ({"train": {"reg_config": {"scope": ["conv3d"]}}}, "'train.reg_config.scope.0' must be 'conv2d' or 'dense'"),
-        ({"train": {"reg_config": {"type": "L3"}}}, "'train.reg_config.type' must be 'L1', 'L2' or 'none'. Received: 'L3'"),
+        (
+            {"train": {"reg_config": {"type": "L3"}}},
+            "'train.reg_config.type' must be 'L1', 'L2', 'group_lasso' or 'none'. Received: 'L3'",
+        ),
         ({"train": 3}, "'train' must be a section with keys. Received: 3"),
         ({"prune": {"granularity": "some"}}, "a whole number or 'auto'. Received: 'some'"),
         ({"prune": {"threshold": 1.5}}, "'prune': scores divided by their layer's largest are at most 1"),

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from tlt_prune.pruning.api import plan_pruning, prune_model
     from tlt_prune.pruning.compensation import Bias, LeastSquares, RecalibrateBatchNorm, recalibrate_batch_norm
     from tlt_prune.pruning.plan import PruningPlan
+    from tlt_prune.pruning.schedule import iterative_prune
+    from tlt_prune.pruning.sensitivity import Sensitivity, sensitivity
     from tlt_prune.pruning.sweep import sweep
 
 _HOMES = {
@@ -27,11 +29,14 @@ _HOMES = {
     "Options": "tlt_prune.options",
     "PruningPlan": "tlt_prune.pruning.plan",
     "RecalibrateBatchNorm": "tlt_prune.pruning.compensation",
+    "Sensitivity": "tlt_prune.pruning.sensitivity",
     "TltPruneError": "tlt_prune.errors",
+    "iterative_prune": "tlt_prune.pruning.schedule",
     "plan_pruning": "tlt_prune.pruning.api",
     "prune_model": "tlt_prune.pruning.api",
     "recalibrate_batch_norm": "tlt_prune.pruning.compensation",
     "register_rule": "tlt_prune.graph.rules",
+    "sensitivity": "tlt_prune.pruning.sensitivity",
     "sweep": "tlt_prune.pruning.sweep",
 }
 
@@ -44,12 +49,15 @@ __all__ = [
     "Options",
     "PruningPlan",
     "RecalibrateBatchNorm",
+    "Sensitivity",
     "TltPruneError",
     "criteria",
+    "iterative_prune",
     "plan_pruning",
     "prune_model",
     "recalibrate_batch_norm",
     "register_rule",
+    "sensitivity",
     "sweep",
 ]
 

@@ -149,7 +149,9 @@ class Options(Settings):
                 f"ranking='global' needs a budget for the whole network. Expected params, macs, size_mb or latency_ms. "
                 f"Received: {', '.join(f'{name}={value}' for name, value in given.items())}"
             )
-        by_largest = self.normalizer == "max" or (self.normalizer == "auto" and self.criterion in CRITERIA_WITHOUT_DATA)
+        by_largest = self.normalizer == "max" or (
+            self.normalizer == "auto" and self.criterion in ("auto", *CRITERIA_WITHOUT_DATA)
+        )
         if self.threshold is not None and self.threshold > 1 and by_largest and self.equalization_criterion != "sum":
             raise ValueError(
                 "scores divided by their layer's largest are at most 1. Expected a threshold between 0 and 1, "

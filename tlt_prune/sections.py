@@ -106,16 +106,18 @@ class RegConfig(Settings):
     """Weight decay, the reason why filters become prunable.
 
     Attributes:
-        type: "L1", "L2" or "none".
+        type: "L1", "L2", "group_lasso" (the sum of the filters' norms, which drives whole filters to zero) or "none".
         scope: layer kinds that get it: "conv2d" (all convolutions) and "dense".
         weight_decay: factor of the sum of |w| or w^2 of kernels.
         bias: regularize biases as well.
+        bn_scale_decay: factor of the sum of |gamma| of batch normalisations, which prepares for `prune.criterion: BNScale`.
     """
 
-    type: Literal["L1", "L2", "none"] = "L2"
+    type: Literal["L1", "L2", "group_lasso", "none"] = "L2"
     scope: tuple[Literal["conv2d", "dense"], ...] = ("conv2d", "dense")
     weight_decay: NonNegative = 1.5e-5
     bias: bool = False
+    bn_scale_decay: NonNegative = 0.0
 
 
 class BNConfig(Settings):
@@ -145,6 +147,8 @@ class LRConfig(Settings):
     """Learning rate a step. `soft_start` and `annealing_points` are shares of the whole training.
 
     `gamma` and `step_size` (a percentage of the training) belong to "step" and "exponential": see `training.schedules`.
+    `rewind_to` is for retraining: the schedule starts at that share of it (Renda et al., "Comparing Rewinding and Fine-tuning in
+    Neural Network Pruning", 2020, arXiv:2003.02389: learning-rate rewinding).
     """
 
     scheduler: Literal["soft_anneal", "cosine", "step", "exponential"] = "cosine"
@@ -155,6 +159,7 @@ class LRConfig(Settings):
     annealing_points: tuple[Share, ...] = (0.33, 0.66, 0.88)
     annealing_divider: Positive = 10.0
     min_lr_ratio: Share = 0.0
+    rewind_to: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
 class EarlyStop(Settings):
@@ -162,6 +167,20 @@ class EarlyStop(Settings):
 
     patience: Annotated[int, Field(ge=0)] = 0
     min_delta: NonNegative = 0.0
+
+
+class Distill(Settings):
+    """Knowledge distillation from an unpruned model.
+
+    Attributes:
+        teacher: its .keras file; empty for no distillation.
+        alpha: weight of what the teacher says; the labels have the rest.
+        temperature: probabilities are softened by it.
+    """
+
+    teacher: str = ""
+    alpha: Share = 0.5
+    temperature: Positive = 4.0
 
 
 class Train(Settings):
@@ -180,6 +199,7 @@ class Train(Settings):
     lr_config: LRConfig = LRConfig()
     optim_config: OptimConfig = OptimConfig()
     early_stop: EarlyStop = EarlyStop()
+    distill: Distill = Distill()
 
     @pydantic.field_validator("qat")
     @classmethod
@@ -202,6 +222,22 @@ class Evaluate(Settings):
 CompensationName = Literal["auto", "none", "bias", "least_squares", "batch_norm"]
 
 
+class Schedule(Settings):
+    """Pruning in steps, with training in between.
+
+    Attributes:
+        steps: number of prunes; 1 prunes at once.
+        kind: what is removed up to step k of n: "linear" k/n of it, "cubic" 1 - (1 - k/n)^3, most at the beginning (Zhu and
+            Gupta, "To
+            prune, or not to prune", 2017, arXiv:1710.01878, section 3).
+        epochs: of training after each step but the last, by the spec's `train` section.
+    """
+
+    steps: Count = 1
+    kind: Literal["linear", "cubic"] = "cubic"
+    epochs: Count = 1
+
+
 class Prune(Options):
     """What goes: the options of `tlt_prune.prune_model`, and where from and to. Layers are given by name or pattern."""
 
@@ -215,6 +251,7 @@ class Prune(Options):
     "batch_norm" or "none". "auto" is "least_squares" where the spec has a dataset, else "none"."""
     samples: Count = 1000
     """Pictures of the training split for what takes data."""
+    schedule: Schedule = Schedule()
 
     @property
     def options(self) -> Options:

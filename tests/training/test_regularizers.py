@@ -111,3 +111,42 @@ def test_weight_decay_moves_the_weights() -> None:
     for name, norm in before.items():
         # w <- w - rate * 2 * decay * w, three times.
         assert float(np.linalg.norm(model.get_layer(name).get_weights()[0])) == pytest.approx(norm * 0.9**3, rel=1e-4)
+
+
+@pytest.mark.parametrize(("kind", "axes"), [("Conv2D", (3,)), ("DepthwiseConv2D", (2, 3)), ("Dense", (1,))])
+def test_group_lasso_is_the_sum_of_the_filters_norms(kind: str, axes: tuple[int, ...]) -> None:
+    scope, _, _, _ = KINDS[kind]
+    model, layer = model_of(kind, use_bias=False)
+    training.set_regularizers(model, RegConfig(type="group_lasso", weight_decay=0.5, scope=(scope,)))
+    kernel = np.asarray(layer.kernel, np.float64)
+    others = tuple(i for i in range(kernel.ndim) if i not in axes)
+    size = np.prod([kernel.shape[i] for i in others])
+    expected = 0.5 * np.sqrt(size) * np.sqrt((kernel**2).sum(axis=others)).sum()
+    assert float(sum(model.losses)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_group_lasso_drives_filters_to_zero_and_has_a_gradient_there() -> None:
+    penalty = training.GroupLasso(0.1)
+    variable = keras.Variable(np.array([[3.0, 0.0], [4.0, 0.0]], np.float32))
+    optimizer = keras.optimizers.SGD(0.1)
+    import tensorflow as tf
+
+    for _ in range(600):
+        with tf.GradientTape() as tape:
+            loss = penalty(variable)
+        (gradient,) = tape.gradient(loss, [variable.value])
+        assert np.isfinite(np.asarray(gradient)).all()
+        optimizer.apply([gradient], [variable])
+    np.testing.assert_allclose(np.asarray(variable), 0, atol=0.02)
+    again = keras.regularizers.deserialize(keras.regularizers.serialize(penalty))
+    assert again.get_config() == {"factor": 0.1, "axes": [-1]}
+
+
+def test_the_scales_of_batch_normalisation() -> None:
+    model, _ = model_of("Conv2D", use_bias=False)
+    norm = next(x for x in model.layers if isinstance(x, L.BatchNormalization))
+    assert training.set_regularizers(model, RegConfig(type="none", bn_scale_decay=0.5)) == 1
+    expected = 0.5 * float(np.abs(np.asarray(norm.gamma)).sum())
+    assert float(sum(model.losses)) == pytest.approx(expected, rel=1e-5)
+    training.set_regularizers(model, RegConfig(type="none"))
+    assert not model.losses

@@ -9,6 +9,7 @@ filters' consumers zeroed, then writes the model and its plan (model.plan.json).
 
 from __future__ import annotations
 
+import functools
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any, get_args
@@ -16,9 +17,10 @@ from typing import Any, get_args
 import numpy as np
 from absl import flags
 
-from tlt_prune import files
+from tlt_prune import extras, files
 from tlt_prune.cli import common
 from tlt_prune.cli.startup import import_frameworks
+from tlt_prune.cli.steps import StepRecord
 from tlt_prune.errors import MissingPackageError, PlanError, SpecError
 from tlt_prune.options import BUDGETS, Options, with_budget
 from tlt_prune.specs import Prune, Spec, parse_value
@@ -88,6 +90,8 @@ def main(argv: list[str]) -> None:
     overrides = {f"prune.{field}": common.number(value) for field, value in given.items()}
     if given["compensation"] is not None:
         overrides["prune.compensation"] = given["compensation"].split(",")
+    if given["schedule"] is not None:
+        overrides["prune.schedule"] = parse_value(given["schedule"], "--schedule")
     if given["layer_options"] is not None:
         overrides["prune.layer_options"] = parse_value(given["layer_options"], "--layer_options")
     overrides |= {"prune.model_path": FLAGS.model, "prune.output_path": FLAGS.output_file}
@@ -103,10 +107,52 @@ def main(argv: list[str]) -> None:
     if not FLAGS.dry_run:
         files.output_folder(output.parent)
     import_frameworks()
-    _prune(spec, source, output)
+    if spec.prune.schedule.steps > 1 and not FLAGS.sweep:
+        _by_steps(spec, source, output)
+    else:
+        _prune(spec, source, output)
 
 
-def _prune(spec: Spec, source: str, output: pathlib.Path) -> None:
+def _by_steps(spec: Spec, source: str, output: pathlib.Path) -> None:
+    """Prunes in steps, with training in between; run again after being killed, it goes on where it was."""
+    from tlt_prune.cli.models import load_keras
+    from tlt_prune.graph.tracer import trace
+    from tlt_prune.pruning.schedule import step_options
+
+    extras.require("train", "tlt-prune with a schedule")
+    from tlt_prune.cli.training_run import run_training
+
+    schedule = spec.prune.schedule
+    original = trace(load_keras(source), spec.prune.channelwise_layers)
+    folder = output.parent / f"{output.stem}_steps"
+    record = StepRecord(folder / "steps.json", source, spec)
+    current = source
+    for step in range(1, schedule.steps + 1):
+        last = step == schedule.steps
+        pruned = output if last else folder / f"step_{step}/pruned.keras"
+        common.say(f"\nStep {step} of {schedule.steps}")
+        if step > record.pruned or not pruned.exists():
+            adjusted = functools.partial(step_options, original=original, step=step, steps=schedule.steps, kind=schedule.kind)
+            _prune(spec, current, pruned, adjusted, onwards=last)
+            if FLAGS.dry_run:
+                common.say("The later steps depend on the training after this one.")
+                return
+            record.done(step)
+        if not last:
+            train = spec.train.model_copy(update={"pretrained_model_path": str(pruned), "num_epochs": schedule.epochs})
+            _, result = run_training(spec.model_copy(update={"train": train}), pruned.parent / "train", restart=False)
+            current = str(result.path)
+
+
+def _prune(
+    spec: Spec,
+    source: str,
+    output: pathlib.Path,
+    adjusted: Callable[..., Options] | None = None,
+    *,
+    onwards: bool = True,
+) -> None:
+    """One prune, by the spec's options, or what `adjusted` makes of them for a model; `onwards` says what to do next."""
     from tlt_prune import model_info
     from tlt_prune.cli.calibration import choose
     from tlt_prune.export.runtime import load_predictor
@@ -128,6 +174,8 @@ def _prune(spec: Spec, source: str, output: pathlib.Path) -> None:
     choice = choose(spec, predictor)
     options = choice.options.model_copy(update={"excluded_layers": excluded})
     channels = trace(model, options.channelwise_layers)
+    if adjusted is not None:
+        options = adjusted(options, current=channels)
     plan, alive = plan_of(channels, options)
     common.say(table(plan))
     advice = plan.advice()
@@ -154,7 +202,10 @@ def _prune(spec: Spec, source: str, output: pathlib.Path) -> None:
         save_model(pruned, output, info=model_info.read(pathlib.Path(source)))
     written = [plan_path.name, *_saved(plan.plot, plan_path.with_suffix(".png"))]
     common.say(f"Wrote {output}, {' and '.join(written)}")
-    common.say(f"Next: tlt-train{common.spec_flag()} --set train.pretrained_model_path={output} -o {spec.results_dir}/retrain")
+    if onwards:
+        common.say(
+            f"Next: tlt-train{common.spec_flag()} --set train.pretrained_model_path={output} -o {spec.results_dir}/retrain"
+        )
 
 
 def _compensated(done: Any, compensation: list[Any]) -> Iterator[str]:

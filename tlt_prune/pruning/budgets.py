@@ -31,10 +31,10 @@ class _Resource:
 
     def __init__(self, name: str, unit: str, terms: Callable[[ChannelGraph], list[ledger.Term]], total: Callable[[Any], float]):
         self.name, self.unit, self.terms = name, unit, terms
-        self._total = total
+        self.total = total
 
     def of(self, channels: ChannelGraph, alive: Any) -> float:
-        return float(self._total(costs(channels, alive)))
+        return float(self.total(costs(channels, alive)))
 
     def shown(self, value: float) -> str:
         return f"{value:,.0f}{self.unit}" if value >= 1000 else f"{value:.4g}{self.unit}"

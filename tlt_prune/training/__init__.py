@@ -2,7 +2,7 @@
 
 from tlt_prune.training.evaluation import Scores, score
 from tlt_prune.training.loop import TrainResult, train
-from tlt_prune.training.regularizers import regularizer, set_regularizers
+from tlt_prune.training.regularizers import GroupLasso, regularizer, set_regularizers
 from tlt_prune.training.schedules import learning_rate
 
-__all__ = ["Scores", "TrainResult", "learning_rate", "regularizer", "score", "set_regularizers", "train"]
+__all__ = ["GroupLasso", "Scores", "TrainResult", "learning_rate", "regularizer", "score", "set_regularizers", "train"]

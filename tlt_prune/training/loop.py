@@ -25,6 +25,7 @@ from tlt_prune.errors import TrainingError
 from tlt_prune.model_info import ModelInfo
 from tlt_prune.specs import EarlyStop, OptimConfig, Train
 from tlt_prune.training.checkpoints import Checkpoint, Checkpoints
+from tlt_prune.training.distillation import Distillation, LabelAccuracy, with_teacher
 from tlt_prune.training.regularizers import set_regularizers
 from tlt_prune.training.schedules import learning_rate
 
@@ -57,6 +58,7 @@ def train(
     identity: Mapping[str, Any] | None = None,
     *,
     info: ModelInfo | None = None,
+    teacher: keras.Model | None = None,
     restart: bool = False,
     say: Callable[[str], None] = print,
 ) -> TrainResult:
@@ -70,6 +72,7 @@ def train(
         folder: receives model.keras, history.csv, checkpoints/ and tensorboard/.
         identity: what else a run must share to go on with its checkpoints (the model and the data, say).
         info: what belongs to the model: written into its file.
+        teacher: the model that `config.distill` names.
         restart: starts afresh, even over the checkpoints of another training.
         say: receives the lines about resumption.
 
@@ -93,7 +96,10 @@ def train(
                 say(f"This training is finished: all {found.epoch} epochs are done. Give --restart to repeat it.")
             else:
                 say(f"Going on after epoch {found.epoch}, from the last checkpoint.")
-        result = _run(model, make_batches, validation, config, folder, checkpoints, found)
+        result = _run(model, make_batches, validation, config, folder, checkpoints, found, teacher)
+        if config.reg_config.type == "group_lasso":
+            # The model file is to load without this package, which this penalty comes from.
+            set_regularizers(model, config.reg_config.model_copy(update={"type": "none"}))
         save_model(model, result.path, info=info, include_optimizer=False)
         return result
 
@@ -106,6 +112,7 @@ def _run(
     folder: pathlib.Path,
     checkpoints: Checkpoints,
     found: Checkpoint | None,
+    teacher: keras.Model | None,
 ) -> TrainResult:
     first_epoch = found.epoch if found is not None else 0
     history = _History(folder / "history.csv", first_epoch)
@@ -113,11 +120,9 @@ def _run(
         set_regularizers(model, config.reg_config)
         batches, steps = make_batches(first_epoch)
         if found is None:
-            model.compile(
-                optimizer=optimizer(config.optim_config),
-                loss=keras.losses.CategoricalCrossentropy(label_smoothing=config.label_smoothing),
-                metrics=["accuracy"],
-            )
+            model.compile(optimizer=optimizer(config.optim_config), **_objective(config))
+        if teacher is not None:
+            batches = with_teacher(batches, teacher, model)
         callbacks: list[keras.callbacks.Callback] = [
             _Schedule(config, steps),
             _Finite(config, steps),
@@ -140,6 +145,15 @@ def _run(
     return TrainResult(
         model, folder / "model.keras", max(len(history.rows), first_epoch), first_epoch, pd.DataFrame(history.rows)
     )
+
+
+def _objective(config: Train) -> dict[str, Any]:
+    """Loss and metrics."""
+    smoothing, distill = config.label_smoothing, config.distill
+    if distill.teacher:
+        loss = Distillation(distill.alpha, distill.temperature, smoothing)
+        return {"loss": loss, "metrics": [LabelAccuracy(name="accuracy")]}
+    return {"loss": keras.losses.CategoricalCrossentropy(label_smoothing=smoothing), "metrics": ["accuracy"]}
 
 
 def optimizer(config: OptimConfig) -> keras.optimizers.Optimizer:
@@ -174,9 +188,10 @@ def _without_optimizer(model: keras.Model) -> Iterator[None]:
 def _deciding(config: Train) -> dict[str, Any]:
     """Everything in the section that decides what a training computes, and the contents of the model it starts from."""
     data = config.model_dump(exclude={"tensorboard", "checkpoint_interval", "pretrained_model_path"})
-    source = pathlib.Path(config.pretrained_model_path)
-    if config.pretrained_model_path and source.is_file():
-        data["pretrained_model"] = _contents(source)
+    data["distill"].pop("teacher")
+    for name, path in {"pretrained_model": config.pretrained_model_path, "teacher": config.distill.teacher}.items():
+        if path and pathlib.Path(path).is_file():
+            data[name] = _contents(pathlib.Path(path))
     return data
 
 

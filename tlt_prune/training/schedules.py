@@ -15,11 +15,12 @@ def learning_rate(config: LRConfig, step: int, total_steps: int) -> float:
     half a cosine to 0; "step" is multiplied by `gamma` after every `step_size` per cent of the training, "exponential" by the
     same factor evenly (which is what the toolkit's own "step" computes). None falls below `min_lr_ratio * learning_rate`.
     """
-    progress = min(step / total_steps, 1.0)
+    rewound = config.rewind_to
+    progress = min(rewound + (1 - rewound) * step / total_steps, 1.0)
     base, lowest = config.learning_rate, config.min_lr_ratio * config.learning_rate
     if progress < config.soft_start:
         # One step ahead, so that the first step is not wasted at rate 0.
-        return max(base * min((step + 1) / total_steps / config.soft_start, 1.0), lowest)
+        return max(base * min((rewound + (1 - rewound) * (step + 1) / total_steps) / config.soft_start, 1.0), lowest)
     if config.scheduler == "soft_anneal":
         passed = sum(progress > point for point in config.annealing_points)
         return max(base / config.annealing_divider**passed, lowest)

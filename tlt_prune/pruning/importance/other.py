@@ -14,7 +14,7 @@ class BNScale:
     """|gamma| of the batch normalisation that follows; a layer that none follows has no vote.
 
     Liu et al., "Learning Efficient Convolutional Networks through Network Slimming", ICCV 2017, arXiv:1708.06519. It
-    says something after training with an L1 penalty on the scales (`train.reg_config.scope: [bn_scale]` in a spec).
+    says something after training with an L1 penalty on the scales (`train.reg_config.bn_scale_decay` in a spec).
     """
 
     def __call__(self, network: Network) -> dict[str, Scores]:

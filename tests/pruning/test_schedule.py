@@ -1,0 +1,122 @@
+"""Pruning in steps: what each step keeps, what is trained when, and going on after a kill."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from helpers import randomise
+
+import tlt_prune
+from tlt_prune.errors import PlanError
+from tlt_prune.graph.tracer import trace
+from tlt_prune.pruning.costs import costs
+from tlt_prune.pruning.schedule import progress_of
+
+
+def net() -> keras.Model:
+    x = y = keras.Input((8, 8, 3))
+    for i in range(3):
+        y = keras.layers.Conv2D(64, 3, padding="same", activation="relu", name=f"c{i}")(y)
+    return randomise(keras.Model(x, keras.layers.Dense(3, name="head")(keras.layers.GlobalAveragePooling2D()(y))))
+
+
+def test_schedules() -> None:
+    assert [progress_of(k, 4, "linear") for k in range(5)] == [0, 0.25, 0.5, 0.75, 1]
+    np.testing.assert_allclose([progress_of(k, 2, "cubic") for k in range(3)], [0, 0.875, 1])
+
+
+@pytest.mark.parametrize(
+    ("budget", "measure"),
+    [
+        ({"macs": 0.4}, lambda m: costs(trace(m)).total_macs),
+        ({"params": 0.4}, lambda m: m.count_params()),
+        ({"ratio": 0.5}, lambda m: m.get_layer("c0").filters),
+    ],
+)
+@pytest.mark.parametrize("schedule", ["linear", "cubic"])
+def test_every_step_keeps_its_share(budget: dict[str, float], measure: Any, schedule: str) -> None:
+    model = net()
+    seen: list[float] = []
+    pruned = tlt_prune.iterative_prune(
+        model, lambda m, step: seen.append(measure(m)), steps=3, schedule=schedule, granularity=1, min_num_filters=1, **budget
+    )
+    ((name, value),) = budget.items()
+    target = 1 - value if name == "ratio" else value
+    whole = measure(model)
+    for step, left in enumerate(seen, start=1):
+        expected = 1 - progress_of(step, 3, schedule) * (1 - target)
+        assert left / whole == pytest.approx(expected, abs=0.02), step
+    assert measure(pruned) == seen[-1]
+
+
+def test_a_threshold_rises() -> None:
+    norms = np.linspace(0.1, 1.0, 64)
+    model = net()
+    for i in range(3):
+        kernel, bias = model.get_layer(f"c{i}").get_weights()
+        kernel *= norms / np.sqrt((kernel**2).sum(axis=(0, 1, 2)))
+        model.get_layer(f"c{i}").set_weights([kernel, bias])
+    widths: list[int] = []
+    options = {"threshold": 0.63, "granularity": 1, "min_num_filters": 1}
+    tlt_prune.iterative_prune(
+        model, lambda m, step: widths.append(m.get_layer("c0").filters), steps=3, schedule="linear", **options
+    )
+    assert widths == [int((norms > t).sum()) for t in (0.21, 0.42, 0.63)]
+
+
+def test_what_retraining_returns_is_gone_on_with() -> None:
+    given: list[Any] = []
+
+    def retrain(model: Any, step: int) -> Any:
+        given.append(model)
+        return keras.models.clone_model(model)
+
+    last = tlt_prune.iterative_prune(net(), retrain, steps=2, ratio=0.5, min_num_filters=8)
+    assert last is not given[1]
+    assert [m.get_layer("c0").filters for m in given] == [40, 32]
+
+
+def test_it_goes_on_after_the_last_step(tmp_path: pathlib.Path) -> None:
+    model, steps = net(), []
+
+    def retrain(pruned: Any, step: int) -> None:
+        steps.append(step)
+        if len(steps) == 2:
+            raise KeyboardInterrupt
+        pruned.get_layer("head").bias.assign_add(np.ones(3))
+
+    options = {"steps": 3, "macs": 0.4, "min_num_filters": 8, "folder": tmp_path}
+    with pytest.raises(KeyboardInterrupt):
+        tlt_prune.iterative_prune(model, retrain, **options)
+    resumed = tlt_prune.iterative_prune(model, retrain, **options)
+    assert steps == [1, 2, 2, 3]
+    steps.clear()
+    steps.append(-1)
+    steps.append(-1)
+    whole = tlt_prune.iterative_prune(model, retrain, **{**options, "folder": None})
+    for a, b in zip(resumed.get_weights(), whole.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step_1.keras", "step_2.keras", "step_3.keras", "steps.json"]
+    with pytest.raises(PlanError, match="steps of another model or with other arguments"):
+        tlt_prune.iterative_prune(model, retrain, **{**options, "macs": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 0, "macs": 0.5}, "steps >= 1"),
+        ({"schedule": "quick", "macs": 0.5}, '"linear" or "cubic"'),
+        ({"macs": 1e-6}, "cannot be met"),
+        ({}, "Expected one of threshold="),
+    ],
+)
+def test_bad_arguments_are_refused_before_any_training(options: dict[str, Any], message: str) -> None:
+    def retrain(model: Any, step: int) -> None:
+        raise AssertionError("nothing is trained")
+
+    with pytest.raises(PlanError, match=message):
+        tlt_prune.iterative_prune(net(), retrain, **options)

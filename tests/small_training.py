@@ -1,0 +1,50 @@
+"""A training that takes a second: what tests of the loop share."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+
+import keras
+
+from tlt_prune import data, training
+from tlt_prune.specs import Dataset, Train
+from tlt_prune.training.loop import train
+
+DIGITS = Dataset(train_dataset_path="sklearn_digits")
+SIZE = (8, 8, 1)
+FORM = data.PictureFormat(*SIZE)
+
+
+def small_model() -> keras.Model:
+    keras.utils.set_random_seed(5)
+    x = keras.Input(SIZE)
+    y = keras.layers.Conv2D(8, 3, name="c")(x)
+    y = keras.layers.BatchNormalization(name="bn")(y)
+    y = keras.layers.GlobalAveragePooling2D()(keras.layers.ReLU()(y))
+    return keras.Model(x, keras.layers.Dense(10, activation="softmax", name="head")(y))
+
+
+def run(
+    folder: pathlib.Path,
+    epochs: int = 3,
+    identity: dict[str, object] | None = None,
+    restart: bool = False,
+    say: Callable[[str], None] = print,
+    model: Callable[[], keras.Model] = small_model,
+    teacher: keras.Model | None = None,
+    **changes: object,
+) -> training.TrainResult:
+    config = Train(num_epochs=epochs, batch_size_per_gpu=64, tensorboard=False, **changes)  # type: ignore[arg-type]
+    splits = data.load_splits(DIGITS, FORM)
+    small = [dataclasses.replace(s, images=s.images[:200], labels=s.labels[:200]) for s in splits]
+    validation = data.evaluation_pipeline(small[1], DIGITS, FORM, batch_size=200, channels_first=False).batches
+
+    def make_batches(first_epoch: int) -> tuple[object, int]:
+        pipeline = data.training_pipeline(
+            small[0], DIGITS, FORM, batch_size=64, seed=1, first_epoch=first_epoch, epochs=epochs, channels_first=False
+        )
+        return pipeline.batches, pipeline.steps
+
+    return train(model, make_batches, validation, config, folder, identity, teacher=teacher, restart=restart, say=say)

@@ -1,0 +1,86 @@
+"""A training as a spec describes it: what `tlt-train` does, and `tlt-prune` between the steps of a schedule."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+from tlt_prune import data, files, model_info, training
+from tlt_prune.cli import common
+from tlt_prune.cli import models as model_files
+from tlt_prune.errors import SpecError
+from tlt_prune.export.runtime import load_predictor
+from tlt_prune.specs import Spec
+
+
+def run_training(spec: Spec, folder: pathlib.Path, *, restart: bool) -> tuple[Spec, Any]:
+    """Trains into `folder`; returns the spec with what its model knows, and the `TrainResult`.
+
+    Raises:
+        TltPruneError: something in the spec, the model or the data does not fit.
+    """
+    model_files.seed(spec)
+    start = load_predictor(spec.train.pretrained_model_path) if model_files.is_whole_model(spec) else None
+    if start is None:
+        form, channels_first = model_files.picture_format(spec), spec.model.data_format == "channels_first"
+    elif start.model is None:
+        raise SpecError(f"train.pretrained_model_path: expected a .keras, .h5 or .hdf5 file. Received: {start.path}.")
+    else:
+        spec, form, channels_first = model_files.agreed(spec, start)
+    teacher = _teacher(spec)
+    train_split, test_split = data.load_splits(spec.dataset, form)
+    classes = tuple(train_split.classes)
+    common.say(
+        f"Training {spec.train.pretrained_model_path or f'a new {spec.model.backbone}'} for {spec.train.num_epochs} epochs on "
+        f"{len(train_split)} pictures of {len(classes)} classes; {len(test_split)} pictures are held out. Results: {folder}"
+    )
+    if start is not None and start.info is not None and start.info.classes != classes:
+        common.say(f"Its classes were {', '.join(start.info.classes[:10])}; from now on they are those of the dataset.")
+
+    def make_batches(first_epoch: int) -> tuple[Any, int]:
+        pipeline = data.training_pipeline(
+            train_split,
+            spec.dataset,
+            form,
+            batch_size=spec.train.batch_size_per_gpu,
+            seed=spec.train.random_seed,
+            first_epoch=first_epoch,
+            epochs=spec.train.num_epochs,
+            channels_first=channels_first,
+        )
+        return pipeline.batches, pipeline.steps
+
+    validation = data.evaluation_pipeline(
+        test_split, spec.dataset, form, batch_size=spec.evaluate.batch_size, channels_first=channels_first
+    )
+    result = training.train(
+        lambda: model_files.starting_model(spec, len(classes), start.model if start is not None else None),
+        make_batches,
+        validation.batches,
+        spec.train,
+        folder,
+        identity={
+            "model": spec.model.model_dump(),
+            "dataset": spec.dataset.model_dump(),
+            "classes": classes,
+            "pictures": [len(train_split), len(test_split)],
+            "contents": [train_split.checksum(), test_split.checksum()],
+        },
+        info=model_info.of_spec(spec, classes),
+        teacher=teacher,
+        restart=restart,
+        say=common.say,
+    )
+    files.write_text(folder / "classmap.json", model_files.classmap(classes))
+    return spec, result
+
+
+def _teacher(spec: Spec) -> Any:
+    if not spec.train.distill.teacher:
+        return None
+    teacher = load_predictor(spec.train.distill.teacher)
+    if teacher.model is None:
+        raise SpecError(f"train.distill.teacher: expected a .keras or .h5 file. Received: {teacher.path}.")
+    # It must see what it was trained on.
+    model_info.agreed(spec, teacher.info, str(teacher.path))
+    return teacher.model

@@ -1,0 +1,152 @@
+"""Pruning in steps, with training in between."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any, Literal, Unpack
+
+import keras
+
+from tlt_prune import files
+from tlt_prune.errors import PlanError
+from tlt_prune.graph.channel_graph import ChannelGraph
+from tlt_prune.graph.tracer import trace
+from tlt_prune.options import LayerOptions, OptionArguments, Options, options_of
+from tlt_prune.pruning.api import plan_of
+from tlt_prune.pruning.budgets import absolute, resource_of
+from tlt_prune.pruning.compensation import compensate
+from tlt_prune.pruning.costs import costs
+from tlt_prune.pruning.rewrite import rewrite
+
+Kind = Literal["linear", "cubic"]
+
+
+def progress_of(step: int, steps: int, kind: Kind) -> float:
+    """Share of all that is to go which is gone after a step, 1 <= step <= steps.
+
+    "linear": k/n; "cubic": 1 - (1 - k/n)^3, most at the beginning, while there is most to spare (Zhu and Gupta, "To prune, or not
+    to prune", 2017, arXiv:1710.01878, equation 1).
+    """
+    share = step / steps
+    return share if kind == "linear" else 1 - (1 - share) ** 3
+
+
+def step_options(
+    options: Options, *, original: ChannelGraph, current: ChannelGraph, step: int, steps: int, kind: Kind
+) -> Options:
+    """The options of one step: the budget that is to be kept after it.
+
+    Args:
+        options: what is to be reached after the last step.
+        original: the model before the first step.
+        current: the model before this step.
+        step: 1 <= step <= steps.
+
+    Raises:
+        PlanError: the budget is one of latency, which is not known of `original`.
+    """
+    gone = progress_of(step, steps, kind)
+    if options.threshold is not None:
+        return options.model_copy(update={"threshold": options.threshold * gone})
+    if options.ratio is not None:
+        # Counts are rounded up: of what one step left after another, they would never come down to those of one prune.
+        by_norm = options.model_copy(update={"ratio": options.ratio * gone, "criterion": "L2"})
+        wanted = {x.layer: x.filters_after for x in plan_of(original, by_norm)[0].layers}
+        shares = {p.name: LayerOptions(ratio=1 - wanted[p.name] / len(p.labels)) for p in current.producers}
+        return options.model_copy(update={"layer_options": {**options.layer_options, **shares}})
+    resource, said = resource_of(options)
+    full = resource.total(costs(original))
+    target = absolute(resource, said, full)
+    return options.model_copy(update={resource.name: full - gone * (full - target)})
+
+
+def iterative_prune(
+    model: Any,
+    retrain: Callable[[Any, int], Any],
+    *,
+    steps: int = 4,
+    schedule: Kind = "cubic",
+    compensation: Any = None,
+    folder: str | pathlib.Path | None = None,
+    **options: Unpack[OptionArguments],
+) -> Any:
+    """Prunes in steps, with training after each.
+
+    Args:
+        model: a functional or Sequential Keras model. It stays as it is.
+        retrain: `retrain(pruned, step)` trains a pruned model in place, or returns another one; called after every step, 1 to
+            `steps`.
+        steps: number of prunes.
+        schedule: "linear" or "cubic": see `progress_of`.
+        compensation: as for `tlt_prune.prune_model`, after each prune.
+        folder: receives `step_1.keras`... after each training. Called again with the same arguments, it goes on after the last
+            step that is there.
+        **options: the fields of `tlt_prune.Options`: a budget, which is reached in the last step, and how it is reached.
+
+    Returns:
+        The model after the last step's training.
+
+    Raises:
+        PlanError: an option is out of range, the budget cannot be met, or `folder` holds the steps of something else.
+    """
+    if steps < 1 or schedule not in ("linear", "cubic"):
+        raise PlanError(
+            f'iterative_prune: expected steps >= 1 and schedule "linear" or "cubic". Received: {steps}, {schedule!r}.'
+        )
+    chosen = options_of(options)
+    channels = trace(model, chosen.channelwise_layers)
+    # A budget that cannot be met is refused before hours of training, not after.
+    plan_of(channels, chosen)
+    done = _Steps(pathlib.Path(folder), _identity(model, chosen, steps, schedule)) if folder is not None else None
+    current, first = (done.latest() if done is not None else None) or (model, 1)
+    for step in range(first, steps + 1):
+        traced = trace(current, chosen.channelwise_layers)
+        now = step_options(chosen, original=channels, current=traced, step=step, steps=steps, kind=schedule)
+        _, alive = plan_of(traced, now)
+        pruned = rewrite(traced, alive)
+        compensate(compensation, traced, alive, pruned)
+        returned = retrain(pruned, step)
+        current = pruned if returned is None else returned
+        if done is not None:
+            done.save(current, step)
+    return current
+
+
+def _identity(model: Any, options: Options, steps: int, schedule: str) -> str:
+    """What the steps in a folder belong to."""
+    digest = hashlib.sha256()
+    for weight in model.get_weights():
+        digest.update(weight.tobytes())
+    said = {k: v for k, v in options.model_dump(mode="python").items() if k != "criterion"}
+    said["criterion"] = options.criterion if isinstance(options.criterion, str) else type(options.criterion).__name__
+    digest.update(json.dumps([said, steps, schedule], default=str, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+class _Steps:
+    """The models after each step, in a folder."""
+
+    def __init__(self, folder: pathlib.Path, identity: str) -> None:
+        self._folder, self._identity = folder, identity
+        files.output_folder(folder)
+        self._record = folder / "steps.json"
+
+    def latest(self) -> tuple[Any, int] | None:
+        """(the model after the last step that is there, the number of the next)."""
+        if not self._record.exists():
+            return None
+        record = json.loads(self._record.read_text("utf-8"))
+        if record["of"] != self._identity:
+            raise PlanError(
+                f"{self._folder} holds the steps of another model or with other arguments. Expected another folder, or an "
+                "empty one."
+            )
+        return keras.models.load_model(self._folder / f"step_{record['step']}.keras"), record["step"] + 1
+
+    def save(self, model: Any, step: int) -> None:
+        with files.whole_file(self._folder / f"step_{step}.keras") as partial:
+            model.save(partial)
+        files.write_text(self._record, json.dumps({"of": self._identity, "step": step}))

@@ -1,0 +1,79 @@
+"""Knowledge distillation: the pruned network learns from the labels and from what the unpruned one says.
+
+Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015, arXiv:1503.02531, section 2.1:
+
+    (1 - alpha) CE(y, p) + alpha T^2 KL(teacher_T || student_T)
+
+where a network's probabilities at temperature T are softmax(log p / T). What the teacher says travels beside the labels.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from tlt_prune.errors import TrainingError
+
+_PACKAGE = "tlt_prune"
+
+
+@keras.saving.register_keras_serializable(package=_PACKAGE)
+class Distillation(keras.losses.Loss):
+    """The loss, for labels `(n, classes)` or, with the teacher's probabilities beside them, `(n, 2 classes)`."""
+
+    def __init__(
+        self, alpha: float, temperature: float, label_smoothing: float = 0.0, name: str = "distillation", **kwargs: Any
+    ) -> None:
+        super().__init__(name=name, **kwargs)
+        self.alpha, self.temperature, self.label_smoothing = alpha, temperature, label_smoothing
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        labels, teacher = _parts(y_true, y_pred)
+        hard = keras.losses.categorical_crossentropy(labels, y_pred, label_smoothing=self.label_smoothing)
+        if teacher is None:
+            return hard
+        soft = keras.losses.kl_divergence(self._cooled(teacher), self._cooled(y_pred))
+        return (1 - self.alpha) * hard + self.alpha * self.temperature**2 * soft
+
+    def _cooled(self, probabilities: Any) -> Any:
+        return ops.softmax(ops.log(ops.clip(probabilities, 1e-7, 1.0)) / self.temperature)
+
+    def get_config(self) -> dict[str, Any]:
+        own = {"alpha": self.alpha, "temperature": self.temperature, "label_smoothing": self.label_smoothing}
+        return {**super().get_config(), **own}
+
+
+@keras.saving.register_keras_serializable(package=_PACKAGE)
+class LabelAccuracy(keras.metrics.CategoricalAccuracy):
+    """Top-1 accuracy, whatever stands beside the labels."""
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        return super().update_state(_parts(y_true, y_pred)[0], y_pred, sample_weight)
+
+
+def _parts(y_true: Any, y_pred: Any) -> tuple[Any, Any]:
+    """(labels, the teacher's probabilities or None)."""
+    classes = y_pred.shape[-1]
+    return (y_true, None) if y_true.shape[-1] == classes else (y_true[..., :classes], y_true[..., classes:])
+
+
+def with_teacher(batches: Any, teacher: keras.Model, student: keras.Model) -> Any:
+    """Batches whose labels have the teacher's probabilities beside them.
+
+    Raises:
+        TrainingError: the teacher takes or says something else than the student.
+    """
+    for what, theirs, own in (
+        ("takes inputs", teacher.input_shape, student.input_shape),
+        ("has outputs", teacher.output_shape, student.output_shape),
+    ):
+        if theirs != own:
+            raise TrainingError(
+                f"train.distill: the teacher {what} of shape {theirs}. Expected {own}, as the model that is trained."
+            )
+    import tensorflow as tf
+
+    teacher.trainable = False
+    return batches.map(lambda x, y: (x, tf.concat([y, teacher(x, training=False)], axis=-1))).prefetch(tf.data.AUTOTUNE)
