@@ -100,7 +100,8 @@ class Options(Settings):
     size_mb: Amount | None = None
     """Size of the weights that may stay, in megabytes of 10^6 bytes: a number, or a share like "25%"."""
     latency_ms: Amount | None = None
-    """Latency at batch 1 in onnxruntime on this machine, in milliseconds: a number, or a share like "50%"."""
+    """Latency at batch 1 in onnxruntime on this machine, in milliseconds: a number, or a share like "50%". Predicted from layers
+    that are measured one by one."""
     criterion: (
         Literal["L2", "L1", "Linf", "FPGM", "BNScale", "LAMP", "Random", "Taylor", "Fisher", "Activation", "APoZ", "Ablation"]
         | Callable[..., Any]
@@ -121,6 +122,8 @@ class Options(Settings):
     max_ratio: Ratio | None = None
     """Largest share of a group's channels that may go; none by default, 0.9 with global ranking, which must not cut a layer
     through."""
+    latency_table: str | None = None
+    """File that measured latencies of layers are kept in; None measures anew."""
     granularity: Annotated[int, Field(ge=1)] | Literal["auto"] = 8
     """Retained counts are multiples of it, where the layer's width is; "auto" takes it from the model's dtype policy."""
     min_num_filters: Annotated[int, Field(ge=1)] = 16
@@ -174,6 +177,7 @@ class OptionArguments(TypedDict, total=False):
     equalization_criterion: Literal["union", "intersection", "arithmetic_mean", "geometric_mean", "sum", "mean"]
     ranking: Literal["auto", "local", "global"]
     max_ratio: float | None
+    latency_table: str | None
     granularity: int | Literal["auto"]
     min_num_filters: int
     excluded_layers: Sequence[str | type] | str | type

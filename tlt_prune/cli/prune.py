@@ -155,6 +155,7 @@ def _prune(
     """One prune, by the spec's options, or what `adjusted` makes of them for a model; `onwards` says what to do next."""
     from tlt_prune import model_info
     from tlt_prune.cli.calibration import choose
+    from tlt_prune.cli.latency import calibrate, measured_ms
     from tlt_prune.export.runtime import load_predictor
     from tlt_prune.graph.tracer import trace
     from tlt_prune.pruning.api import plan_of
@@ -176,6 +177,9 @@ def _prune(
     channels = trace(model, options.channelwise_layers)
     if adjusted is not None:
         options = adjusted(options, current=channels)
+    if options.latency_ms is not None:
+        options = options.model_copy(update={"latency_table": options.latency_table or f"{spec.results_dir}/latency.json"})
+        calibrate(model, channels, options)
     plan, alive = plan_of(channels, options)
     common.say(table(plan))
     advice = plan.advice()
@@ -202,6 +206,8 @@ def _prune(
         save_model(pruned, output, info=model_info.read(pathlib.Path(source)))
     written = [plan_path.name, *_saved(plan.plot, plan_path.with_suffix(".png"))]
     common.say(f"Wrote {output}, {' and '.join(written)}")
+    if plan.latency_ms_after is not None:
+        common.say(f"Latency: {plan.latency_ms_after:.3g} ms predicted, {measured_ms(pruned):.3g} ms measured in onnxruntime.")
     if onwards:
         common.say(
             f"Next: tlt-train{common.spec_flag()} --set train.pretrained_model_path={output} -o {spec.results_dir}/retrain"

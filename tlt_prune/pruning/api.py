@@ -11,9 +11,11 @@ from tlt_prune.graph.channel_graph import ChannelGraph
 from tlt_prune.graph.labels import Alive
 from tlt_prune.graph.tracer import trace
 from tlt_prune.options import OptionArguments, Options, options_of
+from tlt_prune.pruning.budgets import resource_of
 from tlt_prune.pruning.compensation import compensate
 from tlt_prune.pruning.costs import by_row, costs
 from tlt_prune.pruning.law import check_law
+from tlt_prune.pruning.ledger import charged
 from tlt_prune.pruning.plan import LayerPlan, PruningPlan, quantiles
 from tlt_prune.pruning.rewrite import rewrite
 from tlt_prune.pruning.select import Selection, select
@@ -134,6 +136,7 @@ def plan_of(channels: ChannelGraph, options: Options) -> tuple[PruningPlan, Aliv
         settings["excluded_layers"] = selection.excluded
     if options.granularity == "auto":
         settings["granularity"] = selection.granularity
+    latency = _latency(channels, alive, options)
     plan = PruningPlan(
         model_name=channels.graph.model.name,
         kept=kept,
@@ -144,12 +147,22 @@ def plan_of(channels: ChannelGraph, options: Options) -> tuple[PruningPlan, Aliv
         macs_after=after.total_macs,
         size_mb_before=before.size_mb,
         size_mb_after=after.size_mb,
+        latency_ms_before=latency[0],
+        latency_ms_after=latency[1],
         scores=quantiles(selection.scores),
         first_threshold=selection.first_threshold,
         settings=settings,
         unknown=dict(channels.unknown),
     )
     return plan, alive
+
+
+def _latency(channels: ChannelGraph, alive: Alive, options: Options) -> tuple[float | None, float | None]:
+    """Predicted, before and after, where the budget is one of latency."""
+    if options.latency_ms is None:
+        return None, None
+    terms = resource_of(options)[0].terms(channels, options)
+    return charged(terms), charged(terms, alive)
 
 
 def _note(name: str, selection: Selection) -> str:

@@ -6,6 +6,7 @@ the same step: whatever still fits into the budget comes back, so that no group 
 
 from __future__ import annotations
 
+import dataclasses
 import heapq
 import itertools
 import math
@@ -18,32 +19,37 @@ from tlt_prune.errors import PlanError
 from tlt_prune.graph.channel_graph import ChannelGraph
 from tlt_prune.options import Options
 from tlt_prune.pruning import ledger
-from tlt_prune.pruning.costs import costs
+from tlt_prune.pruning.granularity import granularity_of
 from tlt_prune.pruning.groups import Group, Grouping, alive_of
 from tlt_prune.pruning.importance.network import Scores
+from tlt_prune.pruning.latency import table_at
 
 # Of the target: floating point may not decide whether a budget is met.
 _ROUNDING = 1e-9
 
 
-class _Resource:
-    """What a budget is about: how it is counted, stepwise and for a whole model."""
+@dataclasses.dataclass(frozen=True)
+class Resource:
+    """What a budget is about: its option, its unit, and how a model is charged for it."""
 
-    def __init__(self, name: str, unit: str, terms: Callable[[ChannelGraph], list[ledger.Term]], total: Callable[[Any], float]):
-        self.name, self.unit, self.terms = name, unit, terms
-        self.total = total
-
-    def of(self, channels: ChannelGraph, alive: Any) -> float:
-        return float(self.total(costs(channels, alive)))
+    name: str
+    unit: str
+    terms: Callable[[ChannelGraph, Options], list[ledger.Term]]
 
     def shown(self, value: float) -> str:
         return f"{value:,.0f}{self.unit}" if value >= 1000 else f"{value:.4g}{self.unit}"
 
 
+def _latency_terms(channels: ChannelGraph, options: Options) -> list[ledger.Term]:
+    granularity = granularity_of(channels.graph) if options.granularity == "auto" else options.granularity
+    return table_at(options.latency_table).terms(channels, granularity)
+
+
 _RESOURCES = (
-    _Resource("params", " parameters", ledger.param_terms, lambda x: x.total_params),
-    _Resource("macs", " MACs", ledger.mac_terms, lambda x: x.total_macs),
-    _Resource("size_mb", " MB", ledger.byte_terms, lambda x: x.size_mb),
+    Resource("params", " parameters", lambda channels, options: ledger.param_terms(channels)),
+    Resource("macs", " MACs", lambda channels, options: ledger.mac_terms(channels)),
+    Resource("size_mb", " MB", lambda channels, options: ledger.byte_terms(channels)),
+    Resource("latency_ms", " ms", _latency_terms),
 )
 
 
@@ -60,7 +66,7 @@ def within_budget(channels: ChannelGraph, found: Grouping, statistic: Scores, op
         PlanError: the budget cannot be met, or cannot be counted.
     """
     resource, said = resource_of(options)
-    search = _Search(channels, found, statistic, resource)
+    search = _Search(channels, found, statistic, resource.terms(channels, options))
     target = absolute(resource, said, search.whole)
     fixed = {g: group.without_share(group.ratio) for g, group in enumerate(found.groups) if group.ratio is not None}
     least = [fixed.get(g, group.rounded(0)) for g, group in enumerate(found.groups)]
@@ -72,7 +78,7 @@ def within_budget(channels: ChannelGraph, found: Grouping, statistic: Scores, op
     return search.filled(start(search, least, most, target), most, target, by_share=options.ranking == "local")
 
 
-def resource_of(options: Options) -> tuple[_Resource, float | str]:
+def resource_of(options: Options) -> tuple[Resource, float | str]:
     """What the budget of `options` is about, and what it says.
 
     Raises:
@@ -104,16 +110,16 @@ def absolute(resource: Any, said: float | str, whole: float) -> float:
 class _Search:
     """Costs of counts, stepwise, and settled where layers feed several groups."""
 
-    def __init__(self, channels: ChannelGraph, found: Grouping, statistic: Scores, resource: _Resource) -> None:
-        self._channels, self._statistic, self._resource = channels, statistic, resource
+    def __init__(self, channels: ChannelGraph, found: Grouping, statistic: Scores, terms: Sequence[ledger.Term]) -> None:
+        self._channels, self._statistic, self._terms = channels, statistic, terms
         self.found = found
-        self.ledger = ledger.Ledger(channels, found, resource.terms(channels))
+        self.ledger = ledger.Ledger(channels, found, terms)
         self.whole = self.ledger.total
 
     def cost(self, counts: Sequence[int]) -> float:
         """What the model with these counts costs, exactly."""
         alive = alive_of(self._channels, self.found, counts, self._statistic)
-        return self._resource.of(self._channels, alive)
+        return ledger.charged(self._terms, alive)
 
     def filled(self, counts: list[int], most: Sequence[int], target: float, *, by_share: bool) -> list[int]:
         """Brings steps back as long as one fits: with `by_share` where the smallest share is left, else the best score first."""
@@ -208,7 +214,7 @@ def _globally(search: _Search, least: Sequence[int], most: Sequence[int], target
 
 
 def _unreachable(
-    resource: _Resource, said: Any, target: float, reach: float, whole: float, options: Options, found: Grouping
+    resource: Resource, said: Any, target: float, reach: float, whole: float, options: Options, found: Grouping
 ) -> str:
     what = f" ({resource.shown(target)})" if isinstance(said, str) or target != said else ""
     limits = [f"granularity={found.granularity}", f"min_num_filters={options.min_num_filters}"]

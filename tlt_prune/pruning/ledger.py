@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from tlt_prune.graph.channel_graph import ChannelGraph
-from tlt_prune.graph.labels import Labels
+from tlt_prune.graph.labels import Alive, Labels
 from tlt_prune.pruning.costs import all_weights, item_size
 from tlt_prune.pruning.groups import Grouping
 
@@ -74,6 +74,11 @@ def _weight(weight: object, labelled: dict[int, Labels]) -> tuple[list[Labels], 
 
 def _product(factor: float) -> Callable[[Sequence[int]], float]:
     return lambda counts: factor * math.prod(counts)
+
+
+def charged(terms: Sequence[Term], alive: Alive | None = None) -> float:
+    """What a model that retains `alive` (`(n_labels,)`; everything by default) is charged."""
+    return math.fsum(term.value([len(v) if alive is None else int(alive[v].sum()) for v in term.vectors]) for term in terms)
 
 
 class Ledger:

@@ -65,6 +65,7 @@ class PruningPlan:
         layers: one `LayerPlan` a producing layer, in topological order.
         params_before, params_after, macs_before, macs_after: of the whole model.
         size_mb_before, size_mb_after: of its weights, in megabytes of 10^6 bytes.
+        latency_ms_before, latency_ms_after: as predicted, where the budget is one of latency; None otherwise.
         scores: quantiles (0, 5, 25, 50, 75 and 100 %) of the normalised scores of all channels that may go; empty if none may.
         first_threshold: the smallest threshold that removes anything; infinite where none does.
         settings: the arguments that led here.
@@ -80,6 +81,8 @@ class PruningPlan:
     macs_after: float
     size_mb_before: float
     size_mb_after: float
+    latency_ms_before: float | None
+    latency_ms_after: float | None
     scores: tuple[float, ...]
     first_threshold: float
     settings: Mapping[str, Any]
@@ -166,7 +169,10 @@ class PruningPlan:
         before, after = (sum(getattr(x, f"filters_{when}") for x in self.layers) for when in ("before", "after"))
         macs = "" if math.isnan(self.macs_before) else f", MACs {_change(self.macs_before, self.macs_after)}"
         params = _change(self.params_before, self.params_after)
-        return f"{self.model_name}: channels {_change(before, after)}, parameters {params}{macs}"
+        latency = ""
+        if self.latency_ms_before is not None and self.latency_ms_after is not None:
+            latency = f", latency {self.latency_ms_before:.3g} -> {self.latency_ms_after:.3g} ms (predicted)"
+        return f"{self.model_name}: channels {_change(before, after)}, parameters {params}{macs}{latency}"
 
     def advice(self) -> str:
         """Where next to nothing is removed: why, and what to do. Empty otherwise."""

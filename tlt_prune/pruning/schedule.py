@@ -18,7 +18,7 @@ from tlt_prune.options import LayerOptions, OptionArguments, Options, options_of
 from tlt_prune.pruning.api import plan_of
 from tlt_prune.pruning.budgets import absolute, resource_of
 from tlt_prune.pruning.compensation import compensate
-from tlt_prune.pruning.costs import costs
+from tlt_prune.pruning.ledger import charged
 from tlt_prune.pruning.rewrite import rewrite
 
 Kind = Literal["linear", "cubic"]
@@ -45,8 +45,6 @@ def step_options(
         current: the model before this step.
         step: 1 <= step <= steps.
 
-    Raises:
-        PlanError: the budget is one of latency, which is not known of `original`.
     """
     gone = progress_of(step, steps, kind)
     if options.threshold is not None:
@@ -58,7 +56,7 @@ def step_options(
         shares = {p.name: LayerOptions(ratio=1 - wanted[p.name] / len(p.labels)) for p in current.producers}
         return options.model_copy(update={"layer_options": {**options.layer_options, **shares}})
     resource, said = resource_of(options)
-    full = resource.total(costs(original))
+    full = charged(resource.terms(original, options))
     target = absolute(resource, said, full)
     return options.model_copy(update={resource.name: full - gone * (full - target)})
 

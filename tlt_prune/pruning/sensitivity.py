@@ -60,7 +60,7 @@ class Sensitivity:
         Steps from one measured ratio to the next are taken in the order of metric lost for what is saved.
 
         Args:
-            **budget: one of `params`, `macs` and `size_mb`, as for `tlt_prune.prune_model`.
+            **budget: one of `params`, `macs`, `size_mb` and `latency_ms`, as for `tlt_prune.prune_model`.
 
         Returns:
             What `layer_options=` takes: `prune_model(model, macs=0.5, layer_options=found.layer_options(macs=0.5))`.
@@ -70,7 +70,7 @@ class Sensitivity:
         """
         options = options_of(budget)  # type: ignore[arg-type]
         resource, said = resource_of(options)
-        ledger = Ledger(self._channels, self._found, resource.terms(self._channels))
+        ledger = Ledger(self._channels, self._found, resource.terms(self._channels, options))
         target = absolute(resource, said, ledger.total)
         ratios = [0.0, *self.frame.columns]
         loss = {row: [0.0, *(self.whole - self.frame.loc[row]).tolist()] for row in self.frame.index}

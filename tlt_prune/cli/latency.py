@@ -1,0 +1,38 @@
+"""What a whole model takes in onnxruntime: beside what is predicted of its layers."""
+
+from __future__ import annotations
+
+import pathlib
+import tempfile
+from typing import Any
+
+import numpy as np
+
+from tlt_prune import extras
+from tlt_prune.cli import common
+from tlt_prune.export import export_onnx, latency_ms, load_predictor
+from tlt_prune.options import Options
+from tlt_prune.pruning.granularity import granularity_of
+from tlt_prune.pruning.latency import table_at
+
+
+def measured_ms(model: Any) -> float:
+    """Milliseconds of a Keras model, exported to ONNX, at batch 1."""
+    extras.require("export", "A budget of latency")
+    shape = [n or 1 for n in model.inputs[0].shape]
+    x = np.random.default_rng(0).standard_normal([1, *shape[1:]]).astype(np.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "model.onnx"
+        export_onnx(model, path, x)
+        predictor = load_predictor(path)
+        return min(latency_ms(predictor, x, runs=30) for _ in range(5))
+
+
+def calibrate(model: Any, channels: Any, options: Options) -> None:
+    """Scales predictions to what the whole model takes, measured once and kept in the table."""
+    table = table_at(options.latency_table)
+    if not table.calibrated(channels):
+        granularity = granularity_of(channels.graph) if options.granularity == "auto" else options.granularity
+        whole = measured_ms(model)
+        table.calibrate(channels, whole, granularity)
+        common.say(f"The whole model takes {whole:.3g} ms in onnxruntime; latencies of layers are in {options.latency_table}.")
