@@ -200,4 +200,5 @@ def test_help_is_for_people(script: str) -> None:
     out, _ = process.communicate(timeout=60)
     assert f"tlt-{script} -" in out
     assert "--experiment_spec_file" in out
-    assert len(out.splitlines()) < 80
+    # A screen or two.
+    assert len(out.splitlines()) < 100

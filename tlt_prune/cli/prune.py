@@ -156,7 +156,7 @@ def _prune(
     from tlt_prune import model_info
     from tlt_prune.cli.calibration import choose
     from tlt_prune.cli.latency import calibrate, measured_ms
-    from tlt_prune.export.runtime import load_predictor
+    from tlt_prune.export.runtime import keras_predictor
     from tlt_prune.graph.tracer import trace
     from tlt_prune.pruning.api import plan_of
     from tlt_prune.pruning.compensation import compensate
@@ -164,10 +164,8 @@ def _prune(
     from tlt_prune.pruning.rewrite import rewrite
     from tlt_prune.training.loop import save_model
 
-    predictor = load_predictor(source)
+    predictor = keras_predictor(pathlib.Path(source))
     model = predictor.model
-    if model is None:
-        raise PlanError(f"prune.model_path: expected a .keras or .h5 file. Received: {source}.")
     excluded = _known(spec.prune.excluded_layers, model)
     if FLAGS.sweep:
         _sweep(model, spec.prune.options.model_copy(update={"excluded_layers": excluded}), output)

@@ -85,7 +85,7 @@ def load_predictor(path: str | pathlib.Path) -> Predictor:
         return _saved_model(path)
     if path.suffix == ".onnx":
         return _onnx(path)
-    return _keras(path)
+    return keras_predictor(path)
 
 
 def latency_ms(predictor: Predictor, batch: Array, runs: int = 50) -> float:
@@ -109,7 +109,12 @@ def keras_runner(model: Any) -> Callable[[Array], list[Array]]:
     return lambda batch: [np.asarray(y) for y in forward(tf.constant(batch))]
 
 
-def _keras(path: pathlib.Path) -> Predictor:
+def keras_predictor(path: pathlib.Path) -> Predictor:
+    """Opens a .keras (or .h5) file.
+
+    Raises:
+        ExportError: the file is missing or no model.
+    """
     model = load_keras(path)
     shape, size = tuple(model.inputs[0].shape), path.stat().st_size
     return Predictor("keras", path, shape, model.count_params(), size, keras_runner(model), model, model_info.read(path))
