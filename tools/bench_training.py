@@ -1,0 +1,120 @@
+#!/usr/bin/env python3
+"""What training has to do with pruning, in two tables, on the networks of bench_criteria.py, by the project's own scripts.
+
+    python tools/bench_training.py RESULTS [DATA]
+
+1. Is it worth it? Half and a quarter of the MACs: pruned by tlt-prune's default and retrained, against the same small
+architecture trained from
+   scratch for as many epochs as both trainings of the pruned one had. Three seeds. tools/bench_scratch.csv
+2. Does weight decay make filters prunable? The network trained without, with L2, L1, group lasso: its accuracy, and the share
+of filters whose
+   norm lies below a threshold times their layer's largest. tools/bench_decay.csv
+
+RESULTS and DATA as for bench_criteria.py. Trainings are kept and not repeated. About an hour on two CPU cores.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import subprocess
+import sys
+from typing import Any
+
+import bench_criteria
+import keras
+import numpy as np
+import pandas as pd
+
+from tlt_prune import criteria
+from tlt_prune.graph.tracer import trace
+
+HERE = pathlib.Path(__file__).resolve().parent
+NETWORK = "vgg16"
+DENSE_EPOCHS, RETRAINING_EPOCHS = 6, 3
+SHARES = (0.5, 0.25)
+PENALTIES = {
+    "none": ["train.reg_config.type=none"],
+    "L2": [],
+    "L1": ["train.reg_config.type=L1", "train.reg_config.weight_decay=5.0e-5"],
+    "group lasso": ["train.reg_config.type=group_lasso", "train.reg_config.weight_decay=5.0e-5"],
+}
+THRESHOLDS = (0.1, 0.2, 0.3, 0.5)
+
+
+def script(name: str, folder: pathlib.Path | None, *words: Any) -> None:
+    spec, data = bench_criteria.NETWORKS[NETWORK]
+    given = ["--set", f"dataset.train_dataset_path={folder / data}.npz"] if folder is not None else []
+    command = [sys.executable, "-m", f"tlt_prune.cli.{name}", "-e", spec, *map(str, words), *given]
+    subprocess.run(command, cwd=bench_criteria.ROOT, check=True, stdout=subprocess.DEVNULL)
+
+
+def accuracy(model: pathlib.Path, folder: pathlib.Path | None) -> float:
+    out = model.parent / f"{model.stem}_scores"
+    if not (out / "evaluation.json").exists():
+        script("evaluate", folder, "-m", model, "-o", out)
+    return float(json.loads((out / "evaluation.json").read_text("utf-8"))["accuracy"])
+
+
+def trained(folder: pathlib.Path | None, out: pathlib.Path, seed: int, *overrides: str) -> pathlib.Path:
+    if not (out / "model.keras").exists():
+        words = [f"train.random_seed={seed}", *overrides]
+        script("train", folder, "-o", out, *(x for word in words for x in ("--set", word)))
+    return out / "model.keras"
+
+
+def scratch(results: pathlib.Path, folder: pathlib.Path | None) -> pd.DataFrame:
+    rows = []
+    for seed in bench_criteria.SEEDS:
+        dense = bench_criteria.trained(results, NETWORK, seed, folder)
+        for share in SHARES:
+            place = results / f"{NETWORK}_s{seed}/scratch_{share}"
+            pruned, twin = place / "pruned.keras", place / "twin.keras"
+            if not pruned.exists():
+                script("prune", folder, "-m", dense, "-o", pruned, "--macs", share, "-nf", 8)
+            if not twin.exists():
+                keras.utils.set_random_seed(100 + seed)
+                keras.models.clone_model(keras.models.load_model(pruned, compile=False)).save(twin)
+            short = [f"train.num_epochs={RETRAINING_EPOCHS}", "train.lr_config.learning_rate=0.02"]
+            retrained = trained(folder, place / "retrained", seed, f"train.pretrained_model_path={pruned}", *short)
+            epochs = f"train.num_epochs={DENSE_EPOCHS + RETRAINING_EPOCHS}"
+            alone = trained(folder, place / "alone", seed, f"train.pretrained_model_path={twin}", epochs)
+            rows.append(
+                {
+                    "seed": seed,
+                    "macs": share,
+                    "dense": accuracy(dense, folder),
+                    "pruned": accuracy(pruned, folder),
+                    "retrained": accuracy(retrained, folder),
+                    "from scratch": accuracy(alone, folder),
+                }
+            )
+            print(rows[-1], flush=True)
+    return pd.DataFrame(rows)
+
+
+def decay(results: pathlib.Path, folder: pathlib.Path | None) -> pd.DataFrame:
+    rows = []
+    for seed in bench_criteria.SEEDS:
+        for name, overrides in PENALTIES.items():
+            if name == "L2":
+                path = bench_criteria.trained(results, NETWORK, seed, folder)
+            else:
+                path = trained(folder, results / f"{NETWORK}_s{seed}/decay_{name.replace(' ', '_')}", seed, *overrides)
+            norms = criteria.L2()(criteria.Network(trace(keras.models.load_model(path, compile=False))))
+            shares = np.concatenate([x / x.max() for layer, x in norms.items() if layer != "predictions"])
+            below = {f"below {t}": float(np.mean(shares <= t)) for t in THRESHOLDS}
+            rows.append({"seed": seed, "penalty": name, "accuracy": accuracy(path, folder), **below})
+            print(rows[-1], flush=True)
+    return pd.DataFrame(rows)
+
+
+def main(results: pathlib.Path, folder: pathlib.Path | None) -> None:
+    for name, measure in (("bench_scratch.csv", scratch), ("bench_decay.csv", decay)):
+        measure(results, folder).to_csv(HERE / name, index=False, float_format="%.5g")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) not in (2, 3):
+        sys.exit(__doc__)
+    main(pathlib.Path(sys.argv[1]).resolve(), pathlib.Path(sys.argv[2]).resolve() if len(sys.argv) == 3 else None)
