@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import gallery
 import keras
 import numpy as np
 import pytest
@@ -23,18 +22,6 @@ def chain(widths: tuple[int, ...] = (32, 64, 64)) -> keras.Model:
         y = keras.layers.Conv2D(width, 3, strides=2 if i else 1, padding="same", activation="relu", name=f"c{i}")(y)
     y = keras.layers.Dense(10, name="head")(keras.layers.GlobalAveragePooling2D()(y))
     return randomise(keras.Model(x, y, name="chain"))
-
-
-def test_half_of_every_graph_of_the_gallery() -> None:
-    met = 0
-    for build in (*gallery.EXACT.values(), *gallery.APPROXIMATE.values()):
-        model = randomise(build(keras))
-        resource = "params" if np.isnan(costs(trace(model)).total_macs) else "macs"
-        for ranking in ("local", "global"):
-            met += assert_met_to_within_one_step(model, resource, 0.5, ranking=ranking, granularity=1, min_num_filters=1)
-        keras.backend.clear_session()
-    # The others' outputs, or what is frozen, cost more than half.
-    assert met > 170
 
 
 @pytest.mark.parametrize("resource", ["macs", "params", "size_mb"])

@@ -184,3 +184,25 @@ def test_a_second_size_is_tried_before_giving_up() -> None:
         y = keras.layers.MaxPooling2D(3)(y)
     # 64 pixels are pooled away to nothing; 224 are not.
     verified(randomise(keras.Model(x, keras.layers.Dense(2)(keras.layers.GlobalMaxPooling2D()(y)))))
+
+
+@pytest.mark.parametrize("family", ["keras", "tf_keras"])
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_a_network_that_is_sure_of_everything_is_checked_all_the_same(family: str, activation: str) -> None:
+    """Behind a saturated softmax a wrong model looks right."""
+    g = keras if family == "keras" else pytest.importorskip("tf_keras")
+    x = g.Input((8, 8, 3))
+    y = g.layers.GlobalMaxPooling2D()(g.layers.Conv2D(8, 3, name="c")(x))
+    model = randomise(g.Model(x, g.layers.Dense(4, activation=activation, name="head")(y)))
+    kernel, bias = model.get_layer("head").get_weights()
+    model.get_layer("head").set_weights([1e4 * kernel, bias])
+    channels = trace(model)
+    plan = tlt_prune.plan_pruning(model, ratio=0.5, granularity=1, min_num_filters=1)
+    alive = plan.alive(channels)
+    pruned = plan.apply(model)
+    assert check_law(channels, alive, pruned).relative_error < 1e-5
+    assert pruned.get_layer("head").activation.__name__ == activation
+    kernel, bias = pruned.get_layer("c").get_weights()
+    pruned.get_layer("c").set_weights([kernel * 1.01, bias])
+    with pytest.raises(LawError, match="differs from the original"):
+        check_law(channels, alive, pruned)
