@@ -312,6 +312,7 @@ class _Sequence(keras.utils.PyDataset):
 
 
 def test_all_kinds_of_data_are_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    tensorflow = pytest.importorskip("tensorflow")
     model = small_net()
     batches = [(X[i : i + 8], Y[i : i + 8]) for i in range(0, 24, 8)]
     kinds = {
@@ -321,6 +322,7 @@ def test_all_kinds_of_data_are_the_same(capsys: pytest.CaptureFixture[str]) -> N
         "weighted": ((x, y, np.ones(len(x))) for x, y in batches),
         "PyDataset": _Sequence(),
         "tensors": (keras.ops.convert_to_tensor(X), keras.ops.convert_to_tensor(Y)),
+        "tf.data": tensorflow.data.Dataset.from_tensor_slices((X, Y)).batch(8),
         "endless": (x for _ in range(10**6) for x in batches),
     }
     found = {}
