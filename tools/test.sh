@@ -9,5 +9,5 @@ ruff check .
 ruff format --check .
 mypy
 lint-imports --config setup.cfg
-KERAS_BACKEND=jax "$PYTHON" -m pytest tests/graph tests/pruning -m "not slow"
+KERAS_BACKEND=jax "$PYTHON" -m pytest tests/graph tests/pruning -m "not slow" -n "${TLT_PRUNE_TEST_WORKERS:-2}"
 exec "$PYTHON" -m pytest -m "not slow" -n "${TLT_PRUNE_TEST_WORKERS:-2}" --dist worksteal

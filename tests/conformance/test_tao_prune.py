@@ -50,7 +50,7 @@ def kept(name: str, args: dict[str, Any]) -> dict[str, list[int]]:
         excluded_layers=tuple(args["excluded_layers"]),
     )
     channels = channels_of(name)
-    selection = select(channels, lambda op: op.get_weights(), options)
+    selection = select(channels, options)
     return {p.name.replace(">", "/"): np.flatnonzero(selection.alive[p.labels]).tolist() for p in channels.producers}
 
 
