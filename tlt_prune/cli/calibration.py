@@ -31,8 +31,7 @@ def choose(spec: Spec, predictor: Any) -> Choice:
     """Fills in "auto", and gives data to what takes it.
 
     With a dataset in the spec, a budget for the whole network is met by first-order Taylor scores, and the consumers are fitted
-    again
-    by least squares: what tools/bench_criteria.py shows to be best. A threshold or a ratio stays the toolkit's rule on norms.
+    again by least squares. A threshold or a ratio stays the toolkit's rule on norms.
 
     Raises:
         SpecError: something needs data that the spec does not have, or the dataset is not the model's.

@@ -12,7 +12,7 @@ from tlt_prune import extras
 from tlt_prune.cli import common
 from tlt_prune.export import export_onnx, latency_ms, load_predictor
 from tlt_prune.options import Options
-from tlt_prune.pruning.granularity import granularity_of
+from tlt_prune.pruning.granularity import chosen_granularity
 from tlt_prune.pruning.latency import table_at
 
 
@@ -32,7 +32,7 @@ def calibrate(model: Any, channels: Any, options: Options) -> None:
     """Scales predictions to what the whole model takes, measured once and kept in the table."""
     table = table_at(options.latency_table)
     if not table.calibrated(channels):
-        granularity = granularity_of(channels.graph) if options.granularity == "auto" else options.granularity
+        granularity = chosen_granularity(channels.graph, options.granularity)
         whole = measured_ms(model)
         table.calibrate(channels, whole, granularity)
         common.say(f"The whole model takes {whole:.3g} ms in onnxruntime; latencies of layers are in {options.latency_table}.")

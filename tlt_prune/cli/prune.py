@@ -10,6 +10,8 @@ filters' consumers zeroed, then writes the model and its plan (model.plan.json).
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any, get_args
@@ -20,7 +22,6 @@ from absl import flags
 from tlt_prune import extras, files
 from tlt_prune.cli import common
 from tlt_prune.cli.startup import import_frameworks
-from tlt_prune.cli.steps import StepRecord
 from tlt_prune.errors import MissingPackageError, PlanError, SpecError
 from tlt_prune.options import BUDGETS, Options, with_budget
 from tlt_prune.specs import Prune, Spec, parse_value
@@ -117,7 +118,7 @@ def _by_steps(spec: Spec, source: str, output: pathlib.Path) -> None:
     """Prunes in steps, with training in between; run again after being killed, it goes on where it was."""
     from tlt_prune.cli.models import load_keras
     from tlt_prune.graph.tracer import trace
-    from tlt_prune.pruning.schedule import step_options
+    from tlt_prune.pruning.schedule import StepRecord, step_options
 
     extras.require("train", "tlt-prune with a schedule")
     from tlt_prune.cli.training_run import run_training
@@ -125,13 +126,17 @@ def _by_steps(spec: Spec, source: str, output: pathlib.Path) -> None:
     schedule = spec.prune.schedule
     original = trace(load_keras(source), spec.prune.channelwise_layers)
     folder = output.parent / f"{output.stem}_steps"
-    record = StepRecord(folder / "steps.json", source, spec)
+    otherwise = SpecError(
+        f"prune.schedule: {folder} holds the steps of another model or other settings. Expected another prune.output_path (-o), "
+        "or that folder removed."
+    )
+    record = StepRecord(folder / "steps.json", _deciding(source, spec), otherwise)
     current = source
     for step in range(1, schedule.steps + 1):
         last = step == schedule.steps
         pruned = output if last else folder / f"step_{step}/pruned.keras"
         common.say(f"\nStep {step} of {schedule.steps}")
-        if step > record.pruned or not pruned.exists():
+        if step > record.step or not pruned.exists():
             adjusted = functools.partial(step_options, original=original, step=step, steps=schedule.steps, kind=schedule.kind)
             _prune(spec, current, pruned, adjusted, onwards=last)
             if FLAGS.dry_run:
@@ -142,6 +147,13 @@ def _by_steps(spec: Spec, source: str, output: pathlib.Path) -> None:
             train = spec.train.model_copy(update={"pretrained_model_path": str(pruned), "num_epochs": schedule.epochs})
             _, result = run_training(spec.model_copy(update={"train": train}), pruned.parent / "train", restart=False)
             current = str(result.path)
+
+
+def _deciding(source: str, spec: Spec) -> str:
+    """What the steps of a schedule follow from: the model, the way it is pruned and trained, and the data."""
+    digest = hashlib.sha256(pathlib.Path(source).read_bytes())
+    digest.update(json.dumps([x.model_dump() for x in (spec.prune, spec.train, spec.dataset)], default=str).encode())
+    return digest.hexdigest()
 
 
 def _prune(

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tlt_prune.graph.labels import Alive, Bundles, Labels
-from tlt_prune.graph.reader import Call, Graph
+from tlt_prune.graph.labels import Alive, Bundles, Labels, varying_axes
+from tlt_prune.graph.reader import Call, Graph, Tensor
 
 Role = Literal["out", "in", "follow"]
 
@@ -143,6 +143,20 @@ class ChannelGraph:
     @property
     def n_labels(self) -> int:
         return len(self.bundles.root)
+
+    @property
+    def readers(self) -> set[int]:
+        """`id` of each layer with a weight that reads channels."""
+        return {id(axis.op) for axis in self.axes if axis.role == "in"}
+
+    def read_by(self, call: Call) -> list[tuple[Tensor, int, Labels]]:
+        """(tensor, its channel axis, bundle of each index there) for what a call is given that carries channels."""
+        found = []
+        for tensor in call.inputs:
+            labels = self.labels_of[tensor.key]
+            for axis in varying_axes(labels):
+                found.append((tensor, axis, self.bundles.root[labels.reshape(-1)]))
+        return found
 
 
 def resolve(template: Template, alive: Alive) -> Any:

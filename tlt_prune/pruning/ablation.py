@@ -7,7 +7,7 @@ different: sets that are first read by the same call share all that comes before
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -16,10 +16,9 @@ from keras import tree
 
 from tlt_prune.errors import PlanError, first_line
 from tlt_prune.graph.channel_graph import ChannelGraph
-from tlt_prune.graph.labels import Labels, varying_axes
-from tlt_prune.graph.reader import Call
+from tlt_prune.graph.labels import Labels
 from tlt_prune.pruning.batches import Batches
-from tlt_prune.pruning.walk import Walk
+from tlt_prune.pruning.walk import Walk, calls_of
 
 # Values of activations that are kept at a time, about.
 _MOST_VALUES = 200_000_000
@@ -45,12 +44,12 @@ def consumers(channels: ChannelGraph) -> Consumers:
     root = channels.bundles.root
     order = np.full(channels.n_labels, -1)
     seen = np.zeros(channels.n_labels, dtype=bool)
-    readers = {id(axis.op) for axis in channels.axes if axis.role == "in"}
+    readers = channels.readers
     covered: dict[int, set[int]] = {}
-    for position, call in enumerate(walked(channels)):
+    for position, call in enumerate(calls_of(channels.graph)):
         if id(call.op) not in readers:
             continue
-        bundles = np.unique(np.concatenate([np.zeros(0, np.int64), *(v for _, v in _read(channels, call))]))
+        bundles = np.unique(np.concatenate([np.zeros(0, np.int64), *(x for _, _, x in channels.read_by(call))]))
         covered.setdefault(id(call.op), set()).update(bundles.tolist())
         new = bundles[~seen[bundles]]
         order[new], seen[new] = position, True
@@ -59,29 +58,6 @@ def consumers(channels: ChannelGraph) -> Consumers:
             hidden = [b for b in np.unique(root[axis.labels]).tolist() if b not in covered.get(id(axis.op), ())]
             seen[hidden] = False
     return Consumers(order, seen)
-
-
-def walked(channels: ChannelGraph) -> Iterator[Call]:
-    """The calls in the order of a walk: each once for every time it runs."""
-
-    def of(graph: Any) -> Iterator[Call]:
-        for call in graph.calls:
-            if call.inner is not None and not call.over_time:
-                yield from of(call.inner)
-            else:
-                yield call
-
-    return of(channels.graph)
-
-
-def _read(channels: ChannelGraph, call: Call) -> list[tuple[Any, Labels]]:
-    """(tensor, bundle of each index of its channel axis) for what a call is given."""
-    found = []
-    for tensor in call.inputs:
-        labels = channels.labels_of[tensor.key]
-        if varying_axes(labels):
-            found.append((tensor, channels.bundles.root[labels.reshape(-1)]))
-    return found
 
 
 def metrics_without(
@@ -122,7 +98,7 @@ def _how_many_together(channels: ChannelGraph, batches: Batches) -> int:
 def _run(channels: ChannelGraph, sets: Sequence[Labels], start: int, batches: Batches, metric: Metric) -> list[float]:
     """The metric of each set, all in one walk; they are apart from the `start`-th call on."""
     walk = Walk(channels.graph, batches)
-    readers = {id(axis.op) for axis in channels.axes if axis.role == "in"}
+    readers = channels.readers
     keep = np.ones((len(sets), channels.n_labels), dtype=np.float32)
     for row, bundles in zip(keep, sets, strict=True):
         row[bundles] = 0
@@ -132,11 +108,10 @@ def _run(channels: ChannelGraph, sets: Sequence[Labels], start: int, batches: Ba
             walk.repeat(len(sets))
         if position < start or id(step.call.op) not in readers:
             continue
-        for tensor, bundles in _read(channels, step.call):
+        for tensor, axis, bundles in channels.read_by(step.call):
             masks = keep[:, bundles]
             if masks.all():
                 continue
-            (axis,) = varying_axes(channels.labels_of[tensor.key])
             shape = [1] * len(tensor.shape)
             shape[axis] = len(bundles)
             step.replaced[tensor.key] = [

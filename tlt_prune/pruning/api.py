@@ -14,6 +14,7 @@ from tlt_prune.options import OptionArguments, Options, options_of
 from tlt_prune.pruning.budgets import resource_of
 from tlt_prune.pruning.compensation import compensate
 from tlt_prune.pruning.costs import by_row, costs
+from tlt_prune.pruning.importance.network import Scores
 from tlt_prune.pruning.law import check_law
 from tlt_prune.pruning.ledger import charged
 from tlt_prune.pruning.plan import LayerPlan, PruningPlan, quantiles
@@ -103,9 +104,9 @@ _with_options_spelled_out(plan_pruning)
 _with_options_spelled_out(prune_model)
 
 
-def plan_of(channels: ChannelGraph, options: Options) -> tuple[PruningPlan, Alive]:
-    """The plan for a traced model, and the `(n_labels,)` of it that stay."""
-    selection = select(channels, options)
+def plan_of(channels: ChannelGraph, options: Options, statistic: Scores | None = None) -> tuple[PruningPlan, Alive]:
+    """The plan for a traced model, and the `(n_labels,)` of it that stay; `statistic` is what `bundle_scores` said, if known."""
+    selection = select(channels, options, statistic)
     alive = selection.alive
     before, after = costs(channels), costs(channels, alive)
     rows_before, rows_after = by_row(channels, before), by_row(channels, after)

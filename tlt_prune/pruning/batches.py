@@ -76,6 +76,31 @@ class Batches(Sequence[Batch]):
                 yield tree.map_structure(lambda a, i=start: a[i : i + size], (x, y))  # type: ignore[misc]
 
 
+class TakesData:
+    """What criteria and compensations that take data share: they read it when first used, and keep it.
+
+    Attributes:
+        used: after a use: how much data it was.
+    """
+
+    def __init__(self, data: Any, steps: int | None, batch_size: int) -> None:
+        self._data, self._steps, self._batch_size = data, steps, batch_size
+        self._kept: tuple[Any, Batches] | None = None
+        self.used = ""
+
+    def _read(self, graph: Graph, what: str, *, labelled: bool = False) -> Batches:
+        """The data as batches for a model, read again only for a model with other inputs."""
+        shapes = [x.shape for x in graph.flat_inputs]
+        if self._kept is None or self._kept[0] != shapes:
+            batches = Batches(self._data, graph, steps=self._steps, batch_size=self._batch_size, labelled=labelled, what=what)
+            self._kept = shapes, batches
+        self.used = str(self._kept[1])
+        return self._kept[1]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.used})"
+
+
 def _raw(data: Any, batch_size: int) -> Any:
     if data is None:
         raise ValueError("no data.")

@@ -19,8 +19,8 @@ from tlt_prune.errors import PlanError
 from tlt_prune.graph.channel_graph import ChannelGraph
 from tlt_prune.options import Options
 from tlt_prune.pruning import ledger
-from tlt_prune.pruning.granularity import granularity_of
-from tlt_prune.pruning.groups import Group, Grouping, alive_of
+from tlt_prune.pruning.granularity import chosen_granularity
+from tlt_prune.pruning.groups import Group, Grouping, alive_of, largest_share
 from tlt_prune.pruning.importance.network import Scores
 from tlt_prune.pruning.latency import table_at
 
@@ -41,7 +41,7 @@ class Resource:
 
 
 def _latency_terms(channels: ChannelGraph, options: Options) -> list[ledger.Term]:
-    granularity = granularity_of(channels.graph) if options.granularity == "auto" else options.granularity
+    granularity = chosen_granularity(channels.graph, options.granularity)
     return table_at(options.latency_table).terms(channels, granularity)
 
 
@@ -60,7 +60,7 @@ def within_budget(channels: ChannelGraph, found: Grouping, statistic: Scores, op
         channels: the traced model.
         found: its groups.
         statistic: `(n_labels,)`, the score of each bundle at its root.
-        options: with one of `params`, `macs` and `size_mb`.
+        options: with one of `params`, `macs`, `size_mb` and `latency_ms`.
 
     Raises:
         PlanError: the budget cannot be met, or cannot be counted.
@@ -82,7 +82,7 @@ def resource_of(options: Options) -> tuple[Resource, float | str]:
     """What the budget of `options` is about, and what it says.
 
     Raises:
-        PlanError: it is about none that can be counted stepwise.
+        PlanError: it is a threshold or a ratio, which is about no resource.
     """
     for resource in _RESOURCES:
         if getattr(options, resource.name) is not None:
@@ -90,7 +90,7 @@ def resource_of(options: Options) -> tuple[Resource, float | str]:
     raise PlanError(f"Expected one of {', '.join(x.name for x in _RESOURCES)}. Received another budget.")
 
 
-def absolute(resource: Any, said: float | str, whole: float) -> float:
+def absolute(resource: Resource, said: float | str, whole: float) -> float:
     """The amount that a budget says.
 
     Raises:
@@ -186,7 +186,7 @@ def _globally(search: _Search, least: Sequence[int], most: Sequence[int], target
         return float(groups[g].scores[after:before].sum()) / saved if saved > 0 else math.inf
 
     def can_go(g: int) -> bool:
-        return _previous(groups[g], ledger_.counts[g]) >= max(least[g], 1)
+        return _previous(groups[g], ledger_.counts[g]) >= least[g]
 
     heap = [(price(g), next(counter), g) for g in range(len(groups)) if can_go(g)]
     heapq.heapify(heap)
@@ -218,8 +218,8 @@ def _unreachable(
 ) -> str:
     what = f" ({resource.shown(target)})" if isinstance(said, str) or target != said else ""
     limits = [f"granularity={found.granularity}", f"min_num_filters={options.min_num_filters}"]
-    if options.max_ratio is not None or options.ranking == "global":
-        limits.append(f"max_ratio={options.max_ratio if options.max_ratio is not None else 0.9}")
+    if largest_share(options) is not None:
+        limits.append(f"max_ratio={largest_share(options)}")
     if found.excluded:
         limits.append("excluded_layers")
     return (

@@ -21,6 +21,11 @@ def granularity_of(graph: Graph) -> int:
     return max((GRANULARITY[name] for name in names), default=GRANULARITY["float32"])
 
 
+def chosen_granularity(graph: Graph, said: int | str) -> int:
+    """The multiple that an option says; "auto" asks the model."""
+    return granularity_of(graph) if isinstance(said, str) else said
+
+
 def _compute_dtype(layer: Any) -> str | None:
     if not getattr(layer, "weights", ()):
         return None

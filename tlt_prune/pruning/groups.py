@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,7 +14,10 @@ from tlt_prune.graph.channel_graph import ChannelGraph
 from tlt_prune.graph.labels import Alive, Labels
 from tlt_prune.graph.reader import matches, nearest_name
 from tlt_prune.options import LayerOptions, Options
-from tlt_prune.pruning.importance.network import Scores
+
+if TYPE_CHECKING:
+    # Criteria group channels themselves.
+    from tlt_prune.pruning.importance.network import Scores
 
 # With global ranking, unless the user says otherwise: a layer cut through trains to chance.
 _MAX_RATIO_GLOBAL = 0.9
@@ -61,10 +64,6 @@ class Group:
         # The largest number that may stay without being all.
         most = (self.depth - 1) // self.step * self.step
         return float(self.scores[most]) if most >= self.fewest and most > 0 else math.inf
-
-    def counts(self) -> list[int]:
-        """All numbers that may stay, ascending."""
-        return sorted({*range(self.rounded(0), self.depth, self.step), self.depth})
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -147,16 +146,19 @@ def _group(
         multiple = special.granularity or granularity
         steps.append(multiple // math.gcd(multiple, channels))
         fewest = max(fewest, math.ceil((special.min_num_filters or options.min_num_filters) / channels))
-        default = options.max_ratio if options.max_ratio is not None else _MAX_RATIO_GLOBAL
-        limited = special.max_ratio is not None or options.max_ratio is not None or options.ranking == "global"
-        if limited:
-            share = special.max_ratio if special.max_ratio is not None else default
+        share = special.max_ratio if special.max_ratio is not None else largest_share(options)
+        if share is not None:
             fewest = max(fewest, math.ceil((1 - share) * depth - 1e-9))
         if special.ratio is not None:
             ratios.append(special.ratio)
     return Group(
         members, scores, tuple(name for name, _ in made_by), math.lcm(*steps), min(fewest, depth), min(ratios, default=None)
     )
+
+
+def largest_share(options: Options) -> float | None:
+    """Largest share of a group's channels that may go; None for no limit."""
+    return _MAX_RATIO_GLOBAL if options.max_ratio is None and options.ranking == "global" else options.max_ratio
 
 
 def _layers(channels: ChannelGraph, number: Labels, n_groups: int) -> list[list[tuple[str, int]]]:

@@ -8,6 +8,7 @@ less: a whole network is fused, and has other layers, too. `LatencyTable.calibra
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import pathlib
 import platform
@@ -24,12 +25,12 @@ from tlt_prune.graph.channel_graph import ChannelGraph
 from tlt_prune.graph.labels import Labels
 from tlt_prune.graph.reader import Call
 from tlt_prune.pruning.batches import progress
-from tlt_prune.pruning.ledger import Term
+from tlt_prune.pruning.layer_kinds import is_any, is_convolution, is_dense
+from tlt_prune.pruning.ledger import Term, charged
 
 # Channel counts that are measured on either side of a layer.
 _POINTS = 5
 _SHORTEST_RUNS, _SHORTEST_SECONDS, _REPEATS = 5, 0.003, 5
-_CONVOLUTIONS = ("Conv1D", "Conv2D", "Conv3D")
 _DEPTHWISE = ("DepthwiseConv1D", "DepthwiseConv2D")
 
 
@@ -88,7 +89,7 @@ class LatencyTable:
     def calibrate(self, channels: ChannelGraph, milliseconds: float, granularity: int) -> None:
         """Says what the whole model was measured to take: sums of its layers are scaled to it from now on."""
         self._scales.pop(_key_of(channels), None)
-        total = sum(term.value([len(v) for v in term.vectors]) for term in self.terms(channels, granularity))
+        total = charged(self.terms(channels, granularity))
         if total > 0:
             self._scales[_key_of(channels)] = milliseconds / total
             self.save()
@@ -104,7 +105,7 @@ class LatencyTable:
         wanted = {
             _name(shape, counts): (shape, counts)
             for (shape, _), grid in zip(layers, grids, strict=True)
-            for counts in _product(grid)
+            for counts in itertools.product(*grid)
         }
         missing = {name: x for name, x in wanted.items() if name not in self._layers}
         if missing:
@@ -119,7 +120,9 @@ class LatencyTable:
         return [self._term(shape, vectors, grid, scale) for (shape, vectors), grid in zip(layers, grids, strict=True)]
 
     def _term(self, shape: dict[str, Any], vectors: Sequence[Labels], grid: Sequence[Sequence[int]], scale: float) -> Term:
-        table = np.array([self._layers[_name(shape, counts)] for counts in _product(grid)]).reshape([len(x) for x in grid])
+        table = np.array([self._layers[_name(shape, counts)] for counts in itertools.product(*grid)]).reshape(
+            [len(x) for x in grid]
+        )
         for axis in range(table.ndim):
             # Fewer channels are never slower but by noise.
             table = np.maximum.accumulate(table, axis=axis)
@@ -141,13 +144,6 @@ def _interpolated(grid: Sequence[Sequence[int]], table: NDArray[np.float64]) -> 
     return value
 
 
-def _product(grid: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
-    found: list[tuple[int, ...]] = [()]
-    for points in grid:
-        found = [(*x, p) for x in found for p in points]
-    return found
-
-
 def _points(channels: ChannelGraph, vector: Labels, granularity: int) -> list[int]:
     """Channel counts to measure at: the whole, and some of the multiples of the granularity below."""
     count = len(vector)
@@ -163,10 +159,9 @@ def _layers_of(channels: ChannelGraph, call: Call) -> list[tuple[dict[str, Any],
     family, op = channels.graph.family, call.op
     if call.inner is not None or not family.is_layer(op):
         return []
-    convolution = any(family.is_a(op, name) for name in _CONVOLUTIONS) and op.groups == 1
-    depthwise = any(family.is_a(op, name) for name in _DEPTHWISE) and op.depth_multiplier == 1
+    depthwise = is_any(family, op, _DEPTHWISE) and op.depth_multiplier == 1
     axes = {(a.index, a.axis): a.labels for a in channels.axes if a.op is op}
-    if convolution or depthwise:
+    if depthwise or is_convolution(family, op):
         first = op.data_format == "channels_first"
         shape = call.inputs[0].shape
         size = shape[2:] if first else shape[1:-1]
@@ -181,7 +176,7 @@ def _layers_of(channels: ChannelGraph, call: Call) -> list[tuple[dict[str, Any],
         }
         vectors = [axes[0, rank]] if depthwise else [axes[0, rank], axes[0, rank + 1]]
         return [(facts, vectors)]
-    if family.is_a(op, "Dense"):
+    if is_dense(family, op):
         rows = _known(call.inputs[0].shape[1:-1], call)
         return [({"kind": "dense", "size": [int(np.prod(rows))]}, [axes[0, 0], axes[0, 1]])]
     return []

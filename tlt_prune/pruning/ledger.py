@@ -135,12 +135,11 @@ class Ledger:
         for i in self._touched[group]:
             self._values[i] = self._value(i, {})
 
-    def set_all(self, counts: Sequence[int]) -> float:
-        """Lets the groups keep `counts`; returns the total."""
+    def set_all(self, counts: Sequence[int]) -> None:
+        """Lets the groups keep `counts`."""
         for group, count in enumerate(counts):
             if count != self.counts[group]:
                 self.set(group, count)
-        return self.total
 
     def _sizes_with(self, group: int, count: int) -> dict[int, int]:
         before = self.counts[group]

@@ -20,6 +20,7 @@ from tlt_prune.pruning.budgets import absolute, resource_of
 from tlt_prune.pruning.compensation import compensate
 from tlt_prune.pruning.ledger import charged
 from tlt_prune.pruning.rewrite import rewrite
+from tlt_prune.pruning.select import bundle_scores
 
 Kind = Literal["linear", "cubic"]
 
@@ -44,7 +45,6 @@ def step_options(
         original: the model before the first step.
         current: the model before this step.
         step: 1 <= step <= steps.
-
     """
     gone = progress_of(step, steps, kind)
     if options.threshold is not None:
@@ -97,13 +97,14 @@ def iterative_prune(
     chosen = options_of(options)
     channels = trace(model, chosen.channelwise_layers)
     # A budget that cannot be met is refused before hours of training, not after.
-    plan_of(channels, chosen)
+    statistic = bundle_scores(channels, chosen)
+    plan_of(channels, chosen, statistic)
     done = _Steps(pathlib.Path(folder), _identity(model, chosen, steps, schedule)) if folder is not None else None
     current, first = (done.latest() if done is not None else None) or (model, 1)
     for step in range(first, steps + 1):
-        traced = trace(current, chosen.channelwise_layers)
+        traced = channels if step == 1 else trace(current, chosen.channelwise_layers)
         now = step_options(chosen, original=channels, current=traced, step=step, steps=steps, kind=schedule)
-        _, alive = plan_of(traced, now)
+        _, alive = plan_of(traced, now, statistic if step == 1 else None)
         pruned = rewrite(traced, alive)
         compensate(compensation, traced, alive, pruned)
         returned = retrain(pruned, step)
@@ -124,27 +125,48 @@ def _identity(model: Any, options: Options, steps: int, schedule: str) -> str:
     return digest.hexdigest()
 
 
+class StepRecord:
+    """The last step that was done, and what it belongs to, in a file.
+
+    Args:
+        path: the file.
+        of: what decides the steps, as text that is equal for equal things.
+        otherwise: raised where the file belongs to something else.
+
+    Attributes:
+        step: number of the last step that was done, 0 for none.
+    """
+
+    def __init__(self, path: pathlib.Path, of: str, otherwise: Exception) -> None:
+        self._path, self._of = path, of
+        record: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {"of": of, "step": 0}
+        if record["of"] != of:
+            raise otherwise
+        self.step: int = record["step"]
+
+    def done(self, step: int) -> None:
+        files.output_folder(self._path.parent)
+        files.write_text(self._path, json.dumps({"of": self._of, "step": step}))
+        self.step = step
+
+
 class _Steps:
     """The models after each step, in a folder."""
 
     def __init__(self, folder: pathlib.Path, identity: str) -> None:
-        self._folder, self._identity = folder, identity
+        self._folder = folder
         files.output_folder(folder)
-        self._record = folder / "steps.json"
+        otherwise = PlanError(
+            f"{folder} holds the steps of another model or with other arguments. Expected another folder, or an empty one."
+        )
+        self._record = StepRecord(folder / "steps.json", identity, otherwise)
 
     def latest(self) -> tuple[Any, int] | None:
         """(the model after the last step that is there, the number of the next)."""
-        if not self._record.exists():
-            return None
-        record = json.loads(self._record.read_text("utf-8"))
-        if record["of"] != self._identity:
-            raise PlanError(
-                f"{self._folder} holds the steps of another model or with other arguments. Expected another folder, or an "
-                "empty one."
-            )
-        return keras.models.load_model(self._folder / f"step_{record['step']}.keras"), record["step"] + 1
+        step = self._record.step
+        return (keras.models.load_model(self._folder / f"step_{step}.keras"), step + 1) if step else None
 
     def save(self, model: Any, step: int) -> None:
         with files.whole_file(self._folder / f"step_{step}.keras") as partial:
             model.save(partial)
-        files.write_text(self._record, json.dumps({"of": self._identity, "step": step}))
+        self._record.done(step)

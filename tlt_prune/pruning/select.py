@@ -25,7 +25,7 @@ from tlt_prune.graph.channel_graph import ChannelGraph
 from tlt_prune.graph.labels import Alive, Labels
 from tlt_prune.options import Options
 from tlt_prune.pruning.budgets import within_budget
-from tlt_prune.pruning.granularity import granularity_of
+from tlt_prune.pruning.granularity import chosen_granularity
 from tlt_prune.pruning.groups import Grouping, alive_of, grouping
 from tlt_prune.pruning.importance import criterion_of
 from tlt_prune.pruning.importance.network import Network, Scores
@@ -68,7 +68,7 @@ def select(channels: ChannelGraph, options: Options, statistic: Scores | None = 
         PlanError: an excluded layer is not in the model, a weight is not finite, or a budget cannot be met.
     """
     root = channels.bundles.root
-    granularity = granularity_of(channels.graph) if options.granularity == "auto" else options.granularity
+    granularity = chosen_granularity(channels.graph, options.granularity)
     options = options.model_copy(update={"ranking": ranking_of(options)})
     statistic = bundle_scores(channels, options) if statistic is None else statistic
     found = grouping(channels, statistic, options, granularity)

@@ -20,7 +20,7 @@ from tlt_prune.pruning import pictures
 from tlt_prune.pruning.ablation import consumers, metric_of, metrics_without
 from tlt_prune.pruning.batches import Batches, progress
 from tlt_prune.pruning.budgets import absolute, resource_of
-from tlt_prune.pruning.granularity import granularity_of
+from tlt_prune.pruning.granularity import chosen_granularity
 from tlt_prune.pruning.groups import Grouping, grouping
 from tlt_prune.pruning.ledger import Ledger
 from tlt_prune.pruning.select import bundle_scores
@@ -132,7 +132,7 @@ def sensitivity(
     channels = trace(model, chosen.channelwise_layers)
     name, function = metric_of(metric)
     batches = Batches(data, channels.graph, steps=steps, batch_size=batch_size, labelled=True, what="sensitivity")
-    granularity = granularity_of(channels.graph) if chosen.granularity == "auto" else chosen.granularity
+    granularity = chosen_granularity(channels.graph, chosen.granularity)
     found = grouping(channels, bundle_scores(channels, chosen), chosen, granularity)
     visible = consumers(channels).visible
     sets: list[Any] = [np.zeros(0, np.int64)]

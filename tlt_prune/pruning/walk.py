@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import keras
 from keras import tree
 
 from tlt_prune.errors import UnsupportedModelError
 from tlt_prune.graph.reader import Call, Graph, Tensor
-from tlt_prune.pruning.batches import Batch
+from tlt_prune.pruning.batches import Batch, progress
 
+_Step = TypeVar("_Step")
 Values = list[Any]
 """One array a batch."""
 
@@ -106,6 +107,23 @@ class Walk:
             )
             rows.append(tree.flatten(self._graph.family.infer(call.op, args, kwargs)))
         return [list(column) for column in zip(*rows, strict=True)]
+
+
+def calls_of(graph: Graph) -> Iterator[Call]:
+    """The calls in the order of a walk: each once for every time it runs."""
+    for call in graph.calls:
+        if call.inner is not None and not call.over_time:
+            yield from calls_of(call.inner)
+        else:
+            yield call
+
+
+def watched(steps: Iterable[_Step], graph: Graph, what: str) -> Iterator[_Step]:
+    """The steps of a walk over `graph`, with a progress bar."""
+    with progress(sum(1 for _ in calls_of(graph)), what) as advance:
+        for step in steps:
+            advance()
+            yield step
 
 
 def side_by_side(original: Graph, pruned: Graph, batches: Sequence[Batch]) -> Iterator[tuple[Step, Step]]:

@@ -11,12 +11,12 @@ from tlt_prune.errors import PlanError
 from tlt_prune.graph.channel_graph import ChannelGraph
 from tlt_prune.graph.labels import Alive
 from tlt_prune.graph.reader import read
-from tlt_prune.pruning.batches import Batches, progress
-from tlt_prune.pruning.compensation.consumers import is_batch_norm
-from tlt_prune.pruning.walk import Walk
+from tlt_prune.pruning.batches import TakesData
+from tlt_prune.pruning.layer_kinds import is_batch_norm
+from tlt_prune.pruning.walk import Walk, watched
 
 
-class RecalibrateBatchNorm:
+class RecalibrateBatchNorm(TakesData):
     """Sets every moving mean and variance to those of the data, one layer after the other.
 
     A layer is measured when all before it have been set, over the whole of the data at once: the result depends neither on a
@@ -32,37 +32,26 @@ class RecalibrateBatchNorm:
     """
 
     def __init__(self, data: Any, *, steps: int | None = None, batch_size: int = 64) -> None:
-        self._data, self._steps, self._batch_size = data, steps, batch_size
-        self._batches: Batches | None = None
-        self.used = ""
+        super().__init__(data, steps, batch_size)
 
     def __call__(self, channels: ChannelGraph | None, alive: Alive | None, pruned: Any) -> pd.DataFrame:
         graph = read(pruned)
         family = graph.family
-        if self._batches is None:
-            self._batches = Batches(
-                self._data, graph, steps=self._steps, batch_size=self._batch_size, what="recalibrate_batch_norm"
-            )
-        self.used = str(self._batches)
+        batches = self._read(graph, "recalibrate_batch_norm")
         rows = []
-        with progress(sum(1 for call in graph.walk()), f"Recalibrating batch normalisation on {self.used}") as advance:
-            for step in Walk(graph, self._batches):
-                advance()
-                op = step.call.op
-                if not is_batch_norm(family, op):
-                    continue
-                if not step.only_call:
-                    rows.append((step.call.path, False, "it is called several times"))
-                    continue
-                axes = (op.axis,) if isinstance(op.axis, int) else tuple(op.axis)
-                mean, variance = _moments(step.input(), axes, step.call.path)
-                op.moving_mean.assign(mean.astype(family.numpy(op.moving_mean).dtype))
-                op.moving_variance.assign(variance.astype(family.numpy(op.moving_variance).dtype))
-                rows.append((step.call.path, True, ""))
+        for step in watched(Walk(graph, batches), graph, f"Recalibrating batch normalisation on {self.used}"):
+            op = step.call.op
+            if not is_batch_norm(family, op):
+                continue
+            if not step.only_call:
+                rows.append((step.call.path, False, "it is called several times"))
+                continue
+            axes = (op.axis,) if isinstance(op.axis, int) else tuple(op.axis)
+            mean, variance = _moments(step.input(), axes, step.call.path)
+            op.moving_mean.assign(mean.astype(family.numpy(op.moving_mean).dtype))
+            op.moving_variance.assign(variance.astype(family.numpy(op.moving_variance).dtype))
+            rows.append((step.call.path, True, ""))
         return pd.DataFrame(rows, columns=["layer", "done", "note"])
-
-    def __repr__(self) -> str:
-        return f"RecalibrateBatchNorm({self.used})"
 
 
 def recalibrate_batch_norm(model: Any, data: Any, *, steps: int | None = None, batch_size: int = 64) -> pd.DataFrame:

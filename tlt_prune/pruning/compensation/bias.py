@@ -6,6 +6,7 @@ window too). That constant goes into its bias, or is taken from the moving mean 
 
 from __future__ import annotations
 
+import collections
 from typing import Any
 
 import numpy as np
@@ -16,13 +17,14 @@ from tlt_prune.graph.channel_graph import ChannelGraph
 from tlt_prune.graph.family import Family
 from tlt_prune.graph.labels import Alive
 from tlt_prune.graph.reader import Call, read
-from tlt_prune.pruning.batches import Batches, progress
-from tlt_prune.pruning.compensation.consumers import Home, homes, is_convolution, is_dense, pairs, removed_inputs
+from tlt_prune.pruning.batches import TakesData
+from tlt_prune.pruning.compensation.consumers import Home, homes, pairs, removed_inputs
 from tlt_prune.pruning.compensation.moments import moments
-from tlt_prune.pruning.walk import Walk
+from tlt_prune.pruning.layer_kinds import is_convolution, is_dense
+from tlt_prune.pruning.walk import Walk, watched
 
 
-class Bias:
+class Bias(TakesData):
     """Adds the removed channels' mean contribution to their consumers.
 
     Without data, the mean of a channel is what the batch normalisation before it, and the activation in between, let expect:
@@ -39,10 +41,9 @@ class Bias:
     """
 
     def __init__(self, data: Any = None, *, steps: int | None = None, batch_size: int = 64) -> None:
-        self._data, self._steps, self._batch_size = data, steps, batch_size
+        super().__init__(data, steps, batch_size)
         self._means: dict[int, NDArray[np.float64]] | None = None
         self._model: Any = None
-        self.used = ""
 
     def __call__(self, channels: ChannelGraph, alive: Alive, pruned: Any) -> pd.DataFrame:
         graph = channels.graph
@@ -52,9 +53,7 @@ class Bias:
         pruned_graph = read(pruned)
         rooms = homes(pruned_graph)
         means = self._measured(channels) if self._data is not None else {k: x.mean for k, x in moments(graph).items()}
-        calls: dict[int, int] = {}
-        for call in graph.walk():
-            calls[id(call.op)] = calls.get(id(call.op), 0) + 1
+        calls = collections.Counter(id(call.op) for call in graph.walk())
         rows = []
         for old, new in pairs(graph, pruned_graph):
             op = old.op
@@ -79,21 +78,15 @@ class Bias:
         """Mean of each channel of each convolution's and dense layer's input, by the key of the tensor."""
         graph = channels.graph
         if self._means is None or self._model is not graph.model:
-            batches = Batches(self._data, graph, steps=self._steps, batch_size=self._batch_size, what="Bias")
-            self.used = str(batches)
+            batches = self._read(graph, "Bias")
             found: dict[int, NDArray[np.float64]] = {}
-            with progress(sum(1 for _ in graph.walk()), f"Means of activations on {self.used}") as advance:
-                for step in Walk(graph, batches):
-                    advance()
-                    op = step.call.op
-                    if is_convolution(graph.family, op) or is_dense(graph.family, op):
-                        first = getattr(op, "data_format", "") == "channels_first"
-                        found[step.call.inputs[0].key] = _mean(step.input(), 1 if first else -1)
+            for step in watched(Walk(graph, batches), graph, f"Means of activations on {self.used}"):
+                op = step.call.op
+                if is_convolution(graph.family, op) or is_dense(graph.family, op):
+                    first = getattr(op, "data_format", "") == "channels_first"
+                    found[step.call.inputs[0].key] = _mean(step.input(), 1 if first else -1)
             self._means, self._model = found, graph.model
         return self._means
-
-    def __repr__(self) -> str:
-        return f"Bias({self.used})"
 
 
 def _why_not(family: Family, call: Call, times: int, home: Home | None, mean: Any) -> str:

@@ -13,22 +13,7 @@ from tlt_prune.graph.channel_graph import ChannelGraph
 from tlt_prune.graph.family import Family
 from tlt_prune.graph.labels import Alive
 from tlt_prune.graph.reader import Call, Graph
-
-_BATCH_NORMS = ("BatchNormalization", "SyncBatchNormalization", "BatchNormalizationV1", "BatchNormalizationV2")
-_CONVOLUTIONS = ("Conv1D", "Conv2D", "Conv3D")
-
-
-def is_batch_norm(family: Family, op: Any) -> bool:
-    return any(family.is_a(op, name) for name in _BATCH_NORMS)
-
-
-def is_convolution(family: Family, op: Any) -> bool:
-    """An ordinary one: every output channel sees every input channel."""
-    return any(family.is_a(op, name) for name in _CONVOLUTIONS) and op.groups == 1
-
-
-def is_dense(family: Family, op: Any) -> bool:
-    return family.is_a(op, "Dense")
+from tlt_prune.pruning.layer_kinds import is_batch_norm, is_convolution, is_dense
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -123,8 +108,7 @@ def pairs(original: Graph, pruned: Graph) -> Iterator[tuple[Call, Call]]:
 
 
 def removed_inputs(channels: ChannelGraph, alive: Alive) -> dict[int, dict[int, NDArray[np.bool_]]]:
-    """`id` of a layer -> index of a weight -> which of the rows that it reads with are gone; layers that lose none are left
-    out."""
+    """For each layer that loses some, by its `id`: index of a weight -> which of the rows that it reads with are gone."""
     found: dict[int, dict[int, NDArray[np.bool_]]] = {}
     for axis in channels.axes:
         gone = ~alive[axis.labels]

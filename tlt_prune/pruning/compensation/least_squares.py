@@ -24,11 +24,12 @@ from tlt_prune.graph.channel_graph import ChannelGraph
 from tlt_prune.graph.family import Family
 from tlt_prune.graph.labels import Alive
 from tlt_prune.graph.reader import read
-from tlt_prune.pruning.batches import Batches, progress
-from tlt_prune.pruning.compensation.consumers import Home, Shortcut, homes, is_convolution, is_dense, shortcuts
+from tlt_prune.pruning.batches import Batches, TakesData
+from tlt_prune.pruning.compensation.consumers import Home, Shortcut, homes, shortcuts
 from tlt_prune.pruning.compensation.synthetic import pictures_for
 from tlt_prune.pruning.compensation.windows import Positions, window_rows
-from tlt_prune.pruning.walk import Step, Values, side_by_side
+from tlt_prune.pruning.layer_kinds import is_convolution, is_dense
+from tlt_prune.pruning.walk import Step, Values, side_by_side, watched
 
 # Rows of the equations for each unknown of a column: more of them change the solution less than other pictures would.
 _ROWS_PER_UNKNOWN = 20
@@ -37,13 +38,12 @@ _FEWEST_ROWS = 20_000
 _SMALLEST_SCALE = 1e-2
 
 
-class LeastSquares:
+class LeastSquares(TakesData):
     """Fits the kernels of convolutions and dense layers again after a prune.
 
     Args:
         data: inputs, labelled or not (a thousand pictures are plenty): arrays, a `tf.data.Dataset`, a `PyDataset` or batches.
-            What
-            one stage of both models computes of all of them is kept in memory. None makes pictures up: see `synthetic`.
+            What one stage of both models computes of all of them is kept in memory. None makes pictures up: see `synthetic`.
         ridge: r, as a share of the mean diagonal of X'X.
         steps: batches to read; None for all.
         batch_size: of arrays.
@@ -58,10 +58,8 @@ class LeastSquares:
     ) -> None:
         if not ridge >= 0:
             raise PlanError(f"LeastSquares: expected ridge >= 0. Received: {ridge}.")
-        self._data, self._steps, self._batch_size = data, steps, batch_size
+        super().__init__(data, steps, batch_size)
         self._ridge, self._seed = ridge, seed
-        self._batches: Batches | None = None
-        self.used = ""
 
     def __call__(self, channels: ChannelGraph, alive: Alive, pruned: Any) -> pd.DataFrame:
         graph = channels.graph
@@ -71,37 +69,32 @@ class LeastSquares:
             batches = Batches(made_up, graph, batch_size=self._batch_size, what="LeastSquares")
             self.used = f"{len(made_up)} made-up pictures"
         else:
-            self._batches = self._batches or Batches(
-                self._data, graph, steps=self._steps, batch_size=self._batch_size, what="LeastSquares"
-            )
-            batches = self._batches
-            self.used = str(batches)
+            batches = self._read(graph, "LeastSquares")
         pruned_graph = read(pruned)
         rooms, old_rooms = homes(pruned_graph), homes(graph)
         sums, old_sums = shortcuts(pruned_graph), shortcuts(graph)
         outputs = {(id(a.op), a.index): alive[a.labels] for a in channels.axes if a.role == "out"}
-        readers = {id(a.op) for a in channels.axes if a.role == "in"}
+        readers = channels.readers
         rng = np.random.default_rng(self._seed)
         rows = []
-        with progress(sum(1 for _ in graph.walk()), f"Least squares on {self.used}") as advance:
-            for old, new in side_by_side(graph, pruned_graph, batches):
-                advance()
-                path, op = old.call.path, old.call.op
-                if id(op) not in readers or old.call.inner is not None or np.array_equal(*_firsts(old, new)):
-                    continue
-                reason = _why_not(family, old)
-                if reason:
-                    rows.append((path, False, reason))
-                    continue
-                home = rooms.get(id(new.call.op))
-                keep = outputs.get((id(op), 0), np.ones(op.kernel.shape[-1], dtype=bool))
-                constant = np.zeros(int(keep.sum()))
-                if home is not None:
-                    # Of what is compared, the original's constant belongs to what is to be reached.
-                    constant = old_rooms[id(op)].value(family)[keep] - home.value(family)
-                shortcut = (old_sums.get(id(op)), sums.get(id(new.call.op)))
-                self._fit(family, old, new, home, keep, constant, shortcut, rng)
-                rows.append((path, True, "" if home is not None else "without a constant: it has no bias, and no BN follows"))
+        steps = side_by_side(graph, pruned_graph, batches)
+        for old, new in watched(steps, graph, f"Least squares on {self.used}"):
+            path, op = old.call.path, old.call.op
+            if id(op) not in readers or old.call.inner is not None or np.array_equal(*_firsts(old, new)):
+                continue
+            reason = _why_not(family, old)
+            if reason:
+                rows.append((path, False, reason))
+                continue
+            home = rooms.get(id(new.call.op))
+            keep = outputs.get((id(op), 0), np.ones(op.kernel.shape[-1], dtype=bool))
+            constant = np.zeros(int(keep.sum()))
+            if home is not None:
+                # Of what is compared, the original's constant belongs to what is to be reached.
+                constant = old_rooms[id(op)].value(family)[keep] - home.value(family)
+            shortcut = (old_sums.get(id(op)), sums.get(id(new.call.op)))
+            self._fit(family, old, new, home, keep, constant, shortcut, rng)
+            rows.append((path, True, "" if home is not None else "without a constant: it has no bias, and no BN follows"))
         return pd.DataFrame(rows, columns=["layer", "done", "note"])
 
     def _fit(
@@ -137,9 +130,6 @@ class LeastSquares:
         after.kernel.assign((start + change[:unknowns]).reshape(kernel.shape).astype(kernel.dtype))
         if home is not None:
             home.add(family, change[unknowns])
-
-    def __repr__(self) -> str:
-        return f"LeastSquares({self.used})"
 
 
 def _firsts(old: Step, new: Step) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -18,16 +18,17 @@ from numpy.typing import NDArray
 from tlt_prune.graph.family import Family
 from tlt_prune.graph.reader import Call, Graph
 from tlt_prune.graph.rules.elementwise import acts_on_each_element
-from tlt_prune.pruning.compensation.consumers import is_batch_norm
+from tlt_prune.pruning.layer_kinds import is_any, is_batch_norm
 
 _Vector = NDArray[np.float64]
 # Nodes and weights of the integral over a standard normal, on a grid fine enough for functions with a kink.
 _GRID = np.linspace(-8.0, 8.0, 2001)
 _WEIGHTS = np.exp(-0.5 * _GRID**2) / np.exp(-0.5 * _GRID**2).sum()
 
-_AVERAGING = ("AveragePooling1D", "AveragePooling2D", "AveragePooling3D")
-_GLOBAL = ("GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalAveragePooling3D")
+# What keeps a channel's mean.
 _PASSING = (
+    "AveragePooling1D", "AveragePooling2D", "AveragePooling3D",
+    "GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalAveragePooling3D",
     "Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "GaussianNoise", "GaussianDropout", "Identity",
     "ActivityRegularization",
 )  # fmt: skip
@@ -74,15 +75,13 @@ def _after(family: Family, call: Call, given: Sequence[Moments | None]) -> Momen
         return None
     inputs = [x for x in given if x is not None]
     if family.is_layer(op):
-        if any(family.is_a(op, name) for name in (*_PASSING, *_AVERAGING)):
-            return inputs[0]
-        if any(family.is_a(op, name) for name in _GLOBAL):
+        if is_any(family, op, _PASSING):
             return inputs[0]
         if family.is_a(op, "Flatten"):
             return _flattened(call, inputs[0])
         if family.is_a(op, "Activation"):
             return activated(op.activation, inputs[0]) if acts_on_each_element(op.activation) else None
-        if any(family.is_a(op, name) for name in _ACTIVATIONS):
+        if is_any(family, op, _ACTIVATIONS):
             return activated(op, inputs[0])
     if family.is_a(op, "Add") or type(op).__name__ == "Add":
         return _sum(inputs) if len(inputs) > 1 and len({len(x.mean) for x in inputs}) == 1 else None
@@ -91,11 +90,8 @@ def _after(family: Family, call: Call, given: Sequence[Moments | None]) -> Momen
     return None
 
 
-def _normalised(family: Family, op: Any) -> Moments | None:
-    if op.gamma is None and op.beta is None:
-        count = op.moving_mean.shape[0]
-    else:
-        count = (op.gamma if op.gamma is not None else op.beta).shape[0]
+def _normalised(family: Family, op: Any) -> Moments:
+    count = op.moving_mean.shape[0]
     gamma = family.numpy(op.gamma).astype(np.float64) if op.gamma is not None else np.ones(count)
     beta = family.numpy(op.beta).astype(np.float64) if op.beta is not None else np.zeros(count)
     return Moments(beta, gamma**2)
@@ -103,10 +99,7 @@ def _normalised(family: Family, op: Any) -> Moments | None:
 
 def _sum(inputs: Sequence[Moments]) -> Moments:
     """Of what is independent."""
-    mean, variance = np.zeros_like(inputs[0].mean), np.zeros_like(inputs[0].mean)
-    for x in inputs:
-        mean, variance = mean + x.mean, variance + x.variance
-    return Moments(mean, variance)
+    return Moments(np.sum([x.mean for x in inputs], axis=0), np.sum([x.variance for x in inputs], axis=0))
 
 
 def _joined(call: Call, inputs: Sequence[Moments]) -> Moments | None:
@@ -121,9 +114,9 @@ def _flattened(call: Call, x: Moments) -> Moments | None:
     if total is None or None in shape[1:]:
         return None
     # Told that they come first, Flatten moves the channels to the end.
-    if shape[-1] == channels or getattr(call.op, "data_format", None) == "channels_first":
-        return Moments(np.tile(x.mean, total // channels), np.tile(x.variance, total // channels))
-    return Moments(np.repeat(x.mean, total // channels), np.repeat(x.variance, total // channels))
+    last = shape[-1] == channels or getattr(call.op, "data_format", None) == "channels_first"
+    spread = np.tile if last else np.repeat
+    return Moments(spread(x.mean, total // channels), spread(x.variance, total // channels))
 
 
 def activated(function: Callable[[Any], Any], x: Moments) -> Moments:

@@ -1,9 +1,9 @@
 """Pictures that nobody took, for a least-squares fit without data.
 
 Natural pictures are made of things that cover each other, and their spectrum falls as 1/f. So are these: "dead leaves" (Lee,
-Mumford and
-Huang, "Occlusion Models for Natural Images", IJCV 41, 2001), discs and rectangles of random colours whose sizes follow a power
-law, and noise with such a spectrum. What mean and contrast the model's inputs have, the first batch normalisation knows.
+Mumford and Huang, "Occlusion Models for Natural Images", IJCV 41, 2001), discs and rectangles of random colours whose sizes
+follow a power law, and noise with such a spectrum. What mean and contrast the model's inputs have, the first batch
+normalisation knows.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tlt_prune.errors import PlanError
 from tlt_prune.graph.reader import Graph
-from tlt_prune.pruning.compensation.consumers import is_batch_norm
+from tlt_prune.pruning.layer_kinds import is_batch_norm
 from tlt_prune.pruning.walk import Walk
 
 _PIXELS = 1_000_000

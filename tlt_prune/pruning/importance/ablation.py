@@ -13,13 +13,15 @@ from keras import tree
 from tlt_prune import files
 from tlt_prune.errors import PlanError
 from tlt_prune.graph.labels import Labels
+from tlt_prune.options import Options
 from tlt_prune.pruning.ablation import consumers, metric_of, metrics_without
-from tlt_prune.pruning.batches import Batches, progress
+from tlt_prune.pruning.batches import Batches, TakesData, progress
+from tlt_prune.pruning.groups import grouping
 from tlt_prune.pruning.importance.network import Network, Scores
 from tlt_prune.pruning.importance.norms import L2
 
 
-class Ablation:
+class Ablation(TakesData):
     """What the metric loses when a channel goes: the whole model's minus that with the channel's consumers given zero.
 
     Mozer and Smolensky, "Skeletonization", NIPS 1988, measure it so; everything else estimates it. It takes one evaluation a
@@ -54,26 +56,17 @@ class Ablation:
     ) -> None:
         if not chunk >= 1:
             raise PlanError(f"criterion Ablation: expected chunk >= 1. Received: {chunk}.")
-        self._data, self._metric, self._chunk = data, metric_of(metric), chunk
+        super().__init__(data, steps, batch_size)
+        self._metric, self._chunk = metric_of(metric), chunk
         self._cache = pathlib.Path(cache) if cache is not None else None
-        self._steps, self._batch_size = steps, batch_size
-        self.used = ""
 
     def __call__(self, network: Network) -> dict[str, Scores]:
         channels = network.channels
-        batches = Batches(
-            self._data,
-            channels.graph,
-            steps=self._steps,
-            batch_size=self._batch_size,
-            labelled=True,
-            what="criterion Ablation",
-        )
-        self.used = str(batches)
+        batches = self._read(channels.graph, "criterion Ablation", labelled=True)
         sets = [np.zeros(0, np.int64), *_chunks(network, self._chunk)]
         keys = [",".join(map(str, x.tolist())) for x in sets]
         identity = self._identity(network, batches)
-        known = self._read(identity)
+        known = self._known(identity)
         missing = [i for i, key in enumerate(keys) if key not in known]
 
         with progress(len(missing), f"Ablation of {len(sets) - 1} chunks on {self.used}") as advance:
@@ -100,7 +93,7 @@ class Ablation:
             total = zlib.crc32(np.ascontiguousarray(array).tobytes(), total)
         return f"{self._metric[0]} {total:08x}"
 
-    def _read(self, identity: str) -> dict[str, float]:
+    def _known(self, identity: str) -> dict[str, float]:
         if self._cache is None or not self._cache.exists():
             return {}
         try:
@@ -120,9 +113,6 @@ class Ablation:
         if self._cache is not None:
             files.write_text(self._cache, json.dumps({"of": identity, "metrics": known}))
 
-    def __repr__(self) -> str:
-        return f"Ablation({self.used})"
-
 
 def _chunks(network: Network, size: int) -> list[Labels]:
     """Bundles that are switched off together: those that the same layers make, in runs of `size` by their largest norm."""
@@ -130,18 +120,10 @@ def _chunks(network: Network, size: int) -> list[Labels]:
     root, seen = channels.bundles.root, consumers(channels).visible
     norms = L2()(network)
     strength = np.zeros(channels.n_labels)
-    makers: dict[int, list[int]] = {}
-    for number, layer in enumerate(network.layers):
+    for layer in network.layers:
         bundles = root[layer.labels]
         np.maximum.at(strength, bundles, norms[layer.name] / max(float(norms[layer.name].max(initial=0.0)), 1e-30))
-        for bundle in np.unique(bundles).tolist():
-            if network.removable[bundle] and seen[bundle]:
-                makers.setdefault(bundle, []).append(number)
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for bundle, numbers in makers.items():
-        groups.setdefault(tuple(numbers), []).append(bundle)
-    chunks = []
-    for members in groups.values():
-        ranked = np.array(members)[np.argsort(strength[members], kind="stable")]
-        chunks += [ranked[at : at + size] for at in range(0, len(ranked), size)]
-    return chunks
+    # What cannot be switched off has no vote.
+    found = grouping(channels, np.where(seen, strength, np.nan), Options(), 1)
+    weakest_first = [group.members[::-1] for group in found.groups]
+    return [members[at : at + size] for members in weakest_first for at in range(0, len(members), size)]

@@ -7,13 +7,12 @@ from typing import Any
 import numpy as np
 
 from tlt_prune.errors import PlanError
-from tlt_prune.graph.labels import varying_axes
-from tlt_prune.pruning.batches import Batches, progress
+from tlt_prune.pruning.batches import TakesData
 from tlt_prune.pruning.importance.network import Network, Scores
-from tlt_prune.pruning.walk import Walk
+from tlt_prune.pruning.walk import Walk, watched
 
 
-class _Activations:
+class _Activations(TakesData):
     """What Activation and APoZ share.
 
     Attributes:
@@ -23,42 +22,29 @@ class _Activations:
     comparable = False
 
     def __init__(self, data: Any, *, steps: int | None = None, batch_size: int = 64) -> None:
-        self._data, self._steps, self._batch_size = data, steps, batch_size
-        self.used = ""
+        super().__init__(data, steps, batch_size)
 
     def __call__(self, network: Network) -> dict[str, Scores]:
         channels = network.channels
         name = type(self).__name__
-        batches = Batches(self._data, channels.graph, steps=self._steps, batch_size=self._batch_size, what=f"criterion {name}")
-        self.used = str(batches)
-        root = channels.bundles.root
-        readers = {id(axis.op) for axis in channels.axes if axis.role == "in"}
+        batches = self._read(channels.graph, f"criterion {name}")
+        readers = channels.readers
         total, count = np.zeros(channels.n_labels), np.zeros(channels.n_labels)
-        with progress(sum(1 for _ in channels.graph.walk()), f"{name} on {self.used}") as advance:
-            for step in Walk(channels.graph, batches):
-                advance()
-                if id(step.call.op) not in readers:
-                    continue
-                for tensor in step.call.inputs:
-                    labels = channels.labels_of.get(tensor.key)
-                    if labels is None or not varying_axes(labels):
-                        continue
-                    (axis,) = varying_axes(labels)
-                    vector = root[labels.reshape(-1)]
-                    for value in step.known[tensor.key]:
-                        array = np.moveaxis(np.asarray(value), axis, -1)
-                        rows = array.reshape(-1, array.shape[-1])
-                        np.add.at(total, vector, self._of(rows))
-                        np.add.at(count, vector, len(rows))
+        for step in watched(Walk(channels.graph, batches), channels.graph, f"{name} on {self.used}"):
+            if id(step.call.op) not in readers:
+                continue
+            for tensor, axis, bundles in channels.read_by(step.call):
+                for value in step.known[tensor.key]:
+                    array = np.moveaxis(np.asarray(value), axis, -1)
+                    rows = array.reshape(-1, array.shape[-1])
+                    np.add.at(total, bundles, self._of(rows))
+                    np.add.at(count, bundles, len(rows))
         if not np.isfinite(total).all():
             raise PlanError(f"criterion {name}: activations are not finite. Expected a model without NaN or infinity.")
         return network.of_bundles(np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0))
 
     def _of(self, rows: Any) -> Any:
         raise NotImplementedError
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.used})"
 
 
 class Activation(_Activations):

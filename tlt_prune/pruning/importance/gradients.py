@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 
 from tlt_prune.errors import PlanError, first_line
 from tlt_prune.graph.channel_graph import ChannelGraph
-from tlt_prune.pruning.batches import Batches, progress
+from tlt_prune.pruning.batches import TakesData, progress
 from tlt_prune.pruning.importance.network import Network, Scores
 
 # Examples that share one gradient: the fewer, the less do their wishes cancel; one costs too much time.
 _TOGETHER = 8
 
 
-class _Gradients:
+class _Gradients(TakesData):
     """What Taylor and Fisher share.
 
     Attributes:
@@ -39,27 +39,24 @@ class _Gradients:
     def __init__(
         self, data: Any, loss: Any = None, *, steps: int | None = None, batch_size: int = 64, together: int = _TOGETHER
     ) -> None:
-        self._data, self._loss, self._steps, self._batch_size = data, loss, steps, batch_size
-        self._together = together
-        self.used = ""
+        super().__init__(data, steps, batch_size)
+        self._loss, self._together = loss, together
 
     def __call__(self, network: Network) -> dict[str, Scores]:
         name = type(self).__name__
         graph = network.channels.graph
-        batches = Batches(
-            self._data, graph, steps=self._steps, batch_size=self._batch_size, labelled=True, what=f"criterion {name}"
-        )
-        self.used = str(batches)
+        batches = self._read(graph, f"criterion {name}", labelled=True)
         loss = _loss(self._loss, network.model, name)
         slices = _consumer_rows(network.channels)
+        weights = [graph.family.numpy(variable) for variable, _ in slices]
         total = np.zeros(network.channels.n_labels)
         count = 0
         gradients = _gradient_function(network.model, graph.family.name, loss, [x for x, _ in slices], name)
         with progress(-(-batches.examples // self._together), f"{name} on {self.used}") as advance:
             for x, y in batches.of_size(self._together):
                 change = np.zeros(network.channels.n_labels)
-                for (variable, axes), gradient in zip(slices, gradients(x, y), strict=True):
-                    product = np.asarray(gradient, dtype=np.float64) * graph.family.numpy(variable)
+                for (_, axes), weight, gradient in zip(slices, weights, gradients(x, y), strict=True):
+                    product = np.asarray(gradient, dtype=np.float64) * weight
                     for axis, labels in axes:
                         others = tuple(i for i in range(product.ndim) if i != axis)
                         np.add.at(change, network.channels.bundles.root[labels], product.sum(axis=others))
@@ -75,9 +72,6 @@ class _Gradients:
 
     def _of(self, change: NDArray[np.float64]) -> NDArray[np.float64]:
         raise NotImplementedError
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.used})"
 
 
 class Taylor(_Gradients):

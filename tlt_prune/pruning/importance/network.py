@@ -11,7 +11,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from tlt_prune.errors import PlanError
 from tlt_prune.graph.channel_graph import ChannelGraph, Producer
-from tlt_prune.graph.labels import Labels
 
 Scores = NDArray[np.float64]
 Criterion = Callable[["Network"], Mapping[str, ArrayLike]]
@@ -117,10 +116,6 @@ class Network:
         """What the layers say where a score was found for whole bundles: `scores` is `(n_labels,)`, meaningful at roots."""
         root = self.channels.bundles.root
         return {x.name: scores[root[x.labels]] for x in self.layers}
-
-    def bundle_sizes(self) -> Labels:
-        """`(n_labels,)`: labels in the bundle of each root."""
-        return np.bincount(self.channels.bundles.root, minlength=self.channels.n_labels)
 
 
 class _Lazy(Sequence[NDArray[Any]]):

@@ -6,8 +6,7 @@ import numpy as np
 
 from tlt_prune.errors import PlanError
 from tlt_prune.pruning.importance.network import Network, Scores
-
-_BATCH_NORMS = ("BatchNormalization", "SyncBatchNormalization", "BatchNormalizationV1", "BatchNormalizationV2")
+from tlt_prune.pruning.layer_kinds import is_batch_norm
 
 
 class BNScale:
@@ -21,9 +20,7 @@ class BNScale:
         family = network.channels.graph.family
         scale = np.full(network.channels.n_labels, np.nan)
         for axis in network.channels.axes:
-            if not any(family.is_a(axis.op, name) for name in _BATCH_NORMS):
-                continue
-            if family.weights(axis.op)[axis.index] is not axis.op.gamma:
+            if not is_batch_norm(family, axis.op) or family.weights(axis.op)[axis.index] is not axis.op.gamma:
                 continue
             # The first one behind a layer is its own; one behind an Add or a Concatenate comes later.
             new = np.isnan(scale[axis.labels])
