@@ -51,6 +51,10 @@ class ExportError(TltPruneError):
     """An exported file does not reproduce the Keras model, or cannot be written."""
 
 
+class QuantizationError(TltPruneError, ValueError):
+    """A model cannot be quantised, or a calibration set or cache is not what it should be."""
+
+
 def first_line(error: BaseException, limit: int = 300) -> str:
     """A library's message as part of one line."""
     return " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())[:limit]

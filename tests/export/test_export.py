@@ -83,7 +83,10 @@ def test_a_file_that_differs_is_not_written(model: keras.Model, tmp_path: pathli
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("options", "message"), [({"opset": 12}, "13 to 17"), ({"layout": "HWC"}, "NHWC or NCHW")])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"opset": 12}, "13 to 17"), ({"layout": "HWC"}, "NHWC or NCHW"), ({"precision": "float8"}, "float32, float16")],
+)
 def test_bad_options(model: keras.Model, tmp_path: pathlib.Path, options: dict[str, object], message: str) -> None:
     with pytest.raises(ExportError, match=message):
         export.export_onnx(model, tmp_path / "m.onnx", samples(model), **options)  # type: ignore[arg-type]
@@ -150,11 +153,62 @@ def test_what_belongs_to_a_model_travels_with_every_file(model: keras.Model, tmp
     np.testing.assert_array_equal(again.predict_on_batch(samples(model)), model.predict_on_batch(samples(model)))
 
 
-def test_a_saved_model_with_two_inputs_is_one_line(tmp_path: pathlib.Path) -> None:
-    a, b = keras.Input((4,), name="left"), keras.Input((4,), name="right")
-    keras.Model([a, b], keras.layers.Add()([a, b])).export(tmp_path / "two", verbose=False)
-    with pytest.raises(ExportError, match=r"expected a SavedModel with one input\. It has 2"):
-        export.load_predictor(tmp_path / "two")
+def two_inputs() -> tuple[keras.Model, list[np.ndarray]]:
+    a, b = keras.Input((6, 8, 3), name="right"), keras.Input((4,), name="left")
+    y = keras.layers.Flatten()(keras.layers.Conv2D(2, 3, padding="same")(a))
+    net = keras.Model({"left": b, "right": a}, [keras.layers.Dense(3, name="of_both")(keras.layers.Concatenate()([y, b])), y])
+    return net, [samples_of_shape(x.shape) for x in net.inputs]
+
+
+def samples_of_shape(shape: tuple[int | None, ...]) -> np.ndarray:
+    return np.random.default_rng(len(shape)).standard_normal((5, *shape[1:])).astype("float32")
+
+
+@pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
+def test_several_inputs_and_outputs(tmp_path: pathlib.Path, layout: str) -> None:
+    net, x = two_inputs()
+    export.export_onnx(net, tmp_path / "two.onnx", x, layout=layout)
+    export.export_saved_model(net, tmp_path / "two", x)
+    net.save(tmp_path / "two.keras")
+    expected = [np.asarray(y) for y in net(keras.tree.pack_sequence_as(net.input, x))]
+    by_name = dict(zip((i.name for i in net.inputs), x, strict=True))
+    for name in ("two.keras", "two", "two.onnx"):
+        predictor = export.load_predictor(tmp_path / name)
+        assert set(predictor.input_shapes) == {"left", "right"}
+        fed = [by_name[i] for i in predictor.input_shapes]
+        if predictor.kind == "onnx" and layout == "NCHW":
+            fed = [np.transpose(v, (0, 3, 1, 2)) if v.ndim == 4 else v for v in fed]
+        for a, b in zip(predictor.run(fed), expected, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+        with pytest.raises(ExportError, match=r"expected a model with one input\. It has 2: (left, right|right, left)\."):
+            predictor.picture_size(3)
+
+
+def test_samples_that_do_not_fit(tmp_path: pathlib.Path) -> None:
+    net, x = two_inputs()
+    for bad in (x[0], x[::-1], [v[:0] for v in x]):
+        with pytest.raises(ExportError, match="takes inputs of shape"):
+            export.export_onnx(net, tmp_path / "two.onnx", bad)
+        with pytest.raises(ExportError, match="takes inputs of shape"):
+            export.export_saved_model(net, tmp_path / "two", bad)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_half_precision(model: keras.Model, tmp_path: pathlib.Path) -> None:
+    export.export_onnx(model, tmp_path / "single.onnx", samples(model))
+    assert 1e-6 < export.export_onnx(model, tmp_path / "half.onnx", samples(model), precision="float16") < 1e-2
+    onnx.checker.check_model(onnx.load(tmp_path / "half.onnx"), full_check=True)
+    assert (tmp_path / "half.onnx").stat().st_size < 0.6 * (tmp_path / "single.onnx").stat().st_size
+    graph = onnx.load(tmp_path / "half.onnx").graph
+    assert {x.data_type for x in graph.initializer if len(x.dims) == 4} == {onnx.TensorProto.FLOAT16}
+    assert {x.type.tensor_type.elem_type for x in (*graph.input, *graph.output)} == {onnx.TensorProto.FLOAT}
+
+
+def test_a_fixed_batch(model: keras.Model, tmp_path: pathlib.Path) -> None:
+    export.export_onnx(model, tmp_path / "two.onnx", samples(model), batch_size=2)
+    assert export.load_predictor(tmp_path / "two.onnx").input_shape[0] == 2
+    with pytest.raises(ExportError, match="expected at least batch_size=9"):
+        export.export_onnx(model, tmp_path / "nine.onnx", samples(model), batch_size=9)
 
 
 def test_open_sizes_are_filled_in_for_trtexec(tmp_path: pathlib.Path) -> None:

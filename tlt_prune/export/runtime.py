@@ -7,7 +7,6 @@ import pathlib
 import statistics
 import time
 import zipfile
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from tlt_prune import extras, model_info
 from tlt_prune.errors import ExportError, first_line
 from tlt_prune.model_info import ModelInfo
+from tlt_prune.parity import Run, session_of
 
 Array = NDArray[Any]
 
@@ -27,25 +27,37 @@ class Predictor:
     Attributes:
         kind: "keras", "saved_model" or "onnx".
         path: where it came from.
-        input_shape: with the batch axis, None where open.
+        input_shapes: input name -> shape with the batch axis, None where open.
         params: number of parameters stored in it.
         file_bytes: size on disk.
-        run: float32 batch in the model's own layout -> outputs, a list of arrays.
+        run: float32 batch in the model's own layout (a list of them, in the order of `input_shapes`) -> list of outputs.
         model: the Keras model, where `kind` is "keras".
         info: what the file says of itself; None for one of another program.
     """
 
     kind: str
     path: pathlib.Path
-    input_shape: tuple[int | None, ...]
+    input_shapes: dict[str, tuple[int | None, ...]]
     params: int
     file_bytes: int
-    run: Callable[[Array], list[Array]]
+    run: Run
     model: Any = None
     info: ModelInfo | None = None
 
     def __call__(self, batch: Array) -> Array:
         return self.run(batch)[0]
+
+    @property
+    def input_shape(self) -> tuple[int | None, ...]:
+        """Of its one input.
+
+        Raises:
+            ExportError: it has several.
+        """
+        if len(self.input_shapes) != 1:
+            names = ", ".join(self.input_shapes)
+            raise ExportError(f"{self.path}: expected a model with one input. It has {len(self.input_shapes)}: {names}.")
+        return next(iter(self.input_shapes.values()))
 
     def channels_first(self, channels: int) -> bool:
         """Whether pictures with that many channels go in as (n, channels, height, width)."""
@@ -100,13 +112,16 @@ def latency_ms(predictor: Predictor, batch: Array, runs: int = 50) -> float:
     return 1000 * statistics.median(times)
 
 
-def keras_runner(model: Any) -> Callable[[Array], list[Array]]:
+def keras_runner(model: Any) -> Run:
     """A compiled forward pass in inference mode."""
     import keras
     import tensorflow as tf
 
-    forward = tf.function(lambda x: keras.tree.flatten(model(x, training=False)), reduce_retracing=True)
-    return lambda batch: [np.asarray(y) for y in forward(tf.constant(batch))]
+    def forward(*x: Any) -> Any:
+        return keras.tree.flatten(model(keras.tree.pack_sequence_as(model.input, x), training=False))
+
+    compiled = tf.function(forward, reduce_retracing=True)
+    return lambda batch: [np.asarray(y) for y in compiled(*map(tf.constant, arrays_of(batch)))]
 
 
 def keras_predictor(path: pathlib.Path) -> Predictor:
@@ -116,8 +131,8 @@ def keras_predictor(path: pathlib.Path) -> Predictor:
         ExportError: the file is missing or no model.
     """
     model = load_keras(path)
-    shape, size = tuple(model.inputs[0].shape), path.stat().st_size
-    return Predictor("keras", path, shape, model.count_params(), size, keras_runner(model), model, model_info.read(path))
+    shapes, size = {x.name: tuple(x.shape) for x in model.inputs}, path.stat().st_size
+    return Predictor("keras", path, shapes, model.count_params(), size, keras_runner(model), model, model_info.read(path))
 
 
 def load_keras(path: pathlib.Path) -> Any:
@@ -163,23 +178,19 @@ def _saved_model(path: pathlib.Path) -> Predictor:
     except Exception as error:
         reason = first_line(error, 150)
         raise ExportError(f"Cannot load the folder {path} as a SavedModel with a serving signature: {reason}.") from error
-    inputs = serve.structured_input_signature[1]
-    if len(inputs) != 1:
-        raise ExportError(f"{path}: expected a SavedModel with one input. It has {len(inputs)}: {', '.join(sorted(inputs))}.")
-    (name,) = inputs
-    shape = tuple(inputs[name].shape)
+    shapes = {name: tuple(x.shape) for name, x in serve.structured_input_signature[1].items()}
     params = sum(int(np.prod(v.shape)) for v in serve.variables)
     size = sum(x.stat().st_size for x in path.rglob("*") if x.is_file())
     beside = path / model_info.SAVED_MODEL_FILE
     info = model_info.parse(beside.read_text("utf-8") if beside.is_file() else None, str(path))
 
-    def run(batch: Array) -> list[Array]:
-        results = serve(**{name: tf.constant(batch)})
+    def run(batch: Any) -> list[Array]:
+        results = serve(**dict(zip(shapes, map(tf.constant, arrays_of(batch)), strict=True)))
         return [np.asarray(results[key]) for key in sorted(results)]
 
     # `loaded` owns the variables: it must live as long as `run` does.
     run.owner = loaded  # type: ignore[attr-defined]
-    return Predictor("saved_model", path, shape, params, size, run, info=info)
+    return Predictor("saved_model", path, shapes, params, size, run, info=info)
 
 
 def _onnx(path: pathlib.Path) -> Predictor:
@@ -193,24 +204,18 @@ def _onnx(path: pathlib.Path) -> Predictor:
         raise ExportError(
             f"Cannot load {path} as ONNX: {first_line(error, 150)}. Expected a file that tlt-export wrote."
         ) from error
-    inputs = session.get_inputs()
-    if len(inputs) != 1:
-        raise ExportError(f"{path}: expected an ONNX file with one input. It has {len(inputs)}.")
-    shape = tuple(n if isinstance(n, int) else None for n in inputs[0].shape)
+    shapes = {x.name: tuple(n if isinstance(n, int) else None for n in x.shape) for x in session.get_inputs()}
     params = sum(int(np.prod(x.dims)) for x in model.graph.initializer)
     texts = {x.key: x.value for x in model.metadata_props}
     info = model_info.parse(texts.get(model_info.ONNX_KEY), str(path))
-    return Predictor("onnx", path, shape, params, path.stat().st_size, onnx_runner(session), info=info)
+    return Predictor("onnx", path, shapes, params, path.stat().st_size, onnx_runner(session), info=info)
 
 
-def session_of(serialized: bytes) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(serialized, options, providers=["CPUExecutionProvider"])
+def onnx_runner(session: Any) -> Run:
+    names = [x.name for x in session.get_inputs()]
+    return lambda batch: [np.asarray(x) for x in session.run(None, dict(zip(names, arrays_of(batch), strict=True)))]
 
 
-def onnx_runner(session: Any) -> Callable[[Array], list[Array]]:
-    name = session.get_inputs()[0].name
-    return lambda batch: [np.asarray(x) for x in session.run(None, {name: batch})]
+def arrays_of(batch: Any) -> list[Array]:
+    """One array an input."""
+    return list(batch) if isinstance(batch, (tuple, list)) else [batch]

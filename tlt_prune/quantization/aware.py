@@ -1,0 +1,281 @@
+"""A float model -> one to be trained with quantisation in the loop.
+
+Batch normalisation is folded into the layer before it first: at inference it is part of that layer's kernel, and int8 must be
+tried on what will be there. Then the kernels of weighted layers are quantised, and the activations that go into them, into
+poolings of averages and into additions: the same places as in `post_training`.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import tree
+
+from tlt_prune.errors import QuantizationError
+from tlt_prune.graph.reader import Call, Graph, matches, nearest_name, read
+from tlt_prune.pruning.batches import Batches, progress
+from tlt_prune.quantization.layers import QUANTIZED, FakeQuantize, off
+from tlt_prune.quantization.ranges import METHODS, Histogram
+from tlt_prune.quantization.rewiring import copied, rewired
+
+_FOLDABLE = {"Conv1D": -1, "Conv2D": -1, "Conv3D": -1, "Conv2DTranspose": -2, "DepthwiseConv2D": None, "Dense": -1}
+"""Class -> axis of the output channels in its kernel; a depthwise kernel has them on its last two."""
+_AVERAGES = tuple(f"{kind}AveragePooling{n}D" for kind in ("", "Global") for n in (1, 2, 3))
+# What may hold weights without a kernel of products, and stays float.
+_FLOAT = (
+    "BatchNormalization",
+    "LayerNormalization",
+    "GroupNormalization",
+    "UnitNormalization",
+    "PReLU",
+    "Normalization",
+    "Rescaling",
+)
+
+
+def fold_batch_norms(model: keras.Model) -> keras.Model:
+    """A model that computes in inference what `model` does, with every batch normalisation that follows a convolution or a dense
+    layer, and nothing else does, inside that layer's kernel and bias. `model` stays as it is.
+
+        kernel' = kernel gamma / sqrt(variance + epsilon),   bias' = (bias - mean) gamma / sqrt(variance + epsilon) + beta
+
+    Raises:
+        UnsupportedModelError: the model has no graph that can be read, or a layer cannot be rebuilt.
+    """
+    graph = read(copied(model))
+    norms = _folded_norms(graph)
+    gone = {id(norm.op) for norm in norms.values()}
+
+    def visit(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if id(call.op) in gone:
+            return args[0]
+        if id(call.op) in norms:
+            return _with_norm(call.op, norms[id(call.op)].op)(*args, **kwargs)
+        return call.op(*args, **kwargs)
+
+    return rewired(graph, visit)
+
+
+def quantisation_aware(
+    model: keras.Model,
+    data: Any,
+    *,
+    learned: bool = False,
+    method: str = "percentile",
+    percentile: float = 99.99,
+    excluded: Sequence[str] = (),
+    steps: int | None = None,
+    batch_size: int = 64,
+) -> keras.Model:
+    """The model to train on: symmetric int8 in the place of every kernel and of the activations that meet one.
+
+    Train it like any model, with a tenth of the learning rate or less; `export.export_onnx` writes it with QuantizeLinear and
+    DequantizeLinear. `model` stays as it is.
+
+    Args:
+        model: a trained float model.
+        data: inputs to start the ranges of activations from: arrays, a `tf.data.Dataset`, a `PyDataset` or batches.
+        learned: ranges are trained with the weights (`layers.FakeQuantize`); otherwise they follow the batches.
+        method, percentile: how a range follows from the data: see `quantization.ranges`.
+        excluded: names, paths or patterns of layers that stay float.
+        steps: batches to read; None for all.
+        batch_size: of arrays.
+
+    Raises:
+        QuantizationError: a layer has no quantised form (and is not excluded), or `excluded` names none.
+        PlanError: the data is empty or does not fit the model.
+        UnsupportedModelError: the model has no graph that can be read, or a layer cannot be rebuilt.
+    """
+    if method not in METHODS:
+        raise QuantizationError(f"method: expected one of {', '.join(METHODS)}. Received: {method!r}.")
+    batches = Batches(data, read(model), steps=steps, batch_size=batch_size, what="quantisation_aware")
+    folded = fold_batch_norms(model)
+    graph = read(folded)
+    calls = list(graph.walk())
+    for pattern in excluded:
+        if not any(matches(call, pattern) for call in calls):
+            near = nearest_name(pattern, {call.path for call in calls})
+            raise QuantizationError(f"excluded: '{model.name}' has no layer {pattern!r}.{near}")
+    floats = {id(call.op) for call in calls if any(matches(call, pattern) for pattern in excluded)}
+    _check(graph, floats)
+    aware = rewired(graph, _Quantiser(graph, floats, learned).visit)
+    _start(aware, batches, method, percentile)
+    return aware
+
+
+# --- folding ---
+
+
+def _readers(graph: Graph) -> dict[int, list[Call | None]]:
+    """Tensor -> the calls that read it; None stands for the model's outputs."""
+    found: dict[int, list[Call | None]] = collections.defaultdict(list)
+    for scope in _scopes(graph):
+        for call in scope.calls:
+            for tensor in call.inputs:
+                found[tensor.key].append(call)
+        for tensor in scope.flat_outputs:
+            found[tensor.key].append(None)
+    return found
+
+
+def _scopes(graph: Graph) -> list[Graph]:
+    """The model and the models inside, once each."""
+    found = {id(graph): graph}
+    for call in graph.walk():
+        if call.inner is not None:
+            found[id(call.inner)] = call.inner
+    return list(found.values())
+
+
+def _folded_norms(graph: Graph) -> dict[int, Call]:
+    """Layer (by id) -> the call of the batch normalisation that goes into it."""
+    family = graph.family
+    times = collections.Counter(id(call.op) for call in graph.walk())
+    readers = _readers(graph)
+    found = {}
+    for call in graph.walk():
+        name = next((name for name in _FOLDABLE if family.is_layer(call.op) and family.is_a(call.op, name)), None)
+        if name is None or times[id(call.op)] > 1 or call.op.activation is not keras.activations.linear:
+            continue
+        after = readers[call.outputs[0].key]
+        norm = after[0] if len(after) == 1 else None
+        if norm is None or not family.is_a(norm.op, "BatchNormalization") or times[id(norm.op)] > 1 or len(norm.inputs) > 1:
+            continue
+        rank = len(call.outputs[0].shape)
+        channels = 1 if getattr(call.op, "data_format", None) == "channels_first" else rank - 1
+        if norm.op.axis % rank == channels:
+            found[id(call.op)] = norm
+    return found
+
+
+def _with_norm(layer: Any, norm: Any) -> Any:
+    """A new layer: `layer`, then `norm`, in one."""
+    gain = 1 / np.sqrt(np.asarray(norm.moving_variance, np.float64) + norm.epsilon)
+    if norm.scale:
+        gain = gain * np.asarray(norm.gamma, np.float64)
+    shift = -np.asarray(norm.moving_mean, np.float64)
+    if layer.use_bias:
+        shift = shift + np.asarray(layer.bias, np.float64)
+    bias = shift * gain + (np.asarray(norm.beta, np.float64) if norm.center else 0.0)
+    kernel = np.asarray(layer.kernel, np.float64)
+    axis = next(axis for name, axis in _FOLDABLE.items() if name in {cls.__name__ for cls in type(layer).__mro__})
+    if axis is None:
+        kernel = kernel * gain.reshape(kernel.shape[-2:])
+    else:
+        shape = [1] * kernel.ndim
+        shape[axis] = -1
+        kernel = kernel * gain.reshape(shape)
+    return _Later(type(layer), {**layer.get_config(), "use_bias": True}, [kernel, bias])
+
+
+class _Later:
+    """A layer that gets its weights once it is called."""
+
+    def __init__(self, cls: Any, config: dict[str, Any], weights: list[Any]) -> None:
+        self._layer, self._weights = cls.from_config(config), weights
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        outputs = self._layer(*args, **kwargs)
+        self._layer.set_weights(self._weights)
+        return outputs
+
+
+# --- quantising ---
+
+
+def _check(graph: Graph, floats: set[int]) -> None:
+    """Raises QuantizationError where weights would stay float without anybody having said so."""
+    family = graph.family
+    for call in graph.walk():
+        if not family.is_layer(call.op) or id(call.op) in floats or not call.op.weights:
+            continue
+        if not any(family.is_a(call.op, name) for name in (*QUANTIZED, *_FLOAT)):
+            raise QuantizationError(
+                f"Layer '{call.path}' of type {type(call.op).__name__} has no quantised form. Expected {', '.join(QUANTIZED)}; "
+                f"excluded=['{call.path}'] leaves it in floating point."
+            )
+
+
+class _Quantiser:
+    def __init__(self, graph: Graph, floats: set[int], learned: bool) -> None:
+        self._family, self._floats, self._learned = graph.family, floats, learned
+        self._readers = _readers(graph)
+        self._makers = {tensor.key: call for call in graph.walk() for tensor in call.outputs}
+        self._quantised: dict[int, Any] = {}
+        self._layers: dict[int, _Later] = {}
+
+    def visit(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        op = call.op
+        if id(op) in self._floats:
+            return op(*args, **kwargs)
+        name = self._class(op)
+        if name is not None:
+            return self._layer(op, name)(self._activation(args[0], call.inputs[0].key), *args[1:], **kwargs)
+        if type(op).__name__ in _AVERAGES:
+            return op(self._activation(args[0], call.inputs[0].key), *args[1:], **kwargs)
+        if type(op).__name__ == "Add" and len(call.inputs) > 1:
+            return self._addition(call, args, kwargs)
+        return op(*args, **kwargs)
+
+    def _class(self, op: Any) -> str | None:
+        if not self._family.is_layer(op):
+            return None
+        return next((name for name in QUANTIZED if self._family.is_a(op, name)), None)
+
+    def _layer(self, op: Any, name: str) -> _Later:
+        """The quantised layer of a float one; of one that is called several times, the same."""
+        if id(op) not in self._layers:
+            self._layers[id(op)] = _Later(QUANTIZED[name], op.get_config(), op.get_weights())
+        return self._layers[id(op)]
+
+    def _addition(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """All summands but the first that a convolution computes for this sum alone, which it can add to as it computes."""
+        keys = [x.key for x in call.inputs]
+        fused = next((i for i, key in enumerate(keys) if self._is_made_for(key)), None)
+        flat = tree.flatten((args, kwargs))
+        position = -1
+        for i, value in enumerate(flat):
+            if isinstance(value, keras.KerasTensor):
+                position += 1
+                if position != fused:
+                    flat[i] = self._activation(value, keys[position])
+        args, kwargs = tree.pack_sequence_as((args, kwargs), flat)
+        return call.op(*args, **kwargs)
+
+    def _is_made_for(self, key: int) -> bool:
+        maker = self._makers.get(key)
+        if maker is None or len(self._readers[key]) != 1 or id(maker.op) in self._floats:
+            return False
+        return "Conv" in (self._class(maker.op) or "")
+
+    def _activation(self, value: Any, key: int) -> Any:
+        if id(value) not in self._quantised:
+            maker = self._makers.get(key)
+            name = (maker.path if maker is not None else "input").replace("/", "_")
+            self._quantised[id(value)] = (
+                value,
+                FakeQuantize(self._learned, name=f"{name}_quantized_{len(self._quantised)}")(value),
+            )
+        return self._quantised[id(value)][1]
+
+
+def _start(aware: keras.Model, batches: Batches, method: str, percentile: float) -> None:
+    """Sets the ranges of activations to what they are on the data, while none of them is rounded."""
+    layers = [x for x in aware.layers if isinstance(x, FakeQuantize)]
+    histograms = [Histogram() for _ in layers]
+    shown = keras.Model(aware.input, [x.input for x in layers])
+    with off(layers), progress(len(batches), f"Ranges of activations on {batches}") as advance:
+        for x, _ in batches:
+            values = shown(x, training=False)
+            for layer, histogram, value in zip(layers, histograms, tree.flatten(values), strict=True):
+                try:
+                    histogram.add(keras.ops.convert_to_numpy(value))
+                except QuantizationError as error:
+                    raise QuantizationError(f"The input of '{layer.name}' has {error}. Expected a trained model.") from error
+            advance()
+    for layer, histogram in zip(layers, histograms, strict=True):
+        layer.maximum.assign(histogram.range(method, percentile).maximum)

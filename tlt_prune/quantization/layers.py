@@ -1,0 +1,153 @@
+"""Layers that compute with int8's values in floating point, so that training meets the rounding that inference will do.
+
+Symmetric int8, as TensorRT wants it: q(x) = s clip(round(x / s), -127, 127) with s = maximum / 127. The gradient goes straight
+through the rounding (Bengio et al., arXiv:1308.3432). Importing this module lets Keras load models that hold these layers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from tlt_prune.quantization.ranges import LEVELS
+
+_PACKAGE = "tlt_prune"
+
+
+def fake_quantise(x: Any, maximum: Any) -> Any:
+    """q(x), differentiable in x and in `maximum`, which broadcasts against x.
+
+    With the gradient straight through the rounding, that of `maximum` is Esser et al., "Learned Step Size Quantization", ICLR
+    2020, arXiv:1902.08153, equation 3, without any formula of its own.
+    """
+    step = maximum / LEVELS
+    scaled = ops.clip(x / step, -LEVELS, LEVELS)
+    return (scaled + ops.stop_gradient(ops.round(scaled) - scaled)) * step
+
+
+def _for_inference(x: Any, maximum: Any) -> Any:
+    """The same by TensorFlow's own operation where it is the backend: what tf2onnx turns into QuantizeLinear/DequantizeLinear."""
+    if keras.backend.backend() != "tensorflow":
+        return fake_quantise(x, maximum)
+    tensorflow = importlib.import_module("tensorflow")
+    maximum = tensorflow.convert_to_tensor(maximum)
+    return tensorflow.quantization.quantize_and_dequantize_v2(
+        x, -maximum, maximum, num_bits=8, range_given=True, round_mode="HALF_TO_EVEN", narrow_range=True
+    )
+
+
+@keras.saving.register_keras_serializable(package=_PACKAGE)
+class FakeQuantize(keras.layers.Layer):
+    """Quantises an activation, with one range for the whole tensor.
+
+    Args:
+        learned: the range is trained with the weights; otherwise it follows the largest magnitude of the batches.
+        momentum: of that moving average.
+    """
+
+    def __init__(self, learned: bool = False, momentum: float = 0.99, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.learned, self.momentum = learned, momentum
+        self.rounds = True
+
+    def build(self, input_shape: Any) -> None:
+        self.maximum = self.add_weight(shape=(), initializer="ones", trainable=self.learned, name="maximum")
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        if not self.rounds:
+            return inputs
+        if not training:
+            return _for_inference(inputs, self.maximum)
+        if not self.learned:
+            largest = ops.cast(ops.max(ops.abs(inputs)), self.maximum.dtype)
+            self.maximum.assign(self.momentum * self.maximum + (1 - self.momentum) * ops.maximum(largest, 1e-6))
+            return fake_quantise(inputs, ops.stop_gradient(ops.convert_to_tensor(self.maximum)))
+        # All of a picture pull at one number: the gradient of the step is scaled by 1 / sqrt(size LEVELS), as in the paper's
+        # section 2.2; the variable is LEVELS steps, so that the same relative change takes LEVELS^2 as much.
+        size = int(np.prod([n or 1 for n in inputs.shape[1:]]))
+        share = LEVELS**2 / np.sqrt(size * LEVELS)
+        positive = ops.maximum(self.maximum, 1e-6)
+        return fake_quantise(inputs, positive * share + ops.stop_gradient(positive * (1 - share)))
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "learned": self.learned, "momentum": self.momentum}
+
+
+@contextlib.contextmanager
+def off(layers: Iterable[FakeQuantize]) -> Iterator[None]:
+    """While models are run eagerly, these layers let pass what they get."""
+    layers = list(layers)
+    for layer in layers:
+        layer.rounds = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.rounds = True
+
+
+class _QuantizedKernel:
+    """Mixed into a layer with a kernel: while it is called, the kernel has int8's values, one range an output channel."""
+
+    channel_axes: tuple[int, ...]
+    _quantising = False
+
+    @property
+    def kernel(self) -> Any:
+        kernel = vars(self).get("_own_kernel")
+        if kernel is None:
+            kernel = super().kernel  # type: ignore[misc]
+        if not self._quantising:
+            return kernel
+        kernel = ops.convert_to_tensor(kernel)
+        others = [i for i in range(len(kernel.shape)) if i not in {a % len(kernel.shape) for a in self.channel_axes}]
+        largest = ops.max(ops.abs(kernel), axis=others, keepdims=True)
+        return fake_quantise(kernel, ops.stop_gradient(ops.where(largest > 0, largest, 1.0)))
+
+    @kernel.setter
+    def kernel(self, value: Any) -> None:
+        self._own_kernel = value
+
+    def call(self, inputs: Any) -> Any:
+        # Not through Keras, which would follow the attribute.
+        object.__setattr__(self, "_quantising", True)
+        try:
+            return super().call(inputs)  # type: ignore[misc]
+        finally:
+            object.__setattr__(self, "_quantising", False)
+
+
+def _quantized(base: Any, *channel_axes: int) -> Any:
+    cls = type(f"Quantized{base.__name__}", (_QuantizedKernel, base), {"channel_axes": channel_axes, "__module__": __name__})
+    cls.__doc__ = f"`keras.layers.{base.__name__}` whose kernel is quantised to int8, one range an output channel."
+    return keras.saving.register_keras_serializable(package=_PACKAGE)(cls)
+
+
+QuantizedConv1D = _quantized(keras.layers.Conv1D, -1)
+QuantizedConv2D = _quantized(keras.layers.Conv2D, -1)
+QuantizedConv3D = _quantized(keras.layers.Conv3D, -1)
+QuantizedConv2DTranspose = _quantized(keras.layers.Conv2DTranspose, -2)
+QuantizedDepthwiseConv2D = _quantized(keras.layers.DepthwiseConv2D, -2, -1)
+QuantizedDense = _quantized(keras.layers.Dense, -1)
+
+QUANTIZED: dict[str, type] = {
+    cls.__name__.removeprefix("Quantized"): cls
+    for cls in (
+        QuantizedConv1D,
+        QuantizedConv2D,
+        QuantizedConv3D,
+        QuantizedConv2DTranspose,
+        QuantizedDepthwiseConv2D,
+        QuantizedDense,
+    )
+}
+"""Keras' class name -> the quantised class."""

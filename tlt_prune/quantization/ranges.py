@@ -1,0 +1,124 @@
+"""The range of an activation, from what it was on a calibration set: where int8 is to saturate.
+
+A histogram of magnitudes grows with the data; three ways lead from it to a range:
+
+- "min_max": the largest magnitude seen;
+- "percentile": what that share of the magnitudes does not exceed;
+- "entropy": the clipping whose 128 levels lose the least information about the distribution (Migacz, "8-bit Inference with
+  TensorRT", GTC 2017, pages 20 to 26).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tlt_prune.errors import QuantizationError
+
+METHODS = ("min_max", "percentile", "entropy")
+LEVELS = 127
+"""Symmetric int8 goes from -127 to 127: -128 would have no counterpart."""
+
+_BINS = 2048
+# Candidate clippings lie this many bins apart: finer ones differ by less than 1 % of the range.
+_STRIDE = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """What int8 has to cover of one tensor.
+
+    Attributes:
+        low, high: smallest and largest value, after clipping to `maximum`.
+        maximum: the magnitude at which symmetric int8 saturates; positive.
+    """
+
+    low: float
+    high: float
+    maximum: float
+
+    @property
+    def scale(self) -> float:
+        """Of one step of symmetric int8."""
+        return self.maximum / LEVELS
+
+
+class Histogram:
+    """Magnitudes of one tensor, batch by batch, in bins of equal width from zero."""
+
+    def __init__(self) -> None:
+        self._counts = np.zeros(_BINS, np.int64)
+        self._limit = 0.0
+        self._low, self._high, self._largest = np.inf, -np.inf, 0.0
+
+    def add(self, values: NDArray[Any]) -> None:
+        """Raises QuantizationError where a value is not finite."""
+        if not values.size:
+            return
+        low, high = float(values.min()), float(values.max())
+        if not np.isfinite(low) or not np.isfinite(high):
+            raise QuantizationError("values that are not finite")
+        self._low, self._high = min(self._low, low), max(self._high, high)
+        largest = max(abs(low), abs(high))
+        self._largest = max(self._largest, largest)
+        if largest == 0:
+            return
+        if self._limit == 0:
+            self._limit = largest
+        while self._limit < largest:
+            # Twice the range in as many bins: two old ones make a new one.
+            self._counts = np.concatenate([self._counts.reshape(-1, 2).sum(axis=1), np.zeros(_BINS // 2, np.int64)])
+            self._limit *= 2
+        # Exact zeros are exact in int8 whatever the scale: they have no say in it.
+        magnitudes = np.abs(values[values != 0], dtype=np.float32)
+        bins = np.minimum((magnitudes * np.float32(_BINS / self._limit)).astype(np.int64), _BINS - 1)
+        self._counts += np.bincount(bins, minlength=_BINS)
+
+    def range(self, method: str, percentile: float) -> Range:
+        """What int8 should cover. A tensor that was zero throughout gets 1, which is as good as any."""
+        if self._largest == 0:
+            return Range(0.0, 0.0, 1.0)
+        maximum = min(self._clipping(method, percentile), self._largest)
+        return Range(max(self._low, -maximum), min(self._high, maximum), maximum)
+
+    def _clipping(self, method: str, percentile: float) -> float:
+        width = self._limit / _BINS
+        if method == "percentile":
+            share = np.cumsum(self._counts) / self._counts.sum()
+            return float(width * (np.searchsorted(share, percentile / 100 - 1e-12) + 1))
+        if method == "entropy":
+            return width * least_divergent(self._counts, LEVELS + 1, _STRIDE)
+        return self._largest
+
+
+def least_divergent(counts: NDArray[np.int64], levels: int, stride: int = 1) -> int:
+    """The number of bins to keep, so that `levels` equal levels over them lose the least information.
+
+    For each candidate i: P is the distribution with everything beyond bin i added to the last one, Q what is left of it after the
+    bins of each level share their mean (over those that are not empty); the smallest KL(P || Q) wins.
+    """
+    best, found = np.inf, len(counts)
+    for i in [*range(levels, len(counts), stride), len(counts)]:
+        kept = counts[:i].astype(np.float64)
+        reference = kept.copy()
+        reference[-1] += counts[i:].sum()
+        starts = np.arange(levels) * i // levels
+        filled = np.maximum(np.add.reduceat(kept > 0, starts), 1)
+        mean = np.add.reduceat(kept, starts) / filled
+        quantised = np.repeat(mean, np.diff([*starts, i])) * (kept > 0)
+        divergence = _divergence(reference, quantised)
+        if divergence < best:
+            best, found = divergence, i
+    return found
+
+
+def _divergence(p: NDArray[np.float64], q: NDArray[np.float64]) -> float:
+    """KL(P || Q) of two histograms; a bin that P fills and Q leaves empty counts as one of a hundred-thousandth."""
+    if not p.sum() or not q.sum():
+        return float(np.inf)
+    p, q = p / p.sum(), q / q.sum()
+    used = p > 0
+    return float(np.sum(p[used] * np.log(p[used] / np.maximum(q[used], 1e-5))))

@@ -1,0 +1,56 @@
+"""A model built again from its own layers, with some calls replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+from keras import tree
+
+from tlt_prune.errors import QuantizationError
+from tlt_prune.graph.reader import Call, Graph, Tensor
+from tlt_prune.graph.tracer import trace
+from tlt_prune.pruning.rewrite import rewrite
+
+Visit = Callable[[Call, tuple[Any, ...], dict[str, Any]], Any]
+"""(call, arguments, keyword arguments) in the new model -> what stands in the place of its outputs there."""
+
+
+def copied(model: Any) -> keras.Model:
+    """The same model in new layers.
+
+    Raises:
+        QuantizationError: it is no Keras 3 model.
+        UnsupportedModelError: it has no graph that can be read, or a layer cannot be rebuilt.
+    """
+    channels = trace(model)
+    if channels.graph.family.name != "keras":
+        raise QuantizationError(f"'{model.name}' is a tf_keras model. Expected one of Keras 3.")
+    return rewrite(channels, np.ones(channels.n_labels, dtype=bool))
+
+
+def rewired(graph: Graph, visit: Visit) -> keras.Model:
+    """A functional model of what `visit` makes of every call; models inside are opened, so that it has no other models in it."""
+    inputs = [
+        keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=getattr(op, "name", None))
+        for tensor, op in zip(graph.flat_inputs, graph.input_ops, strict=True)
+    ]
+    outputs = _run(graph, inputs, visit)
+    return keras.Model(tree.pack_sequence_as(graph.inputs, inputs), outputs, name=graph.model.name)
+
+
+def _run(graph: Graph, inputs: list[Any], visit: Visit) -> Any:
+    values = dict(zip((x.key for x in graph.flat_inputs), inputs, strict=True))
+
+    def at(structure: Any) -> Any:
+        return tree.map_structure(lambda x: values[x.key] if isinstance(x, Tensor) else x, structure)
+
+    for call in graph.calls:
+        if call.inner is not None and not call.over_time:
+            results = _run(call.inner, [at(x) for x in call.inputs], visit)
+        else:
+            results = visit(call, at(call.args), at(call.kwargs))
+        values.update(zip((x.key for x in call.outputs), tree.flatten(results), strict=True))
+    return at(graph.outputs)
