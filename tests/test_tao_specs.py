@@ -131,9 +131,8 @@ def test_all_keys_together() -> None:
     assert spec.export.onnx_file == "model.onnx"
     assert set(spec.ignored) == {
         *("encryption_key", "num_gpus", "gen_trt_engine", "train.n_workers", "train.results_dir", "train.wandb", "train.clearml"),
-        *("train.optim_config.lr", "evaluate.n_workers", "evaluate.trt_engine", "inference.trt_engine", "export.data_type"),
-        *("export.engine_file", "export.max_workspace_size", "export.cal_image_dir", "export.cal_cache_file"),
-        *("export.cal_data_file", "export.batch_size", "export.batches"),
+        *("train.optim_config.lr", "evaluate.n_workers", "evaluate.trt_engine", "inference.trt_engine"),
+        *("export.max_workspace_size", "export.cal_data_file"),
     }
 
 
@@ -186,7 +185,7 @@ def test_names_in_any_case(key: str, given: Any, expected: Any) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("train.qat", True, "quantisation-aware training is not part of this version"),
+        ("export.data_type", "int4", "must be one of|'fp32'"),
         ("model.byom_model", "model.tltb", "one of TAO's encrypted files"),
         ("prune.byom_model_path", "model.tltb", "one of TAO's encrypted files"),
         ("model.input_image_depth", 12, "must be 8 or 16"),

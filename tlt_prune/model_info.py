@@ -27,6 +27,8 @@ class ModelInfo(Settings):
 
     version: str = VERSION
     """Of the package that trained it."""
+    pruning: tuple[str, ...] = ()
+    """What prunes have removed of it, a line each."""
     classes: tuple[str, ...]
     """Class names, in the order of the outputs."""
     preprocess_mode: Literal["unit", "torch", "tf", "caffe"]
@@ -46,10 +48,16 @@ _KEYS = {
 }
 
 
-def of_spec(spec: Spec, classes: tuple[str, ...]) -> ModelInfo:
-    """What a model that is trained by `spec` will know of itself."""
+def of_spec(spec: Spec, classes: tuple[str, ...], start: ModelInfo | None = None) -> ModelInfo:
+    """What a model that is trained by `spec`, from one that knows `start`, will know of itself."""
     values = {field: getattr(_section(spec, path), key) for field, (path, key) in _KEYS.items()}
-    return ModelInfo(classes=tuple(str(x) for x in classes), **values)
+    pruning = start.pruning if start is not None else ()
+    return ModelInfo(classes=tuple(str(x) for x in classes), pruning=pruning, **values)
+
+
+def pruned(info: ModelInfo | None, summary: str) -> ModelInfo | None:
+    """With one more prune."""
+    return None if info is None else info.model_copy(update={"pruning": (*info.pruning, summary)})
 
 
 def agreed(spec: Spec, info: ModelInfo | None, source: str) -> Spec:

@@ -183,6 +183,27 @@ class Distill(Settings):
     temperature: Positive = 4.0
 
 
+CalibrationMethod = Literal["min_max", "percentile", "entropy"]
+Percentile = Annotated[float, Field(gt=50, le=100)]
+
+
+class QatConfig(Settings):
+    """Quantisation-aware training: see `tlt_prune.quantization.quantisation_aware`.
+
+    Attributes:
+        ranges: of activations: "moving" follows the batches, "learned" is trained with the weights.
+        method, percentile: how they follow from data at the beginning.
+        samples: training pictures for that.
+        excluded_layers: names or patterns of layers that stay float.
+    """
+
+    ranges: Literal["moving", "learned"] = "moving"
+    method: CalibrationMethod = "percentile"
+    percentile: Percentile = 99.99
+    samples: Count = 500
+    excluded_layers: tuple[str, ...] = ()
+
+
 class Train(Settings):
     """Training. A pruned model is retrained by giving its path as `pretrained_model_path`."""
 
@@ -194,19 +215,14 @@ class Train(Settings):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     tensorboard: bool = True
     qat: bool = False
+    """Train the model of `pretrained_model_path` with quantisation in the loop, as `qat_config` says."""
     reg_config: RegConfig = RegConfig()
     bn_config: BNConfig = BNConfig()
     lr_config: LRConfig = LRConfig()
     optim_config: OptimConfig = OptimConfig()
     early_stop: EarlyStop = EarlyStop()
     distill: Distill = Distill()
-
-    @pydantic.field_validator("qat")
-    @classmethod
-    def _not_yet(cls, value: bool) -> bool:
-        if value:
-            raise ValueError("quantisation-aware training is not part of this version. Expected qat: false")
-        return value
+    qat_config: QatConfig = QatConfig()
 
 
 class Evaluate(Settings):
@@ -275,9 +291,20 @@ class Export(Settings):
     Attributes:
         onnx_file, saved_model_dir: outputs; empty means a name in `<results_dir>/export`.
         formats: "saved_model", "onnx".
+        preprocessing: give the SavedModel a second signature, "serve_pictures", that takes pictures as they are.
         onnx_layout: layout of the ONNX input, "NHWC" or "NCHW".
         opset: 13 to 17.
-        tolerance: largest difference from Keras, relative to the largest output.
+        data_type: of the ONNX file: "fp32", "fp16", or "int8", which is calibrated on data: a float file and TensorRT's
+            calibration cache are written beside it. A model that was trained with `train.qat` is int8 whatever this says.
+        target: whose int8 kernels the file is made for: "tensorrt", or "onnxruntime" on CPUs.
+        calibration, percentile: how ranges of activations follow from the data: see `tlt_prune.quantization.ranges`.
+        cal_image_dir: pictures to calibrate with; empty for the training split.
+        batches, batch_size: the calibration set is that many batches of that size.
+        cal_cache_file: the calibration cache; empty for cal.bin beside the ONNX file.
+        excluded_nodes: regular expressions: nodes of the ONNX file that stay float.
+        engine_file: the TensorRT engine; empty for a name beside the ONNX file.
+        min_batch_size, opt_batch_size, max_batch_size: of the TensorRT engine.
+        tolerance: largest difference from Keras, relative to the largest output; None for the data type's: 1e-4, 1e-2, 0.05.
         parity_samples: test pictures compared.
     """
 
@@ -285,9 +312,20 @@ class Export(Settings):
     onnx_file: str = ""
     saved_model_dir: str = ""
     formats: tuple[Literal["saved_model", "onnx"], ...] = ("saved_model", "onnx")
+    preprocessing: bool = True
     onnx_layout: Literal["NHWC", "NCHW"] = "NHWC"
     opset: Annotated[int, Field(ge=13, le=17)] = 17
-    tolerance: Positive = 1e-4
+    data_type: Literal["fp32", "fp16", "int8"] = "fp32"
+    target: Literal["tensorrt", "onnxruntime"] = "tensorrt"
+    calibration: CalibrationMethod = "entropy"
+    percentile: Percentile = 99.99
+    cal_image_dir: str = ""
+    batches: Count = 32
+    batch_size: Count = 16
+    cal_cache_file: str = ""
+    excluded_nodes: tuple[str, ...] = ()
+    engine_file: str = ""
+    tolerance: Positive | None = None
     parity_samples: Count = 64
     max_batch_size: Count = 16
     opt_batch_size: Count = 1

@@ -83,8 +83,7 @@ IGNORED = frozenset(
         *(f"evaluate.{key}" for key in ("n_workers", "results_dir", "trt_engine")),
         *(f"prune.{key}" for key in ("results_dir",)),
         *(f"inference.{key}" for key in ("results_dir", "trt_engine")),
-        *(f"export.{key}" for key in ("data_type", "engine_file", "max_workspace_size", "batch_size", "batches")),
-        *(f"export.{key}" for key in ("cal_image_dir", "cal_cache_file", "cal_data_file", "results_dir", "verbose")),
+        *(f"export.{key}" for key in ("max_workspace_size", "cal_data_file", "results_dir", "verbose")),
     )
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 
 import keras
@@ -95,7 +96,7 @@ def test_bad_options(model: keras.Model, tmp_path: pathlib.Path, options: dict[s
 def test_trtexec_command(model: keras.Model, tmp_path: pathlib.Path) -> None:
     path = tmp_path / "m.onnx"
     export.export_onnx(model, path, samples(model), layout="NCHW")
-    command = export.trtexec_command(path, (8, 8), maximum=8)
+    command = export.trtexec_command(path, export.EngineOptions((8, 8), maximum=8))
     assert f"--onnx={path}" in command
     assert "--fp16" in command
     assert "--maxShapes=input_1:8x3x36x36" in command
@@ -215,7 +216,7 @@ def test_open_sizes_are_filled_in_for_trtexec(tmp_path: pathlib.Path) -> None:
     x = keras.Input((None, None, 3), name="image")
     y = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(x))
     export.export_onnx(keras.Model(x, y), tmp_path / "open.onnx", np.zeros((2, 16, 16, 3), "float32"))
-    assert "--optShapes=image:1x20x24x3" in export.trtexec_command(tmp_path / "open.onnx", (20, 24))
+    assert "--optShapes=image:1x20x24x3" in export.trtexec_command(tmp_path / "open.onnx", export.EngineOptions((20, 24)))
     predictor = export.load_predictor(tmp_path / "open.onnx")
     assert predictor.picture_size(3, (20, 24)) == (20, 24, 3)
     with pytest.raises(ExportError, match="expected an input of pictures"):
@@ -244,3 +245,72 @@ def test_a_record_of_another_version(model: keras.Model, tmp_path: pathlib.Path)
     for damaged in ("", "{", "[1]", text.replace("torch", "torches"), '{"classes": ["a"]}'):
         with pytest.raises(SpecError, match=r"a\.keras holds a record of its classes and preprocessing that cannot be read"):
             model_info.parse(damaged, "a.keras")
+
+
+STUB = """
+import json, pathlib
+
+class NetworkDefinitionCreationFlag:
+    EXPLICIT_BATCH = 0
+
+class BuilderFlag:
+    FP16, INT8 = "FP16", "INT8"
+
+class Logger:
+    WARNING = 1
+    def __init__(self, level): pass
+
+class OnnxParser:
+    num_errors = 1
+    def __init__(self, network, logger): pass
+    def parse(self, text): return b"broken" not in text
+    def get_error(self, i): return "unsupported operator"
+
+class Recorder:
+    def __init__(self): self.said = {"flags": [], "shapes": []}
+    def create_network(self, flags): self.said["network"] = flags; return self
+    def create_builder_config(self): return self
+    def create_optimization_profile(self): return self
+    def set_flag(self, flag): self.said["flags"].append(flag)
+    def set_shape(self, *shape): self.said["shapes"].append(shape)
+    def add_optimization_profile(self, profile): pass
+    def build_serialized_network(self, network, config): return json.dumps(self.said).encode()
+
+def Builder(logger): return Recorder()
+"""
+
+
+def test_the_build_script_asks_tensorrt_for_what_the_file_is(
+    model: keras.Model, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "m.onnx"
+    export.export_onnx(model, path, samples(model), layout="NCHW")
+    script = export.write_build_script(path, export.EngineOptions((36, 36), maximum=8))
+    assert not export.build_engine(script)  # TensorRT is not installed here
+    assert not (tmp_path / "m.engine").exists()
+    # A module that records what it is asked for stands in for TensorRT.
+    (tmp_path / "stub").mkdir()
+    (tmp_path / "stub/tensorrt.py").write_text(STUB)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "stub"))
+    monkeypatch.syspath_prepend(str(tmp_path / "stub"))
+    assert export.build_engine(script)
+    said = json.loads((tmp_path / "m.engine").read_text())
+    assert said == {"network": 1, "flags": ["FP16"], "shapes": [["input_1", [1, 3, 36, 36], [1, 3, 36, 36], [8, 3, 36, 36]]]}
+    path.write_bytes(path.read_bytes() + b"broken")
+    with pytest.raises(ExportError, match="TensorRT cannot build the engine .* unsupported operator"):
+        export.build_engine(script)
+
+
+def test_a_saved_model_takes_pictures_as_they_are(tmp_path: pathlib.Path) -> None:
+    import tensorflow as tf
+
+    from tlt_prune.export.saved_model import Pictures
+
+    net = randomise(models.build("resnet10", (16, 16, 3), 4, width=0.125))
+    prepare = Pictures(3, "uint8", lambda x: tf.image.resize(tf.cast(x, tf.float32), (16, 16)) / 255)
+    export.export_saved_model(net, tmp_path / "saved", samples(net), pictures=prepare)
+    served = tf.saved_model.load(str(tmp_path / "saved")).signatures["serve_pictures"]
+    raw = np.random.default_rng(0).integers(0, 255, (2, 20, 24, 3), dtype=np.uint8)
+    (answer,) = served(pictures=tf.constant(raw)).values()
+    expected = net(tf.image.resize(tf.cast(raw, tf.float32), (16, 16)) / 255, training=False)
+    np.testing.assert_allclose(answer, expected, rtol=1e-4, atol=1e-5)

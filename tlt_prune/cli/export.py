@@ -2,14 +2,19 @@
 
   tlt-export -e specs/demo_digits.yaml -m results/retrain/model.keras
   tlt-export -m model.keras -o model.onnx --set export.onnx_layout=NCHW --set export.opset=13
+  tlt-export -e specs/demo_digits.yaml -m results/retrain/model.keras --data_type int8
 
 The written files are compared with Keras on pictures of the spec's test split; one that differs by more than
-export.tolerance is not written. Prints the trtexec command that builds a float16 TensorRT engine.
+export.tolerance is not written. int8 is calibrated on pictures of the training split; a float file and TensorRT's calibration
+cache are written beside it. Prints the trtexec command that builds a TensorRT engine, writes a script that does, and runs it where
+the tensorrt package is installed.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
+from typing import Any
 
 import numpy as np
 from absl import flags
@@ -18,12 +23,15 @@ from tlt_prune import extras, files
 from tlt_prune.cli import common
 from tlt_prune.cli.startup import import_frameworks
 from tlt_prune.errors import SpecError
+from tlt_prune.specs import Spec
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("model", None, "Trained .keras model.", short_name="m")
 flags.DEFINE_string("output_file", None, "ONNX file to write.", short_name="o")
 flags.DEFINE_integer("opset", None, "ONNX opset, 13 to 17.")
 flags.DEFINE_enum("onnx_layout", None, ["NHWC", "NCHW"], "Layout of the ONNX input.")
+flags.DEFINE_enum("data_type", None, ["fp32", "fp16", "int8"], "Of the ONNX file.")
+flags.DEFINE_string("cal_cache_file", None, "TensorRT calibration cache to write, with int8; default cal.bin beside the file.")
 
 
 def main(argv: list[str]) -> None:
@@ -32,6 +40,8 @@ def main(argv: list[str]) -> None:
         "export.onnx_file": FLAGS.output_file,
         "export.opset": FLAGS.opset,
         "export.onnx_layout": FLAGS.onnx_layout,
+        "export.data_type": FLAGS.data_type,
+        "export.cal_cache_file": FLAGS.cal_cache_file,
     }
     spec = common.load(argv, overrides)
     e = spec.export
@@ -44,32 +54,122 @@ def main(argv: list[str]) -> None:
     import_frameworks()
     from tlt_prune import data
     from tlt_prune.cli.models import agreed
-    from tlt_prune.export import export_onnx, export_saved_model, load_predictor, trtexec_command
+    from tlt_prune.export import export_saved_model, load_predictor
 
     predictor = load_predictor(source)
-    model = predictor.model
-    if model is None:
+    if predictor.model is None:
         raise SpecError(f"export.model_path: expected a .keras file. Received: {source}.")
     spec, form, first = agreed(spec, predictor)
+    job = _Job(spec, predictor, form, first)
     split = data.load_test_split(spec.dataset, form, spec.evaluate.dataset_path).head(e.parity_samples)
-    batches = data.evaluation_pipeline(split, spec.dataset, form, batch_size=e.parity_samples, channels_first=first).batches
-    samples = np.asarray(next(iter(batches))[0])
+    samples = job.inputs(split)
     if "saved_model" in e.formats:
-        error = export_saved_model(model, saved_model_path, samples, e.tolerance, predictor.info)
+        pictures = _pictures(job) if e.preprocessing else None
+        error = export_saved_model(predictor.model, saved_model_path, samples, 1e-4, predictor.info, pictures)
         common.say(f"Wrote {saved_model_path}: equal to Keras on {len(samples)} pictures, to {error:.1e}.")
     if "onnx" in e.formats:
-        error = export_onnx(
-            model, onnx_path, samples, opset=e.opset, layout=e.onnx_layout, tolerance=e.tolerance, info=predictor.info
+        _onnx(job, onnx_path, samples)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    spec: Spec
+    predictor: Any
+    form: Any
+    channels_first: bool
+
+    def inputs(self, split: Any) -> Any:
+        """Pictures as the model takes them."""
+        from tlt_prune import data
+
+        pipeline = data.evaluation_pipeline(
+            split, self.spec.dataset, self.form, batch_size=64, channels_first=self.channels_first
         )
-        common.say(
-            f"Wrote {onnx_path}: opset {e.opset}, {e.onnx_layout}, equal to Keras on {len(samples)} pictures, to {error:.1e}."
-        )
-        common.say("TensorRT engine, float16:")
-        command = trtexec_command(
-            onnx_path, form.size[:2], minimum=e.min_batch_size, optimum=e.opt_batch_size, maximum=e.max_batch_size
-        )
-        common.say(f"  {command}")
-        common.say(f"Next: tlt-evaluate{common.spec_flag()} -m {onnx_path}")
+        return np.concatenate([np.asarray(x) for x, _ in pipeline.batches])
+
+
+def _pictures(job: _Job) -> Any:
+    """The model's preprocessing, for the SavedModel's second signature."""
+    import tensorflow as tf
+
+    from tlt_prune.data.pipeline import preprocess
+    from tlt_prune.export.saved_model import Pictures
+
+    form, dataset = job.form, job.spec.dataset
+    method = {"box": "area", "hamming": "gaussian", "lanczos": "lanczos3"}.get(form.resample, form.resample)
+
+    def prepare(images: Any) -> Any:
+        resized = tf.image.resize(tf.cast(images, tf.float32), form.size[:2], method, antialias=True)
+        return preprocess(tf.ensure_shape(resized, (None, *form.size)), dataset, job.channels_first, form.depth)
+
+    return Pictures(form.size[2], np.dtype(form.dtype).name, prepare)
+
+
+def _onnx(job: _Job, path: pathlib.Path, samples: Any) -> None:
+    from tlt_prune.export import EngineOptions, build_engine, export_onnx, trtexec_command, write_build_script
+    from tlt_prune.quantization.layers import FakeQuantize
+
+    e, model = job.spec.export, job.predictor.model
+    aware = any(isinstance(layer, FakeQuantize) for layer in model.layers)
+    calibrated = e.data_type == "int8" and not aware
+    precision = "float16" if e.data_type == "fp16" else "float32"
+    target = path.with_name(f"{path.stem}_fp32.onnx") if calibrated else path
+    info = job.predictor.info
+    error = export_onnx(
+        model, target, samples, opset=e.opset, layout=e.onnx_layout, precision=precision, tolerance=e.tolerance, info=info
+    )
+    kind = "int8, trained so" if aware else {"float32": "fp32", "float16": "fp16"}[precision]
+    common.say(
+        f"Wrote {target}: {kind}, opset {e.opset}, {e.onnx_layout}, equal to Keras on {len(samples)} pictures, to {error:.1e}."
+    )
+    cache = _calibrated(job, target, path) if calibrated else None
+    engine = EngineOptions(
+        job.form.size[:2],
+        e.min_batch_size,
+        e.opt_batch_size,
+        e.max_batch_size,
+        pathlib.Path(e.engine_file) if e.engine_file else None,
+    )
+    script = write_build_script(path, engine)
+    common.say(f"TensorRT engine, {'int8 and ' if aware or calibrated else ''}float16: python {script}, or")
+    common.say(f"  {trtexec_command(path, engine)}")
+    if cache is not None:
+        common.say("or, where TensorRT is to place int8 by itself:")
+        common.say(f"  {trtexec_command(target, dataclasses.replace(engine, calibration_cache=cache))}")
+    if build_engine(script):
+        common.say("The tensorrt package is installed: built the engine.")
+    common.say(f"Next: tlt-evaluate{common.spec_flag()} -m {path}")
+
+
+def _calibrated(job: _Job, source: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
+    """Quantises a float file; returns the path of the calibration cache."""
+    from tlt_prune import quantization
+
+    e = job.spec.export
+    inputs = job.inputs(_calibration_split(job))
+    if e.onnx_layout == "NCHW" and not job.channels_first:
+        inputs = np.ascontiguousarray(np.transpose(inputs, (0, 3, 1, 2)))
+    batches = [inputs[i : i + e.batch_size] for i in range(0, len(inputs), e.batch_size)]
+    found = quantization.quantize_onnx(
+        source, path, batches, method=e.calibration, percentile=e.percentile, target=e.target, excluded=e.excluded_nodes
+    )
+    cache = pathlib.Path(e.cal_cache_file) if e.cal_cache_file else path.with_name("cal.bin")
+    quantization.write_calibration_cache(cache, found.scales, e.calibration)
+    common.say(
+        f"Wrote {path}: int8 for {e.target}, calibrated by {e.calibration} on {found.examples} pictures; the largest class is "
+        f"that of the float file on {100 * found.agreement:.1f} % of them. Scales: {cache}"
+    )
+    return cache
+
+
+def _calibration_split(job: _Job) -> Any:
+    from tlt_prune import data
+
+    e = job.spec.export
+    if e.cal_image_dir:
+        return data.picture_split(e.cal_image_dir, job.form).head(e.batches * e.batch_size)
+    train_split, _ = data.load_splits(job.spec.dataset, job.form)
+    return train_split.sample(e.batches * e.batch_size, job.spec.train.random_seed)
 
 
 def entry() -> None:

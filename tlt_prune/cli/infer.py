@@ -72,17 +72,13 @@ def main(argv: list[str]) -> None:
 
 def _pictures(spec: Any, form: Any) -> tuple[list[str], Any]:
     from tlt_prune import data
-    from tlt_prune.data.sources import read_picture
 
     source = spec.inference.image_dir
     if not source:
         split = data.load_test_split(spec.dataset, form)
         return [f"test/{i}" for i in range(len(split))], split
-    files = data.list_pictures(pathlib.Path(source)) if pathlib.Path(source).exists() else []
-    if not files:
-        raise DataError(f"There are no pictures at {source}. Expected a picture or a folder of pictures.")
-    images = np.stack([read_picture(x, form) for x in files])
-    return [str(x) for x in files], data.Split(images, np.zeros(len(files), np.int64), ("?",))
+    split = data.picture_split(source, form)
+    return [str(x) for x in data.list_pictures(pathlib.Path(source))], split
 
 
 def _classes(spec: Any, split: Any, predictor: Any, outputs: int) -> tuple[str, ...]:

@@ -213,7 +213,7 @@ def _prune(
     plan_path = output.with_suffix(".plan.json")
     with files.whole_file(plan_path) as partial:
         plan.to_json(partial)
-        save_model(pruned, output, info=model_info.read(pathlib.Path(source)))
+        save_model(pruned, output, info=model_info.pruned(predictor.info, plan.summary()))
     written = [plan_path.name, *_saved(plan.plot, plan_path.with_suffix(".png"))]
     common.say(f"Wrote {output}, {' and '.join(written)}")
     if plan.latency_ms_after is not None:

@@ -27,6 +27,8 @@ def run_training(spec: Spec, folder: pathlib.Path, *, restart: bool) -> tuple[Sp
         raise SpecError(f"train.pretrained_model_path: expected a .keras, .h5 or .hdf5 file. Received: {start.path}.")
     else:
         spec, form, channels_first = model_files.agreed(spec, start)
+    if spec.train.qat and start is None:
+        raise SpecError("train.qat: expected a trained model in train.pretrained_model_path (.keras), to be trained on in int8.")
     teacher = _teacher(spec)
     train_split, test_split = data.load_splits(spec.dataset, form)
     classes = tuple(train_split.classes)
@@ -50,11 +52,15 @@ def run_training(spec: Spec, folder: pathlib.Path, *, restart: bool) -> tuple[Sp
         )
         return pipeline.batches, pipeline.steps
 
+    def make_model() -> Any:
+        model = model_files.starting_model(spec, len(classes), start.model if start is not None else None)
+        return _quantisation_aware(spec, model, train_split, form, channels_first) if spec.train.qat else model
+
     validation = data.evaluation_pipeline(
         test_split, spec.dataset, form, batch_size=spec.evaluate.batch_size, channels_first=channels_first
     )
     result = training.train(
-        lambda: model_files.starting_model(spec, len(classes), start.model if start is not None else None),
+        make_model,
         make_batches,
         validation.batches,
         spec.train,
@@ -66,13 +72,35 @@ def run_training(spec: Spec, folder: pathlib.Path, *, restart: bool) -> tuple[Sp
             "pictures": [len(train_split), len(test_split)],
             "contents": [train_split.checksum(), test_split.checksum()],
         },
-        info=model_info.of_spec(spec, classes),
+        info=model_info.of_spec(spec, classes, start.info if start is not None else None),
         teacher=teacher,
         restart=restart,
         say=common.say,
     )
     files.write_text(folder / "classmap.json", model_files.classmap(classes))
     return spec, result
+
+
+def _quantisation_aware(spec: Spec, model: Any, split: Any, form: Any, channels_first: bool) -> Any:
+    from tlt_prune import quantization
+    from tlt_prune.quantization.layers import FakeQuantize
+
+    if any(isinstance(layer, FakeQuantize) for layer in model.layers):
+        return model
+    config = spec.train.qat_config
+    few = split.sample(config.samples, spec.train.random_seed)
+    pictures = data.evaluation_pipeline(
+        few, spec.dataset, form, batch_size=spec.evaluate.batch_size, channels_first=channels_first
+    )
+    common.say(f"Quantisation-aware: batch normalisation is folded, int8 ranges start from {len(few)} training pictures.")
+    return quantization.quantisation_aware(
+        model,
+        pictures.batches,
+        learned=config.ranges == "learned",
+        method=config.method,
+        percentile=config.percentile,
+        excluded=config.excluded_layers,
+    )
 
 
 def _teacher(spec: Spec) -> Any:

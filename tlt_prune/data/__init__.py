@@ -1,7 +1,7 @@
 """Pictures with labels: folders, .npz files and named sets, as `tf.data` pipelines."""
 
 from tlt_prune.data.pipeline import Pipeline, evaluation_pipeline, training_pipeline
-from tlt_prune.data.sources import PictureFormat, Split, list_pictures, load_splits, load_test_split
+from tlt_prune.data.sources import PictureFormat, Split, list_pictures, load_splits, load_test_split, picture_split
 
 __all__ = [
     "PictureFormat",
@@ -11,5 +11,6 @@ __all__ = [
     "list_pictures",
     "load_splits",
     "load_test_split",
+    "picture_split",
     "training_pipeline",
 ]

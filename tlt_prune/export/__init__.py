@@ -1,7 +1,18 @@
 """SavedModel and ONNX files, and the proof that they compute what Keras computes."""
 
-from tlt_prune.export.onnx_file import export_onnx, trtexec_command
+from tlt_prune.export.onnx_file import export_onnx
 from tlt_prune.export.runtime import Predictor, latency_ms, load_predictor
 from tlt_prune.export.saved_model import export_saved_model
+from tlt_prune.export.tensorrt import EngineOptions, build_engine, trtexec_command, write_build_script
 
-__all__ = ["Predictor", "export_onnx", "export_saved_model", "latency_ms", "load_predictor", "trtexec_command"]
+__all__ = [
+    "EngineOptions",
+    "Predictor",
+    "build_engine",
+    "export_onnx",
+    "export_saved_model",
+    "latency_ms",
+    "load_predictor",
+    "trtexec_command",
+    "write_build_script",
+]

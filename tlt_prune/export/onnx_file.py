@@ -95,24 +95,6 @@ def export_onnx(
     return error
 
 
-def trtexec_command(
-    path: str | pathlib.Path, size: tuple[int, int], *, minimum: int = 1, optimum: int = 1, maximum: int = 16
-) -> str:
-    """The command that builds a float16 TensorRT engine from an ONNX file; `size` (height, width) where it leaves them open."""
-    import onnx
-
-    path = pathlib.Path(path)
-    value = onnx.load(path).graph.input[0]
-    known = [d.dim_value for d in value.type.tensor_type.shape.dim][1:]
-    spatial = iter(size)
-    sizes = [n or next(spatial) for n in known]
-    shapes = " ".join(
-        f"--{kind}Shapes={value.name}:{'x'.join(map(str, [batch, *sizes]))}"
-        for kind, batch in (("min", minimum), ("opt", optimum), ("max", maximum))
-    )
-    return f"trtexec --onnx={path} --saveEngine={path.with_suffix('.engine')} --fp16 {shapes}"
-
-
 def _is_channels_last(model: keras.Model) -> bool:
     formats = {getattr(layer, "data_format", None) for layer in all_layers(model)} - {None}
     return formats != {"channels_first"}

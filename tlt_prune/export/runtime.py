@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import pathlib
 import statistics
 import time
@@ -143,6 +144,8 @@ def load_keras(path: pathlib.Path) -> Any:
     """
     import keras
 
+    # Registers the layers of models that were trained with quantisation.
+    importlib.import_module("tlt_prune.quantization.layers")
     if not path.is_file():
         raise ExportError(f"There is no model file {path}. Expected a .keras file, as tlt-train writes it.")
     if path.suffix == ".keras":
@@ -205,7 +208,10 @@ def _onnx(path: pathlib.Path) -> Predictor:
             f"Cannot load {path} as ONNX: {first_line(error, 150)}. Expected a file that tlt-export wrote."
         ) from error
     shapes = {x.name: tuple(n if isinstance(n, int) else None for n in x.shape) for x in session.get_inputs()}
-    params = sum(int(np.prod(x.dims)) for x in model.graph.initializer)
+    # Scales and zero points are no parameters.
+    kinds = ("QuantizeLinear", "DequantizeLinear")
+    steps = {name for node in model.graph.node if node.op_type in kinds for name in node.input[1:]}
+    params = sum(int(np.prod(x.dims)) for x in model.graph.initializer if x.name not in steps)
     texts = {x.key: x.value for x in model.metadata_props}
     info = model_info.parse(texts.get(model_info.ONNX_KEY), str(path))
     return Predictor("onnx", path, shapes, params, path.stat().st_size, onnx_runner(session), info=info)

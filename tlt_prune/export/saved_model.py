@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -13,8 +15,32 @@ from tlt_prune.model_info import ModelInfo
 from tlt_prune.parity import check_parity, samples_of
 
 
+@dataclasses.dataclass(frozen=True)
+class Pictures:
+    """How pictures become a model's input.
+
+    Attributes:
+        channels: of a picture.
+        dtype: "uint8" or "uint16".
+        prepare: pictures as a TensorFlow tensor -> the model's input.
+    """
+
+    channels: int
+    dtype: str
+    prepare: Callable[[Any], Any]
+
+    @property
+    def signature(self) -> keras.InputSpec:
+        return keras.InputSpec(shape=(None, None, None, self.channels), dtype=self.dtype, name="pictures")
+
+
 def export_saved_model(
-    model: keras.Model, path: str | pathlib.Path, samples: Any, tolerance: float = 1e-4, info: ModelInfo | None = None
+    model: keras.Model,
+    path: str | pathlib.Path,
+    samples: Any,
+    tolerance: float = 1e-4,
+    info: ModelInfo | None = None,
+    pictures: Pictures | None = None,
 ) -> float:
     """Writes a SavedModel folder with a serving signature and an open batch size.
 
@@ -24,6 +50,8 @@ def export_saved_model(
         samples: float32 inputs in the model's layout, for the comparison: an array, or one an input, in the model's order.
         tolerance: see `check_parity`.
         info: what belongs to the model; written beside the graph.
+        pictures: how pictures become the model's input. With it, the folder has a second signature, "serve_pictures", which takes
+            them as they are: `(n, height, width, channels)`, of any size.
 
     Returns:
         The largest relative difference found.
@@ -35,10 +63,24 @@ def export_saved_model(
     path = pathlib.Path(path)
     arrays = samples_of(model, samples)
     with files.whole_folder(path, "saved_model.pb") as partial:
-        model.export(partial, format="tf_saved_model", verbose=False)
+        archive = keras.export.ExportArchive()
+        archive.track_and_add_endpoint("serve", model, _signature(model))
+        if pictures is not None:
+            archive.add_endpoint("serve_pictures", _serving(model, pictures), [pictures.signature])
+        archive.write_out(partial, verbose=False)
         if info is not None:
             files.write_text(partial / model_info.SAVED_MODEL_FILE, info.model_dump_json(indent=1))
         written = load_predictor(partial)
         by_name = dict(zip((x.name for x in model.inputs), arrays, strict=True))
         fed = [by_name[name] for name in written.input_shapes]
         return check_parity(keras_runner(model), written.run, arrays, fed, tolerance, f"The SavedModel of '{model.name}'")
+
+
+def _signature(model: keras.Model) -> list[Any]:
+    """One positional argument: the structure of the model's inputs, by their names."""
+    specs = keras.tree.map_structure(lambda x: keras.InputSpec(shape=x.shape, dtype=x.dtype, name=x.name), model.input)
+    return [specs]
+
+
+def _serving(model: keras.Model, pictures: Pictures) -> Callable[[Any], Any]:
+    return lambda images: model(pictures.prepare(images), training=False)

@@ -1,0 +1,139 @@
+"""What builds a TensorRT engine from an ONNX file: a command, and a script for where the tensorrt package is installed."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import pathlib
+import subprocess
+import sys
+
+from tlt_prune import files
+from tlt_prune.errors import ExportError, first_line
+
+
+@dataclasses.dataclass(frozen=True)
+class EngineOptions:
+    """How an engine is built.
+
+    Attributes:
+        size: (height, width) of pictures, where the file leaves them open.
+        minimum, optimum, maximum: batch sizes; of a file with a fixed one, that counts.
+        engine: the file to write; None for a name beside the ONNX file.
+        calibration_cache: for a float file that TensorRT is to quantise by itself.
+    """
+
+    size: tuple[int, int]
+    minimum: int = 1
+    optimum: int = 1
+    maximum: int = 16
+    engine: pathlib.Path | None = None
+    calibration_cache: pathlib.Path | None = None
+
+
+def trtexec_command(path: str | pathlib.Path, options: EngineOptions) -> str:
+    """The command that builds an engine from an ONNX file: int8 if it is quantised or there is a cache, and float16."""
+    path = pathlib.Path(path)
+    shapes, quantised = _facts(path, options)
+    words = [f"trtexec --onnx={path}", f"--saveEngine={_engine(path, options)}", "--fp16"]
+    if quantised or options.calibration_cache is not None:
+        words.append("--int8")
+    if options.calibration_cache is not None:
+        words.append(f"--calib={options.calibration_cache}")
+    if any(low != high for low, _, high in shapes.values()):
+        for i, kind in enumerate(("min", "opt", "max")):
+            each = ",".join(f"{name}:{'x'.join(map(str, triple[i]))}" for name, triple in shapes.items())
+            words.append(f"--{kind}Shapes={each}")
+    return " ".join(words)
+
+
+def write_build_script(path: str | pathlib.Path, options: EngineOptions) -> pathlib.Path:
+    """Writes beside an ONNX file a Python script that builds its engine with the tensorrt package; returns its path."""
+    path = pathlib.Path(path)
+    shapes, quantised = _facts(path, options)
+    script = path.with_name(f"{path.stem}_build_engine.py")
+    values = {
+        "onnx": path.name,
+        "engine": str(_engine(path, options).resolve()),
+        "int8": quantised,
+        "shapes": {name: triple for name, triple in shapes.items() if triple[0] != triple[2]},
+    }
+    text = _SCRIPT
+    for name, value in values.items():
+        text = text.replace(f"@{name}@", repr(value))
+    files.write_text(script, text)
+    return script
+
+
+def build_engine(script: pathlib.Path) -> bool:
+    """Runs a build script, if the tensorrt package is installed; says whether it did.
+
+    Raises:
+        ExportError: TensorRT refuses the file.
+    """
+    if importlib.util.find_spec("tensorrt") is None:
+        return False
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ExportError(f"TensorRT cannot build the engine ({script}): {first_line(RuntimeError(done.stderr))}")
+    return True
+
+
+def _engine(path: pathlib.Path, options: EngineOptions) -> pathlib.Path:
+    return options.engine or path.with_suffix(".engine")
+
+
+Shapes = dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
+
+
+def _facts(path: pathlib.Path, options: EngineOptions) -> tuple[Shapes, bool]:
+    """(input name -> smallest, usual and largest shape; whether the file is quantised)."""
+    import onnx
+
+    model = onnx.load(path)
+    shapes = {}
+    for value in model.graph.input:
+        batch, *sizes = [d.dim_value for d in value.type.tensor_type.shape.dim]
+        spatial = iter(options.size)
+        known = [n or next(spatial) for n in sizes]
+        low, usual, high = ((batch or n, *known) for n in (options.minimum, options.optimum, options.maximum))
+        shapes[value.name] = (low, usual, high)
+    return shapes, any(node.op_type == "QuantizeLinear" for node in model.graph.node)
+
+
+_SCRIPT = '''"""Builds a TensorRT engine from @onnx@: python this_file.py (needs the tensorrt package, and the GPU it is for)."""
+
+import pathlib
+import sys
+
+import tensorrt as trt
+
+ONNX = pathlib.Path(__file__).with_name(@onnx@)
+ENGINE = pathlib.Path(@engine@)
+INT8 = @int8@
+# Input -> smallest, usual and largest shape.
+SHAPES = @shapes@
+
+logger = trt.Logger(trt.Logger.WARNING)
+builder = trt.Builder(logger)
+# TensorRT 8 asks for an explicit batch; later versions know nothing else.
+explicit = getattr(trt.NetworkDefinitionCreationFlag, "EXPLICIT_BATCH", None)
+network = builder.create_network(0 if explicit is None else 1 << int(explicit))
+parser = trt.OnnxParser(network, logger)
+if not parser.parse(ONNX.read_bytes()):
+    sys.exit("; ".join(str(parser.get_error(i)) for i in range(parser.num_errors)))
+config = builder.create_builder_config()
+config.set_flag(trt.BuilderFlag.FP16)
+if INT8:
+    config.set_flag(trt.BuilderFlag.INT8)
+if SHAPES:
+    profile = builder.create_optimization_profile()
+    for name, (smallest, usual, largest) in SHAPES.items():
+        profile.set_shape(name, smallest, usual, largest)
+    config.add_optimization_profile(profile)
+engine = builder.build_serialized_network(network, config)
+if engine is None:
+    sys.exit("TensorRT built no engine; see its messages above.")
+ENGINE.write_bytes(bytes(engine))
+print(f"Wrote {ENGINE}")
+'''
