@@ -317,7 +317,7 @@ class Export(Settings):
     opset: Annotated[int, Field(ge=13, le=17)] = 17
     data_type: Literal["fp32", "fp16", "int8"] = "fp32"
     target: Literal["tensorrt", "onnxruntime"] = "tensorrt"
-    calibration: CalibrationMethod = "entropy"
+    calibration: CalibrationMethod = "percentile"
     percentile: Percentile = 99.99
     cal_image_dir: str = ""
     batches: Count = 32

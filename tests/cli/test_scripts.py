@@ -10,12 +10,16 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Any
 
 import numpy as np
+import onnx
 import pandas as pd
 import pytest
 from PIL import Image
 from scripts import one_line, run, start
+
+from tlt_prune import quantization
 
 SPEC = """
 results_dir: {results}
@@ -86,6 +90,42 @@ def test_the_whole_job(trained: pathlib.Path) -> None:
     assert len({x["accuracy"] for x in scores.values()}) == 1
     assert scores["retrain/model.keras"]["params"] == plan["params_after"]
     assert scores["retrain/model.keras"]["macs"] == plan["macs_after"]
+
+
+def test_int8_after_training_and_in_training(trained: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    spec, model = trained / "spec.yaml", trained / "results/train/model.keras"
+
+    def scored(path: pathlib.Path) -> dict[str, Any]:
+        run("evaluate", "-e", spec, "-m", path, "-o", tmp_path / "scores" / path.stem)
+        return dict(json.loads((tmp_path / "scores" / path.stem / "evaluation.json").read_text()))
+
+    only = ("--set", "export.formats=[onnx]")
+    out, _ = run("export", "-e", spec, "-m", model, "-o", tmp_path / "a/after.onnx", "--data_type", "int8", *only)
+    assert {x.name for x in (tmp_path / "a").iterdir()} == {"after.onnx", "after_fp32.onnx", "cal.bin", "after_build_engine.py"}
+    assert f"--calib={tmp_path / 'a/cal.bin'}" in out
+    scales = quantization.read_calibration_cache(tmp_path / "a/cal.bin")
+    graph = onnx.load(tmp_path / "a/after_fp32.onnx").graph
+    assert {graph.input[0].name, graph.output[0].name} <= set(scales)
+    dense, after = scored(tmp_path / "a/after_fp32.onnx"), scored(tmp_path / "a/after.onnx")
+    assert after["accuracy"] >= dense["accuracy"] - 0.03
+    assert after["params"] == dense["params"]
+    assert after["file_bytes"] < 0.5 * dense["file_bytes"]
+
+    aware = (
+        "train.qat=true",
+        f"train.pretrained_model_path={model}",
+        "train.lr_config.learning_rate=0.001",
+        "train.num_epochs=1",
+    )
+    out, _ = run("train", "-e", spec, "-o", tmp_path / "qat", *aware)
+    assert "Quantisation-aware: int8 ranges start from 500 training pictures" in out
+    assert "Next: tlt-export" in out
+    out, _ = run("export", "-e", spec, "-m", tmp_path / "qat/model.keras", "-o", tmp_path / "q/aware.onnx", *only)
+    assert "int8, trained so" in out
+    assert scored(tmp_path / "q/aware.onnx")["accuracy"] >= dense["accuracy"] - 0.03
+    # A finished training is found again.
+    out, _ = run("train", "-e", spec, "-o", tmp_path / "qat", *aware)
+    assert "This training is finished" in out
 
 
 def test_a_sweep_prunes_nothing(trained: pathlib.Path, tmp_path: pathlib.Path) -> None:

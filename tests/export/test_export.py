@@ -297,7 +297,7 @@ def test_the_build_script_asks_tensorrt_for_what_the_file_is(
     said = json.loads((tmp_path / "m.engine").read_text())
     assert said == {"network": 1, "flags": ["FP16"], "shapes": [["input_1", [1, 3, 36, 36], [1, 3, 36, 36], [8, 3, 36, 36]]]}
     path.write_bytes(path.read_bytes() + b"broken")
-    with pytest.raises(ExportError, match="TensorRT cannot build the engine .* unsupported operator"):
+    with pytest.raises(ExportError, match=r"TensorRT cannot build the engine .* unsupported operator"):
         export.build_engine(script)
 
 

@@ -85,8 +85,9 @@ def macs(predictor: Any) -> float | None:
         return None
     from tlt_prune.graph.tracer import trace
     from tlt_prune.pruning.costs import costs
+    from tlt_prune.quantization import folded
 
-    total = costs(trace(predictor.model)).total_macs
+    total = costs(trace(folded(predictor.model))).total_macs
     return None if math.isnan(total) else total
 
 

@@ -6,8 +6,8 @@
 
 The written files are compared with Keras on pictures of the spec's test split; one that differs by more than
 export.tolerance is not written. int8 is calibrated on pictures of the training split; a float file and TensorRT's calibration
-cache are written beside it. Prints the trtexec command that builds a TensorRT engine, writes a script that does, and runs it where
-the tensorrt package is installed.
+cache are written beside it. Prints the trtexec command that builds a TensorRT engine, writes a script that does, and runs it
+where the tensorrt package is installed.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def main(argv: list[str]) -> None:
     samples = job.inputs(split)
     if "saved_model" in e.formats:
         pictures = _pictures(job) if e.preprocessing else None
-        error = export_saved_model(predictor.model, saved_model_path, samples, 1e-4, predictor.info, pictures)
+        error = export_saved_model(predictor.model, saved_model_path, samples, e.tolerance or 1e-4, predictor.info, pictures)
         common.say(f"Wrote {saved_model_path}: equal to Keras on {len(samples)} pictures, to {error:.1e}.")
     if "onnx" in e.formats:
         _onnx(job, onnx_path, samples)
@@ -107,22 +107,37 @@ def _pictures(job: _Job) -> Any:
 
 def _onnx(job: _Job, path: pathlib.Path, samples: Any) -> None:
     from tlt_prune.export import EngineOptions, build_engine, export_onnx, trtexec_command, write_build_script
-    from tlt_prune.quantization.layers import FakeQuantize
+    from tlt_prune.quantization import is_quantisation_aware, write_calibration_cache
 
     e, model = job.spec.export, job.predictor.model
-    aware = any(isinstance(layer, FakeQuantize) for layer in model.layers)
+    aware = is_quantisation_aware(model)
     calibrated = e.data_type == "int8" and not aware
     precision = "float16" if e.data_type == "fp16" else "float32"
-    target = path.with_name(f"{path.stem}_fp32.onnx") if calibrated else path
-    info = job.predictor.info
-    error = export_onnx(
-        model, target, samples, opset=e.opset, layout=e.onnx_layout, precision=precision, tolerance=e.tolerance, info=info
-    )
+    source = path.with_name(f"{path.stem}_fp32.onnx") if calibrated else path
+    found = None
+    # The float file appears once the int8 file does.
+    with files.whole_file(source) as partial:
+        error = export_onnx(
+            model,
+            partial,
+            samples,
+            opset=e.opset,
+            layout=e.onnx_layout,
+            precision=precision,
+            tolerance=e.tolerance,
+            info=job.predictor.info,
+        )
+        if calibrated:
+            found = _calibrated(job, partial, path)
     kind = "int8, trained so" if aware else {"float32": "fp32", "float16": "fp16"}[precision]
     common.say(
-        f"Wrote {target}: {kind}, opset {e.opset}, {e.onnx_layout}, equal to Keras on {len(samples)} pictures, to {error:.1e}."
+        f"Wrote {source}: {kind}, opset {e.opset}, {e.onnx_layout}, equal to Keras on {len(samples)} pictures, to {error:.1e}."
     )
-    cache = _calibrated(job, target, path) if calibrated else None
+    if found is not None:
+        common.say(
+            f"Wrote {path}: int8 for {e.target}, calibrated by {e.calibration} on {found.examples} pictures; the largest class "
+            f"is that of the float file on {100 * found.agreement:.1f} % of them."
+        )
     engine = EngineOptions(
         job.form.size[:2],
         e.min_batch_size,
@@ -133,16 +148,18 @@ def _onnx(job: _Job, path: pathlib.Path, samples: Any) -> None:
     script = write_build_script(path, engine)
     common.say(f"TensorRT engine, {'int8 and ' if aware or calibrated else ''}float16: python {script}, or")
     common.say(f"  {trtexec_command(path, engine)}")
-    if cache is not None:
-        common.say("or, where TensorRT is to place int8 by itself:")
-        common.say(f"  {trtexec_command(target, dataclasses.replace(engine, calibration_cache=cache))}")
+    if found is not None:
+        cache = pathlib.Path(e.cal_cache_file) if e.cal_cache_file else path.with_name("cal.bin")
+        write_calibration_cache(cache, found.scales, e.calibration)
+        common.say(f"or, where TensorRT is to place int8 by itself, by the scales in {cache}:")
+        common.say(f"  {trtexec_command(source, dataclasses.replace(engine, calibration_cache=cache))}")
     if build_engine(script):
         common.say("The tensorrt package is installed: built the engine.")
     common.say(f"Next: tlt-evaluate{common.spec_flag()} -m {path}")
 
 
-def _calibrated(job: _Job, source: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
-    """Quantises a float file; returns the path of the calibration cache."""
+def _calibrated(job: _Job, source: pathlib.Path, path: pathlib.Path) -> Any:
+    """Writes the int8 file of a float one."""
     from tlt_prune import quantization
 
     e = job.spec.export
@@ -150,16 +167,9 @@ def _calibrated(job: _Job, source: pathlib.Path, path: pathlib.Path) -> pathlib.
     if e.onnx_layout == "NCHW" and not job.channels_first:
         inputs = np.ascontiguousarray(np.transpose(inputs, (0, 3, 1, 2)))
     batches = [inputs[i : i + e.batch_size] for i in range(0, len(inputs), e.batch_size)]
-    found = quantization.quantize_onnx(
+    return quantization.quantize_onnx(
         source, path, batches, method=e.calibration, percentile=e.percentile, target=e.target, excluded=e.excluded_nodes
     )
-    cache = pathlib.Path(e.cal_cache_file) if e.cal_cache_file else path.with_name("cal.bin")
-    quantization.write_calibration_cache(cache, found.scales, e.calibration)
-    common.say(
-        f"Wrote {path}: int8 for {e.target}, calibrated by {e.calibration} on {found.examples} pictures; the largest class is "
-        f"that of the float file on {100 * found.agreement:.1f} % of them. Scales: {cache}"
-    )
-    return cache
 
 
 def _calibration_split(job: _Job) -> Any:

@@ -40,7 +40,9 @@ def _report(spec: Spec, result: Any) -> None:
     if last is not None:
         common.say(f"Accuracy on the held-out pictures: {100 * last['val_accuracy']:.2f} %")
     common.say(f"Wrote {result.path}")
-    common.say(f"Next: tlt-prune{common.spec_flag()} -m {result.path} -o {spec.results_dir}/prune/model.keras")
+    onwards = "tlt-export" if spec.train.qat else "tlt-prune"
+    target = f"{spec.results_dir}/export/model.onnx" if spec.train.qat else f"{spec.results_dir}/prune/model.keras"
+    common.say(f"Next: {onwards}{common.spec_flag()} -m {result.path} -o {target}")
 
 
 def entry() -> None:

@@ -83,16 +83,15 @@ def run_training(spec: Spec, folder: pathlib.Path, *, restart: bool) -> tuple[Sp
 
 def _quantisation_aware(spec: Spec, model: Any, split: Any, form: Any, channels_first: bool) -> Any:
     from tlt_prune import quantization
-    from tlt_prune.quantization.layers import FakeQuantize
 
-    if any(isinstance(layer, FakeQuantize) for layer in model.layers):
+    if quantization.is_quantisation_aware(model):
         return model
     config = spec.train.qat_config
     few = split.sample(config.samples, spec.train.random_seed)
     pictures = data.evaluation_pipeline(
         few, spec.dataset, form, batch_size=spec.evaluate.batch_size, channels_first=channels_first
     )
-    common.say(f"Quantisation-aware: batch normalisation is folded, int8 ranges start from {len(few)} training pictures.")
+    common.say(f"Quantisation-aware: int8 ranges start from {len(few)} training pictures.")
     return quantization.quantisation_aware(
         model,
         pictures.batches,

@@ -18,6 +18,7 @@ from tlt_prune.export.runtime import keras_runner, onnx_runner
 from tlt_prune.graph.family import all_layers, producing_layer
 from tlt_prune.model_info import ModelInfo
 from tlt_prune.parity import check_parity, samples_of, session_of
+from tlt_prune.quantization.aware import folded
 from tlt_prune.quantization.post_training import with_int8_weights
 
 OPSETS = range(13, 18)
@@ -74,7 +75,7 @@ def export_onnx(
             raise ExportError(f"samples: expected at least batch_size={batch_size} of them. Received: {len(arrays[0])}.")
         arrays = [x[:batch_size] for x in arrays]
     turned = [layout == "NCHW" and _is_channels_last(model) and len(x.shape) == 4 for x in model.inputs]
-    proto = _converted(model, opset, turned, batch_size)
+    proto = _converted(folded(model), opset, turned, batch_size)
     quantised = any(node.op_type == "QuantizeLinear" for node in proto.graph.node)
     if quantised:
         if precision != "float32":

@@ -1,6 +1,6 @@
 """INT8: ranges of activations measured on data, Q/DQ in ONNX, and training with quantisation in the loop."""
 
-from tlt_prune.quantization.aware import fold_batch_norms, quantisation_aware
+from tlt_prune.quantization.aware import fold_batch_norms, folded, is_quantisation_aware, quantisation_aware
 from tlt_prune.quantization.cache import read_calibration_cache, write_calibration_cache
 from tlt_prune.quantization.post_training import calibrate, quantize_onnx
 from tlt_prune.quantization.ranges import METHODS, Range
@@ -10,6 +10,8 @@ __all__ = [
     "Range",
     "calibrate",
     "fold_batch_norms",
+    "folded",
+    "is_quantisation_aware",
     "quantisation_aware",
     "quantize_onnx",
     "read_calibration_cache",

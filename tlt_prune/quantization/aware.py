@@ -1,8 +1,8 @@
 """A float model -> one to be trained with quantisation in the loop.
 
-Batch normalisation is folded into the layer before it first: at inference it is part of that layer's kernel, and int8 must be
-tried on what will be there. Then the kernels of weighted layers are quantised, and the activations that go into them, into
-poolings of averages and into additions: the same places as in `post_training`.
+Batch normalisation is part of the kernel before it where int8 computes, so that what is rounded is the kernel with it; while
+training, it still normalises by the batch. Quantised are the kernels of weighted layers, and the activations that go into them,
+into poolings of averages and into additions: the same places as in `post_training`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from keras import tree
 from tlt_prune.errors import QuantizationError
 from tlt_prune.graph.reader import Call, Graph, matches, nearest_name, read
 from tlt_prune.pruning.batches import Batches, progress
-from tlt_prune.quantization.layers import QUANTIZED, FakeQuantize, off
+from tlt_prune.quantization.layers import QUANTIZED, FakeQuantize, QuantizedWithNorm, off
 from tlt_prune.quantization.ranges import METHODS, Histogram
 from tlt_prune.quantization.rewiring import copied, rewired
 
@@ -60,6 +60,26 @@ def fold_batch_norms(model: keras.Model) -> keras.Model:
     return rewired(graph, visit)
 
 
+def is_quantisation_aware(model: keras.Model) -> bool:
+    """Whether a model came from `quantisation_aware`."""
+    return any(isinstance(layer, FakeQuantize) for layer in model.layers)
+
+
+def folded(model: keras.Model) -> keras.Model:
+    """What a quantisation-aware model computes in inference, with its batch normalisations inside the quantised kernels.
+
+    A model without any is returned as it is.
+    """
+    if not any(isinstance(layer, QuantizedWithNorm) for layer in model.layers):
+        return model
+
+    def visit(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        op = _with_norm(call.op.layer, call.op.norm) if isinstance(call.op, QuantizedWithNorm) else call.op
+        return op(*args, **kwargs)
+
+    return rewired(read(model), visit)
+
+
 def quantisation_aware(
     model: keras.Model,
     data: Any,
@@ -93,8 +113,8 @@ def quantisation_aware(
     if method not in METHODS:
         raise QuantizationError(f"method: expected one of {', '.join(METHODS)}. Received: {method!r}.")
     batches = Batches(data, read(model), steps=steps, batch_size=batch_size, what="quantisation_aware")
-    folded = fold_batch_norms(model)
-    graph = read(folded)
+    # Models inside are opened first: every layer is seen as often as it is called.
+    graph = read(rewired(read(copied(model)), lambda call, args, kwargs: call.op(*args, **kwargs)))
     calls = list(graph.walk())
     for pattern in excluded:
         if not any(matches(call, pattern) for call in calls):
@@ -169,18 +189,22 @@ def _with_norm(layer: Any, norm: Any) -> Any:
         shape = [1] * kernel.ndim
         shape[axis] = -1
         kernel = kernel * gain.reshape(shape)
-    return _Later(type(layer), {**layer.get_config(), "use_bias": True}, [kernel, bias])
+    return _Later(type(layer).from_config({**layer.get_config(), "use_bias": True}), [kernel, bias])
 
 
 class _Later:
     """A layer that gets its weights once it is called."""
 
-    def __init__(self, cls: Any, config: dict[str, Any], weights: list[Any]) -> None:
-        self._layer, self._weights = cls.from_config(config), weights
+    def __init__(self, layer: Any, weights: list[Any]) -> None:
+        self._layer, self._weights = layer, weights
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         outputs = self._layer(*args, **kwargs)
-        self._layer.set_weights(self._weights)
+        if isinstance(self._layer, QuantizedWithNorm):
+            for part, weights in zip((self._layer.layer, self._layer.norm), self._weights, strict=True):
+                part.set_weights(weights)
+        else:
+            self._layer.set_weights(self._weights)
         return outputs
 
 
@@ -203,6 +227,8 @@ def _check(graph: Graph, floats: set[int]) -> None:
 class _Quantiser:
     def __init__(self, graph: Graph, floats: set[int], learned: bool) -> None:
         self._family, self._floats, self._learned = graph.family, floats, learned
+        self._norms = {op: norm for op, norm in _folded_norms(graph).items() if op not in floats and id(norm.op) not in floats}
+        self._gone = {id(norm.op) for norm in self._norms.values()}
         self._readers = _readers(graph)
         self._makers = {tensor.key: call for call in graph.walk() for tensor in call.outputs}
         self._quantised: dict[int, Any] = {}
@@ -210,6 +236,8 @@ class _Quantiser:
 
     def visit(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         op = call.op
+        if id(op) in self._gone:
+            return args[0]
         if id(op) in self._floats:
             return op(*args, **kwargs)
         name = self._class(op)
@@ -229,7 +257,14 @@ class _Quantiser:
     def _layer(self, op: Any, name: str) -> _Later:
         """The quantised layer of a float one; of one that is called several times, the same."""
         if id(op) not in self._layers:
-            self._layers[id(op)] = _Later(QUANTIZED[name], op.get_config(), op.get_weights())
+            layer = QUANTIZED[name].from_config(op.get_config())  # type: ignore[attr-defined]
+            weights = op.get_weights()
+            norm = self._norms.get(id(op))
+            if norm is not None:
+                # The copy's own batch normalisation goes on inside.
+                layer = QuantizedWithNorm(layer, type(norm.op).from_config(norm.op.get_config()), name=op.name)
+                weights = [weights, norm.op.get_weights()]
+            self._layers[id(op)] = _Later(layer, weights)
         return self._layers[id(op)]
 
     def _addition(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -248,6 +283,8 @@ class _Quantiser:
 
     def _is_made_for(self, key: int) -> bool:
         maker = self._makers.get(key)
+        if maker is not None and id(maker.op) in self._gone:
+            maker = self._makers[maker.inputs[0].key]
         if maker is None or len(self._readers[key]) != 1 or id(maker.op) in self._floats:
             return False
         return "Conv" in (self._class(maker.op) or "")

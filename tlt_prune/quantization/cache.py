@@ -25,7 +25,7 @@ _HEADERS = {
 _LINE = re.compile(r"(?P<name>.+): (?P<bits>[0-9a-f]{8})")
 
 
-def write_calibration_cache(path: str | pathlib.Path, scales: Mapping[str, float], method: str = "entropy") -> None:
+def write_calibration_cache(path: str | pathlib.Path, scales: Mapping[str, float], method: str = "percentile") -> None:
     """Writes `path`, whole or not at all.
 
     Args:

@@ -69,7 +69,7 @@ def quantize_onnx(
     path: str | pathlib.Path,
     data: Any,
     *,
-    method: str = "entropy",
+    method: str = "percentile",
     percentile: float = 99.99,
     target: str = "tensorrt",
     excluded: Sequence[str] = (),
@@ -114,7 +114,7 @@ def quantize_onnx(
 
 
 def calibrate(
-    model: Any, batches: Iterable[tuple[NDArray[Any], ...]], *, method: str = "entropy", percentile: float = 99.99
+    model: Any, batches: Iterable[tuple[NDArray[Any], ...]], *, method: str = "percentile", percentile: float = 99.99
 ) -> dict[str, Range]:
     """Ranges of all float tensors of an ONNX model, its inputs and outputs included, on batches of its inputs.
 

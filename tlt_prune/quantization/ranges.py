@@ -90,7 +90,10 @@ class Histogram:
             share = np.cumsum(self._counts) / self._counts.sum()
             return float(width * (np.searchsorted(share, percentile / 100 - 1e-12) + 1))
         if method == "entropy":
-            return width * least_divergent(self._counts, LEVELS + 1, _STRIDE)
+            # What is next to nothing rounds to zero whatever the range: channels that hardly speak must not outvote others.
+            counts = self._counts.copy()
+            counts[0] = counts[1]
+            return width * least_divergent(counts, LEVELS + 1, _STRIDE)
         return self._largest
 
 
