@@ -268,6 +268,11 @@ class Prune(Options):
     samples: Count = 1000
     """Pictures of the training split for what takes data."""
     schedule: Schedule = Schedule()
+    sparsity: Literal["none", "2:4"] = "none"
+    """Of the weights that stay: "2:4" leaves two in every four along the input channels, for sparse tensor cores, and trains on
+    with that. Without a budget nothing else is removed. Comes last: a training after it would fill the zeros."""
+    sparsity_epochs: Count = 3
+    """Epochs of training with the sparsity, at a tenth of `train.lr_config.learning_rate`."""
 
     @property
     def options(self) -> Options:

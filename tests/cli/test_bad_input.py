@@ -150,6 +150,8 @@ TABLE: list[tuple[str, list[str], str]] = [
         "excluded: .* has no layer 'conv7'",
     ),
     (T, [*BASE, "train.qat_config.ranges=wide"], "must be 'moving' or 'learned'. Received: 'wide'"),
+    (P, ["-m", "{job}/model.keras", "--sparsity", "2:4"], "prune.sparsity: expected a spec"),
+    (P, [*MODEL, "prune.sparsity=1:2"], "'prune.sparsity' must be 'none' or '2:4'. Received: '1:2'"),
     (X, [*MODEL, "--data_type", "int8", "export.percentile=20"], "'export.percentile' must be greater than 50"),
     (X, [*MODEL, "--data_type", "int8", "export.cal_image_dir={job}/nowhere"], "There are no pictures at"),
     (X, [*MODEL, "--data_type", "int8", "export.excluded_nodes=[conv7]"], "excluded: no node is called 'conv7'"),

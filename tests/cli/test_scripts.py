@@ -128,6 +128,31 @@ def test_int8_after_training_and_in_training(trained: pathlib.Path, tmp_path: pa
     assert "This training is finished" in out
 
 
+def test_two_of_every_four_weights(trained: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    model, output = trained / "results/train/model.keras", tmp_path / "sparse.keras"
+    # The spec has a budget; without one, nothing but weights goes.
+    out, _ = run("prune", "-e", trained / "spec.yaml", "-m", model, "-o", output, "--sparsity", "2:4", "prune.ratio=null")
+    assert "Verified" not in out
+    (said,) = [line for line in out.splitlines() if line.startswith("Accuracy on the held-out pictures")]
+    assert {x.name for x in tmp_path.iterdir()} == {"sparse.keras"}
+    run("export", "-e", trained / "spec.yaml", "-m", output, "-o", tmp_path / "sparse.onnx", "--set", "export.formats=[onnx]")
+    kernels = [onnx.numpy_helper.to_array(x) for x in onnx.load(tmp_path / "sparse.onnx").graph.initializer if len(x.dims) == 4]
+    eligible = [np.moveaxis(x, 1, -1).reshape(-1, 4) for x in kernels if x.shape[1] % 4 == 0]
+    assert len(eligible) == 12
+    assert all(((x != 0).sum(axis=1) <= 2).all() for x in eligible)
+    run("evaluate", "-e", trained / "spec.yaml", "-m", tmp_path / "sparse.onnx", "-o", tmp_path / "scores")
+    accuracy = json.loads((tmp_path / "scores/evaluation.json").read_text())["accuracy"]
+    assert f"{100 * accuracy:.2f} % with 2:4 sparsity" in said
+
+    # Channels first, then weights.
+    out, _ = run("prune", "-e", trained / "spec.yaml", "-m", model, "-o", output, "--sparsity", "2:4")
+    assert "Verified: equal to the original" in out
+    assert "with 2:4 sparsity" in out
+    out, _ = run("prune", "-e", trained / "spec.yaml", "-m", model, "-o", tmp_path / "no.keras", "--sparsity", "2:4", "--dry_run")
+    assert "nothing is written" in out
+    assert not (tmp_path / "no.keras").exists()
+
+
 def test_a_sweep_prunes_nothing(trained: pathlib.Path, tmp_path: pathlib.Path) -> None:
     model = trained / "results/train/model.keras"
     out, _ = run(

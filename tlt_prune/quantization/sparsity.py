@@ -1,0 +1,133 @@
+"""2:4 sparsity, for the sparse tensor cores of NVIDIA's GPUs since Ampere: two zeros in every four weights along the inputs.
+
+tensorflow-model-optimization finds and keeps the pattern while the model's tf_keras twin is trained on; the result is the Keras 3
+model again. Mishra et al., "Accelerating Sparse Deep Neural Networks", 2021, arXiv:2104.08378, section 3.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import pandas as pd
+
+from tlt_prune.errors import QuantizationError
+from tlt_prune.graph.reader import read
+from tlt_prune.quantization.rewiring import copied
+from tlt_prune.quantization.twin import to_tf_keras
+
+# What sparse tensor cores take: multiples of 4 along the inputs for the pattern, of 16 along both for the kernels.
+_PATTERN, _KERNELS = 4, 16
+
+
+def sparsity_table(model: keras.Model) -> pd.DataFrame:
+    """A row a convolution or dense layer: whether it is eligible for 2:4, and how much of it has the pattern.
+
+    Columns: inputs, outputs (channels); eligible; suits (multiples of 16, as the GPU's kernels want them); sparse (the share of
+    groups of four weights along the input channels with two zeros at least); note (why not).
+    """
+    rows = {}
+    graph = read(model)
+    for call in graph.walk():
+        if not graph.family.is_layer(call.op) or not any(graph.family.is_a(call.op, x) for x in ("Conv2D", "Dense")):
+            continue
+        kernel = np.asarray(call.op.kernel)
+        inputs, outputs = kernel.shape[-2:]
+        note = _why_not(call.op, inputs)
+        rows[call.path] = {
+            "inputs": inputs,
+            "outputs": outputs,
+            "eligible": not note,
+            "suits": not note and inputs % _KERNELS == 0 and outputs % _KERNELS == 0,
+            "sparse": _share(kernel) if not note else float("nan"),
+            "note": note,
+        }
+    columns = ["inputs", "outputs", "eligible", "suits", "sparse", "note"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("layer")
+
+
+def sparsify(
+    model: keras.Model,
+    data: Any,
+    loss: str = "categorical_crossentropy",
+    *,
+    epochs: int = 1,
+    steps_per_epoch: int | None = None,
+    learning_rate: float = 1e-3,
+) -> tuple[keras.Model, float]:
+    """A copy of a trained model with 2:4 sparsity in every eligible layer, trained on with it.
+
+    Args:
+        model: a Keras 3 model whose layers tf_keras has too. It stays as it is.
+        data: batches `(x, y)`: a `tf.data.Dataset`.
+        loss: a name that both Keras packages know.
+        epochs, steps_per_epoch, learning_rate: of training with the pattern (SGD with momentum .9).
+
+    Returns:
+        The model, and how far its tf_keras twin was from it before training, relative to the largest output.
+
+    Raises:
+        QuantizationError: no layer is eligible.
+        UnsupportedModelError: a layer has no twin.
+    """
+    table = sparsity_table(model)
+    eligible = {name.split("/")[-1] for name in table.index[table["eligible"]]}
+    if not eligible:
+        reasons = "; ".join(sorted(set(table["note"]))) or "it has no convolution or dense layer"
+        raise QuantizationError(f"2:4 sparsity: no layer of '{model.name}' is eligible: {reasons}.")
+    twin, difference = to_tf_keras(model)
+    with _model_optimization() as tfmot:
+        tf_keras = importlib.import_module("tf_keras")
+        sparsity = tfmot.sparsity.keras
+        options = {"sparsity_m_by_n": (2, 4), "pruning_schedule": sparsity.ConstantSparsity(0.5, begin_step=0, frequency=1)}
+        wrapped = tf_keras.models.clone_model(
+            twin, clone_function=lambda x: sparsity.prune_low_magnitude(x, **options) if x.name in eligible else x
+        )
+        wrapped.compile(tf_keras.optimizers.SGD(learning_rate, momentum=0.9), loss)
+        wrapped.fit(data, epochs=epochs, steps_per_epoch=steps_per_epoch, verbose=0, callbacks=[sparsity.UpdatePruningStep()])
+        trained = sparsity.strip_pruning(wrapped)
+    sparse = copied(model)
+    _hand_over(trained, sparse)
+    found = sparsity_table(sparse)
+    missed = found.index[found["eligible"] & (found["sparse"] < 1)]
+    if len(missed):
+        raise QuantizationError(f"2:4 sparsity: the pattern does not hold in {', '.join(missed)}.")
+    return sparse, difference
+
+
+def _why_not(layer: Any, inputs: int) -> str:
+    if getattr(layer, "groups", 1) != 1:
+        return "a grouped convolution"
+    return "" if inputs % _PATTERN == 0 else "input channels are no multiple of 4"
+
+
+def _share(kernel: Any) -> float:
+    """Of the groups of four along the input channels, how many have two zeros at least."""
+    groups = np.moveaxis(kernel, -2, -1).reshape(-1, _PATTERN)
+    return float(np.mean((groups == 0).sum(axis=1) >= 2))
+
+
+def _hand_over(trained: Any, model: keras.Model) -> None:
+    """Weights by layer name: the twin's layers are called what the model's are, those of models inside too."""
+    for call in read(model).walk():
+        if call.inner is None and getattr(call.op, "weights", None):
+            call.op.set_weights(trained.get_layer(call.op.name).get_weights())
+
+
+@contextlib.contextmanager
+def _model_optimization() -> Iterator[Any]:
+    """tensorflow-model-optimization, whose import tells this process and its children to use tf_keras: that is taken back."""
+    before = os.environ.get("TF_USE_LEGACY_KERAS")
+    module = importlib.import_module("tensorflow_model_optimization")
+    try:
+        yield module
+    finally:
+        if before is None:
+            os.environ.pop("TF_USE_LEGACY_KERAS", None)
+        else:
+            os.environ["TF_USE_LEGACY_KERAS"] = before

@@ -1,0 +1,185 @@
+"""The tf_keras twin of a Keras 3 model, and back: the same layers in the other package, the same weights by value.
+
+What tensorflow-model-optimization knows (sparsity, clustering) knows tf_keras models only. A layer's configuration entries are
+handed over where the other package's class has an argument of that name; an entry that it lacks must have its default.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+from keras import tree
+
+from tlt_prune.errors import UnsupportedModelError
+from tlt_prune.graph.classes import is_keras_class
+from tlt_prune.graph.reader import Call, Graph, Tensor, read
+from tlt_prune.parity import relative_difference
+
+# Raw operations of Keras 3 that symbols of either package can do by themselves.
+_OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
+    "Add": operator.add,
+    "Subtract": operator.sub,
+    "Multiply": operator.mul,
+    "TrueDivide": operator.truediv,
+    "Divide": operator.truediv,
+}
+# Entries that say how weights begin, which are handed over by value, or how Keras 3 stores a layer.
+_LEFT_OUT = ("dtype", "build_config", "registered_name", "quantization_config")
+
+# What one package calls otherwise than the other (LeakyReLU).
+_RENAMED = {"negative_slope": "alpha", "alpha": "negative_slope"}
+
+
+def to_tf_keras(model: keras.Model) -> tuple[Any, float]:
+    """The twin of a Keras 3 model, and the largest difference of its outputs on random inputs, relative to the largest.
+
+    Raises:
+        UnsupportedModelError: a layer has no twin, or the model has no graph.
+    """
+    return _twin(model, importlib.import_module("tf_keras"), "keras")
+
+
+def to_keras(model: Any) -> tuple[keras.Model, float]:
+    """The twin of a tf_keras model: see `to_tf_keras`."""
+    return _twin(model, keras, "tf_keras")
+
+
+def _twin(model: Any, package: Any, family: str) -> tuple[Any, float]:
+    graph = read(model)
+    if graph.family.name != family:
+        raise UnsupportedModelError(f"Expected a {family} model. '{model.name}' is a {graph.family.name} model.")
+    builder = _Builder(graph, package)
+    twin = builder.run()
+    return twin, _difference(model, twin, graph)
+
+
+class _Builder:
+    def __init__(self, graph: Graph, package: Any) -> None:
+        self._graph, self._package = graph, package
+        self._layers: dict[int, Any] = {}
+
+    def run(self) -> Any:
+        graph = self._graph
+        inputs = [
+            self._package.Input(
+                shape=tensor.shape[1:], batch_size=tensor.shape[0], dtype=tensor.dtype, name=getattr(op, "name", None)
+            )
+            for tensor, op in zip(graph.flat_inputs, graph.input_ops, strict=True)
+        ]
+        outputs = self._open(graph, inputs)
+        return self._package.Model(tree.pack_sequence_as(graph.inputs, inputs), outputs, name=graph.model.name)
+
+    def _open(self, graph: Graph, inputs: list[Any]) -> Any:
+        values = dict(zip((x.key for x in graph.flat_inputs), inputs, strict=True))
+
+        def at(structure: Any) -> Any:
+            return tree.map_structure(lambda x: values[x.key] if isinstance(x, Tensor) else x, structure)
+
+        for call in graph.calls:
+            if call.inner is not None and not call.over_time:
+                results = self._open(call.inner, [at(x) for x in call.inputs])
+            else:
+                results = self._called(call, at(call.args), at(call.kwargs))
+            values.update(zip((x.key for x in call.outputs), tree.flatten(results), strict=True))
+        return at(graph.outputs)
+
+    def _called(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        op = call.op
+        if not self._graph.family.is_layer(op):
+            function = _OPERATORS.get(type(op).__name__)
+            if function is None or len(args) != 2:
+                raise UnsupportedModelError(
+                    f"Operation '{call.path}' of type {type(op).__name__} has no twin. Expected layers, or one of "
+                    f"{', '.join(_OPERATORS)} of two tensors."
+                )
+            return function(*args)
+        if id(op) not in self._layers:
+            self._layers[id(op)] = self._layer(call)
+        layer = self._layers[id(op)]
+        # Where training is switched is the model's business.
+        outputs = layer(*args, **{key: value for key, value in kwargs.items() if key not in ("training", "mask")})
+        weights = op.get_weights()
+        if [x.shape for x in weights] != [tuple(x.shape) for x in layer.get_weights()]:
+            raise UnsupportedModelError(
+                f"Layer '{call.path}' of type {type(op).__name__} has other weights in {self._package.__name__}."
+            )
+        layer.set_weights(weights)
+        return outputs
+
+    def _layer(self, call: Call) -> Any:
+        op = call.op
+        cls = getattr(self._package.layers, type(op).__name__, None)
+        if cls is None or not is_keras_class(type(op)) or getattr(op, "layer", None) is not None:
+            raise UnsupportedModelError(
+                f"Layer '{call.path}' of type {type(op).__name__} has no twin in {self._package.__name__}. Expected Keras' own "
+                "layers that both packages have, without others inside."
+            )
+        names = _arguments(cls)
+        own = _arguments(type(op))
+        config = {}
+        for key, value in op.get_config().items():
+            if key in _LEFT_OUT or key.endswith(("_initializer", "_constraint")):
+                continue
+            other = key if key in names else _RENAMED.get(key)
+            if other in names:
+                config[other] = self._value(call, key, value)
+            elif key in own and not _is_default(own[key], value):
+                raise UnsupportedModelError(
+                    f"Layer '{call.path}' of type {type(op).__name__}: {key}={value!r} has no counterpart in "
+                    f"{self._package.__name__}. Expected its default, {own[key].default!r}."
+                )
+        return cls(**config)
+
+    def _value(self, call: Call, key: str, value: Any) -> Any:
+        if key.endswith("_regularizer") and value is not None:
+            regularizer = getattr(call.op, key)
+            cls = getattr(self._package.regularizers, type(regularizer).__name__, None)
+            if cls is None:
+                raise UnsupportedModelError(
+                    f"Layer '{call.path}': {key} is {type(regularizer).__name__}, which {self._package.__name__} lacks."
+                )
+            return cls(**{k: float(v) for k, v in regularizer.get_config().items()})
+        if key == "axis" and isinstance(value, (list, tuple)) and len(value) == 1:
+            return value[0]
+        if isinstance(value, Mapping):
+            raise UnsupportedModelError(
+                f"Layer '{call.path}' of type {type(call.op).__name__}: {key} is an object of its own, which has no twin."
+            )
+        return value
+
+
+def _arguments(cls: Any) -> dict[str, inspect.Parameter]:
+    """Arguments of a class's constructor, those that it hands on to its bases included."""
+    found: dict[str, inspect.Parameter] = {"name": inspect.Parameter("name", inspect.Parameter.KEYWORD_ONLY, default=None)}
+    for base in cls.__mro__:
+        if "__init__" in vars(base):
+            parameters = inspect.signature(base.__init__).parameters
+            for name, parameter in parameters.items():
+                found.setdefault(name, parameter)
+            if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+                break
+    return found
+
+
+def _is_default(parameter: inspect.Parameter, value: Any) -> bool:
+    default = parameter.default
+    return bool(value == default) or value is None or (default is parameter.empty and value in (None, False))
+
+
+def _difference(model: Any, twin: Any, graph: Graph) -> float:
+    rng = np.random.default_rng(0)
+    inputs = [
+        rng.standard_normal((2, *(n or 8 for n in x.shape[1:]))).astype("float32")
+        if x.dtype.startswith("float")
+        else np.zeros((2, *(n or 8 for n in x.shape[1:])), x.dtype)
+        for x in graph.flat_inputs
+    ]
+    fed = tree.pack_sequence_as(graph.inputs, inputs)
+    both = [[np.asarray(y) for y in tree.flatten(each(fed, training=False))] for each in (model, twin)]
+    return relative_difference(*both)
