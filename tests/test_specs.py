@@ -145,3 +145,9 @@ def test_an_empty_section_is_a_section_of_defaults(tmp_path: pathlib.Path) -> No
 def test_the_prune_section_is_the_options_of_prune_model() -> None:
     spec = spec_from_dict({"prune": {"ratio": 0.25, "granularity": 4, "model_path": "m.keras"}})
     assert spec.prune.options == Options(ratio=0.25, granularity=4)
+
+
+@pytest.mark.parametrize("text", ["2:4", '"2:4"', "'2:4'"])
+def test_sparsity_need_not_be_quoted(text: str) -> None:
+    # YAML 1.1 reads 2:4 as 124, minutes and seconds.
+    assert load_spec(None, [f"prune.sparsity={text}"]).prune.sparsity == "2:4"

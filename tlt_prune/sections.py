@@ -274,6 +274,12 @@ class Prune(Options):
     sparsity_epochs: Count = 3
     """Epochs of training with the sparsity, at a tenth of `train.lr_config.learning_rate`."""
 
+    @pydantic.field_validator("sparsity", mode="before")
+    @classmethod
+    def _not_a_time(cls, value: object) -> object:
+        # YAML 1.1 reads an unquoted 2:4 as minutes and seconds.
+        return "2:4" if value == 124 else value
+
     @property
     def options(self) -> Options:
         """What the pruner takes of it; "auto" is the toolkit's."""

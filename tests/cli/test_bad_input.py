@@ -151,7 +151,7 @@ TABLE: list[tuple[str, list[str], str]] = [
     ),
     (T, [*BASE, "train.qat_config.ranges=wide"], "must be 'moving' or 'learned'. Received: 'wide'"),
     (P, ["-m", "{job}/model.keras", "--sparsity", "2:4"], "prune.sparsity: expected a spec"),
-    (P, [*MODEL, "prune.sparsity=1:2"], "'prune.sparsity' must be 'none' or '2:4'. Received: '1:2'"),
+    (P, [*MODEL, "prune.sparsity=4:8"], "'prune.sparsity' must be 'none' or '2:4'. Received: 248"),
     (X, [*MODEL, "--data_type", "int8", "export.percentile=20"], "'export.percentile' must be greater than 50"),
     (X, [*MODEL, "--data_type", "int8", "export.cal_image_dir={job}/nowhere"], "There are no pictures at"),
     (X, [*MODEL, "--data_type", "int8", "export.excluded_nodes=[conv7]"], "excluded: no node is called 'conv7'"),

@@ -12,6 +12,7 @@ where the tensorrt package is installed.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pathlib
 from typing import Any
@@ -63,12 +64,18 @@ def main(argv: list[str]) -> None:
     job = _Job(spec, predictor, form, first)
     split = data.load_test_split(spec.dataset, form, spec.evaluate.dataset_path).head(e.parity_samples)
     samples = job.inputs(split)
+    with contextlib.ExitStack() as stack:
+        # Where one of the files cannot be written, none is.
+        if "saved_model" in e.formats:
+            partial = stack.enter_context(files.whole_folder(saved_model_path, "saved_model.pb"))
+            pictures = _pictures(job) if e.preprocessing else None
+            error = export_saved_model(predictor.model, partial, samples, e.tolerance or 1e-4, predictor.info, pictures)
+        if "onnx" in e.formats:
+            _onnx(job, onnx_path, samples)
     if "saved_model" in e.formats:
-        pictures = _pictures(job) if e.preprocessing else None
-        error = export_saved_model(predictor.model, saved_model_path, samples, e.tolerance or 1e-4, predictor.info, pictures)
         common.say(f"Wrote {saved_model_path}: equal to Keras on {len(samples)} pictures, to {error:.1e}.")
-    if "onnx" in e.formats:
-        _onnx(job, onnx_path, samples)
+    written = onnx_path if "onnx" in e.formats else saved_model_path
+    common.say(f"Next: tlt-evaluate{common.spec_flag()} -m {written}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +162,6 @@ def _onnx(job: _Job, path: pathlib.Path, samples: Any) -> None:
         common.say(f"  {trtexec_command(source, dataclasses.replace(engine, calibration_cache=cache))}")
     if build_engine(script):
         common.say("The tensorrt package is installed: built the engine.")
-    common.say(f"Next: tlt-evaluate{common.spec_flag()} -m {path}")
 
 
 def _calibrated(job: _Job, source: pathlib.Path, path: pathlib.Path) -> Any:
