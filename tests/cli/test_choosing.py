@@ -64,11 +64,12 @@ def test_the_default_and_the_plain_result(job: pathlib.Path, tmp_path: pathlib.P
 
 
 def test_a_threshold_is_the_toolkits_rule_with_the_rest_fitted_again(job: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    base = ["-e", job / "spec.yaml", "-m", job / "model.keras", "-pth", 0.8]
+    base = ["-e", job / "spec.yaml", "-m", job / "model.keras", "-pth", 0.95]
     run("prune", *base, "-o", tmp_path / "fitted.keras")
     run("prune", *base, "-o", tmp_path / "plain.keras", "--plain")
     fitted, plain = (json.loads((tmp_path / f"{x}.plan.json").read_text()) for x in ("fitted", "plain"))
     assert fitted["kept"] == plain["kept"]
+    assert fitted["params_after"] < fitted["params_before"]
     a, b = (keras.models.load_model(tmp_path / f"{x}.keras") for x in ("fitted", "plain"))
     assert any(not np.array_equal(x, y) for x, y in zip(a.get_weights(), b.get_weights(), strict=True))
 

@@ -45,7 +45,7 @@ def test_the_demo_network_is_exact(root: pathlib.Path) -> None:
     m = spec.model
     size = (m.input_height, m.input_width, m.input_channels)
     model = randomise(models.build(m.backbone, size, 10, width=m.width, use_pooling=m.use_pooling, use_bias=m.use_bias))
-    plan = tlt_prune.plan_pruning(model, threshold=spec.prune.threshold, min_num_filters=8)
+    plan = tlt_prune.plan_pruning(model, macs=spec.prune.macs, min_num_filters=8)
     assert plan.removed
     assert_law(model, plan, plan.apply(model))
 
