@@ -39,6 +39,11 @@ def relative_difference(expected: Sequence[NDArray[Any]], received: Sequence[NDA
     return max(float(np.max(np.abs(a - b)) / (np.max(np.abs(a)) or 1.0)) for a, b in pairs)
 
 
+def fits(received: Sequence[int], expected: Sequence[int | None]) -> bool:
+    """Whether a batch of that shape is one of an input of shape `expected`, batch axis included, None where it is open."""
+    return len(received) == len(expected) and all(n in (None, m) for n, m in zip(expected[1:], received[1:], strict=True))
+
+
 def samples_of(model: Any, samples: Any) -> list[NDArray[Any]]:
     """Inputs of a model as arrays, one an input.
 
@@ -47,11 +52,8 @@ def samples_of(model: Any, samples: Any) -> list[NDArray[Any]]:
     """
     arrays = [np.asarray(x) for x in (samples if isinstance(samples, (tuple, list)) else [samples])]
     shapes = [tuple(x.shape) for x in model.inputs]
-    fits = len(arrays) == len(shapes) and all(
-        len(x.shape) == len(shape) and all(n in (None, m) for n, m in zip(shape[1:], x.shape[1:], strict=True))
-        for x, shape in zip(arrays, shapes, strict=True)
-    )
-    if not fits or not all(map(len, arrays)):
+    fit = len(arrays) == len(shapes) and all(fits(x.shape, shape) for x, shape in zip(arrays, shapes, strict=True))
+    if not fit or not all(map(len, arrays)):
         wanted, got = ", ".join(map(str, shapes)), ", ".join(str(x.shape) for x in arrays)
         raise ExportError(f"samples: '{model.name}' takes inputs of shape {wanted}. Received: {got}.")
     return arrays

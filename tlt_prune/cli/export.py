@@ -183,7 +183,8 @@ def _calibration_split(job: _Job) -> Any:
 
     e = job.spec.export
     if e.cal_image_dir:
-        return data.picture_split(e.cal_image_dir, job.form).head(e.batches * e.batch_size)
+        _, split = data.picture_split(e.cal_image_dir, job.form)
+        return split.head(e.batches * e.batch_size)
     train_split, _ = data.load_splits(job.spec.dataset, job.form)
     return train_split.sample(e.batches * e.batch_size, job.spec.train.random_seed)
 

@@ -77,8 +77,8 @@ def _pictures(spec: Any, form: Any) -> tuple[list[str], Any]:
     if not source:
         split = data.load_test_split(spec.dataset, form)
         return [f"test/{i}" for i in range(len(split))], split
-    split = data.picture_split(source, form)
-    return [str(x) for x in data.list_pictures(pathlib.Path(source))], split
+    found, split = data.picture_split(source, form)
+    return [str(x) for x in found], split
 
 
 def _classes(spec: Any, split: Any, predictor: Any, outputs: int) -> tuple[str, ...]:

@@ -235,6 +235,7 @@ def _sparsify(spec: Spec, source: str, output: pathlib.Path) -> None:
     extras.require("train", "tlt-prune with sparsity")
     from tlt_prune import data, training
     from tlt_prune.cli.models import agreed, seed
+    from tlt_prune.cli.training_run import training_pictures
     from tlt_prune.export.runtime import keras_predictor, keras_runner
     from tlt_prune.quantization import sparsify, sparsity_table
     from tlt_prune.training.loop import save_model
@@ -250,16 +251,7 @@ def _sparsify(spec: Spec, source: str, output: pathlib.Path) -> None:
     held_out = data.evaluation_pipeline(
         test_split, spec.dataset, form, batch_size=spec.evaluate.batch_size, channels_first=first
     ).batches
-    pipeline = data.training_pipeline(
-        train_split,
-        spec.dataset,
-        form,
-        batch_size=spec.train.batch_size_per_gpu,
-        seed=spec.train.random_seed,
-        first_epoch=0,
-        epochs=spec.prune.sparsity_epochs,
-        channels_first=first,
-    )
+    pipeline = training_pictures(spec, train_split, form, first, 0, spec.prune.sparsity_epochs)
     common.say(f"2:4 sparsity: training {source} for {spec.prune.sparsity_epochs} epochs on {len(train_split)} pictures.")
     sparse, difference = sparsify(
         model,
@@ -271,11 +263,10 @@ def _sparsify(spec: Spec, source: str, output: pathlib.Path) -> None:
     common.say(f"Its tf_keras twin is equal to it, to {difference:.1e}.")
     common.say(sparsity_table(sparse).to_string(float_format="{:.2f}".format))
 
-    def accuracy(each: Any) -> float:
-        run = keras_runner(each)
-        return float(training.score(lambda x: run(x)[0], held_out, test_split.classes, 1).accuracy)
-
-    before, after = accuracy(model), accuracy(sparse)
+    run = keras_runner(sparse)
+    before, after = (
+        training.score(predict, held_out, test_split.classes, 1).accuracy for predict in (predictor, lambda x: run(x)[0])
+    )
     common.say(f"Accuracy on the held-out pictures: {100 * before:.2f} % before, {100 * after:.2f} % with 2:4 sparsity.")
     save_model(sparse, output, info=predictor.info)
     common.say(f"Wrote {output}")

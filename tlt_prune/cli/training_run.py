@@ -40,16 +40,7 @@ def run_training(spec: Spec, folder: pathlib.Path, *, restart: bool) -> tuple[Sp
         common.say(f"Its classes were {', '.join(start.info.classes[:10])}; from now on they are those of the dataset.")
 
     def make_batches(first_epoch: int) -> tuple[Any, int]:
-        pipeline = data.training_pipeline(
-            train_split,
-            spec.dataset,
-            form,
-            batch_size=spec.train.batch_size_per_gpu,
-            seed=spec.train.random_seed,
-            first_epoch=first_epoch,
-            epochs=spec.train.num_epochs,
-            channels_first=channels_first,
-        )
+        pipeline = training_pictures(spec, train_split, form, channels_first, first_epoch, spec.train.num_epochs)
         return pipeline.batches, pipeline.steps
 
     def make_model() -> Any:
@@ -79,6 +70,20 @@ def run_training(spec: Spec, folder: pathlib.Path, *, restart: bool) -> tuple[Sp
     )
     files.write_text(folder / "classmap.json", model_files.classmap(classes))
     return spec, result
+
+
+def training_pictures(spec: Spec, split: Any, form: Any, channels_first: bool, first_epoch: int, epochs: int) -> data.Pipeline:
+    """Epochs `first_epoch` to `epochs` of a split, in batches as the spec's training has them."""
+    return data.training_pipeline(
+        split,
+        spec.dataset,
+        form,
+        batch_size=spec.train.batch_size_per_gpu,
+        seed=spec.train.random_seed,
+        first_epoch=first_epoch,
+        epochs=epochs,
+        channels_first=channels_first,
+    )
 
 
 def _quantisation_aware(spec: Spec, model: Any, split: Any, form: Any, channels_first: bool) -> Any:

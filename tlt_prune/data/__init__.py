@@ -1,14 +1,13 @@
 """Pictures with labels: folders, .npz files and named sets, as `tf.data` pipelines."""
 
 from tlt_prune.data.pipeline import Pipeline, evaluation_pipeline, training_pipeline
-from tlt_prune.data.sources import PictureFormat, Split, list_pictures, load_splits, load_test_split, picture_split
+from tlt_prune.data.sources import PictureFormat, Split, load_splits, load_test_split, picture_split
 
 __all__ = [
     "PictureFormat",
     "Pipeline",
     "Split",
     "evaluation_pipeline",
-    "list_pictures",
     "load_splits",
     "load_test_split",
     "picture_split",

@@ -313,8 +313,8 @@ def list_pictures(path: pathlib.Path) -> list[pathlib.Path]:
     return sorted(x for x in path.rglob("*") if x.suffix.lower() in SUFFIXES and not x.name.startswith(".") and x.is_file())
 
 
-def picture_split(source: str, form: PictureFormat) -> Split:
-    """Pictures without labels: all below a folder, or one file.
+def picture_split(source: str, form: PictureFormat) -> tuple[list[pathlib.Path], Split]:
+    """Pictures without labels, all below a folder or one file: where they come from, and what they are.
 
     Raises:
         DataError: there are none, or one cannot be read.
@@ -323,7 +323,7 @@ def picture_split(source: str, form: PictureFormat) -> Split:
     found = list_pictures(path) if path.exists() else []
     if not found:
         raise DataError(f"There are no pictures at {source}. Expected a picture or a folder of pictures.")
-    return Split(np.stack([read_picture(x, form) for x in found]), np.zeros(len(found), np.int64), ("?",))
+    return found, Split(np.stack([read_picture(x, form) for x in found]), np.zeros(len(found), np.int64), ("?",))
 
 
 def read_picture(path: str | pathlib.Path, form: PictureFormat) -> NDArray[Any]:

@@ -19,7 +19,7 @@ from tlt_prune.graph.family import all_layers, producing_layer
 from tlt_prune.model_info import ModelInfo
 from tlt_prune.parity import check_parity, samples_of, session_of
 from tlt_prune.quantization.aware import folded
-from tlt_prune.quantization.post_training import with_int8_weights
+from tlt_prune.quantization.post_training import is_quantised, with_int8_weights
 
 OPSETS = range(13, 18)
 PRECISIONS = ("float32", "float16")
@@ -76,7 +76,7 @@ def export_onnx(
         arrays = [x[:batch_size] for x in arrays]
     turned = [layout == "NCHW" and _is_channels_last(model) and len(x.shape) == 4 for x in model.inputs]
     proto = _converted(folded(model), opset, turned, batch_size)
-    quantised = any(node.op_type == "QuantizeLinear" for node in proto.graph.node)
+    quantised = is_quantised(proto)
     if quantised:
         if precision != "float32":
             raise ExportError("export.precision: a quantised model is written in int8. Expected float32, for what is not.")

@@ -10,6 +10,7 @@ import sys
 
 from tlt_prune import files
 from tlt_prune.errors import ExportError, first_line
+from tlt_prune.quantization.post_training import is_quantised
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +99,7 @@ def _facts(path: pathlib.Path, options: EngineOptions) -> tuple[Shapes, bool]:
         known = [n or next(spatial) for n in sizes]
         low, usual, high = ((batch or n, *known) for n in (options.minimum, options.optimum, options.maximum))
         shapes[value.name] = (low, usual, high)
-    return shapes, any(node.op_type == "QuantizeLinear" for node in model.graph.node)
+    return shapes, is_quantised(model)
 
 
 _SCRIPT = '''"""Builds a TensorRT engine from @onnx@: python this_file.py (needs the tensorrt package, and the GPU it is for)."""

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from tlt_prune.errors import PlanError, first_line
 from tlt_prune.graph.reader import Graph
+from tlt_prune.parity import fits
 
 Batch = tuple[Any, Any]
 """(inputs in the structure of the model's, labels or None), NumPy arrays."""
@@ -146,10 +147,7 @@ def _in_structure(x: Any, graph: Graph) -> Any:
 
 def _checked(x: Any, graph: Graph, what: str) -> Any:
     for array, expected in zip(tree.flatten(x), graph.flat_inputs, strict=True):
-        fits = array.ndim == len(expected.shape) and all(
-            n is None or n == m for n, m in zip(expected.shape[1:], array.shape[1:], strict=True)
-        )
-        if not fits:
+        if not fits(array.shape, expected.shape):
             raise PlanError(f"{what}: the model takes inputs of shape {expected.shape}. Received a batch of shape {array.shape}.")
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise PlanError(f"{what}: the data holds values that are not finite. Expected numbers without NaN and infinity.")

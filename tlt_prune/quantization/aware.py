@@ -16,25 +16,17 @@ import numpy as np
 from keras import tree
 
 from tlt_prune.errors import QuantizationError
+from tlt_prune.graph.family import Family
 from tlt_prune.graph.reader import Call, Graph, matches, nearest_name, read
 from tlt_prune.pruning.batches import Batches, progress
-from tlt_prune.quantization.layers import QUANTIZED, FakeQuantize, QuantizedWithNorm, off
+from tlt_prune.pruning.layer_kinds import is_any
+from tlt_prune.quantization.layers import QUANTIZED, FakeQuantize, QuantizedWithNorm, along_channels, off
 from tlt_prune.quantization.ranges import METHODS, Histogram
 from tlt_prune.quantization.rewiring import copied, rewired
 
-_FOLDABLE = {"Conv1D": -1, "Conv2D": -1, "Conv3D": -1, "Conv2DTranspose": -2, "DepthwiseConv2D": None, "Dense": -1}
-"""Class -> axis of the output channels in its kernel; a depthwise kernel has them on its last two."""
 _AVERAGES = tuple(f"{kind}AveragePooling{n}D" for kind in ("", "Global") for n in (1, 2, 3))
 # What may hold weights without a kernel of products, and stays float.
-_FLOAT = (
-    "BatchNormalization",
-    "LayerNormalization",
-    "GroupNormalization",
-    "UnitNormalization",
-    "PReLU",
-    "Normalization",
-    "Rescaling",
-)
+_FLOAT = ("BatchNormalization", "LayerNormalization", "GroupNormalization", "PReLU", "Normalization")
 
 
 def fold_batch_norms(model: keras.Model) -> keras.Model:
@@ -158,8 +150,11 @@ def _folded_norms(graph: Graph) -> dict[int, Call]:
     readers = _readers(graph)
     found = {}
     for call in graph.walk():
-        name = next((name for name in _FOLDABLE if family.is_layer(call.op) and family.is_a(call.op, name)), None)
-        if name is None or times[id(call.op)] > 1 or call.op.activation is not keras.activations.linear:
+        if (
+            _quantised_name(family, call.op) is None
+            or times[id(call.op)] > 1
+            or call.op.activation is not keras.activations.linear
+        ):
             continue
         after = readers[call.outputs[0].key]
         norm = after[0] if len(after) == 1 else None
@@ -172,6 +167,11 @@ def _folded_norms(graph: Graph) -> dict[int, Call]:
     return found
 
 
+def _quantised_name(family: Family, op: Any) -> str | None:
+    """The class in `QUANTIZED` that computes what a layer does."""
+    return next((name for name in QUANTIZED if family.is_layer(op) and family.is_a(op, name)), None)
+
+
 def _with_norm(layer: Any, norm: Any) -> Any:
     """A new layer: `layer`, then `norm`, in one."""
     gain = 1 / np.sqrt(np.asarray(norm.moving_variance, np.float64) + norm.epsilon)
@@ -182,13 +182,8 @@ def _with_norm(layer: Any, norm: Any) -> Any:
         shift = shift + np.asarray(layer.bias, np.float64)
     bias = shift * gain + (np.asarray(norm.beta, np.float64) if norm.center else 0.0)
     kernel = np.asarray(layer.kernel, np.float64)
-    axis = next(axis for name, axis in _FOLDABLE.items() if name in {cls.__name__ for cls in type(layer).__mro__})
-    if axis is None:
-        kernel = kernel * gain.reshape(kernel.shape[-2:])
-    else:
-        shape = [1] * kernel.ndim
-        shape[axis] = -1
-        kernel = kernel * gain.reshape(shape)
+    axes = next(cls.channel_axes for name, cls in QUANTIZED.items() if isinstance(layer, getattr(keras.layers, name)))
+    kernel = kernel * gain.reshape(along_channels(kernel.shape, axes))
     return _Later(type(layer).from_config({**layer.get_config(), "use_bias": True}), [kernel, bias])
 
 
@@ -217,7 +212,7 @@ def _check(graph: Graph, floats: set[int]) -> None:
     for call in graph.walk():
         if not family.is_layer(call.op) or id(call.op) in floats or not call.op.weights:
             continue
-        if not any(family.is_a(call.op, name) for name in (*QUANTIZED, *_FLOAT)):
+        if _quantised_name(family, call.op) is None and not is_any(family, call.op, _FLOAT):
             raise QuantizationError(
                 f"Layer '{call.path}' of type {type(call.op).__name__} has no quantised form. Expected {', '.join(QUANTIZED)}; "
                 f"excluded=['{call.path}'] leaves it in floating point."
@@ -240,7 +235,7 @@ class _Quantiser:
             return args[0]
         if id(op) in self._floats:
             return op(*args, **kwargs)
-        name = self._class(op)
+        name = _quantised_name(self._family, op)
         if name is not None:
             return self._layer(op, name)(self._activation(args[0], call.inputs[0].key), *args[1:], **kwargs)
         if type(op).__name__ in _AVERAGES:
@@ -249,15 +244,10 @@ class _Quantiser:
             return self._addition(call, args, kwargs)
         return op(*args, **kwargs)
 
-    def _class(self, op: Any) -> str | None:
-        if not self._family.is_layer(op):
-            return None
-        return next((name for name in QUANTIZED if self._family.is_a(op, name)), None)
-
     def _layer(self, op: Any, name: str) -> _Later:
         """The quantised layer of a float one; of one that is called several times, the same."""
         if id(op) not in self._layers:
-            layer = QUANTIZED[name].from_config(op.get_config())  # type: ignore[attr-defined]
+            layer = QUANTIZED[name].from_config(op.get_config())
             weights = op.get_weights()
             norm = self._norms.get(id(op))
             if norm is not None:
@@ -287,7 +277,7 @@ class _Quantiser:
             maker = self._makers[maker.inputs[0].key]
         if maker is None or len(self._readers[key]) != 1 or id(maker.op) in self._floats:
             return False
-        return "Conv" in (self._class(maker.op) or "")
+        return "Conv" in (_quantised_name(self._family, maker.op) or "")
 
     def _activation(self, value: Any, key: int) -> Any:
         if id(value) not in self._quantised:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -96,6 +96,12 @@ def off(layers: Iterable[FakeQuantize]) -> Iterator[None]:
             layer.rounds = True
 
 
+def along_channels(shape: Sequence[int], channel_axes: Sequence[int]) -> tuple[int, ...]:
+    """The shape of a kernel, 1 along what a value a channel is constant over."""
+    axes = {axis % len(shape) for axis in channel_axes}
+    return tuple(n if i in axes else 1 for i, n in enumerate(shape))
+
+
 class _QuantizedKernel:
     """Mixed into a layer with a kernel: while it is called, the kernel has int8's values, one range an output channel."""
 
@@ -112,7 +118,7 @@ class _QuantizedKernel:
             return kernel
         kernel = ops.convert_to_tensor(kernel)
         if self._gain is not None:
-            kernel = kernel * self.along_channels(self._gain, len(kernel.shape))
+            kernel = kernel * ops.reshape(self._gain, along_channels(kernel.shape, self.channel_axes))
         others = [i for i in range(len(kernel.shape)) if i not in {a % len(kernel.shape) for a in self.channel_axes}]
         largest = ops.max(ops.abs(kernel), axis=others, keepdims=True)
         return fake_quantise(kernel, ops.stop_gradient(ops.where(largest > 0, largest, 1.0)))
@@ -120,14 +126,6 @@ class _QuantizedKernel:
     @kernel.setter
     def kernel(self, value: Any) -> None:
         self._own_kernel = value
-
-    def along_channels(self, values: Any, rank: int) -> Any:
-        """`(n_channels,)` in the shape of a kernel of that rank, one along what it is constant over."""
-        shape = [1] * rank
-        if len(self.channel_axes) == 2:  # a depthwise kernel: (..., inputs, multiplier)
-            return ops.reshape(values, (*shape[:-2], -1, self.depth_multiplier))  # type: ignore[attr-defined]
-        shape[self.channel_axes[0]] = -1
-        return ops.reshape(values, shape)
 
     def call_with_gain(self, inputs: Any, gain: Any) -> Any:
         """What the layer computes with kernel * gain, `(n_channels,)`, quantised."""
@@ -159,7 +157,7 @@ QuantizedConv2DTranspose = _quantized(keras.layers.Conv2DTranspose, -2)
 QuantizedDepthwiseConv2D = _quantized(keras.layers.DepthwiseConv2D, -2, -1)
 QuantizedDense = _quantized(keras.layers.Dense, -1)
 
-QUANTIZED: dict[str, type] = {
+QUANTIZED: dict[str, Any] = {
     cls.__name__.removeprefix("Quantized"): cls
     for cls in (
         QuantizedConv1D,

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from tlt_prune import extras, files
 from tlt_prune.errors import QuantizationError, first_line
-from tlt_prune.parity import relative_difference, session_of
+from tlt_prune.parity import fits, relative_difference, session_of
 from tlt_prune.quantization.ranges import LEVELS, METHODS, Histogram, Range
 
 TARGETS = ("tensorrt", "onnxruntime")
@@ -100,7 +100,7 @@ def quantize_onnx(
         model = onnx.load(source)
     except Exception as error:
         raise QuantizationError(f"Cannot load {source} as ONNX: {first_line(error, 150)}.") from error
-    if any(node.op_type == "QuantizeLinear" for node in model.graph.node):
+    if is_quantised(model):
         raise QuantizationError(f"{source} is quantised already. Expected a float ONNX file.")
     batches = list(_batches(data, model))
     ranges = calibrate(model, batches, method=method, percentile=percentile)
@@ -156,11 +156,7 @@ def _batches(data: Any, model: Any, size: int = 32) -> Iterator[tuple[NDArray[An
     for batch in _cut(data, size) if _is_array(data) else data:
         arrays = tuple(np.asarray(x, np.float32) for x in (batch if isinstance(batch, tuple) else (batch,)))
         shapes = [x.shape for x in arrays]
-        fits = len(arrays) == len(expected) and all(
-            len(got) == len(want) and all(n is None or n == m for n, m in zip(want[1:], got[1:], strict=True))
-            for want, got in zip(expected, shapes, strict=True)
-        )
-        if not fits:
+        if len(arrays) != len(expected) or not all(map(fits, shapes, expected)):
             wanted = ", ".join(str(tuple(x)) for x in expected)
             got = ", ".join(str(x) for x in shapes)
             raise QuantizationError(f"Calibration set: the file takes inputs of shape {wanted}. Received: {got}.")
@@ -235,6 +231,11 @@ def _skipped(model: Any, excluded: Sequence[str]) -> set[str]:
             raise QuantizationError(f"excluded: no node is called {pattern!r}. Expected the name of a node or of its output.")
         found |= hit
     return found
+
+
+def is_quantised(model: Any) -> bool:
+    """Whether an ONNX model has QuantizeLinear."""
+    return any(node.op_type == "QuantizeLinear" for node in model.graph.node)
 
 
 def with_int8_weights(model: Any) -> Any:

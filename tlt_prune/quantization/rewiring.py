@@ -37,11 +37,12 @@ def rewired(graph: Graph, visit: Visit) -> keras.Model:
         keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=getattr(op, "name", None))
         for tensor, op in zip(graph.flat_inputs, graph.input_ops, strict=True)
     ]
-    outputs = _run(graph, inputs, visit)
+    outputs = run_through(graph, inputs, visit)
     return keras.Model(tree.pack_sequence_as(graph.inputs, inputs), outputs, name=graph.model.name)
 
 
-def _run(graph: Graph, inputs: list[Any], visit: Visit) -> Any:
+def run_through(graph: Graph, inputs: list[Any], visit: Visit) -> Any:
+    """The outputs of a graph on `inputs`, one for each of its flat inputs, where `visit` computes the calls."""
     values = dict(zip((x.key for x in graph.flat_inputs), inputs, strict=True))
 
     def at(structure: Any) -> Any:
@@ -49,7 +50,7 @@ def _run(graph: Graph, inputs: list[Any], visit: Visit) -> Any:
 
     for call in graph.calls:
         if call.inner is not None and not call.over_time:
-            results = _run(call.inner, [at(x) for x in call.inputs], visit)
+            results = run_through(call.inner, [at(x) for x in call.inputs], visit)
         else:
             results = visit(call, at(call.args), at(call.kwargs))
         values.update(zip((x.key for x in call.outputs), tree.flatten(results), strict=True))

@@ -18,8 +18,9 @@ from keras import tree
 
 from tlt_prune.errors import UnsupportedModelError
 from tlt_prune.graph.classes import is_keras_class
-from tlt_prune.graph.reader import Call, Graph, Tensor, read
+from tlt_prune.graph.reader import Call, Graph, read
 from tlt_prune.parity import relative_difference
+from tlt_prune.quantization.rewiring import run_through
 
 # Raw operations of Keras 3 that symbols of either package can do by themselves.
 _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
@@ -72,22 +73,8 @@ class _Builder:
             )
             for tensor, op in zip(graph.flat_inputs, graph.input_ops, strict=True)
         ]
-        outputs = self._open(graph, inputs)
+        outputs = run_through(graph, inputs, self._called)
         return self._package.Model(tree.pack_sequence_as(graph.inputs, inputs), outputs, name=graph.model.name)
-
-    def _open(self, graph: Graph, inputs: list[Any]) -> Any:
-        values = dict(zip((x.key for x in graph.flat_inputs), inputs, strict=True))
-
-        def at(structure: Any) -> Any:
-            return tree.map_structure(lambda x: values[x.key] if isinstance(x, Tensor) else x, structure)
-
-        for call in graph.calls:
-            if call.inner is not None and not call.over_time:
-                results = self._open(call.inner, [at(x) for x in call.inputs])
-            else:
-                results = self._called(call, at(call.args), at(call.kwargs))
-            values.update(zip((x.key for x in call.outputs), tree.flatten(results), strict=True))
-        return at(graph.outputs)
 
     def _called(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         op = call.op
