@@ -10,6 +10,7 @@ from tlt_prune.errors import MissingPackageError
 EXTRAS = {
     "train": ("filelock", "h5py", "matplotlib", "mlxtend", "PIL", "sklearn", "tensorboard"),
     "export": ("onnx", "onnxruntime", "onnxslim", "tf2onnx"),
+    "litert": ("ai_edge_litert",),
 }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+from importlib import metadata
 from typing import Any, Literal
 
 from tlt_prune import files
@@ -27,6 +28,8 @@ class ModelInfo(Settings):
 
     version: str = VERSION
     """Of the package that trained it."""
+    versions: tuple[str, ...] = ()
+    """Of the packages that trained it, as "keras 3.15.1"."""
     pruning: tuple[str, ...] = ()
     """What prunes have removed of it, a line each."""
     classes: tuple[str, ...]
@@ -52,7 +55,8 @@ def of_spec(spec: Spec, classes: tuple[str, ...], start: ModelInfo | None = None
     """What a model that is trained by `spec`, from one that knows `start`, will know of itself."""
     values = {field: getattr(_section(spec, path), key) for field, (path, key) in _KEYS.items()}
     pruning = start.pruning if start is not None else ()
-    return ModelInfo(classes=tuple(str(x) for x in classes), pruning=pruning, **values)
+    versions = tuple(f"{name} {metadata.version(name)}" for name in ("keras", "tensorflow"))
+    return ModelInfo(classes=tuple(str(x) for x in classes), pruning=pruning, versions=versions, **values)
 
 
 def pruned(info: ModelInfo | None, summary: str) -> ModelInfo | None:

@@ -272,13 +272,29 @@ class Prune(Options):
     """Of the weights that stay: "2:4" leaves two in every four along the input channels, for sparse tensor cores, and trains on
     with that. Without a budget nothing else is removed. Comes last: a training after it would fill the zeros."""
     sparsity_epochs: Count = 3
-    """Epochs of training with the sparsity, at a tenth of `train.lr_config.learning_rate`."""
+    """Epochs of training with the sparsity or the clusters, at a tenth of `train.lr_config.learning_rate`."""
+    clusters: Annotated[int, Field(ge=0)] = 0
+    """Of the weights that stay: every kernel takes that many different values, so that the file compresses well, and the model
+    trains on with that, for `sparsity_epochs`; 0 leaves them free. Comes last, as `sparsity`, and instead of it."""
 
     @pydantic.field_validator("sparsity", mode="before")
     @classmethod
     def _not_a_time(cls, value: object) -> object:
         # YAML 1.1 reads an unquoted 2:4 as minutes and seconds.
         return "2:4" if value == 124 else value
+
+    @pydantic.model_validator(mode="after")
+    def _one_of_both(self) -> Prune:
+        if self.clusters == 1:
+            raise ValueError("prune.clusters: expected 0, or at least 2. Received: 1.")
+        if self.clusters and self.sparsity != "none":
+            raise ValueError("prune.sparsity and prune.clusters: expected one of them. Received both.")
+        return self
+
+    @property
+    def on_twin(self) -> bool:
+        """Whether weights are trained on the model's tf_keras twin after pruning."""
+        return self.sparsity != "none" or self.clusters > 0
 
     @property
     def options(self) -> Options:
@@ -300,13 +316,16 @@ class Export(Settings):
     """Export formats.
 
     Attributes:
-        onnx_file, saved_model_dir: outputs; empty means a name in `<results_dir>/export`.
-        formats: "saved_model", "onnx".
+        onnx_file, saved_model_dir, litert_file: outputs; empty means a name in `<results_dir>/export`.
+        formats: of "saved_model", "onnx", "litert".
         preprocessing: give the SavedModel a second signature, "serve_pictures", that takes pictures as they are.
         onnx_layout: layout of the ONNX input, "NHWC" or "NCHW".
         opset: 13 to 17.
-        data_type: of the ONNX file: "fp32", "fp16", or "int8", which is calibrated on data: a float file and TensorRT's
-            calibration cache are written beside it. A model that was trained with `train.qat` is int8 whatever this says.
+        data_type: of the ONNX and LiteRT files: "fp32", "fp16", or "int8", which is calibrated on data: a float file and
+            TensorRT's calibration cache are written beside the ONNX file. A model that was trained with `train.qat` is int8
+            whatever this says.
+        litert_qat_epochs: epochs of quantisation-aware training, at a tenth of `train.lr_config.learning_rate`, for an int8
+            LiteRT file; 0 quantises after training. The ONNX file's int8 comes from `train.qat` instead.
         target: whose int8 kernels the file is made for: "tensorrt", or "onnxruntime" on CPUs.
         calibration, percentile: how ranges of activations follow from the data: see `tlt_prune.quantization.ranges`.
         cal_image_dir: pictures to calibrate with; empty for the training split.
@@ -322,7 +341,9 @@ class Export(Settings):
     model_path: str = ""
     onnx_file: str = ""
     saved_model_dir: str = ""
-    formats: tuple[Literal["saved_model", "onnx"], ...] = ("saved_model", "onnx")
+    litert_file: str = ""
+    litert_qat_epochs: Annotated[int, Field(ge=0)] = 0
+    formats: tuple[Literal["saved_model", "onnx", "litert"], ...] = ("saved_model", "onnx")
     preprocessing: bool = True
     onnx_layout: Literal["NHWC", "NCHW"] = "NHWC"
     opset: Annotated[int, Field(ge=13, le=17)] = 17

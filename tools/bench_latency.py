@@ -5,8 +5,8 @@
 
 ResNet-18, ResNet-50 and VGG-16 at 224 x 224, untrained (speed does not depend on values), pruned to 75, 50 and 25 %
 of the MACs; batch 1 and 32, one thread and all; in onnxruntime, and in OpenVINO where it is installed, on this machine's CPU. And
-half the MACs at granularity 1, 4, 8 and 16. ONNX files go to FOLDER (a temporary one by default). Writes tools/bench_latency.csv
-and tools/bench_latency.png. Half an hour on two cores.
+half the MACs at granularity 1, 4, 8 and 16. ONNX files go to FOLDER (a temporary one by default), and those there are taken.
+Writes tools/bench_latency.csv and tools/bench_latency.png. Half an hour on two cores.
 
 All variants of a row take turns, so that what else the machine does hits them alike; a figure is the median of its turns.
 """
@@ -40,7 +40,7 @@ GRANULARITIES = (1, 4, 8, 16)
 BATCHES = (1, 32)
 SIZE = (224, 224, 3)
 # Turns of each variant: as many as fit, within these.
-FEWEST, MOST, SECONDS = 5, 50, 20.0
+FEWEST, MOST, SECONDS = 3, 50, 20.0
 
 
 def variants(name: str, folder: pathlib.Path) -> pd.DataFrame:
@@ -55,16 +55,15 @@ def variants(name: str, folder: pathlib.Path) -> pd.DataFrame:
             plan = tlt_prune.plan_pruning(
                 model, macs=share, criterion="Random", granularity=granularity, min_num_filters=granularity
             )
-        small = model if plan is None else plan.apply(model)
         macs = tlt_prune.plan_pruning(model, ratio=0.01, granularity=1).macs_before if plan is None else plan.macs_after
-        stem = folder / f"{NETWORKS[name]}_{share:g}_{granularity}"
-        path = stem.with_suffix(".fp32.onnx")
-        export.export_onnx(small, path, x[:1], layout="NCHW", tolerance=1e-3)
+        path, quantised = (folder / f"{NETWORKS[name]}_{share:g}_{granularity}_{kind}.onnx" for kind in ("fp32", "int8"))
+        if not path.exists():
+            export.export_onnx(plan.apply(model) if plan else model, path, x[:1], layout="NCHW", tolerance=1e-3)
         rows.append({"share": share, "granularity": granularity, "precision": "fp32", "macs": macs, "path": path})
         if granularity == 8:
-            quantised = stem.with_suffix(".int8.onnx")
             turned = np.ascontiguousarray(np.transpose(x, (0, 3, 1, 2)))
-            quantization.quantize_onnx(path, quantised, turned, method="min_max", target="onnxruntime")
+            if not quantised.exists():
+                quantization.quantize_onnx(path, quantised, turned, method="min_max", target="onnxruntime")
             rows.append({**rows[-1], "precision": "int8", "path": quantised})
     return pd.DataFrame(rows)
 
@@ -146,7 +145,7 @@ def draw(table: pd.DataFrame) -> None:
         axis.set_xlim(left=0)
         axis.set_ylim(bottom=0)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0].legend(frameon=False, fontsize=8)
+    axes[0].legend(frameon=False, fontsize=8, handlelength=4)
     figure.tight_layout()
     figure.savefig(TABLE.with_suffix(".png"), dpi=110)
 

@@ -74,6 +74,7 @@ def model_files(folder: pathlib.Path) -> None:
         for i in range(4):
             archive.writestr(f"zeros{i}", b"\0" * 2**28)
     (folder / "junk.onnx").write_bytes(b"junk")
+    (folder / "junk.tflite").write_bytes(b"junk")
     run("export", "-e", folder / "spec.yaml", "-m", folder / "model.keras", "-o", folder / "good.onnx", "export.formats=[onnx]")
     (folder / "folder").mkdir()
     (folder / "classmap.json").write_text("[1, 2]")
@@ -152,6 +153,9 @@ TABLE: list[tuple[str, list[str], str]] = [
     (T, [*BASE, "train.qat_config.ranges=wide"], "must be 'moving' or 'learned'. Received: 'wide'"),
     (P, ["-m", "{job}/model.keras", "--sparsity", "2:4"], "prune.sparsity: expected a spec"),
     (P, [*MODEL, "prune.sparsity=4:8"], "'prune.sparsity' must be 'none' or '2:4'. Received: 248"),
+    (P, [*MODEL, "prune.clusters=1"], "prune.clusters: expected 0, or at least 2. Received: 1"),
+    (P, [*MODEL, "prune.clusters=8", "--sparsity", "2:4"], "prune.sparsity and prune.clusters: expected one of them"),
+    (P, ["-m", "{job}/model.keras", "--clusters", "8"], "prune.clusters: expected a spec"),
     (X, [*MODEL, "--data_type", "int8", "export.percentile=20"], "'export.percentile' must be greater than 50"),
     (X, [*MODEL, "--data_type", "int8", "export.cal_image_dir={job}/nowhere"], "There are no pictures at"),
     (X, [*MODEL, "--data_type", "int8", "export.excluded_nodes=[conv7]"], "excluded: no node is called 'conv7'"),
@@ -160,7 +164,8 @@ TABLE: list[tuple[str, list[str], str]] = [
     (P, ["-m", "", "--ratio", "0.5"], "--model is empty"),
     (E, [*MODEL, "evaluate.batch_size=0"], "'evaluate.batch_size' must be greater"),
     (X, [*MODEL, "--opset", "12"], "'export.opset' must be greater than or equal to 13. Received: 12"),
-    (X, [*MODEL, "--set", "export.formats=[tflite]"], "must be 'saved_model' or 'onnx'"),
+    (X, [*MODEL, "--set", "export.formats=[tflite]"], "must be 'saved_model', 'onnx' or 'litert'"),
+    (E, [*BASE, "-m", "{job}/junk.tflite"], "Cannot load .*junk.tflite as LiteRT"),
     # Pruning.
     (P, ["-m", "{job}/model.keras"], "Expected one of threshold=.*ratio="),
     (P, [*MODEL, "-pth", "1.5"], "scores divided by their layer's largest are at most 1"),

@@ -12,6 +12,7 @@ import sys
 import time
 from typing import Any
 
+import keras
 import numpy as np
 import onnx
 import pandas as pd
@@ -100,8 +101,11 @@ def test_int8_after_training_and_in_training(trained: pathlib.Path, tmp_path: pa
         return dict(json.loads((tmp_path / "scores" / path.stem / "evaluation.json").read_text()))
 
     only = ("--set", "export.formats=[onnx]")
-    out, _ = run("export", "-e", spec, "-m", model, "-o", tmp_path / "a/after.onnx", "--data_type", "int8", *only)
-    assert {x.name for x in (tmp_path / "a").iterdir()} == {"after.onnx", "after_fp32.onnx", "cal.bin", "after_build_engine.py"}
+    both = ("--set", "export.formats=[onnx, litert]", "--set", f"export.litert_file={tmp_path / 'a/after.tflite'}")
+    out, _ = run("export", "-e", spec, "-m", model, "-o", tmp_path / "a/after.onnx", "--data_type", "int8", *both)
+    written = {"after.onnx", "after_fp32.onnx", "cal.bin", "after_build_engine.py", "after.tflite"}
+    assert {x.name for x in (tmp_path / "a").iterdir()} == written
+    assert "after.tflite: LiteRT, int8, calibrated by min_max on 500 pictures" in out
     assert f"--calib={tmp_path / 'a/cal.bin'}" in out
     scales = quantization.read_calibration_cache(tmp_path / "a/cal.bin")
     graph = onnx.load(tmp_path / "a/after_fp32.onnx").graph
@@ -110,6 +114,9 @@ def test_int8_after_training_and_in_training(trained: pathlib.Path, tmp_path: pa
     assert after["accuracy"] >= dense["accuracy"] - 0.03
     assert after["params"] == dense["params"]
     assert after["file_bytes"] < 0.5 * dense["file_bytes"]
+    lite = scored(tmp_path / "a/after.tflite")
+    assert lite["accuracy"] >= dense["accuracy"] - 0.03
+    assert lite["params"] == dense["params"]
 
     aware = (
         "train.qat=true",
@@ -151,6 +158,12 @@ def test_two_of_every_four_weights(trained: pathlib.Path, tmp_path: pathlib.Path
     out, _ = run("prune", "-e", trained / "spec.yaml", "-m", model, "-o", tmp_path / "no.keras", "--sparsity", "2:4", "--dry_run")
     assert "nothing is written" in out
     assert not (tmp_path / "no.keras").exists()
+
+    # Or values that few weights share.
+    out, _ = run("prune", "-e", trained / "spec.yaml", "-m", model, "-o", output, "--clusters", "8", "prune.ratio=null")
+    assert "with clustered weights" in out
+    kernels = [np.asarray(x.kernel) for x in keras.models.load_model(output).layers if hasattr(x, "kernel")]
+    assert max(len(np.unique(x)) for x in kernels) == 8
 
 
 def test_a_sweep_prunes_nothing(trained: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -250,7 +263,11 @@ def test_a_full_disk_leaves_nothing_half_written(trained: pathlib.Path, tmp_path
         ("prune", ["--ratio", "0.5"], "prune.model_path"),
         ("prune", ["-m", "nowhere.keras", "-pth", "0.5", "-o", "{tmp}/x.keras"], "There is no model file nowhere.keras"),
         ("evaluate", ["-m", "nowhere.onnx", "-o", "{tmp}"], "There is no model nowhere.onnx"),
-        ("export", ["-m", "x.keras", "--set", "export.formats=[tflite]"], "must be 'saved_model' or 'onnx'. Received: 'tflite'"),
+        (
+            "export",
+            ["-m", "x.keras", "export.formats=[tflite]"],
+            "must be 'saved_model', 'onnx' or 'litert'. Received: 'tflite'",
+        ),
     ],
 )
 def test_bad_input_is_one_clear_line(script: str, arguments: list[str], message: str, tmp_path: pathlib.Path) -> None:

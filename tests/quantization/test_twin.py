@@ -14,7 +14,7 @@ from tensorrt_graph import pictures
 
 from tlt_prune import export, models, prune_model
 from tlt_prune.errors import QuantizationError, UnsupportedModelError
-from tlt_prune.quantization import sparsify, sparsity_table, to_keras, to_tf_keras
+from tlt_prune.quantization import cluster_table, cluster_weights, sparsify, sparsity_table, to_keras, to_tf_keras
 
 
 def nested() -> keras.Model:
@@ -101,3 +101,28 @@ def test_nothing_to_make_sparse() -> None:
     x = keras.Input((8, 8, 3))
     with pytest.raises(QuantizationError, match=r"no layer of '.*' is eligible: input channels are no multiple of 4"):
         sparsify(keras.Model(x, keras.layers.Conv2D(3, 1)(x)), None)
+
+
+def test_clusters() -> None:
+    import tensorflow as tf
+
+    keras.utils.set_random_seed(0)
+    model = randomise(models.build("resnet10", (16, 16, 3), 4, width=0.25))
+    before = [np.array(w) for w in model.get_weights()]
+    x, y = pictures(model, 64), np.eye(4, dtype="float32")[np.arange(64) % 4]
+    data = tf.data.Dataset.from_tensor_slices((x, y)).batch(16)
+    clustered, difference = cluster_weights(model, data, clusters=8)
+    assert difference < 1e-5
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    table = cluster_table(clustered)
+    assert len(table) == 14
+    assert table["values"].max() == 8
+    assert (cluster_table(model)["values"] > 8).all()
+    # Each near what the kernel held.
+    old, new = (np.asarray(m.get_layer("conv1").kernel) for m in (model, clustered))
+    assert np.abs(old - new).mean() < 0.2 * np.abs(old).mean()
+    with pytest.raises(QuantizationError, match=r"clusters: expected at least 2\. Received: 1"):
+        cluster_weights(model, data, clusters=1)
+    with pytest.raises(QuantizationError, match=r"no kernel of .* has more than 1000000 weights"):
+        cluster_weights(model, data, clusters=10**6)

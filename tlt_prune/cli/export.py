@@ -1,8 +1,9 @@
-"""Exports a model to SavedModel and ONNX, and proves that the files compute what Keras computes.
+"""Exports a model to SavedModel, ONNX and LiteRT, and proves that the files compute what Keras computes.
 
   tlt-export -e specs/demo_digits.yaml -m results/retrain/model.keras
   tlt-export -m model.keras -o model.onnx --set export.onnx_layout=NCHW --set export.opset=13
   tlt-export -e specs/demo_digits.yaml -m results/retrain/model.keras --data_type int8
+  tlt-export -e specs/demo_digits.yaml -m results/retrain/model.keras --set export.formats=[litert]
 
 The written files are compared with Keras on pictures of the spec's test split; one that differs by more than
 export.tolerance is not written. int8 is calibrated on pictures of the training split; a float file and TensorRT's calibration
@@ -31,7 +32,7 @@ flags.DEFINE_string("model", None, "Trained .keras model.", short_name="m")
 flags.DEFINE_string("output_file", None, "ONNX file to write.", short_name="o")
 flags.DEFINE_integer("opset", None, "ONNX opset, 13 to 17.")
 flags.DEFINE_enum("onnx_layout", None, ["NHWC", "NCHW"], "Layout of the ONNX input.")
-flags.DEFINE_enum("data_type", None, ["fp32", "fp16", "int8"], "Of the ONNX file.")
+flags.DEFINE_enum("data_type", None, ["fp32", "fp16", "int8"], "Of the ONNX and LiteRT files.")
 flags.DEFINE_string("cal_cache_file", None, "TensorRT calibration cache to write, with int8; default cal.bin beside the file.")
 
 
@@ -49,6 +50,7 @@ def main(argv: list[str]) -> None:
     source = common.required(e.model_path, "export.model_path", "-m")
     onnx_path = pathlib.Path(e.onnx_file or f"{spec.results_dir}/export/model.onnx")
     saved_model_path = pathlib.Path(e.saved_model_dir or f"{spec.results_dir}/export/saved_model")
+    litert_path = pathlib.Path(e.litert_file or f"{spec.results_dir}/export/model.tflite")
     files.output_folder(onnx_path.parent)
     extras.require("train", "tlt-export")
     extras.require("export", "tlt-export")
@@ -58,6 +60,8 @@ def main(argv: list[str]) -> None:
     from tlt_prune.export import export_saved_model, load_predictor
 
     predictor = load_predictor(source)
+    if "litert" in e.formats:
+        extras.require("litert", "export.formats: litert")
     if predictor.model is None:
         raise SpecError(f"export.model_path: expected a .keras file. Received: {source}.")
     spec, form, first = agreed(spec, predictor)
@@ -70,11 +74,16 @@ def main(argv: list[str]) -> None:
             partial = stack.enter_context(files.whole_folder(saved_model_path, "saved_model.pb"))
             pictures = _pictures(job) if e.preprocessing else None
             error = export_saved_model(predictor.model, partial, samples, e.tolerance or 1e-4, predictor.info, pictures)
+        if "litert" in e.formats:
+            said = _litert(job, stack.enter_context(files.whole_file(litert_path)), samples)
         if "onnx" in e.formats:
             _onnx(job, onnx_path, samples)
+    if "litert" in e.formats:
+        common.say(f"Wrote {litert_path}: {said}")
     if "saved_model" in e.formats:
         common.say(f"Wrote {saved_model_path}: equal to Keras on {len(samples)} pictures, to {error:.1e}.")
-    written = onnx_path if "onnx" in e.formats else saved_model_path
+    paths = {"onnx": onnx_path, "saved_model": saved_model_path, "litert": litert_path}
+    written = next(path for name, path in paths.items() if name in e.formats)
     common.say(f"Next: tlt-evaluate{common.spec_flag()} -m {written}")
 
 
@@ -162,6 +171,27 @@ def _onnx(job: _Job, path: pathlib.Path, samples: Any) -> None:
         common.say(f"  {trtexec_command(source, dataclasses.replace(engine, calibration_cache=cache))}")
     if build_engine(script):
         common.say("The tensorrt package is installed: built the engine.")
+
+
+def _litert(job: _Job, path: pathlib.Path, samples: Any) -> str:
+    from tlt_prune import data, quantization
+    from tlt_prune.cli.twin_training import how_to_train
+    from tlt_prune.export import export_litert
+
+    e, model = job.spec.export, job.predictor.model
+    precision = {"fp32": "float32", "fp16": "float16", "int8": "int8"}[e.data_type]
+    calibration, how = None, {"float32": "fp32", "float16": "fp16"}.get(precision, "int8, trained so")
+    if precision == "int8" and e.litert_qat_epochs:
+        train_split, _ = data.load_splits(job.spec.dataset, job.form)
+        given = how_to_train(job.spec, train_split, job.form, job.channels_first, e.litert_qat_epochs)
+        model = quantization.train_for_litert(model, **given)
+    elif precision == "int8":
+        calibration = job.inputs(_calibration_split(job))
+        how = f"int8, calibrated by min_max on {len(calibration)} pictures"
+    error = export_litert(
+        model, path, samples, precision=precision, calibration=calibration, tolerance=e.tolerance, info=job.predictor.info
+    )
+    return f"LiteRT, {how}, equal to Keras on {len(samples)} pictures, to {error:.1e}."
 
 
 def _calibrated(job: _Job, source: pathlib.Path, path: pathlib.Path) -> Any:

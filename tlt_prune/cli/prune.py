@@ -22,6 +22,7 @@ from absl import flags
 from tlt_prune import extras, files
 from tlt_prune.cli import common
 from tlt_prune.cli.startup import import_frameworks
+from tlt_prune.cli.twin_training import train_on_twin
 from tlt_prune.errors import MissingPackageError, PlanError, SpecError
 from tlt_prune.options import BUDGETS, Options, with_budget
 from tlt_prune.specs import Prune, Spec, parse_value
@@ -103,8 +104,7 @@ def main(argv: list[str]) -> None:
     output = pathlib.Path(spec.prune.output_path or f"{spec.results_dir}/prune/model.keras")
     if output.suffix != ".keras":
         raise PlanError(f"prune.output_path: expected a .keras file. Received: {output}.")
-    sparse = spec.prune.sparsity != "none"
-    by_channels = not sparse or any(getattr(spec.prune, name) is not None for name in BUDGETS)
+    by_channels = not spec.prune.on_twin or any(getattr(spec.prune, name) is not None for name in BUDGETS)
     if by_channels and not FLAGS.sweep:
         with_budget(spec.prune)
     if not FLAGS.dry_run:
@@ -113,9 +113,9 @@ def main(argv: list[str]) -> None:
     if spec.prune.schedule.steps > 1 and not FLAGS.sweep:
         _by_steps(spec, source, output)
     elif by_channels or FLAGS.sweep:
-        _prune(spec, source, output, onwards=not sparse)
-    if sparse and not FLAGS.sweep:
-        _sparsify(spec, str(output) if by_channels and not FLAGS.dry_run else source, output)
+        _prune(spec, source, output, onwards=not spec.prune.on_twin)
+    if spec.prune.on_twin and not FLAGS.sweep:
+        train_on_twin(spec, str(output) if by_channels and not FLAGS.dry_run else source, output, FLAGS.dry_run)
 
 
 def _by_steps(spec: Spec, source: str, output: pathlib.Path) -> None:
@@ -226,51 +226,6 @@ def _prune(
         common.say(
             f"Next: tlt-train{common.spec_flag()} --set train.pretrained_model_path={output} -o {spec.results_dir}/retrain"
         )
-
-
-def _sparsify(spec: Spec, source: str, output: pathlib.Path) -> None:
-    """Two of every four weights, and training with that."""
-    if "train_dataset_path" not in spec.dataset.model_fields_set:
-        raise SpecError("prune.sparsity: expected a spec (-e) whose dataset.train_dataset_path is the model's training data.")
-    extras.require("train", "tlt-prune with sparsity")
-    from tlt_prune import data, training
-    from tlt_prune.cli.models import agreed, seed
-    from tlt_prune.cli.training_run import training_pictures
-    from tlt_prune.export.runtime import keras_predictor, keras_runner
-    from tlt_prune.quantization import sparsify, sparsity_table
-    from tlt_prune.training.loop import save_model
-
-    seed(spec)
-    predictor = keras_predictor(pathlib.Path(source))
-    model = predictor.model
-    if FLAGS.dry_run:
-        common.say(sparsity_table(model).to_string())
-        return
-    spec, form, first = agreed(spec, predictor)
-    train_split, test_split = data.load_splits(spec.dataset, form)
-    held_out = data.evaluation_pipeline(
-        test_split, spec.dataset, form, batch_size=spec.evaluate.batch_size, channels_first=first
-    ).batches
-    pipeline = training_pictures(spec, train_split, form, first, 0, spec.prune.sparsity_epochs)
-    common.say(f"2:4 sparsity: training {source} for {spec.prune.sparsity_epochs} epochs on {len(train_split)} pictures.")
-    sparse, difference = sparsify(
-        model,
-        pipeline.batches,
-        epochs=spec.prune.sparsity_epochs,
-        steps_per_epoch=pipeline.steps,
-        learning_rate=spec.train.lr_config.learning_rate / 10,
-    )
-    common.say(f"Its tf_keras twin is equal to it, to {difference:.1e}.")
-    common.say(sparsity_table(sparse).to_string(float_format="{:.2f}".format))
-
-    run = keras_runner(sparse)
-    before, after = (
-        training.score(predict, held_out, test_split.classes, 1).accuracy for predict in (predictor, lambda x: run(x)[0])
-    )
-    common.say(f"Accuracy on the held-out pictures: {100 * before:.2f} % before, {100 * after:.2f} % with 2:4 sparsity.")
-    save_model(sparse, output, info=predictor.info)
-    common.say(f"Wrote {output}")
-    common.say(f"Next: tlt-export{common.spec_flag()} -m {output}")
 
 
 def _compensated(done: Any, compensation: list[Any]) -> Iterator[str]:

@@ -1,5 +1,6 @@
-"""SavedModel and ONNX files, and the proof that they compute what Keras computes."""
+"""SavedModel, ONNX and LiteRT files, and the proof that they compute what Keras computes."""
 
+from tlt_prune.export.litert import export_litert
 from tlt_prune.export.onnx_file import export_onnx
 from tlt_prune.export.runtime import Predictor, latency_ms, load_predictor
 from tlt_prune.export.saved_model import export_saved_model
@@ -9,6 +10,7 @@ __all__ = [
     "EngineOptions",
     "Predictor",
     "build_engine",
+    "export_litert",
     "export_onnx",
     "export_saved_model",
     "latency_ms",

@@ -1,4 +1,4 @@
-"""One way to run a .keras file, a SavedModel folder and an .onnx file."""
+"""One way to run a .keras file, a SavedModel folder, an .onnx file and a .tflite file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Predictor:
     """A model file, ready to run.
 
     Attributes:
-        kind: "keras", "saved_model" or "onnx".
+        kind: "keras", "saved_model", "onnx" or "litert".
         path: where it came from.
         input_shapes: input name -> shape with the batch axis, None where open.
         params: number of parameters stored in it.
@@ -93,11 +93,13 @@ def load_predictor(path: str | pathlib.Path) -> Predictor:
     """
     path = pathlib.Path(path)
     if not path.exists():
-        raise ExportError(f"There is no model {path}. Expected a .keras or .onnx file, or a SavedModel folder.")
+        raise ExportError(f"There is no model {path}. Expected a .keras, .onnx or .tflite file, or a SavedModel folder.")
     if path.is_dir():
         return _saved_model(path)
     if path.suffix == ".onnx":
         return _onnx(path)
+    if path.suffix == ".tflite":
+        return _litert(path)
     return keras_predictor(path)
 
 
@@ -189,7 +191,7 @@ def _saved_model(path: pathlib.Path) -> Predictor:
 
     def run(batch: Any) -> list[Array]:
         results = serve(**dict(zip(shapes, map(tf.constant, arrays_of(batch)), strict=True)))
-        return [np.asarray(results[key]) for key in sorted(results)]
+        return in_order(results)
 
     # `loaded` owns the variables: it must live as long as `run` does.
     run.owner = loaded  # type: ignore[attr-defined]
@@ -215,6 +217,46 @@ def _onnx(path: pathlib.Path) -> Predictor:
     texts = {x.key: x.value for x in model.metadata_props}
     info = model_info.parse(texts.get(model_info.ONNX_KEY), str(path))
     return Predictor("onnx", path, shapes, params, path.stat().st_size, onnx_runner(session), info=info)
+
+
+def _litert(path: pathlib.Path) -> Predictor:
+    extras.require("litert", "Running a LiteRT file")
+    from ai_edge_litert import schema_py_generated as schema
+    from ai_edge_litert.interpreter import Interpreter
+
+    try:
+        content = path.read_bytes()
+        signature = Interpreter(model_content=content).get_signature_runner()
+        shapes = {
+            name: tuple(n if n >= 0 else None for n in map(int, x["shape_signature"]))
+            for name, x in signature.get_input_details().items()
+        }
+        stored = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
+    except Exception as error:
+        raise ExportError(
+            f"Cannot load {path} as LiteRT: {first_line(error, 150)}. Expected a file that tlt-export wrote."
+        ) from error
+    # Shapes and axes are integers without a scale; weights are floats, or have one.
+    whole = (schema.TensorType.INT32, schema.TensorType.INT64)
+    weights = [
+        x
+        for graph in stored.subgraphs
+        for x in graph.tensors
+        if stored.buffers[x.buffer].data is not None
+        and (x.type not in whole or (x.quantization is not None and x.quantization.scale is not None))
+    ]
+    params = sum(int(np.prod(x.shape)) for x in weights)
+    info = model_info.read(path)
+
+    def run(batch: Any) -> list[Array]:
+        return in_order(signature(**dict(zip(shapes, map(np.asarray, arrays_of(batch)), strict=True))))
+
+    return Predictor("litert", path, shapes, params, path.stat().st_size, run, info=info)
+
+
+def in_order(outputs: dict[str, Any]) -> list[Array]:
+    """Of the signatures that Keras writes: output_0, output_1, ..., output_10."""
+    return [np.asarray(outputs[key]) for key in sorted(outputs, key=lambda name: (len(name), name))]
 
 
 def onnx_runner(session: Any) -> Run:

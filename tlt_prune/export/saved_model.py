@@ -63,17 +63,22 @@ def export_saved_model(
     path = pathlib.Path(path)
     arrays = samples_of(model, samples)
     with files.whole_folder(path, "saved_model.pb") as partial:
-        archive = keras.export.ExportArchive()
-        archive.track_and_add_endpoint("serve", model, _signature(model))
-        if pictures is not None:
-            archive.add_endpoint("serve_pictures", _serving(model, pictures), [pictures.signature])
-        archive.write_out(partial, verbose=False)
+        write_saved_model(model, partial, pictures)
         if info is not None:
             files.write_text(partial / model_info.SAVED_MODEL_FILE, info.model_dump_json(indent=1))
         written = load_predictor(partial)
         by_name = dict(zip((x.name for x in model.inputs), arrays, strict=True))
         fed = [by_name[name] for name in written.input_shapes]
         return check_parity(keras_runner(model), written.run, arrays, fed, tolerance, f"The SavedModel of '{model.name}'")
+
+
+def write_saved_model(model: keras.Model, path: str | pathlib.Path, pictures: Pictures | None = None) -> None:
+    """The folder itself, not compared with anything."""
+    archive = keras.export.ExportArchive()
+    archive.track_and_add_endpoint("serve", model, _signature(model))
+    if pictures is not None:
+        archive.add_endpoint("serve_pictures", _serving(model, pictures), [pictures.signature])
+    archive.write_out(path, verbose=False)
 
 
 def _signature(model: keras.Model) -> list[Any]:

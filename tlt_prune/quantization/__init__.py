@@ -1,7 +1,9 @@
-"""INT8: ranges of activations measured on data, Q/DQ in ONNX, and training with quantisation in the loop; 2:4 sparsity."""
+"""INT8: ranges measured on data, Q/DQ in ONNX, training with quantisation in the loop; 2:4 sparsity and weight clustering."""
 
 from tlt_prune.quantization.aware import fold_batch_norms, folded, is_quantisation_aware, quantisation_aware
 from tlt_prune.quantization.cache import read_calibration_cache, write_calibration_cache
+from tlt_prune.quantization.clustering import cluster_table, cluster_weights
+from tlt_prune.quantization.litert_aware import train_for_litert
 from tlt_prune.quantization.post_training import calibrate, quantize_onnx
 from tlt_prune.quantization.ranges import METHODS, Range
 from tlt_prune.quantization.sparsity import sparsify, sparsity_table
@@ -11,6 +13,8 @@ __all__ = [
     "METHODS",
     "Range",
     "calibrate",
+    "cluster_table",
+    "cluster_weights",
     "fold_batch_norms",
     "folded",
     "is_quantisation_aware",
@@ -21,5 +25,6 @@ __all__ = [
     "sparsity_table",
     "to_keras",
     "to_tf_keras",
+    "train_for_litert",
     "write_calibration_cache",
 ]

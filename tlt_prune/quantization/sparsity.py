@@ -6,10 +6,6 @@ model again. Mishra et al., "Accelerating Sparse Deep Neural Networks", 2021, ar
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import os
-from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -18,8 +14,7 @@ import pandas as pd
 
 from tlt_prune.errors import QuantizationError
 from tlt_prune.graph.reader import read
-from tlt_prune.quantization.rewiring import copied
-from tlt_prune.quantization.twin import to_tf_keras
+from tlt_prune.quantization.on_twin import Training, model_optimization, trained_on_twin
 
 # What sparse tensor cores take: multiples of 4 along the inputs for the pattern, of 16 along both for the kernels.
 _PATTERN, _KERNELS = 4, 16
@@ -64,9 +59,7 @@ def sparsify(
 
     Args:
         model: a Keras 3 model whose layers tf_keras has too. It stays as it is.
-        data: batches `(x, y)`: a `tf.data.Dataset`.
-        loss: a name that both Keras packages know.
-        epochs, steps_per_epoch, learning_rate: of training with the pattern (SGD with momentum .9).
+        data, loss, epochs, steps_per_epoch, learning_rate: see `Training`.
 
     Returns:
         The model, and how far its tf_keras twin was from it before training, relative to the largest output.
@@ -80,21 +73,19 @@ def sparsify(
     if not eligible:
         reasons = "; ".join(sorted(set(table["note"]))) or "it has no convolution or dense layer"
         raise QuantizationError(f"2:4 sparsity: no layer of '{model.name}' is eligible: {reasons}.")
-    twin, difference = to_tf_keras(model)
-    with _model_optimization() as tfmot:
-        tf_keras = importlib.import_module("tf_keras")
-        sparsity = tfmot.sparsity.keras
-        options = {"sparsity_m_by_n": (2, 4), "pruning_schedule": sparsity.ConstantSparsity(0.5, begin_step=0, frequency=1)}
-        wrapped = tf_keras.models.clone_model(
-            twin, clone_function=lambda x: sparsity.prune_low_magnitude(x, **options) if x.name in eligible else x
+    with model_optimization() as tfmot:
+        found = tfmot.sparsity.keras
+        options = {"sparsity_m_by_n": (2, 4), "pruning_schedule": found.ConstantSparsity(0.5, begin_step=0, frequency=1)}
+        sparse, difference = trained_on_twin(
+            model,
+            eligible,
+            lambda x: found.prune_low_magnitude(x, **options),
+            found.strip_pruning,
+            Training(data, loss, epochs, steps_per_epoch, learning_rate),
+            [found.UpdatePruningStep()],
         )
-        wrapped.compile(tf_keras.optimizers.SGD(learning_rate, momentum=0.9), loss)
-        wrapped.fit(data, epochs=epochs, steps_per_epoch=steps_per_epoch, verbose=0, callbacks=[sparsity.UpdatePruningStep()])
-        trained = sparsity.strip_pruning(wrapped)
-    sparse = copied(model)
-    _hand_over(trained, sparse)
-    found = sparsity_table(sparse)
-    missed = found.index[found["eligible"] & (found["sparse"] < 1)]
+    after = sparsity_table(sparse)
+    missed = after.index[after["eligible"] & (after["sparse"] < 1)]
     if len(missed):
         raise QuantizationError(f"2:4 sparsity: the pattern does not hold in {', '.join(missed)}.")
     return sparse, difference
@@ -110,24 +101,3 @@ def _share(kernel: Any) -> float:
     """Of the groups of four along the input channels, how many have two zeros at least."""
     groups = np.moveaxis(kernel, -2, -1).reshape(-1, _PATTERN)
     return float(np.mean((groups == 0).sum(axis=1) >= 2))
-
-
-def _hand_over(trained: Any, model: keras.Model) -> None:
-    """Weights by layer name: the twin's layers are called what the model's are, those of models inside too."""
-    for call in read(model).walk():
-        if call.inner is None and getattr(call.op, "weights", None):
-            call.op.set_weights(trained.get_layer(call.op.name).get_weights())
-
-
-@contextlib.contextmanager
-def _model_optimization() -> Iterator[Any]:
-    """tensorflow-model-optimization, whose import tells this process and its children to use tf_keras: that is taken back."""
-    before = os.environ.get("TF_USE_LEGACY_KERAS")
-    module = importlib.import_module("tensorflow_model_optimization")
-    try:
-        yield module
-    finally:
-        if before is None:
-            os.environ.pop("TF_USE_LEGACY_KERAS", None)
-        else:
-            os.environ["TF_USE_LEGACY_KERAS"] = before

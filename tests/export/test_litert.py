@@ -1,0 +1,115 @@
+"""LiteRT files compute what Keras computes, in LiteRT's own interpreter."""
+
+from __future__ import annotations
+
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+from helpers import randomise
+
+from tlt_prune import export, models, prune_model
+from tlt_prune.errors import ExportError, QuantizationError
+from tlt_prune.model_info import ModelInfo
+from tlt_prune.quantization import quantisation_aware, train_for_litert
+
+INFO = ModelInfo(
+    classes=("a", "b"),
+    preprocess_mode="torch",
+    image_mean=(),
+    input_image_depth=8,
+    enable_center_crop=False,
+    resize_interpolation_method="bicubic",
+)
+
+
+@pytest.fixture(scope="module")
+def model() -> keras.Model:
+    return prune_model(randomise(models.build("resnet10", (16, 16, 3), 4, width=0.5)), ratio=0.5)
+
+
+def pictures(model: keras.Model, count: int) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((count, *model.input_shape[1:])).astype("float32")
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
+def test_precisions(model: keras.Model, tmp_path: pathlib.Path, precision: str) -> None:
+    path, x = tmp_path / "m.tflite", pictures(model, 64)
+    error = export.export_litert(model, path, x[:8], precision=precision, calibration=x, info=INFO)
+    assert error < {"float32": 1e-5, "float16": 1e-2, "int8": 0.1}[precision]
+    read = export.load_predictor(path)
+    assert read.kind == "litert"
+    assert read.info == INFO
+    assert read.input_shapes == {"input_1": (None, 16, 16, 3)}
+    # Batch normalisation is folded: two numbers a channel become one.
+    folded = sum(x.count_params() for x in model.layers if not isinstance(x, keras.layers.BatchNormalization))
+    assert folded <= read.params <= folded + 200
+    size = {"float32": 4, "float16": 2, "int8": 1}[precision]
+    assert read.file_bytes < size * read.params + 40_000
+    expected = np.asarray(model(x, training=False))
+    difference = np.abs(read(x) - expected).max() / np.abs(expected).max()
+    assert difference == pytest.approx(error, abs={"float32": 1e-5, "float16": 1e-2, "int8": 0.1}[precision])
+    if precision == "int8":
+        assert difference > 1e-4
+
+
+def test_several_inputs_and_outputs(tmp_path: pathlib.Path) -> None:
+    a, b = keras.Input((6, 8, 3), name="right"), keras.Input((4,), name="left")
+    y = keras.layers.Flatten()(keras.layers.Conv2D(2, 3, padding="same")(a))
+    many = [keras.layers.Dense(n + 1)(b) for n in range(11)]
+    model = keras.Model({"left": b, "right": a}, [keras.layers.Concatenate()([y, b]), *many])
+    rng = np.random.default_rng(0)
+    x = [rng.standard_normal((5, *i.shape[1:])).astype("float32") for i in model.inputs]
+    export.export_litert(model, tmp_path / "two.tflite", x)
+    export.export_saved_model(model, tmp_path / "two", x)
+    by_name = dict(zip((i.name for i in model.inputs), x, strict=True))
+    expected = [np.asarray(y) for y in model(by_name)]
+    for name in ("two.tflite", "two"):
+        read = export.load_predictor(tmp_path / name)
+        assert set(read.input_shapes) == {"left", "right"}
+        for received, wanted in zip(read.run([by_name[i] for i in read.input_shapes]), expected, strict=True):
+            np.testing.assert_allclose(received, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_trained_with_quantisation(tmp_path: pathlib.Path) -> None:
+    import tensorflow as tf
+
+    keras.utils.set_random_seed(0)
+    image = keras.Input((16, 16, 3), name="image")
+    y = keras.layers.ReLU()(keras.layers.BatchNormalization()(keras.layers.Conv2D(8, 3, use_bias=False)(image)))
+    y = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(8, 3, activation="relu")(y))
+    model = randomise(keras.Model(image, keras.layers.Dense(4, activation="softmax")(y)))
+    before = [np.array(w) for w in model.get_weights()]
+    x, y = pictures(model, 64), np.eye(4, dtype="float32")[np.arange(64) % 4]
+    aware = train_for_litert(model, tf.data.Dataset.from_tensor_slices((x, y)).batch(16), epochs=2)
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    export.export_litert(aware, tmp_path / "m.tflite", x)
+    read = export.load_predictor(tmp_path / "m.tflite")
+    assert read.file_bytes < read.params + 20_000
+    assert np.mean(read(x).argmax(1) == np.asarray(aware(x, training=False)).argmax(1)) > 0.9
+
+
+def test_bad_input(model: keras.Model, tmp_path: pathlib.Path) -> None:
+    path, x = tmp_path / "m.tflite", pictures(model, 4)
+    for options, message in (
+        ({"precision": "int4"}, "expected one of float32, float16, int8"),
+        ({"precision": "int8"}, "int8 needs inputs to measure ranges on"),
+        ({"precision": "int8", "calibration": x[:, :8]}, r"takes inputs of shape \(None, 16, 16, 3\)"),
+        ({"tolerance": -1.0}, "nothing was written"),
+    ):
+        with pytest.raises(ExportError, match=message):
+            export.export_litert(model, path, x, **options)  # type: ignore[arg-type]
+    with pytest.raises(ExportError, match=r"symmetric int8 of TensorRT and onnxruntime \(train.qat\)"):
+        export.export_litert(quantisation_aware(model, [x]), path, x)
+    assert list(tmp_path.iterdir()) == []
+    path.write_bytes(b"nothing")
+    with pytest.raises(ExportError, match="as LiteRT"):
+        export.load_predictor(path)
+
+
+def test_what_model_optimization_cannot_quantise() -> None:
+    x = keras.Input((8, 8, 4))
+    with pytest.raises(QuantizationError, match="cannot quantise"):
+        train_for_litert(keras.Model(x, keras.layers.Conv3D(2, 1)(keras.layers.Reshape((8, 8, 4, 1))(x))), None)

@@ -1,0 +1,126 @@
+"""LiteRT, formerly TensorFlow Lite: TensorFlow's converter, and LiteRT's interpreter for the proof."""
+
+from __future__ import annotations
+
+import pathlib
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from tlt_prune import extras, files, model_info
+from tlt_prune.errors import ExportError, first_line
+from tlt_prune.export.runtime import keras_runner, load_predictor
+from tlt_prune.export.saved_model import write_saved_model
+from tlt_prune.model_info import ModelInfo
+from tlt_prune.parity import check_parity, samples_of
+from tlt_prune.quantization import is_quantisation_aware
+
+PRECISIONS = ("float32", "float16", "int8")
+_TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "int8": 0.1}
+
+
+def export_litert(
+    model: Any,
+    path: str | pathlib.Path,
+    samples: Any,
+    *,
+    precision: str = "float32",
+    calibration: Any = None,
+    tolerance: float | None = None,
+    info: ModelInfo | None = None,
+) -> float:
+    """Writes a .tflite file with an open batch size, and compares it with Keras in LiteRT's interpreter.
+
+    Args:
+        model: a Keras 3 model, or what `quantization.train_for_litert` made of one: the latter is written as int8.
+        path: the .tflite file; replaced only when the new one passed.
+        samples: float32 inputs for the comparison: an array, or one an input, in the model's order.
+        precision: "float32"; "float16", of the weights; or "int8", of weights and activations, while inputs and outputs stay
+            float32.
+        calibration: inputs as `samples`, a few hundred, from which "int8" takes the ranges of activations (the smallest and
+            largest value).
+        tolerance: largest difference allowed, relative to the largest output. None is 1e-4, 1e-2 or 0.1.
+        info: what belongs to the model; it travels in the file.
+
+    Returns:
+        The largest relative difference found.
+
+    Raises:
+        ExportError: an option is out of range, the inputs do not fit, LiteRT lacks an operation, or the outputs differ; nothing
+            is written.
+    """
+    extras.require("litert", "Exporting to LiteRT")
+    path = pathlib.Path(path)
+    if precision not in PRECISIONS:
+        raise ExportError(f"export.precision: expected one of {', '.join(PRECISIONS)}. Received: {precision!r}.")
+    trained_so = not isinstance(model, keras.Model)
+    if not trained_so and is_quantisation_aware(model):
+        raise ExportError(
+            f"'{model.name}' was trained with the symmetric int8 of TensorRT and onnxruntime (train.qat). For LiteRT, export the "
+            "model before that training, with export.data_type int8 or export.litert_qat_epochs."
+        )
+    arrays = samples_of(model, samples)
+    ranges = samples_of(model, calibration) if calibration is not None else None
+    if precision == "int8" and ranges is None and not trained_so:
+        raise ExportError("calibration: int8 needs inputs to measure ranges on. Received: None.")
+    with files.whole_file(path) as partial:
+        partial.write_bytes(_converted(model, "int8" if trained_so else precision, ranges))
+        if info is not None:
+            model_info.write(partial, info)
+        written = load_predictor(partial)
+        by_name = dict(zip((x.name for x in model.inputs), arrays, strict=True))
+        fed = [by_name[name] for name in written.input_shapes]
+        if tolerance is None:
+            tolerance = _TOLERANCE["int8" if trained_so else precision]
+        return check_parity(keras_runner(model), written.run, arrays, fed, tolerance, f"The LiteRT file of '{model.name}'")
+
+
+def _converted(model: Any, precision: str, ranges: Sequence[NDArray[Any]] | None) -> bytes:
+    import tensorflow as tf
+
+    names = [x.name for x in model.inputs]
+
+    def one_by_one() -> Iterator[dict[str, NDArray[Any]]]:
+        for example in zip(*ranges or (), strict=True):
+            yield {name: np.asarray(x, np.float32)[None] for name, x in zip(names, example, strict=True)}
+
+    with tempfile.TemporaryDirectory() as folder:
+        if isinstance(model, keras.Model):
+            write_saved_model(model, folder)
+        else:
+            _write_twin(model, folder)
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["serving_default"])
+        if precision != "float32":
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if precision == "float16":
+            converter.target_spec.supported_types = [tf.float16]
+        if ranges is not None and precision == "int8":
+            converter.representative_dataset = one_by_one
+            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        try:
+            with warnings.catch_warnings():
+                # Of the converter about the interpreter that it measures ranges with.
+                warnings.filterwarnings("ignore", message=r"\s*Warning: tf.lite.Interpreter is deprecated")
+                return bytes(converter.convert())
+        # Whatever the converter says, the user needs one line.
+        except Exception as error:
+            raise ExportError(f"TensorFlow cannot convert '{model.name}' to LiteRT: {first_line(error, 200)}") from error
+
+
+def _write_twin(model: Any, folder: str) -> None:
+    """A SavedModel of a tf_keras model, with a signature as Keras 3 gives it."""
+    import tensorflow as tf
+
+    def serve(*inputs: Any) -> dict[str, Any]:
+        outputs = keras.tree.flatten(model(keras.tree.pack_sequence_as(model.input, inputs), training=False))
+        return {f"output_{i}": y for i, y in enumerate(outputs)}
+
+    specs = [tf.TensorSpec(x.shape, x.dtype, name=x.name) for x in model.inputs]
+    holder = tf.Module()
+    holder.model = model
+    tf.saved_model.save(holder, folder, signatures=tf.function(serve, input_signature=specs))

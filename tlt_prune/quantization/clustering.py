@@ -1,0 +1,67 @@
+"""Weight clustering: every kernel takes few different values, so that the file compresses well; nothing runs faster by it.
+
+tensorflow-model-optimization trains the values while the model's tf_keras twin is trained on; the result is the Keras 3 model
+again. Han et al., "Deep Compression", 2016, arXiv:1510.00149, section 3.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import pandas as pd
+
+from tlt_prune.errors import QuantizationError
+from tlt_prune.graph.reader import read
+from tlt_prune.quantization.on_twin import Training, model_optimization, trained_on_twin
+
+_KINDS = ("Conv2D", "Dense")
+
+
+def cluster_table(model: keras.Model) -> pd.DataFrame:
+    """A row a convolution or dense layer. Columns: weights (of its kernel), values (different ones among them)."""
+    graph = read(model)
+    rows = {
+        call.path: {"weights": int(np.prod(call.op.kernel.shape)), "values": len(np.unique(np.asarray(call.op.kernel)))}
+        for call in graph.walk()
+        if graph.family.is_layer(call.op) and any(graph.family.is_a(call.op, x) for x in _KINDS)
+    }
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["weights", "values"]).rename_axis("layer")
+
+
+def cluster_weights(
+    model: keras.Model,
+    data: Any,
+    loss: str = "categorical_crossentropy",
+    *,
+    clusters: int = 16,
+    epochs: int = 1,
+    steps_per_epoch: int | None = None,
+    learning_rate: float = 1e-3,
+) -> tuple[keras.Model, float]:
+    """A copy of a trained model whose kernels have `clusters` different values each, trained on with that.
+
+    Args:
+        model: a Keras 3 model whose layers tf_keras has too. It stays as it is.
+        clusters: at least 2. A kernel with no more weights than that is left alone.
+        data, loss, epochs, steps_per_epoch, learning_rate: see `Training`.
+
+    Returns:
+        The model, and how far its tf_keras twin was from it before training, relative to the largest output.
+
+    Raises:
+        QuantizationError: `clusters` is below 2, or no kernel has more weights than that.
+        UnsupportedModelError: a layer has no twin.
+    """
+    if clusters < 2:
+        raise QuantizationError(f"clusters: expected at least 2. Received: {clusters}.")
+    table = cluster_table(model)
+    large = {name.split("/")[-1] for name in table.index[table["weights"] > clusters]}
+    if not large:
+        raise QuantizationError(f"clusters: no kernel of '{model.name}' has more than {clusters} weights.")
+    with model_optimization() as tfmot:
+        found = tfmot.clustering.keras
+        options = {"number_of_clusters": clusters, "cluster_centroids_init": found.CentroidInitialization.KMEANS_PLUS_PLUS}
+        training = Training(data, loss, epochs, steps_per_epoch, learning_rate)
+        return trained_on_twin(model, large, lambda x: found.cluster_weights(x, **options), found.strip_clustering, training)

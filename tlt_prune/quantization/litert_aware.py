@@ -1,0 +1,47 @@
+"""Training with quantisation for LiteRT, whose int8 has zero points: tensorflow-model-optimization's, on the tf_keras twin.
+
+Jacob et al., "Quantization and training of neural networks for efficient integer-arithmetic-only inference", 2018,
+arXiv:1712.05877. For TensorRT and onnxruntime, `quantisation_aware` trains the Keras 3 model itself.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from tlt_prune.errors import QuantizationError, first_line
+from tlt_prune.quantization.on_twin import Training, model_optimization
+from tlt_prune.quantization.twin import to_tf_keras
+
+
+def train_for_litert(
+    model: keras.Model,
+    data: Any,
+    loss: str = "categorical_crossentropy",
+    *,
+    epochs: int = 1,
+    steps_per_epoch: int | None = None,
+    learning_rate: float = 1e-3,
+) -> Any:
+    """The tf_keras twin of a trained model with fake quantisation in it, trained on; `export.export_litert` writes it as int8.
+
+    Args:
+        model: a Keras 3 model whose layers tf_keras has too. It stays as it is.
+        data, loss, epochs, steps_per_epoch, learning_rate: see `Training`.
+
+    Raises:
+        QuantizationError: tensorflow-model-optimization cannot quantise the model; the message has its reason.
+        UnsupportedModelError: a layer has no twin.
+    """
+    twin, _ = to_tf_keras(model)
+    with model_optimization() as tfmot:
+        try:
+            aware = tfmot.quantization.keras.quantize_model(twin)
+        except (RuntimeError, ValueError) as error:
+            raise QuantizationError(
+                f"tensorflow-model-optimization cannot quantise '{model.name}': {first_line(error, 200)}. Expected layers that "
+                "it knows; quantise after training instead."
+            ) from error
+        Training(data, loss, epochs, steps_per_epoch, learning_rate).run(aware)
+    return aware

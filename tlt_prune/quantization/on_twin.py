@@ -1,0 +1,78 @@
+"""Training with what tensorflow-model-optimization puts around layers, on a model's tf_keras twin."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib
+import os
+from collections.abc import Callable, Container, Iterator, Sequence
+from typing import Any
+
+import keras
+
+from tlt_prune.graph.reader import read
+from tlt_prune.quantization.rewiring import copied
+from tlt_prune.quantization.twin import to_tf_keras
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """How a twin is trained: SGD with momentum .9.
+
+    Attributes:
+        data: batches `(x, y)`: a `tf.data.Dataset`.
+        loss: a name that both Keras packages know.
+        epochs, steps_per_epoch, learning_rate: None steps take the whole dataset an epoch.
+    """
+
+    data: Any
+    loss: str = "categorical_crossentropy"
+    epochs: int = 1
+    steps_per_epoch: int | None = None
+    learning_rate: float = 1e-3
+
+    def run(self, model: Any, callbacks: Sequence[Any] = ()) -> None:
+        """Trains a tf_keras model."""
+        tf_keras = importlib.import_module("tf_keras")
+        model.compile(tf_keras.optimizers.SGD(self.learning_rate, momentum=0.9), self.loss)
+        model.fit(self.data, epochs=self.epochs, steps_per_epoch=self.steps_per_epoch, verbose=0, callbacks=list(callbacks))
+
+
+def trained_on_twin(
+    model: keras.Model,
+    layers: Container[str],
+    wrap: Callable[[Any], Any],
+    strip: Callable[[Any], Any],
+    training: Training,
+    callbacks: Sequence[Any] = (),
+) -> tuple[keras.Model, float]:
+    """A copy of a model with the weights that its twin has after training with `wrap` around `layers` (by name).
+
+    Returns:
+        The copy, and how far the twin was from the model before, relative to the largest output.
+    """
+    twin, difference = to_tf_keras(model)
+    clone = importlib.import_module("tf_keras").models.clone_model
+    wrapped = clone(twin, clone_function=lambda x: wrap(x) if x.name in layers else x)
+    training.run(wrapped, callbacks)
+    trained, result = strip(wrapped), copied(model)
+    # By layer name: the twin's layers are called what the model's are, those of models inside too.
+    for call in read(result).walk():
+        if call.inner is None and getattr(call.op, "weights", None):
+            call.op.set_weights(trained.get_layer(call.op.name).get_weights())
+    return result, difference
+
+
+@contextlib.contextmanager
+def model_optimization() -> Iterator[Any]:
+    """tensorflow-model-optimization, whose import tells this process and its children to use tf_keras: that is taken back."""
+    before = os.environ.get("TF_USE_LEGACY_KERAS")
+    module = importlib.import_module("tensorflow_model_optimization")
+    try:
+        yield module
+    finally:
+        if before is None:
+            os.environ.pop("TF_USE_LEGACY_KERAS", None)
+        else:
+            os.environ["TF_USE_LEGACY_KERAS"] = before

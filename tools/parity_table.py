@@ -1,0 +1,143 @@
+#!/usr/bin/env python3
+"""Whether every exported file computes what Keras computes: all conformance models, all architectures, and trained networks.
+
+    python tools/parity_table.py [MODEL.keras SPEC.yaml DATA.npz ...]
+
+Every graph of tests/conformance/gallery.py, every architecture of `tlt_prune.models` and every model of keras.applications, with
+random weights and statistics, pruned by half; then written as SavedModel, ONNX (fp32, fp16, int8 by calibration) and
+LiteRT, and run in TensorFlow, onnxruntime and LiteRT's interpreter. A figure is the largest difference from Keras,
+relative to the largest output. For trained networks (given with their spec and data), on 500 test pictures, also the share of
+pictures whose largest class is that of Keras. Writes tools/parity_table.csv, a row as soon as it is measured: run again, it goes
+on. An hour on two CPU cores.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import pathlib
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import pandas as pd
+
+import tlt_prune
+from tlt_prune import data, export, models, quantization
+from tlt_prune.cli.models import picture_format
+from tlt_prune.errors import TltPruneError, first_line
+from tlt_prune.export.runtime import keras_runner
+from tlt_prune.graph.tracer import trace
+from tlt_prune.parity import relative_difference
+from tlt_prune.pruning.law import random_inputs
+from tlt_prune.specs import load_spec
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+TABLE = ROOT / "tools/parity_table.csv"
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests/conformance")]
+
+import applications  # noqa: E402
+import gallery  # noqa: E402
+from helpers import randomise  # noqa: E402
+
+# Whatever the difference is, it is to be seen.
+ANY = float("inf")
+
+
+def untrained() -> Iterator[tuple[str, str, Callable[[], Any]]]:
+    for name, build in {**gallery.EXACT, **gallery.APPROXIMATE}.items():
+        yield "gallery", name, lambda build=build: build(keras)
+    for name in models.names():
+        options = {"hidden": 128} if name.startswith(("vgg", "alexnet")) else {"groups": 2} if name == "shufflenet" else {}
+        width = 1.0 if name == "shufflenet" else 0.25
+        yield (
+            "architecture",
+            name,
+            lambda name=name, width=width, options=options: models.build(name, (64, 64, 3), 10, width=width, **options),
+        )
+    for name in applications.NAMES:
+        yield (
+            "keras.applications",
+            name,
+            lambda name=name: getattr(keras.applications, name)(weights=None, input_shape=(96, 96, 3), classes=10, pooling="avg"),
+        )
+
+
+def row_of(kind: str, name: str, model: Any, x: Any) -> dict[str, Any]:
+    """All files of one model; inputs in the model's order."""
+    row: dict[str, Any] = {"kind": kind, "model": name}
+    notes = []
+    expected = keras_runner(model)(x)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = pathlib.Path(scratch)
+
+        def tried(column: str, write: Callable[[pathlib.Path], Any], file: str) -> bool:
+            try:
+                write(folder / file)
+                read = export.load_predictor(folder / file)
+                named = dict(zip((i.name for i in model.inputs), x, strict=True))
+                # An ONNX file keeps the model's order; a signature is by name.
+                got = read.run([named.get(i, v) for i, v in zip(read.input_shapes, x, strict=True)])
+            except (TltPruneError, ValueError, TypeError, RuntimeError) as error:
+                notes.append(f"{column}: {first_line(error, 120)}")
+                return False
+            row[column] = relative_difference(expected, got)
+            if kind == "trained":
+                row[f"{column} agrees"] = float(np.mean(got[0].argmax(-1) == expected[0].argmax(-1)))
+            return True
+
+        few = [v[:8] for v in x]
+        tried("saved_model", lambda p: export.export_saved_model(model, p, few, ANY), "m")
+        if tried("onnx_fp32", lambda p: export.export_onnx(model, p, few, tolerance=ANY), "m.onnx"):
+            tried("onnx_fp16", lambda p: export.export_onnx(model, p, few, tolerance=ANY, precision="float16"), "h.onnx")
+            tried("onnx_int8", lambda p: quantization.quantize_onnx(folder / "m.onnx", p, (tuple(x),)), "q.onnx")
+        tried("litert_fp32", lambda p: export.export_litert(model, p, few, tolerance=ANY), "m.tflite")
+        int8: dict[str, Any] = {"precision": "int8", "calibration": x, "tolerance": ANY}
+        tried("litert_int8", lambda p: export.export_litert(model, p, few, **int8), "q.tflite")
+    row["note"] = "; ".join(notes)
+    return row
+
+
+def half_of(build: Callable[[], Any]) -> tuple[Any, Any]:
+    keras.utils.set_random_seed(0)
+    model = randomise(build())
+    pruned = tlt_prune.prune_model(model, ratio=0.5, granularity=1, min_num_filters=1)
+    return pruned, keras.tree.flatten(random_inputs(trace(pruned), 0, 16))
+
+
+def trained(path: str, spec_path: str, dataset: str) -> tuple[Any, Any]:
+    spec = load_spec(spec_path, [f"dataset.train_dataset_path={dataset}"])
+    form = picture_format(spec)
+    _, test = data.load_splits(spec.dataset, form)
+    batches = data.evaluation_pipeline(test.head(500), spec.dataset, form, batch_size=500, channels_first=False).batches
+    return keras.models.load_model(path, compile=False), [np.concatenate([x.numpy() for x, _ in batches])]
+
+
+def main(words: list[str]) -> None:
+    rows = pd.read_csv(TABLE, keep_default_na=False, na_values=[""]).to_dict("records") if TABLE.exists() else []
+    done = {(x["kind"], x["model"]) for x in rows}
+    jobs: list[tuple[str, str, Callable[[], tuple[Any, Any]]]] = [
+        ("trained", "/".join(pathlib.Path(path).parts[-3:-1]), lambda path=path, spec=spec, npz=npz: trained(path, spec, npz))
+        for path, spec, npz in zip(words[::3], words[1::3], words[2::3], strict=True)
+    ]
+    jobs += [(kind, name, lambda build=build: half_of(build)) for kind, name, build in untrained()]
+    for kind, name, make in jobs:
+        if (kind, name) in done:
+            continue
+        rows.append(row_of(kind, name, *make()))
+        print(rows[-1], flush=True)
+        pd.DataFrame(rows).to_csv(TABLE, index=False, float_format="%.3g")
+        keras.backend.clear_session()
+        gc.collect()
+    table = pd.DataFrame(rows)
+    figures = [x for x in table.columns if x not in ("kind", "model", "note")]
+    print(table.groupby("kind")[figures].agg(["count", "max"]).T.to_string())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
