@@ -154,6 +154,33 @@ def test_what_belongs_to_a_model_travels_with_every_file(model: keras.Model, tmp
     np.testing.assert_array_equal(again.predict_on_batch(samples(model)), model.predict_on_batch(samples(model)))
 
 
+def test_nodes_are_called_as_layers(tmp_path: pathlib.Path) -> None:
+    net = randomise(models.build("efficientnet_b0", (32, 32, 3), 4, width=0.25))
+    export.export_onnx(net, tmp_path / "m.onnx", samples(net), tolerance=1e-3)
+    graph = onnx.load(tmp_path / "m.onnx").graph
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    named = {node.name: node for node in convolutions}
+    assert {x.name for x in net.layers if type(x) is keras.layers.Conv2D} <= set(named)
+    # A depthwise one is called by itself, or by the normalisation folded into it.
+    others = [x.name for x in net.layers if isinstance(x, keras.layers.DepthwiseConv2D)]
+    assert all((name in named) != (name.replace("_dwconv", "_bn") in named) for name in others)
+    assert len(named) == len(convolutions)
+    assert all(node.input[1] == f"{node.name}/kernel" for node in convolutions)
+    assert {f"stem_activation/{kind}" for kind in ("Sigmoid", "Mul")} <= {node.name for node in graph.node}
+    assert len({node.name for node in graph.node}) == len(graph.node)
+    assert not [name for node in graph.node for name in node.output if "__" in name or ":" in name]
+
+
+def test_a_layer_called_twice_is_two_nodes(tmp_path: pathlib.Path) -> None:
+    x = keras.Input((6, 6, 3), name="image")
+    shared, inner_x = keras.layers.Conv2D(3, 3, padding="same", name="shared"), keras.Input((6, 6, 3))
+    inner = keras.Model(inner_x, keras.layers.Conv2D(3, 1, name="conv")(inner_x), name="inside")
+    net = keras.Model(x, keras.layers.Conv2D(2, 1, name="out")(inner(shared(keras.layers.ReLU()(shared(x))))))
+    export.export_onnx(net, tmp_path / "m.onnx", samples(net))
+    graph = onnx.load(tmp_path / "m.onnx").graph
+    assert [node.name for node in graph.node if node.op_type == "Conv"] == ["shared", "shared_2", "inside/conv", "out"]
+
+
 def two_inputs() -> tuple[keras.Model, list[np.ndarray]]:
     a, b = keras.Input((6, 8, 3), name="right"), keras.Input((4,), name="left")
     y = keras.layers.Flatten()(keras.layers.Conv2D(2, 3, padding="same")(a))

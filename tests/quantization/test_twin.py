@@ -121,7 +121,7 @@ def test_clusters() -> None:
     assert (cluster_table(model)["values"] > 8).all()
     # Each near what the kernel held.
     old, new = (np.asarray(m.get_layer("conv1").kernel) for m in (model, clustered))
-    assert np.abs(old - new).mean() < 0.2 * np.abs(old).mean()
+    assert np.corrcoef(old.ravel(), new.ravel())[0, 1] > 0.9
     with pytest.raises(QuantizationError, match=r"clusters: expected at least 2\. Received: 1"):
         cluster_weights(model, data, clusters=1)
     with pytest.raises(QuantizationError, match=r"no kernel of .* has more than 1000000 weights"):

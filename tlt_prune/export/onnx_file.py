@@ -14,6 +14,7 @@ import numpy as np
 
 from tlt_prune import extras, files, model_info
 from tlt_prune.errors import ExportError
+from tlt_prune.export.onnx_names import scoped, with_layer_names
 from tlt_prune.export.runtime import keras_runner, onnx_runner
 from tlt_prune.graph.family import all_layers, producing_layer
 from tlt_prune.model_info import ModelInfo
@@ -111,8 +112,10 @@ def _converted(model: keras.Model, opset: int, turned: list[bool], batch_size: i
     names = [producing_layer(x).name for x in model.outputs]
     signature = [tf.TensorSpec((batch_size, *x.shape[1:]), x.dtype, name=x.name) for x in model.inputs]
 
+    run, paths = scoped(model)
+
     def forward(*x: Any) -> dict[str, Any]:
-        outputs = keras.tree.flatten(model(keras.tree.pack_sequence_as(model.input, x), training=False))
+        outputs = keras.tree.flatten(run(*x))
         return {f"{i:03d}_{name}": y for i, (name, y) in enumerate(zip(names, outputs, strict=True))}
 
     function = tf.function(forward, input_signature=signature)
@@ -125,7 +128,7 @@ def _converted(model: keras.Model, opset: int, turned: list[bool], batch_size: i
         opset=opset,
         inputs_as_nchw=[*as_nchw, *(f"{name}:0" for name in as_nchw)] or None,
     )
-    return _slimmed(_renamed(proto, inputs, names))
+    return with_layer_names(_slimmed(_renamed(proto, inputs, names)), paths)
 
 
 def _in_half(proto: Any) -> Any:

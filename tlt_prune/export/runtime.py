@@ -123,8 +123,11 @@ def keras_runner(model: Any) -> Run:
     def forward(*x: Any) -> Any:
         return keras.tree.flatten(model(keras.tree.pack_sequence_as(model.input, x), training=False))
 
-    compiled = tf.function(forward, reduce_retracing=True)
-    return lambda batch: [np.asarray(y) for y in compiled(*map(tf.constant, arrays_of(batch)))]
+    specs = [tf.TensorSpec(x.shape, x.dtype) for x in model.inputs]
+    compiled = tf.function(forward).get_concrete_function(*specs)
+    return lambda batch: [
+        np.asarray(y) for y in compiled(*(tf.constant(x, s.dtype) for x, s in zip(arrays_of(batch), specs, strict=True)))
+    ]
 
 
 def keras_predictor(path: pathlib.Path) -> Predictor:

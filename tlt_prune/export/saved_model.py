@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import logging
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -78,7 +80,20 @@ def write_saved_model(model: keras.Model, path: str | pathlib.Path, pictures: Pi
     archive.track_and_add_endpoint("serve", model, _signature(model))
     if pictures is not None:
         archive.add_endpoint("serve_pictures", _serving(model, pictures), [pictures.signature])
-    archive.write_out(path, verbose=False)
+    with quiet():
+        archive.write_out(path, verbose=False)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """TensorFlow says at INFO where it writes assets."""
+    logger = logging.getLogger("tensorflow")
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _signature(model: keras.Model) -> list[Any]:
