@@ -13,14 +13,15 @@ import keras
 import numpy as np
 
 from tlt_prune import extras, files, model_info
-from tlt_prune.errors import ExportError
+from tlt_prune.errors import ExportError, first_line
 from tlt_prune.export.onnx_names import scoped, with_layer_names
 from tlt_prune.export.runtime import keras_runner, onnx_runner
 from tlt_prune.graph.family import all_layers, producing_layer
 from tlt_prune.model_info import ModelInfo
-from tlt_prune.parity import check_parity, samples_of, session_of
+from tlt_prune.parity import Run, check_parity, samples_of, session_of
 from tlt_prune.quantization.aware import folded
 from tlt_prune.quantization.post_training import is_quantised, with_int8_weights
+from tlt_prune.quantization.rewiring import copied
 
 OPSETS = range(13, 18)
 PRECISIONS = ("float32", "float16")
@@ -39,10 +40,10 @@ def export_onnx(
     tolerance: float | None = None,
     info: ModelInfo | None = None,
 ) -> float:
-    """Writes an ONNX file, named after the model's input and output layers, and compares it with Keras in onnxruntime.
+    """Writes an ONNX file, named after the model's layers, and compares it with Keras in onnxruntime.
 
-    Batch normalisation is folded into what comes before. A model of `quantization.quantisation_aware` is written with
-    QuantizeLinear and DequantizeLinear, its weights as int8.
+    A model of mixed precision is written, and compared, as it computes in float32. Batch normalisation is folded into what comes
+    before. A model of `quantization.quantisation_aware` is written with QuantizeLinear and DequantizeLinear, its weights as int8.
 
     Args:
         model: a Keras model.
@@ -75,6 +76,7 @@ def export_onnx(
         if len(arrays[0]) < batch_size:
             raise ExportError(f"samples: expected at least batch_size={batch_size} of them. Received: {len(arrays[0])}.")
         arrays = [x[:batch_size] for x in arrays]
+    model = _in_float32(model)
     turned = [layout == "NCHW" and _is_channels_last(model) and len(x.shape) == 4 for x in model.inputs]
     proto = _converted(folded(model), opset, turned, batch_size)
     quantised = is_quantised(proto)
@@ -88,13 +90,35 @@ def export_onnx(
         entry = proto.metadata_props.add()
         entry.key, entry.value = model_info.ONNX_KEY, info.model_dump_json()
     fed = [np.ascontiguousarray(np.transpose(x, (0, 3, 1, 2))) if t else x for x, t in zip(arrays, turned, strict=True)]
-    run = onnx_runner(session_of(proto.SerializeToString(), optimise=not quantised))
+    run = _runner(proto, model.name, optimise=not quantised)
     if tolerance is None:
         tolerance = _TOLERANCE["int8" if quantised else precision]
     error = check_parity(keras_runner(model), run, arrays, fed, tolerance, f"The ONNX graph of '{model.name}'")
     with files.whole_file(path) as partial:
         partial.write_bytes(proto.SerializeToString())
     return error
+
+
+def _runner(proto: Any, name: str, *, optimise: bool) -> Run:
+    def run(batch: Any) -> Any:
+        try:
+            return onnx_runner(session_of(proto.SerializeToString(), optimise=optimise))(batch)
+        # Whatever the runtime misses, the user needs one line.
+        except Exception as error:
+            reason = first_line(error, 200)
+            raise ExportError(f"onnxruntime cannot run the ONNX graph of '{name}': {reason}; nothing was written.") from error
+
+    return run
+
+
+def _in_float32(model: keras.Model) -> keras.Model:
+    """The same model, computing in float32 where it computes in less, which few runtimes do."""
+    if all(layer.compute_dtype == "float32" for layer in all_layers(model) if hasattr(layer, "compute_dtype")):
+        return model
+    model = copied(model)
+    for layer in all_layers(model):
+        layer.dtype_policy = "float32"
+    return model
 
 
 def _is_channels_last(model: keras.Model) -> bool:
@@ -110,7 +134,7 @@ def _converted(model: keras.Model, opset: int, turned: list[bool], batch_size: i
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
     inputs = [x.name for x in model.inputs]
     names = [producing_layer(x).name for x in model.outputs]
-    signature = [tf.TensorSpec((batch_size, *x.shape[1:]), x.dtype, name=x.name) for x in model.inputs]
+    signature = [tf.TensorSpec((batch_size or x.shape[0], *x.shape[1:]), x.dtype, name=x.name) for x in model.inputs]
 
     run, paths = scoped(model)
 
@@ -120,15 +144,61 @@ def _converted(model: keras.Model, opset: int, turned: list[bool], batch_size: i
 
     function = tf.function(forward, input_signature=signature)
     with _inlined_functions():
-        function.get_concrete_function()
+        concrete = function.get_concrete_function()
     as_nchw = [name for name, turn in zip(inputs, turned, strict=True) if turn]
-    proto, _ = tf2onnx.convert.from_function(
-        function,
-        input_signature=signature,
-        opset=opset,
-        inputs_as_nchw=[*as_nchw, *(f"{name}:0" for name in as_nchw)] or None,
-    )
-    return with_layer_names(_slimmed(_renamed(proto, inputs, names)), paths)
+    try:
+        proto, _ = tf2onnx.convert.from_function(
+            function,
+            input_signature=signature,
+            opset=opset,
+            inputs_as_nchw=[*as_nchw, *(f"{name}:0" for name in as_nchw)] or None,
+        )
+    # Whatever the converter meets, the user needs one line.
+    except Exception as error:
+        raise ExportError(f"tf2onnx cannot convert '{model.name}': {first_line(error, 200)}") from error
+    _feed_constants(proto, concrete)
+    proto = _without_erfc(proto)
+    _check_operations(proto, model.name)
+    return with_layer_names(_slimmed(_renamed(proto, inputs, names, [x.shape[0] for x in signature])), paths)
+
+
+def _feed_constants(proto: Any, function: Any) -> None:
+    """What a function took from outside as a constant (the means of an adapted Normalization) is no input of the graph."""
+    import onnx
+
+    graph = proto.graph
+    values = {inner.name: outer for outer, inner in function.graph.captures}
+    for value in [x for x in graph.input if x.name in values]:
+        graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(values[value.name]), value.name))
+        graph.input.remove(value)
+
+
+def _without_erfc(proto: Any) -> Any:
+    """TensorFlow computes GELU by erfc(x), which ONNX lacks: 1 - erf(x)."""
+    import onnx
+
+    graph = proto.graph
+    nodes = list(graph.node)
+    del graph.node[:]
+    for node in nodes:
+        if node.op_type != "Erfc":
+            graph.node.append(node)
+            continue
+        one, erf = f"{node.output[0]}_one", f"{node.output[0]}_erf"
+        # Of the type of what comes in, whatever that is.
+        graph.node.append(onnx.helper.make_node("Erf", node.input, [erf], f"{node.name}_erf"))
+        graph.initializer.append(onnx.numpy_helper.from_array(np.ones((), np.float32), f"{one}_float"))
+        graph.node.append(onnx.helper.make_node("CastLike", [f"{one}_float", erf], [one], f"{node.name}_one"))
+        graph.node.append(onnx.helper.make_node("Sub", [one, erf], node.output, node.name))
+    return proto
+
+
+def _check_operations(proto: Any, name: str) -> None:
+    import onnx
+
+    unknown = {node.op_type for node in proto.graph.node if not onnx.defs.has(node.op_type, node.domain)}
+    if unknown:
+        raise ExportError(f"'{name}': ONNX has no operation for TensorFlow's {', '.join(sorted(unknown))}; nothing was written.")
 
 
 def _in_half(proto: Any) -> Any:
@@ -159,7 +229,7 @@ def _inlined_functions() -> Iterator[None]:
         tf.config.run_functions_eagerly(before)
 
 
-def _renamed(proto: Any, input_names: list[str], output_names: list[str]) -> Any:
+def _renamed(proto: Any, input_names: list[str], output_names: list[str], batch_sizes: list[int | None]) -> Any:
     """Inputs and outputs by their Keras names, without TensorFlow's ":0"."""
     graph = proto.graph
     new = {f"{name}:0": name for name in input_names}
@@ -170,8 +240,11 @@ def _renamed(proto: Any, input_names: list[str], output_names: list[str]) -> Any
                 names[i] = new.get(name, name)
     for value in (*graph.input, *graph.output):
         value.name = new.get(value.name, value.name)
-    # In the model's order, whatever tf2onnx made of it.
+    # In the model's order, and open where it is, whatever tf2onnx made of it.
     ordered = sorted(graph.input, key=lambda value: input_names.index(value.name))
+    for value, size in zip(ordered, batch_sizes, strict=True):
+        if size is None:
+            value.type.tensor_type.shape.dim[0].dim_param = "batch"
     del graph.input[:]
     graph.input.extend(ordered)
     return proto

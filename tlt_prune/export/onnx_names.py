@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -33,6 +34,9 @@ def scoped(model: keras.Model) -> tuple[Callable[..., Any], list[str]]:
     paths: list[str] = []
 
     def visit(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        # As a model hands it on: some layers (augmentation) take training for granted.
+        if graph.family.is_layer(call.op) and "training" in inspect.signature(call.op.call).parameters:
+            kwargs = {**kwargs, "training": False}
         if id(call) not in numbers:
             numbers[id(call)] = len(paths)
             paths.append(call.path)

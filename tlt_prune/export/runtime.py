@@ -121,13 +121,20 @@ def keras_runner(model: Any) -> Run:
     import tensorflow as tf
 
     def forward(*x: Any) -> Any:
-        return keras.tree.flatten(model(keras.tree.pack_sequence_as(model.input, x), training=False))
+        return keras.tree.flatten(model(keras.tree.pack_sequence_as(inputs_of(model), x), training=False))
 
     specs = [tf.TensorSpec(x.shape, x.dtype) for x in model.inputs]
     compiled = tf.function(forward).get_concrete_function(*specs)
     return lambda batch: [
         np.asarray(y) for y in compiled(*(tf.constant(x, s.dtype) for x, s in zip(arrays_of(batch), specs, strict=True)))
     ]
+
+
+def inputs_of(model: Any) -> Any:
+    """The structure of a model's inputs; of a Sequential, whose `input` may be undefined, its one input."""
+    import keras
+
+    return model.inputs[0] if isinstance(model, keras.Sequential) else model.input
 
 
 def keras_predictor(path: pathlib.Path) -> Predictor:

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 
 from tlt_prune import files, model_info
-from tlt_prune.export.runtime import keras_runner, load_predictor
+from tlt_prune.export.runtime import inputs_of, keras_runner, load_predictor
 from tlt_prune.model_info import ModelInfo
 from tlt_prune.parity import check_parity, samples_of
 
@@ -77,7 +77,9 @@ def export_saved_model(
 def write_saved_model(model: keras.Model, path: str | pathlib.Path, pictures: Pictures | None = None) -> None:
     """The folder itself, not compared with anything."""
     archive = keras.export.ExportArchive()
-    archive.track_and_add_endpoint("serve", model, _signature(model))
+    archive.track(model)
+    # Left to itself, a layer of augmentation goes on augmenting.
+    archive.add_endpoint("serve", lambda inputs: model(inputs, training=False), _signature(model))
     if pictures is not None:
         archive.add_endpoint("serve_pictures", _serving(model, pictures), [pictures.signature])
     with quiet():
@@ -98,7 +100,7 @@ def quiet() -> Iterator[None]:
 
 def _signature(model: keras.Model) -> list[Any]:
     """One positional argument: the structure of the model's inputs, by their names."""
-    specs = keras.tree.map_structure(lambda x: keras.InputSpec(shape=x.shape, dtype=x.dtype, name=x.name), model.input)
+    specs = keras.tree.map_structure(lambda x: keras.InputSpec(shape=x.shape, dtype=x.dtype, name=x.name), inputs_of(model))
     return [specs]
 
 

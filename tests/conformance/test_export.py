@@ -1,0 +1,39 @@
+"""Graphs of every kind reach ONNX and LiteRT; `tools/parity_table.py` measures all of them, in every format."""
+
+from __future__ import annotations
+
+import pathlib
+
+import gallery
+import keras
+import pytest
+from helpers import randomise
+
+import tlt_prune
+from tlt_prune import export
+from tlt_prune.errors import ExportError
+from tlt_prune.graph.tracer import trace
+from tlt_prune.pruning.law import random_inputs
+
+# What a converter gets wrong is said, and nothing written.
+REFUSED = {"einsum_dense_ellipsis_behind": "onnxruntime cannot run the ONNX graph"}
+NAMES = [name for name in (*gallery.EXACT, *gallery.APPROXIMATE) if name not in REFUSED]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_onnx_computes_what_keras_does(name: str, tmp_path: pathlib.Path) -> None:
+    model = tlt_prune.prune_model(
+        randomise({**gallery.EXACT, **gallery.APPROXIMATE}[name](keras)), ratio=0.5, granularity=1, min_num_filters=1
+    )
+    inputs = keras.tree.flatten(random_inputs(trace(model), 0, 2))
+    assert export.export_onnx(model, tmp_path / "m.onnx", inputs) < 1e-4
+    assert export.export_saved_model(model, tmp_path / "m", inputs) < 1e-4
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_exported_is_said(name: str, tmp_path: pathlib.Path) -> None:
+    model = randomise(gallery.EXACT[name](keras))
+    inputs = keras.tree.flatten(random_inputs(trace(model), 0, 2))
+    with pytest.raises(ExportError, match=REFUSED[name]):
+        export.export_onnx(model, tmp_path / "m.onnx", inputs)
+    assert list(tmp_path.iterdir()) == []
