@@ -31,6 +31,8 @@ class Options:
         activation_kwargs: its parameters.
         bn_momentum, bn_epsilon: of batch normalisation.
         width: factor of all filter counts.
+        padding: "keras"; or "tao": convolutions and poolings with padding "same" get as many zeros on every side, as in NVIDIA's
+            Keras, which its pretrained weights are made for. The two differ where strides are above 1, and for poolings.
     """
 
     data_format: str = "channels_last"
@@ -45,6 +47,11 @@ class Options:
     bn_momentum: float = 0.99
     bn_epsilon: float = 1e-3
     width: float = 1.0
+    padding: str = "keras"
+
+    def __post_init__(self) -> None:
+        if self.padding not in ("keras", "tao"):
+            raise ValueError(f"padding: expected 'keras' or 'tao'. Received: {self.padding!r}.")
 
 
 class Net:
@@ -83,6 +90,10 @@ class Net:
         **kwargs: Any,
     ) -> Any:
         o = self.options
+        name = name or self.name("Conv2d")
+        # Where nothing is skipped, and the kernel has a middle, both pad alike.
+        if strides > 1 or any(n % 2 == 0 for n in _pair(kernel)):
+            x, padding = self._padded(x, [n // 2 for n in _pair(kernel)], padding, name)
         layer = keras.layers.Conv2D(
             self.filters(filters),
             kernel,
@@ -92,7 +103,7 @@ class Net:
             kernel_regularizer=o.kernel_regularizer,
             bias_regularizer=o.bias_regularizer,
             trainable=block not in o.freeze_blocks,
-            name=name or self.name("Conv2d"),
+            name=name,
             **{"use_bias": self.use_bias, **kwargs},
         )
         return layer(x)
@@ -111,6 +122,12 @@ class Net:
             name=name,
             **kwargs,
         )(x)
+
+    def _padded(self, x: Any, zeros: Sequence[int], padding: str, name: str) -> tuple[Any, str]:
+        """What comes in and the layer's padding: with "tao", zeros on every side (height, width) in the place of "same"."""
+        if self.options.padding != "tao" or padding != "same":
+            return x, padding
+        return (self.pad(x, tuple(zeros), f"{name}_pad") if any(zeros) else x), "valid"
 
     def pad(self, x: Any, padding: Any, name: str) -> Any:
         return keras.layers.ZeroPadding2D(padding, data_format=self.options.data_format, name=name)(x)
@@ -149,17 +166,18 @@ class Net:
         return keras.layers.Add(name=name or self.name("Add"))(list(xs))
 
     def max_pool(self, x: Any, size: int, strides: int, padding: str = "same", name: str | None = None) -> Any:
-        return keras.layers.MaxPooling2D(
-            size,
-            strides=strides,
-            padding=padding,
-            data_format=self.options.data_format,
-            name=name or self.name("MaxPooling2d"),
-        )(x)
+        name = name or self.name("MaxPooling2d")
+        x, padding = self._padded(x, [(size - 1) // 2] * 2, padding, name)
+        return keras.layers.MaxPooling2D(size, strides=strides, padding=padding, data_format=self.options.data_format, name=name)(
+            x
+        )
 
-    def average_pool(self, x: Any, size: int, padding: str = "same", name: str | None = None) -> Any:
+    def average_pool(self, x: Any, size: int, strides: int | None = None, padding: str = "same", name: str | None = None) -> Any:
+        name = name or self.name("AveragePooling2d")
+        # Zeros count in the average, unlike Keras' own padding.
+        x, padding = self._padded(x, [(size - 1) // 2] * 2, padding, name)
         return keras.layers.AveragePooling2D(
-            size, padding=padding, data_format=self.options.data_format, name=name or self.name("AveragePooling2d")
+            size, strides=strides, padding=padding, data_format=self.options.data_format, name=name
         )(x)
 
     def flatten(self, x: Any, name: str | None = None) -> Any:
@@ -182,6 +200,10 @@ class Net:
     def spatial(self, x: Any) -> tuple[int | None, int | None]:
         """(height, width) of a feature map."""
         return tuple(x.shape[2:] if self.channel_axis == 1 else x.shape[1:3])
+
+
+def _pair(kernel: int | tuple[int, int]) -> tuple[int, int]:
+    return (kernel, kernel) if isinstance(kernel, int) else kernel
 
 
 def _activation(function: str) -> Callable[..., Any]:

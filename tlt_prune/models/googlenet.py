@@ -48,7 +48,7 @@ def googlenet(input_shape: Shape = (224, 224, 3), classes: int | None = None, *,
             x = net.max_pool(x, 2, 2, name="pool4")
         x = _inception(net, x, f"inception_{name}", widths, block)
     if classes is not None:
-        x = keras.layers.AveragePooling2D(7, 1, "same", data_format=o.data_format, name="avg_pool")(x)
+        x = net.average_pool(x, 7, 1, name="avg_pool")
         x = keras.layers.Dropout(0.4, name=net.name("Dropout"))(net.flatten(x, "flatten"))
         x = net.dense(x, classes, "output_fc")
     return keras.Model(image, x, name="Googlenet_bn" if o.use_batch_norm else "Googlenet")

@@ -80,7 +80,7 @@ def _unit(net: Net, x: Any, width: int, stage: int, block: int, groups: int, rat
     if stride == 1:
         merged = net.add(y, x, name=f"{name}add")
     else:
-        pooled = keras.layers.AveragePooling2D(3, 2, "same", data_format=net.options.data_format, name=f"{name}avg_pool")(x)
+        pooled = net.average_pool(x, 3, 2, name=f"{name}avg_pool")
         merged = net.concat(y, pooled, name=f"{name}concat")
     return net.act(merged, f"{name}relu_out", kind="relu")
 
