@@ -151,10 +151,14 @@ def _batches(data: Any, model: Any, size: int = 32) -> Iterator[tuple[NDArray[An
     Raises:
         QuantizationError: there is none, or one of another shape.
     """
+    import onnx
+
     expected = [[d.dim_value or None for d in x.type.tensor_type.shape.dim] for x in _true_inputs(model)]
+    types = [onnx.helper.tensor_dtype_to_np_dtype(x.type.tensor_type.elem_type) for x in _true_inputs(model)]
     count = 0
     for batch in _cut(data, size) if _is_array(data) else data:
-        arrays = tuple(np.asarray(x, np.float32) for x in (batch if isinstance(batch, tuple) else (batch,)))
+        given = batch if isinstance(batch, tuple) else (batch,)
+        arrays = tuple(np.asarray(x, types[i] if i < len(types) else None) for i, x in enumerate(given))
         shapes = [x.shape for x in arrays]
         if len(arrays) != len(expected) or not all(map(fits, shapes, expected)):
             wanted = ", ".join(str(tuple(x)) for x in expected)

@@ -1,0 +1,307 @@
+"""Pictures with boxes: read from folders in KITTI's format or COCO's, brought to the model's size, as batches with targets."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import pathlib
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from tlt_prune.detection.augmentation import Augmentation, Canvas, clipped, colored, moved_boxes, spatial_matrices, warp
+from tlt_prune.detection.kitti import parse_labels
+from tlt_prune.detection.targets import Rasterizer
+from tlt_prune.errors import DataError
+
+Array = NDArray[Any]
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
+# Boxes of less, either way, are left out, in pixels of the model.
+_SMALLEST = 1.0
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class BoxSplit:
+    """Pictures of one size with their boxes.
+
+    Attributes:
+        names: of the pictures.
+        pictures: `(n, height, width, channels)`, uint8.
+        boxes: `(n, k, 4)`: x1, y1, x2, y2 in pixels of `pictures`, padded to `k` a picture.
+        numbers: `(n, k)`: the class of each, -1 for padding.
+        factors: `(n, 2)`: how many times as wide and high the picture was before.
+        classes: names, in the order of the network's channels.
+    """
+
+    names: tuple[str, ...]
+    pictures: Array
+    boxes: Array
+    numbers: Array
+    factors: Array
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height)."""
+        return self.pictures.shape[2], self.pictures.shape[1]
+
+    def part(self, names: Iterable[str]) -> BoxSplit:
+        """Those pictures, in that order; a name may come several times.
+
+        Raises:
+            DataError: there is no picture of a name.
+        """
+        places = {name: i for i, name in enumerate(self.names)}
+        wanted = list(names)
+        missing = [name for name in wanted if name not in places]
+        if missing:
+            raise DataError(f"Expected names of pictures. There is none called {missing[0]!r}.")
+        order = [places[name] for name in wanted]
+        arrays = {key: getattr(self, key)[order] for key in ("pictures", "boxes", "numbers", "factors")}
+        return dataclasses.replace(self, names=tuple(wanted), **arrays)
+
+    def of_class(self, number: int) -> list[Array]:
+        """A picture each: the boxes of a class."""
+        return [boxes[own == number] for boxes, own in zip(self.boxes, self.numbers, strict=True)]
+
+    def checksum(self) -> int:
+        """Changes with the contents."""
+        found = zlib.crc32(np.ascontiguousarray(self.pictures))
+        return zlib.crc32(np.ascontiguousarray(self.boxes), zlib.crc32(np.ascontiguousarray(self.numbers), found))
+
+
+def load_kitti(
+    folder: str | pathlib.Path,
+    mapping: Mapping[str, str],
+    size: tuple[int, int],
+    *,
+    channels: int = 3,
+    names: Sequence[str] | None = None,
+    images: str = "images",
+    labels: str = "labels",
+) -> BoxSplit:
+    """A folder in KITTI's format: pictures in one folder, a text file of the same name for each in another.
+
+    Args:
+        folder: with the two.
+        mapping: class in the files, in lower case -> class of the model; others are left out.
+        size: (width, height) of the model, multiples of 16; pictures are stretched to it, and boxes with them.
+        channels: 1 or 3.
+        names: of the pictures to take, without their suffix; None for all.
+        images, labels: names of the two folders.
+
+    Raises:
+        DataError: a folder or a file is missing or empty, a line is broken, a box is outside of its picture, a class of `mapping`
+            is not in lower case, no object is left.
+    """
+    root = pathlib.Path(folder)
+    found = {path.stem: path for path in sorted((root / images).glob("*")) if path.suffix.lower() in SUFFIXES}
+    if not found:
+        raise DataError(f"{root / images}: expected pictures ({', '.join(SUFFIXES)}). There are none.")
+    wanted = sorted(found) if names is None else list(names)
+    missing = [name for name in wanted if name not in found]
+    if missing:
+        raise DataError(f"{root / images}: there is no picture '{missing[0]}', which was asked for.")
+    objects = {}
+    for name in wanted:
+        path = root / labels / f"{name}.txt"
+        if not path.is_file():
+            raise DataError(
+                f"{path}: expected a label file for every picture (an empty one where there is no object). There is none."
+            )
+        kept, _ = parse_labels(path.read_text("utf-8"), str(path))
+        objects[name] = [(label.name, label.box) for label in kept]
+    return _split({name: found[name] for name in wanted}, objects, mapping, size, channels, str(root))
+
+
+def load_coco(
+    annotations: str | pathlib.Path,
+    images: str | pathlib.Path,
+    mapping: Mapping[str, str],
+    size: tuple[int, int],
+    *,
+    channels: int = 3,
+) -> BoxSplit:
+    """Pictures with an annotation file in COCO's format; crowds are left out. For the rest see `load_kitti`.
+
+    Raises:
+        DataError: the file cannot be read or lacks a part, a picture is missing, no object is left.
+    """
+    path, folder = pathlib.Path(annotations), pathlib.Path(images)
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        files = {x["id"]: folder / x["file_name"] for x in content["images"]}
+        categories = {x["id"]: str(x["name"]).lower().replace(" ", "") for x in content["categories"]}
+        objects: dict[str, list[tuple[str, Sequence[float]]]] = {file.stem: [] for file in files.values()}
+        for x in content["annotations"]:
+            if not x.get("iscrowd"):
+                left, top, width, height = x["bbox"]
+                box = (left, top, left + width, top + height)
+                objects[files[x["image_id"]].stem].append((categories[x["category_id"]], box))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: expected annotations in COCO's format (images, categories, annotations). {error!r}.") from error
+    missing = [file for file in files.values() if not file.is_file()]
+    if missing:
+        raise DataError(f"{path} names {missing[0]}, which does not exist.")
+    return _split({file.stem: file for file in files.values()}, objects, mapping, size, channels, str(path))
+
+
+def _split(
+    files: Mapping[str, pathlib.Path],
+    objects: Mapping[str, Sequence[tuple[str, Sequence[float]]]],
+    mapping: Mapping[str, str],
+    size: tuple[int, int],
+    channels: int,
+    source: str,
+) -> BoxSplit:
+    check_size(size)
+    loud = [name for name in mapping if name != name.lower()]
+    if loud:
+        raise DataError(f"target_class_mapping: expected keys in lower case, as labels are read. Received: {loud[0]!r}.")
+    classes = tuple(dict.fromkeys(mapping.values()))
+    pictures, factors, rows = [], [], []
+    for name, path in files.items():
+        picture, factor = _read(path, size, channels)
+        kept = []
+        for label, box in objects[name]:
+            if not all(map(math.isfinite, box)):
+                raise DataError(f"{source}: expected finite boxes. '{name}' has {list(box)}.")
+            scaled = [value / factor[i % 2] for i, value in enumerate(box)]
+            wide = scaled[2] - scaled[0] >= _SMALLEST and scaled[3] - scaled[1] >= _SMALLEST
+            outside = scaled[0] >= size[0] or scaled[1] >= size[1] or scaled[2] <= 0 or scaled[3] <= 0
+            if outside:
+                raise DataError(
+                    f"{source}: a {label} of '{name}' at {[round(x, 1) for x in box]} is outside of its picture of "
+                    f"{round(size[0] * factor[0])} x {round(size[1] * factor[1])}. Expected boxes in pixels of the picture file."
+                )
+            if label in mapping and wide:
+                kept.append((classes.index(mapping[label]), scaled))
+        pictures.append(picture)
+        factors.append(factor)
+        rows.append(kept)
+    most = max(map(len, rows), default=0)
+    if not most:
+        seen = sorted({label for found in objects.values() for label, _ in found})
+        raise DataError(
+            f"{source}: no object of a class in target_class_mapping ({', '.join(mapping)}). The labels have: "
+            f"{', '.join(seen) or 'none'}."
+        )
+    boxes, numbers = np.zeros((len(rows), most, 4), np.float32), np.full((len(rows), most), -1, np.int32)
+    for i, row in enumerate(rows):
+        for j, (number, box) in enumerate(row):
+            numbers[i, j], boxes[i, j] = number, box
+    return BoxSplit(tuple(files), np.stack(pictures), boxes, numbers, np.array(factors), classes)
+
+
+def check_size(size: tuple[int, int]) -> None:
+    """Raises DataError where (width, height) are no multiples of 16."""
+    for name, value in zip(("width", "height"), size, strict=True):
+        if value < 16 or value % 16:
+            raise DataError(f"model.input_{name}: expected a multiple of 16, the network's stride. Received: {value}.")
+
+
+def _read(path: pathlib.Path, size: tuple[int, int], channels: int) -> tuple[Array, tuple[float, float]]:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as opened:
+            picture = opened.convert("RGB" if channels == 3 else "L")
+    except (OSError, UnidentifiedImageError) as error:
+        raise DataError(f"{path}: expected a picture. It cannot be read: {error}.") from error
+    factor = picture.width / size[0], picture.height / size[1]
+    if picture.size != size:
+        picture = picture.resize(size, Image.Resampling.BILINEAR)
+    return np.asarray(picture, np.uint8).reshape(size[1], size[0], channels), factor
+
+
+def training_batches(
+    split: BoxSplit,
+    raster: Rasterizer,
+    augmentation: Augmentation | None,
+    *,
+    batch_size: int,
+    seed: int,
+    first_epoch: int,
+    epochs: int,
+    channels_first: bool,
+) -> tuple[Any, int]:
+    """Epochs `first_epoch` to `epochs`, one after the other, shuffled and augmented; and how many batches an epoch has.
+
+    The order and the augmentation of an epoch follow from `seed` and the epoch's number. A batch is (pictures, [target of
+    output_bbox, target of output_cov]): see `packed`.
+    """
+    n = len(split)
+    steps = math.ceil(n / batch_size)
+    load = _loader(split)
+
+    def one_epoch(epoch: Any) -> Any:
+        epoch = tf.cast(epoch, tf.int32)
+        order = tf.random.experimental.stateless_shuffle(tf.range(n), seed=tf.stack([seed, epoch]))
+        batches = tf.data.Dataset.from_tensor_slices(order).batch(batch_size).enumerate()
+
+        def finish(step: Any, indices: Any) -> Any:
+            pictures, boxes, numbers = load(indices)
+            if augmentation is not None:
+                key = tf.stack([seed * 1_000_003 + epoch, tf.cast(step, tf.int32)])
+                pictures, boxes, numbers = augmented(pictures, boxes, numbers, augmentation, key)
+            return _example(pictures, raster(boxes, numbers), channels_first)
+
+        return batches.map(finish, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+
+    return tf.data.Dataset.range(first_epoch, epochs).flat_map(one_epoch).prefetch(tf.data.AUTOTUNE), steps
+
+
+def evaluation_batches(split: BoxSplit, raster: Rasterizer, *, batch_size: int, channels_first: bool) -> Any:
+    """The split in its order, as it is; batches as in `training_batches`."""
+    load = _loader(split)
+
+    def finish(indices: Any) -> Any:
+        pictures, boxes, numbers = load(indices)
+        return _example(pictures, raster(boxes, numbers), channels_first)
+
+    batches = tf.data.Dataset.range(len(split)).batch(batch_size)
+    return batches.map(finish, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
+
+
+def augmented(pictures: Any, boxes: Any, numbers: Any, augmentation: Augmentation, seed: Any) -> tuple[Any, Any, Any]:
+    """A batch with its draws applied: pictures `(n, h, w, c)`, 0 to 1; boxes `(n, k, 4)`; classes `(n, k)`."""
+    height, width = pictures.shape[1:3]
+    draws = augmentation.draw(tf.shape(pictures)[0], seed, (width, height))
+    matrices = spatial_matrices(draws, Canvas(width, height).matrix, (width, height))
+    pictures = warp(pictures, matrices, (width, height))
+    if pictures.shape[-1] == 3:
+        pictures = colored(pictures, augmentation.color_matrices(draws))
+    boxes = moved_boxes(boxes, matrices, tao=augmentation.tao)
+    if not augmentation.tao:
+        boxes, there = clipped(boxes, (0.0, 0.0, float(width), float(height)), _SMALLEST)
+        numbers = tf.where(there, numbers, -1)
+    return pictures, boxes, numbers
+
+
+def packed(targets: Mapping[str, Any], channels_first: bool) -> list[Any]:
+    """Targets of a `Rasterizer` as the model's two outputs are held against: `[bbox and cov_norm, cov]` by channels."""
+    both = [tf.concat([targets["bbox"], targets["cov_norm"]], axis=1), targets["cov"]]
+    return both if channels_first else [tf.transpose(x, (0, 2, 3, 1)) for x in both]
+
+
+def _example(pictures: Any, targets: Mapping[str, Any], channels_first: bool) -> Any:
+    return tf.transpose(pictures, (0, 3, 1, 2)) if channels_first else pictures, tuple(packed(targets, channels_first))
+
+
+def _loader(split: BoxSplit) -> Any:
+    pictures, boxes, numbers = map(tf.constant, (split.pictures, split.boxes, split.numbers))
+    shape = split.pictures.shape[1:]
+
+    def load(indices: Any) -> tuple[Any, Any, Any]:
+        taken = tf.cast(tf.gather(pictures, indices), tf.float32) / 255
+        return tf.ensure_shape(taken, (None, *shape)), tf.gather(boxes, indices), tf.gather(numbers, indices)
+
+    return load

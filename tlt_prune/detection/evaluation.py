@@ -1,0 +1,140 @@
+"""A detector's average precision on pictures whose boxes are known."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from tlt_prune.detection.average_precision import Curve, EvaluationBox, Mode, curve_of, mean_average_precision, table
+from tlt_prune.detection.clustering import ClusteringConfig, Compatibility, Detections, cluster
+from tlt_prune.detection.dataset import BoxSplit
+from tlt_prune.detection.decoding import decode
+from tlt_prune.detection.geometry import Grid
+
+Array = NDArray[Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Postprocessing:
+    """From outputs to boxes, a class each.
+
+    Attributes:
+        grid: of the model.
+        clustering: class name -> how, in the order of the network's channels.
+        compatibility: see `clustering.cluster`.
+    """
+
+    grid: Grid
+    clustering: Mapping[str, ClusteringConfig]
+    compatibility: Compatibility = ""
+
+    def __call__(self, bbox: Array, cov: Array) -> list[dict[str, Detections]]:
+        """Detections of every class, a picture each.
+
+        Args:
+            bbox, cov: the model's outputs, channels first: `(n, 4 c, rows, columns)`, `(n, c, rows, columns)`.
+        """
+        boxes = decode(bbox, self.grid, clip=self.compatibility != "tao_inference")
+        return [
+            {
+                name: cluster(boxes[i, j].reshape(-1, 4), cov[i, j].ravel(), config, self.compatibility)
+                for j, (name, config) in enumerate(self.clustering.items())
+            }
+            for i in range(len(cov))
+        ]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What a detector came to.
+
+    Attributes:
+        curves: class -> precision against recall.
+        detections: a picture each, by class.
+        mode: of average precision.
+        compatible: as the toolkit computes it.
+    """
+
+    curves: dict[str, Curve]
+    detections: list[dict[str, Detections]]
+    mode: Mode = "INTEGRATE"
+    compatible: bool = False
+
+    @property
+    def mean_average_precision(self) -> float:
+        """0 to 1."""
+        return mean_average_precision(self.curves, self.mode, compatible=self.compatible)
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row a class."""
+        return table(self.curves, self.mode, compatible=self.compatible)
+
+    def plot(self, path: str | pathlib.Path | None = None) -> Any:
+        """Precision against recall, a line a class; saved to `path`, or returned as a figure."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(5, 4), layout="constrained")
+        axis = figure.subplots()
+        for name, curve in self.curves.items():
+            score = curve.average_precision(self.mode, compatible=self.compatible)
+            axis.plot(curve.recall, curve.precision, label=f"{name}, {100 * score:.1f} %")
+        axis.set(xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.01))
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.legend(frameon=False, fontsize=8)
+        if path is not None:
+            figure.savefig(path, dpi=110)
+        return figure
+
+
+def evaluate(
+    outputs: Callable[[Array], tuple[Array, Array]],
+    split: BoxSplit,
+    postprocessing: Postprocessing,
+    boxes: Mapping[str, EvaluationBox] | None = None,
+    *,
+    mode: Mode = "INTEGRATE",
+    compatible: bool = False,
+    batch_size: int = 16,
+) -> Evaluation:
+    """Scores a detector.
+
+    Args:
+        outputs: pictures `(n, height, width, channels)`, float32 of 0 to 1 -> (output_bbox, output_cov), channels first.
+        split: what is there.
+        postprocessing: how boxes follow from outputs.
+        boxes: class name -> what counts; `EvaluationBox()` where not given.
+        mode, compatible: see `Curve.average_precision`.
+        batch_size: of pictures at once.
+    """
+    found: list[dict[str, Detections]] = []
+    for i in range(0, len(split), batch_size):
+        bbox, cov = outputs(split.pictures[i : i + batch_size].astype(np.float32) / 255)
+        found += postprocessing(bbox, cov)
+    curves = {
+        name: curve_of(
+            [(x[name].boxes, x[name].confidences) for x in found],
+            split.of_class(split.classes.index(name)),
+            (boxes or {}).get(name),
+        )
+        for name in split.classes
+    }
+    return Evaluation(curves, found, mode, compatible)
+
+
+def outputs_of(run: Callable[[Any], list[Array]], channels_first: bool) -> Callable[[Array], tuple[Array, Array]]:
+    """A model's run (of pictures in its own layout, to `[output_bbox, output_cov]` in it) as `evaluate` takes it."""
+
+    def outputs(pictures: Array) -> tuple[Array, Array]:
+        if channels_first:
+            bbox, cov = run(np.ascontiguousarray(np.transpose(pictures, (0, 3, 1, 2))))
+            return bbox, cov
+        bbox, cov = (np.transpose(x, (0, 3, 1, 2)) for x in run(pictures))
+        return bbox, cov
+
+    return outputs

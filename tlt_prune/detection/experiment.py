@@ -1,0 +1,346 @@
+"""The toolkit's specs of DetectNet_v2, protobuf text as it is or YAML with the same keys, and what follows from them.
+
+protobuf itself reads the text; messages are made from `experiment_schema.json`, the names and types of the toolkit's own. What is
+not set is 0, "" or the first value of an enumeration, as there. Its checks go by the name of a field, wherever it is.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.resources
+import json
+import operator
+import pathlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory, text_format
+
+from tlt_prune.detection.augmentation import Augmentation, Canvas
+from tlt_prune.detection.average_precision import EvaluationBox, Mode
+from tlt_prune.detection.clustering import ClusteringConfig
+from tlt_prune.detection.geometry import Grid
+from tlt_prune.detection.losses import ObjectiveWeights, TargetClass
+from tlt_prune.detection.targets import Ellipse, Rasterizer
+from tlt_prune.errors import SpecError, first_line
+
+_PACKAGE = "detectnet_v2"
+_SCALARS = {"uint32": "UINT32", "int32": "INT32", "float": "FLOAT", "double": "DOUBLE", "bool": "BOOL", "string": "STRING"}
+_CHECKS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
+    ">": ("above {}", operator.gt),
+    ">=": ("{} or more", operator.ge),
+    "<": ("below {}", operator.lt),
+    "<=": ("{} or less", operator.le),
+    "!=": ("other than {!r}", operator.ne),
+    "in": ("one of {}", lambda value, allowed: value in allowed),
+    "%": ("a multiple of {}", lambda value, step: value % step == 0),
+}
+# Messages and maps that the toolkit misses when they are not there, by the message they belong to.
+_REQUIRED = {
+    "DatasetConfig": ("data_sources", "target_class_mapping"),
+    "AugmentationConfig": ("preprocessing", "spatial_augmentation", "color_augmentation"),
+    "ModelConfig": ("objective_set",),
+    "ModelConfig.ObjectiveSet": ("bbox", "cov"),
+    "TrainingConfig": ("learning_rate", "regularizer", "optimizer", "cost_scaling"),
+    "OptimizerConfig": ("adam",),
+    "BboxRasterizerConfig": ("target_class_config",),
+    "CostFunctionConfig": ("target_classes",),
+    "EvaluationConfig": ("minimum_detection_ground_truth_overlap", "evaluation_box_config"),
+    "PostProcessingConfig": ("target_class_config",),
+}
+
+
+def read(text: str, source: str, kind: str = "train") -> Any:
+    """A protobuf message of a spec.
+
+    Args:
+        text: protobuf text.
+        source: its name, for messages.
+        kind: "train", "inference" or "dataset_convert".
+
+    Raises:
+        SpecError: the text cannot be read (with line and column), or a value is out of range.
+    """
+    message = _messages()[_schema()["roots"][kind]]()
+    try:
+        text_format.Merge(text, message)
+    except text_format.ParseError as error:
+        raise SpecError(f"{source}: expected protobuf text of the toolkit's {kind} spec. {first_line(error, 200)}") from error
+    _check(message, source, kind)
+    return message
+
+
+def from_dict(data: Mapping[str, Any], source: str, kind: str = "train") -> Any:
+    """The same of what a YAML file holds.
+
+    Raises:
+        SpecError: a key or a type is unknown, or a value is out of range.
+    """
+    message = _messages()[_schema()["roots"][kind]]()
+    try:
+        json_format.ParseDict(dict(data), message)
+    except json_format.ParseError as error:
+        raise SpecError(f"{source}: expected the keys of the toolkit's {kind} spec. {first_line(error, 200)}") from error
+    _check(message, source, kind)
+    return message
+
+
+def load(path: str | pathlib.Path, kind: str = "train") -> Any:
+    """Reads a file: YAML where its name says so, protobuf text otherwise.
+
+    Raises:
+        SpecError: there is no such file, or it does not hold such a spec.
+    """
+    import yaml
+
+    path = pathlib.Path(path)
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"Cannot read the spec {path}: {error}.") from error
+    if path.suffix not in (".yaml", ".yml"):
+        return read(text, str(path), kind)
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SpecError(f"{path}: expected YAML. {first_line(error, 200)}") from error
+    if not isinstance(data, dict):
+        raise SpecError(f"{path}: expected sections such as dataset_config. Received: {type(data).__name__}.")
+    return from_dict(data, str(path), kind)
+
+
+def to_dict(message: Any) -> dict[str, Any]:
+    """What is set, by the spec's names."""
+    found: dict[str, Any] = json_format.MessageToDict(message, preserving_proto_field_name=True)
+    return found
+
+
+# --- what follows from a spec of training ---
+
+
+def class_names(spec: Any) -> tuple[str, ...]:
+    """In the order of the network's channels."""
+    return tuple(x.name for x in spec.cost_function_config.target_classes)
+
+
+def mapping(spec: Any) -> dict[str, str]:
+    """Class in the labels -> class of the network.
+
+    Raises:
+        SpecError: a class of the network comes from none in the labels.
+    """
+    found = {key: value for key, value in spec.dataset_config.target_class_mapping.items() if value in class_names(spec)}
+    missing = [name for name in class_names(spec) if name not in found.values()]
+    if missing:
+        raise SpecError(
+            f"cost_function_config.target_classes: '{missing[0]}' is the target of nothing in "
+            f"dataset_config.target_class_mapping ({', '.join(sorted(set(spec.dataset_config.target_class_mapping.values())))})."
+        )
+    return found
+
+
+def grid(spec: Any, columns: int, rows: int) -> Grid:
+    """Of a network with an output of that size."""
+    size, bbox = spec.augmentation_config.preprocessing, spec.model_config.objective_set.bbox
+    return Grid(size.output_image_width, size.output_image_height, columns, rows, bbox.scale, bbox.offset)
+
+
+def canvas(spec: Any) -> Canvas:
+    x = spec.augmentation_config.preprocessing
+    crop = (x.crop_left, x.crop_top, x.crop_right, x.crop_bottom)
+    return Canvas(x.output_image_width, x.output_image_height, crop, (x.scale_width, x.scale_height))
+
+
+def augmentation(spec: Any, *, tao: bool = False) -> Augmentation:
+    a = spec.augmentation_config
+    names = [field for field in Augmentation.__dataclass_fields__ if field != "tao"]
+    values = {
+        name: getattr(part, name)
+        for part in (a.spatial_augmentation, a.color_augmentation)
+        for name in names
+        if name in part.DESCRIPTOR.fields_by_name
+    }
+    return Augmentation(**values, tao=tao)
+
+
+def rasterizer(spec: Any, of: Grid) -> Rasterizer:
+    """Raises SpecError where a class has no entry in bbox_rasterizer_config."""
+    config = spec.bbox_rasterizer_config
+    ellipses = {}
+    for name in class_names(spec):
+        x = _entry(config.target_class_config, name, "bbox_rasterizer_config.target_class_config")
+        ellipses[name] = Ellipse(x.cov_center_x, x.cov_center_y, x.cov_radius_x, x.cov_radius_y, x.bbox_min_radius)
+    return Rasterizer(of, ellipses, config.deadzone_radius)
+
+
+def target_classes(spec: Any) -> list[TargetClass]:
+    return [
+        TargetClass(
+            x.name,
+            x.class_weight,
+            x.coverage_foreground_weight,
+            {y.name: y.initial_weight for y in x.objectives},
+            {y.name: y.weight_target for y in x.objectives},
+        )
+        for x in spec.cost_function_config.target_classes
+    ]
+
+
+def objective_weights(spec: Any) -> ObjectiveWeights:
+    x = spec.cost_function_config
+    limits = {"minimum": x.min_objective_weight, "maximum": x.max_objective_weight}
+    return ObjectiveWeights(target_classes(spec), automatic=x.enable_autoweighting, **limits)
+
+
+def clustering(spec: Any) -> dict[str, ClusteringConfig]:
+    """Class name -> how its boxes are clustered; those of other messages have the toolkit's names too."""
+    found = {}
+    for name in class_names(spec):
+        entry = _entry(spec.postprocessing_config.target_class_config, name, "postprocessing_config.target_class_config")
+        found[name] = clustering_of(entry.clustering_config)
+    return found
+
+
+def clustering_of(config: Any) -> ClusteringConfig:
+    """Of a message ClusteringConfig."""
+    names = [name for name in ClusteringConfig.__dataclass_fields__ if name in config.DESCRIPTOR.fields_by_name]
+    values = {name: getattr(config, name) for name in names}
+    algorithm = config.DESCRIPTOR.fields_by_name["clustering_algorithm"].enum_type
+    values["clustering_algorithm"] = algorithm.values_by_number[config.clustering_algorithm].name
+    return ClusteringConfig(**values)
+
+
+def evaluation_boxes(spec: Any) -> dict[str, EvaluationBox]:
+    config = spec.evaluation_config
+    found = {}
+    for name in class_names(spec):
+        box = _entry(config.evaluation_box_config, name, "evaluation_config.evaluation_box_config")
+        overlaps = config.minimum_detection_ground_truth_overlap
+        if name not in overlaps:
+            raise SpecError(f"evaluation_config.minimum_detection_ground_truth_overlap: expected an entry for '{name}'.")
+        limits = (box.minimum_height, box.maximum_height, box.minimum_width, box.maximum_width)
+        found[name] = EvaluationBox(*limits, overlaps[name])
+    return found
+
+
+def average_precision_mode(spec: Any) -> Mode:
+    return "INTEGRATE" if spec.evaluation_config.average_precision_mode else "SAMPLE"
+
+
+def _entry(entries: Any, name: str, where: str) -> Any:
+    if name not in entries:
+        raise SpecError(f"{where}: expected an entry for '{name}'. There are: {', '.join(sorted(entries)) or 'none'}.")
+    return entries[name]
+
+
+# --- messages and checks ---
+
+
+@functools.cache
+def _schema() -> dict[str, Any]:
+    text = importlib.resources.files("tlt_prune.detection").joinpath("experiment_schema.json").read_text("utf-8")
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+@functools.cache
+def _messages() -> dict[str, Any]:
+    """Message classes by the schema's names."""
+    file = descriptor_pb2.FileDescriptorProto(name=f"{_PACKAGE}.proto", package=_PACKAGE, syntax="proto3")
+    for name, fields in _schema()["messages"].items():
+        message = file.message_type.add(name=_plain(name))
+        for number, field in enumerate(fields, 1):
+            _add_field(message, field, number)
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return {
+        name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{_PACKAGE}.{_plain(name)}"))
+        for name in _schema()["messages"]
+    }
+
+
+def _plain(name: str) -> str:
+    return name.replace(".", "_")
+
+
+def _add_field(message: Any, field: Mapping[str, Any], number: int) -> None:
+    kinds = descriptor_pb2.FieldDescriptorProto
+    added = message.field.add(name=field["name"], number=number, label=kinds.LABEL_OPTIONAL)
+    if field.get("repeated") or field["type"] == "map":
+        added.label = kinds.LABEL_REPEATED
+    if field["type"] == "map":
+        entry = message.nested_type.add(name=f"{_camel(field['name'])}Entry")
+        entry.options.map_entry = True
+        for i, side in enumerate(("key", "value"), 1):
+            _set_type(entry.field.add(name=side, number=i, label=kinds.LABEL_OPTIONAL), field[side])
+        added.type, added.type_name = kinds.TYPE_MESSAGE, f".{_PACKAGE}.{message.name}.{entry.name}"
+    elif field["type"] == "enum":
+        enum = message.enum_type.add(name=f"{_camel(field['name'])}Enum")
+        for value, i in field["values"].items():
+            enum.value.add(name=value, number=i)
+        added.type, added.type_name = kinds.TYPE_ENUM, f".{_PACKAGE}.{message.name}.{enum.name}"
+    else:
+        _set_type(added, field.get("message", field["type"]))
+    if "oneof" in field:
+        names = [x.name for x in message.oneof_decl]
+        if field["oneof"] not in names:
+            message.oneof_decl.add(name=field["oneof"])
+            names.append(field["oneof"])
+        added.oneof_index = names.index(field["oneof"])
+
+
+def _set_type(field: Any, kind: str) -> None:
+    kinds = descriptor_pb2.FieldDescriptorProto
+    if kind in _SCALARS:
+        field.type = getattr(kinds, f"TYPE_{_SCALARS[kind]}")
+    else:
+        field.type, field.type_name = kinds.TYPE_MESSAGE, f".{_PACKAGE}.{_plain(kind)}"
+
+
+def _camel(name: str) -> str:
+    return "".join(word.capitalize() for word in name.split("_"))
+
+
+def _check(message: Any, source: str, kind: str) -> None:
+    schema = _schema()
+    problems = [
+        f"{name}: expected this section" for name in schema.get(f"{kind}_required_messages", ()) if not message.HasField(name)
+    ]
+    required = {_plain(name): fields for name, fields in _REQUIRED.items()} if kind == "train" else {}
+    checks = schema.get(f"{kind}_checks_by_field_name", {})
+    for path, part in _parts(message, ""):
+        for name in required.get(part.DESCRIPTOR.name, ()):
+            field = part.DESCRIPTOR.fields_by_name[name]
+            there = len(getattr(part, name)) if field.is_repeated else part.HasField(name)
+            if not there:
+                problems.append(f"{path}{name}: expected it to be set")
+        for field in part.DESCRIPTOR.fields:
+            if field.message_type is not None or field.is_repeated:
+                continue
+            value = getattr(part, field.name)
+            if field.containing_oneof is not None and not part.HasField(field.name):
+                continue
+            failed = [
+                _CHECKS[sign][0].format(limit) for sign, limit in checks.get(field.name, ()) if not _CHECKS[sign][1](value, limit)
+            ]
+            if failed:
+                problems.append(f"{path}{field.name}: expected {' and '.join(failed)}. Received: {value!r}")
+    if problems:
+        raise SpecError(f"{source}: {'; '.join(problems[:5])}{'; ...' if len(problems) > 5 else '.'}")
+
+
+def _parts(message: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Every message that is set, with its path."""
+    yield path, message
+    for field, value in message.ListFields():
+        if field.message_type is None:
+            continue
+        if field.message_type.GetOptions().map_entry:
+            if field.message_type.fields_by_name["value"].message_type is not None:
+                for key in value:
+                    yield from _parts(value[key], f"{path}{field.name}[{key}].")
+        elif field.is_repeated:
+            for i, each in enumerate(value):
+                yield from _parts(each, f"{path}{field.name}[{i}].")
+        else:
+            yield from _parts(value, f"{path}{field.name}.")

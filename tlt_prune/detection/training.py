@@ -1,0 +1,132 @@
+"""What makes a Keras model a detector in training: its losses, what they come to, and weights that follow them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from tlt_prune.detection.losses import OBJECTIVES, ObjectiveWeights, TargetClass, objective_means
+
+
+@keras.saving.register_keras_serializable(package="tlt_prune")
+class ObjectiveLoss(keras.losses.Loss):
+    """One objective of all classes, weighted: what one of a detector's two outputs is trained by.
+
+    Args:
+        objective: "cov" or "bbox".
+        classes: `TargetClass`es, or their configurations.
+        channels_first: of the model.
+
+    Attributes:
+        weights: `(c,)`, a variable: class weight times objective weight.
+    """
+
+    def __init__(
+        self,
+        objective: str,
+        classes: Sequence[TargetClass | Mapping[str, Any]],
+        channels_first: bool,
+        name: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(name=name or f"{objective}_loss", reduction="sum")
+        self.objective, self.channels_first = objective, channels_first
+        self.classes = [x if isinstance(x, TargetClass) else TargetClass(**x) for x in classes]
+        start = ObjectiveWeights(self.classes)
+        column = OBJECTIVES.index(objective)
+        self.weights = keras.Variable(
+            start.class_weights * start.objective_weights[:, column], dtype="float32", trainable=False, name="weights"
+        )
+
+    def means(self, y_true: Any, y_pred: Any) -> Any:
+        """`(c,)`: the objective of every class, not weighted."""
+        count = len(self.classes)
+        if not self.channels_first:
+            y_true, y_pred = ops.transpose(y_true, (0, 3, 1, 2)), ops.transpose(y_pred, (0, 3, 1, 2))
+        weights = [x.foreground_weight for x in self.classes]
+        if self.objective == "cov":
+            nothing = ops.zeros_like(y_true)
+            targets = {"cov": y_true, "cov_norm": nothing, "bbox": ops.repeat(nothing, 4, axis=1)}
+            return objective_means(targets, targets["bbox"], y_pred, weights)[:, 0]
+        norm, bbox = y_true[:, 4 * count :], y_true[:, : 4 * count]
+        return objective_means({"cov": norm, "cov_norm": norm, "bbox": bbox}, y_pred, norm, weights)[:, 1]
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        return ops.sum(self.weights * self.means(y_true, y_pred))
+
+    def get_config(self) -> dict[str, Any]:
+        classes = [dataclasses.asdict(x) for x in self.classes]
+        return {"objective": self.objective, "classes": classes, "channels_first": self.channels_first, "name": self.name}
+
+
+@keras.saving.register_keras_serializable(package="tlt_prune")
+class ObjectiveMean(keras.metrics.Mean):
+    """The mean of one class' objective over an epoch, not weighted."""
+
+    def __init__(self, loss: ObjectiveLoss | Mapping[str, Any], number: int, name: str | None = None, **kwargs: Any) -> None:
+        found = loss if isinstance(loss, ObjectiveLoss) else keras.saving.deserialize_keras_object(dict(loss))
+        super().__init__(name=name or f"{found.classes[number].name}_{found.objective}")
+        self._loss, self._number = found, number
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        return super().update_state(self._loss.means(y_true, y_pred)[self._number])
+
+    def get_config(self) -> dict[str, Any]:
+        loss = keras.saving.serialize_keras_object(self._loss)
+        return {"loss": loss, "number": self._number, "name": self.name}
+
+
+def objective(classes: Sequence[TargetClass], channels_first: bool) -> dict[str, Any]:
+    """Losses and metrics for `compile`, of a model with outputs `[output_bbox, output_cov]`."""
+    losses = [ObjectiveLoss(name, classes, channels_first) for name in ("bbox", "cov")]
+    metrics = [[ObjectiveMean(loss, i) for i in range(len(classes))] for loss in losses]
+    return {"loss": losses, "metrics": metrics}
+
+
+class AutoWeighting(keras.callbacks.Callback):
+    """Weighs the objectives after every epoch so that each contributes its target, and writes their weights into the logs.
+
+    The weights follow from the logs of the epoch before, so a resumed training has those of an uninterrupted one: give it the
+    history so far.
+
+    Args:
+        weights: how.
+        history: a row an epoch that is done: what the logs had.
+    """
+
+    def __init__(
+        self, weights: ObjectiveWeights, classes: Sequence[TargetClass], history: Sequence[Mapping[str, Any]] = ()
+    ) -> None:
+        super().__init__()
+        self._weights, self._names = weights, [x.name for x in classes]
+        for row in history:
+            self._weights.end_epoch(self._costs(row))
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self._assign()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        found = {self._plain(key): value for key, value in (logs or {}).items() if not key.startswith("val_")}
+        self._weights.end_epoch(self._costs(found))
+        self._assign()
+
+    def _costs(self, logs: Mapping[str, Any]) -> Any:
+        plain = {self._plain(key): value for key, value in logs.items() if not key.startswith("val_")}
+        return np.array([[float(plain[f"{name}_{objective}"]) for objective in OBJECTIVES] for name in self._names])
+
+    @staticmethod
+    def _plain(key: str) -> str:
+        """Keras puts the output's name before a metric's."""
+        for output in ("output_bbox_", "output_cov_"):
+            key = key.removeprefix(output)
+        return key
+
+    def _assign(self) -> None:
+        for loss in self.model.loss:
+            column = OBJECTIVES.index(loss.objective)
+            loss.weights.assign(self._weights.class_weights * self._weights.objective_weights[:, column])
