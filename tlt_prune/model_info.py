@@ -55,8 +55,12 @@ def of_spec(spec: Spec, classes: tuple[str, ...], start: ModelInfo | None = None
     """What a model that is trained by `spec`, from one that knows `start`, will know of itself."""
     values = {field: getattr(_section(spec, path), key) for field, (path, key) in _KEYS.items()}
     pruning = start.pruning if start is not None else ()
-    versions = tuple(f"{name} {metadata.version(name)}" for name in ("keras", "tensorflow"))
-    return ModelInfo(classes=tuple(str(x) for x in classes), pruning=pruning, versions=versions, **values)
+    return ModelInfo(classes=tuple(str(x) for x in classes), pruning=pruning, versions=versions(), **values)
+
+
+def versions() -> tuple[str, ...]:
+    """Of the packages that a model is trained with."""
+    return tuple(f"{name} {metadata.version(name)}" for name in ("keras", "tensorflow"))
 
 
 def pruned(info: ModelInfo | None, summary: str) -> ModelInfo | None:

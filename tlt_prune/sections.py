@@ -5,7 +5,7 @@ Names are those of TAO's TensorFlow 2 classification specs.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import pydantic
 from pydantic import Field
@@ -365,8 +365,16 @@ class Export(Settings):
 
 
 class Spec(Settings):
-    """One experiment. Every script reads the sections it needs."""
+    """One experiment. Every script reads the sections it needs.
 
+    Attributes:
+        task: "classification", or "detection": then the toolkit's sections of DetectNet_v2 stand beside these, in YAML or as the
+            toolkit's protobuf text (a file whose name does not end in .yaml).
+        experiment: those sections.
+    """
+
+    task: Literal["classification", "detection"] = "classification"
+    experiment: Annotated[dict[str, Any], Field(default_factory=dict)]
     results_dir: Annotated[str, Field(min_length=1)] = "results"
     dataset: Dataset = Dataset()
     model: Model = Model()

@@ -55,6 +55,21 @@ __all__ = [
     "to_yaml",
 ]
 
+# What the toolkit's specs of detection consist of; `tlt_prune.detection.experiment` reads it.
+EXPERIMENT = (
+    "random_seed",
+    "dataset_config",
+    "augmentation_config",
+    "postprocessing_config",
+    "model_config",
+    "evaluation_config",
+    "cost_function_config",
+    "training_config",
+    "bbox_rasterizer_config",
+    "loss_mask_label_filter",
+    "compatibility",
+)
+
 # Where TAO's releases spell a key differently.
 ALIASES = {
     "data": "dataset",
@@ -126,6 +141,9 @@ def spec_from_dict(data: Mapping[str, Any], source: str = "spec", overrides: Map
         for part in reversed(key.split(".")):
             nested = {part: nested}
         ignored += _add_renamed(nested, plain, None)
+    if plain.get("task") == "detection":
+        found = {key: plain.pop(key) for key in EXPERIMENT if key in plain}
+        plain["experiment"] = {**(plain.get("experiment") or {}), **found}
     try:
         return Spec.model_validate({**plain, "ignored": tuple(sorted(ignored))})
     except pydantic.ValidationError as error:
@@ -147,7 +165,12 @@ class _Loader(yaml.SafeLoader):
     """YAML 1.1 with two mends: 1e-4 is a number, and a key given twice is a mistake."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        merge = "tag:yaml.org,2002:merge"
+        keys = [
+            self.construct_object(key, deep=True)  # type: ignore[no-untyped-call]
+            for key, _ in node.value
+            if key.tag != merge
+        ]
         twice = sorted({str(key) for key in keys if keys.count(key) > 1})
         if twice:
             raise yaml.constructor.ConstructorError(None, None, f"the key {twice[0]!r} is given twice", node.start_mark)

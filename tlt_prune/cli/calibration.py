@@ -39,17 +39,17 @@ def choose(spec: Spec, predictor: Any) -> Choice:
     prune = spec.prune
     wanted = prune.compensation if isinstance(prune.compensation, tuple) else (prune.compensation,)
     needed = prune.criterion in CRITERIA_WITH_DATA or {"least_squares", "batch_norm"} & set(wanted)
-    x, y = None, None
+    x, y, loss = None, None, _LOSS
     if needed or "auto" in (prune.criterion, *wanted):
         found = _examples(spec, predictor, required=bool(needed))
-        x, y = found if found is not None else (None, None)
+        x, y, loss = found if found is not None else (None, None, _LOSS)
     options = prune.options
     criterion: Any = prune.criterion
     by_norm = options.threshold is not None or options.ratio is not None
     if criterion == "auto":
         criterion = "L2" if by_norm or x is None else "Taylor"
     if criterion in CRITERIA_WITH_DATA:
-        criterion = _with_data(criterion, x, y)
+        criterion = _with_data(criterion, x, y, loss)
     automatic = "least_squares" if x is not None else "none"
     names = [automatic if name == "auto" else name for name in wanted]
     return Choice(
@@ -57,20 +57,20 @@ def choose(spec: Spec, predictor: Any) -> Choice:
     )
 
 
-def _with_data(name: str, x: Any, y: Any) -> Any:
+def _with_data(name: str, x: Any, y: Any, loss: Any) -> Any:
     from tlt_prune import criteria
 
     match name:
         case "Taylor":
-            return criteria.Taylor((x, y), _LOSS)
+            return criteria.Taylor((x, y), loss)
         case "Fisher":
-            return criteria.Fisher((x, y), _LOSS)
+            return criteria.Fisher((x, y), loss)
         case "Activation":
             return criteria.Activation(x)
         case "APoZ":
             return criteria.APoZ(x)
         case _:
-            return criteria.Ablation((x, y), _LOSS, chunk=8)
+            return criteria.Ablation((x, y), loss, chunk=8)
 
 
 def _compensation(name: str, x: Any) -> Any:
@@ -85,8 +85,12 @@ def _compensation(name: str, x: Any) -> Any:
             return name
 
 
-def _examples(spec: Spec, predictor: Any, *, required: bool) -> tuple[Any, Any] | None:
-    """(pictures as the model takes them, one-hot labels): `prune.samples` of the training split; None where there are none."""
+def _examples(spec: Spec, predictor: Any, *, required: bool) -> tuple[Any, Any, Any] | None:
+    """(pictures as the model takes them, labels, loss): `prune.samples` of the training split; None where there are none."""
+    if spec.task == "detection":
+        from tlt_prune.cli.detection import examples, read
+
+        return examples(read(spec), predictor)
     if "train_dataset_path" not in spec.dataset.model_fields_set:
         if required:
             raise SpecError(
@@ -115,4 +119,4 @@ def _examples(spec: Spec, predictor: Any, *, required: bool) -> tuple[Any, Any] 
     few = split.sample(spec.prune.samples, spec.train.random_seed)
     batches = data.evaluation_pipeline(few, spec.dataset, form, batch_size=spec.evaluate.batch_size, channels_first=first).batches
     pictures, labels = zip(*[(np.asarray(a), np.asarray(b)) for a, b in batches], strict=True)
-    return np.concatenate(pictures), np.concatenate(labels)
+    return np.concatenate(pictures), np.concatenate(labels), _LOSS

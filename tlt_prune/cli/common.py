@@ -58,12 +58,23 @@ def load(arguments: Sequence[str], flag_overrides: Mapping[str, Any], without: S
     given += [f"{key}={json.dumps(value)}" for key, value in flag_overrides.items() if value is not None]
     if FLAGS.results_dir is not None:
         given.append(f"results_dir={json.dumps(FLAGS.results_dir)}")
-    spec = load_spec(FLAGS.experiment_spec_file, [*FLAGS.set, *arguments, *given])
+    spec = _read(FLAGS.experiment_spec_file, [*FLAGS.set, *arguments, *given])
     if spec.ignored:
         say(f"Ignored, without effect here: {', '.join(spec.ignored)}.")
     if FLAGS.key is not None:
         say("Ignored: --key. Models are not encrypted here.")
     return spec
+
+
+def _read(path: str | None, overrides: list[str]) -> Spec:
+    """YAML, or the toolkit's protobuf text of detection."""
+    if path is None or pathlib.Path(path).suffix in (".yaml", ".yml") or not pathlib.Path(path).is_file():
+        return load_spec(path, overrides)
+    from tlt_prune.detection import experiment
+
+    sections = experiment.to_dict(experiment.load(path))
+    given = [f"{key}={json.dumps(value)}" for key, value in {"task": "detection", **sections}.items()]
+    return load_spec(None, [*given, *overrides])
 
 
 def run(main: Callable[[list[str]], None]) -> None:

@@ -39,6 +39,11 @@ def main(argv: list[str]) -> None:
     folder = files.output_folder(FLAGS.output_dir or f"{spec.results_dir}/evaluate/{name}")
     extras.require("train", "tlt-evaluate")
     import_frameworks()
+    if spec.task == "detection":
+        from tlt_prune.cli.detecting import run_evaluation
+
+        run_evaluation(spec, path, folder)
+        return
     from tlt_prune import data, model_info, training
     from tlt_prune.cli.models import agreed
     from tlt_prune.export import latency_ms, load_predictor

@@ -55,8 +55,6 @@ def main(argv: list[str]) -> None:
     extras.require("train", "tlt-export")
     extras.require("export", "tlt-export")
     import_frameworks()
-    from tlt_prune import data
-    from tlt_prune.cli.models import agreed
     from tlt_prune.export import export_saved_model, load_predictor
 
     predictor = load_predictor(source)
@@ -64,15 +62,13 @@ def main(argv: list[str]) -> None:
         extras.require("litert", "export.formats: litert")
     if predictor.model is None:
         raise SpecError(f"export.model_path: expected a .keras file. Received: {source}.")
-    spec, form, first = agreed(spec, predictor)
-    job = _Job(spec, predictor, form, first)
-    split = data.load_test_split(spec.dataset, form, spec.evaluate.dataset_path).head(e.parity_samples)
-    samples = job.inputs(split)
+    job: Any = _Detector(spec, predictor) if spec.task == "detection" else _Classifier(spec, predictor)
+    samples = job.samples()
     with contextlib.ExitStack() as stack:
         # Where one of the files cannot be written, none is.
         if "saved_model" in e.formats:
             partial = stack.enter_context(files.whole_folder(saved_model_path, "saved_model.pb"))
-            pictures = _pictures(job) if e.preprocessing else None
+            pictures = job.pictures() if e.preprocessing else None
             error = export_saved_model(predictor.model, partial, samples, e.tolerance or 1e-4, predictor.info, pictures)
         if "litert" in e.formats:
             said = _litert(job, stack.enter_context(files.whole_file(litert_path)), samples)
@@ -87,41 +83,118 @@ def main(argv: list[str]) -> None:
     common.say(f"Next: tlt-evaluate{common.spec_flag()} -m {written}")
 
 
-@dataclasses.dataclass(frozen=True)
-class _Job:
-    spec: Spec
-    predictor: Any
-    form: Any
-    channels_first: bool
+class _Classifier:
+    """What there is to export a classifier with."""
 
-    def inputs(self, split: Any) -> Any:
-        """Pictures as the model takes them."""
+    def __init__(self, spec: Spec, predictor: Any) -> None:
+        from tlt_prune.cli.models import agreed
+
+        self.predictor = predictor
+        self.spec, self._form, self.channels_first = agreed(spec, predictor)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width)."""
+        height, width, _ = self._form.size
+        return height, width
+
+    def samples(self) -> Any:
+        """Held-out pictures as the model takes them, to compare files with Keras."""
+        from tlt_prune import data
+
+        split = data.load_test_split(self.spec.dataset, self._form, self.spec.evaluate.dataset_path)
+        return self._inputs(split.head(self.spec.export.parity_samples))
+
+    def calibration(self) -> Any:
+        """Pictures as the model takes them, to measure ranges on."""
+        from tlt_prune import data
+
+        e = self.spec.export
+        if e.cal_image_dir:
+            _, split = data.picture_split(e.cal_image_dir, self._form)
+            return self._inputs(split.head(e.batches * e.batch_size))
+        train_split, _ = data.load_splits(self.spec.dataset, self._form)
+        return self._inputs(train_split.sample(e.batches * e.batch_size, self.spec.train.random_seed))
+
+    def training(self, epochs: int) -> dict[str, Any]:
+        """How its twin is trained."""
+        from tlt_prune import data
+        from tlt_prune.cli.twin_training import how_to_train
+
+        train_split, _ = data.load_splits(self.spec.dataset, self._form)
+        return how_to_train(self.spec, train_split, self._form, self.channels_first, epochs)
+
+    def pictures(self) -> Any:
+        """The model's preprocessing, for the SavedModel's second signature."""
+        import tensorflow as tf
+
+        from tlt_prune.data.pipeline import preprocess
+        from tlt_prune.export.saved_model import Pictures
+
+        form, dataset = self._form, self.spec.dataset
+        method = {"box": "area", "hamming": "gaussian", "lanczos": "lanczos3"}.get(form.resample, form.resample)
+
+        def prepare(images: Any) -> Any:
+            resized = tf.image.resize(tf.cast(images, tf.float32), form.size[:2], method, antialias=True)
+            return preprocess(tf.ensure_shape(resized, (None, *form.size)), dataset, self.channels_first, form.depth)
+
+        return Pictures(form.size[2], np.dtype(form.dtype).name, prepare)
+
+    def _inputs(self, split: Any) -> Any:
         from tlt_prune import data
 
         pipeline = data.evaluation_pipeline(
-            split, self.spec.dataset, self.form, batch_size=64, channels_first=self.channels_first
+            split, self.spec.dataset, self._form, batch_size=64, channels_first=self.channels_first
         )
         return np.concatenate([np.asarray(x) for x, _ in pipeline.batches])
 
 
-def _pictures(job: _Job) -> Any:
-    """The model's preprocessing, for the SavedModel's second signature."""
-    import tensorflow as tf
+class _Detector:
+    """What there is to export a detector with."""
 
-    from tlt_prune.data.pipeline import preprocess
-    from tlt_prune.export.saved_model import Pictures
+    def __init__(self, spec: Spec, predictor: Any) -> None:
+        from tlt_prune.cli.detection import output_size, read
 
-    form, dataset = job.form, job.spec.dataset
-    method = {"box": "area", "hamming": "gaussian", "lanczos": "lanczos3"}.get(form.resample, form.resample)
+        self.spec, self.predictor, self._job = spec, predictor, read(spec)
+        output_size(predictor.model)
+        self.channels_first = predictor.channels_first(self._job.channels)
+        self._training, self._validation = self._job.splits()
 
-    def prepare(images: Any) -> Any:
-        resized = tf.image.resize(tf.cast(images, tf.float32), form.size[:2], method, antialias=True)
-        return preprocess(tf.ensure_shape(resized, (None, *form.size)), dataset, job.channels_first, form.depth)
+    @property
+    def size(self) -> tuple[int, int]:
+        width, height = self._job.size
+        return height, width
 
-    return Pictures(form.size[2], np.dtype(form.dtype).name, prepare)
+    def samples(self) -> Any:
+        return self._inputs(self._validation.pictures[: self.spec.export.parity_samples])
+
+    def calibration(self) -> Any:
+        e = self.spec.export
+        if e.cal_image_dir:
+            raise SpecError("export.cal_image_dir: a detector is calibrated on the spec's training pictures. Expected none.")
+        return self._inputs(self._training.pictures[: e.batches * e.batch_size])
+
+    def training(self, epochs: int) -> dict[str, Any]:
+        raise SpecError("export.litert_qat_epochs: expected 0 for a detector, which is quantised after training.")
+
+    def pictures(self) -> Any:
+        import tensorflow as tf
+
+        from tlt_prune.export.saved_model import Pictures
+
+        def prepare(images: Any) -> Any:
+            resized = tf.image.resize(tf.cast(images, tf.float32) / 255, self.size, antialias=True)
+            resized = tf.ensure_shape(resized, (None, *self.size, self._job.channels))
+            return tf.transpose(resized, (0, 3, 1, 2)) if self.channels_first else resized
+
+        return Pictures(self._job.channels, "uint8", prepare)
+
+    def _inputs(self, pictures: Any) -> Any:
+        x = pictures.astype(np.float32) / 255
+        return np.ascontiguousarray(np.transpose(x, (0, 3, 1, 2))) if self.channels_first else x
 
 
-def _onnx(job: _Job, path: pathlib.Path, samples: Any) -> None:
+def _onnx(job: Any, path: pathlib.Path, samples: Any) -> None:
     from tlt_prune.export import EngineOptions, build_engine, export_onnx, trtexec_command, write_build_script
     from tlt_prune.quantization import is_quantisation_aware, write_calibration_cache
 
@@ -155,7 +228,7 @@ def _onnx(job: _Job, path: pathlib.Path, samples: Any) -> None:
             f"is that of the float file on {100 * found.agreement:.1f} % of them."
         )
     engine = EngineOptions(
-        job.form.size[:2],
+        job.size,
         e.min_batch_size,
         e.opt_batch_size,
         e.max_batch_size,
@@ -173,20 +246,17 @@ def _onnx(job: _Job, path: pathlib.Path, samples: Any) -> None:
         common.say("The tensorrt package is installed: built the engine.")
 
 
-def _litert(job: _Job, path: pathlib.Path, samples: Any) -> str:
-    from tlt_prune import data, quantization
-    from tlt_prune.cli.twin_training import how_to_train
+def _litert(job: Any, path: pathlib.Path, samples: Any) -> str:
+    from tlt_prune import quantization
     from tlt_prune.export import export_litert, load_predictor
 
     e, model = job.spec.export, job.predictor.model
     precision = {"fp32": "float32", "fp16": "float16", "int8": "int8"}[e.data_type]
     calibration, how = None, {"float32": "fp32", "float16": "fp16"}.get(precision, "int8, trained so")
     if precision == "int8" and e.litert_qat_epochs:
-        train_split, _ = data.load_splits(job.spec.dataset, job.form)
-        given = how_to_train(job.spec, train_split, job.form, job.channels_first, e.litert_qat_epochs)
-        model = quantization.train_for_litert(model, **given)
+        model = quantization.train_for_litert(model, **job.training(e.litert_qat_epochs))
     elif precision == "int8":
-        calibration = job.inputs(_calibration_split(job))
+        calibration = job.calibration()
         how = f"int8, calibrated by min_max on {len(calibration)} pictures"
     error = export_litert(
         model, path, samples, precision=precision, calibration=calibration, tolerance=e.tolerance, info=job.predictor.info
@@ -197,29 +267,18 @@ def _litert(job: _Job, path: pathlib.Path, samples: Any) -> str:
     return f"LiteRT, {how}; the largest class is that of Keras on {100 * same:.1f} % of {len(samples)} pictures."
 
 
-def _calibrated(job: _Job, source: pathlib.Path, path: pathlib.Path) -> Any:
+def _calibrated(job: Any, source: pathlib.Path, path: pathlib.Path) -> Any:
     """Writes the int8 file of a float one."""
     from tlt_prune import quantization
 
     e = job.spec.export
-    inputs = job.inputs(_calibration_split(job))
+    inputs = job.calibration()
     if e.onnx_layout == "NCHW" and not job.channels_first:
         inputs = np.ascontiguousarray(np.transpose(inputs, (0, 3, 1, 2)))
     batches = [inputs[i : i + e.batch_size] for i in range(0, len(inputs), e.batch_size)]
     return quantization.quantize_onnx(
         source, path, batches, method=e.calibration, percentile=e.percentile, target=e.target, excluded=e.excluded_nodes
     )
-
-
-def _calibration_split(job: _Job) -> Any:
-    from tlt_prune import data
-
-    e = job.spec.export
-    if e.cal_image_dir:
-        _, split = data.picture_split(e.cal_image_dir, job.form)
-        return split.head(e.batches * e.batch_size)
-    train_split, _ = data.load_splits(job.spec.dataset, job.form)
-    return train_split.sample(e.batches * e.batch_size, job.spec.train.random_seed)
 
 
 def entry() -> None:

@@ -1,9 +1,10 @@
-"""Classifies pictures: a file or a folder of them.
+"""Classifies pictures, or detects objects in them: a file or a folder.
 
   tlt-infer -e specs/demo_digits.yaml -m results/retrain/model.keras -d pictures/ --contact_sheet
 
 Prints and writes (predictions.csv) file, class and probability; --contact_sheet draws the pictures with their
-classes. Without -d it shows pictures of the spec's test split.
+classes. Without -d it shows pictures of the spec's test split. A detector's results are label files in KITTI's format and
+annotated pictures.
 """
 
 from __future__ import annotations
@@ -42,6 +43,11 @@ def main(argv: list[str]) -> None:
     folder = files.output_folder(FLAGS.output_dir or f"{spec.results_dir}/infer")
     extras.require("train", "tlt-infer")
     import_frameworks()
+    if spec.task == "detection":
+        from tlt_prune.cli.detecting import run_inference
+
+        run_inference(spec, path, folder)
+        return
     import pandas as pd
 
     from tlt_prune import data

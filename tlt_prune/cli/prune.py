@@ -223,9 +223,8 @@ def _prune(
     if plan.latency_ms_after is not None:
         common.say(f"Latency: {plan.latency_ms_after:.3g} ms predicted, {measured_ms(pruned):.3g} ms measured in onnxruntime.")
     if onwards:
-        common.say(
-            f"Next: tlt-train{common.spec_flag()} --set train.pretrained_model_path={output} -o {spec.results_dir}/retrain"
-        )
+        start = "model_config.pretrained_model_file" if spec.task == "detection" else "train.pretrained_model_path"
+        common.say(f"Next: tlt-train{common.spec_flag()} --set {start}={output} -o {spec.results_dir}/retrain")
 
 
 def _compensated(done: Any, compensation: list[Any]) -> Iterator[str]:

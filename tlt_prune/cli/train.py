@@ -1,4 +1,4 @@
-"""Trains a classifier, or retrains a pruned one.
+"""Trains a classifier or a detector, or retrains a pruned one.
 
   tlt-train -e specs/demo_digits.yaml
   tlt-train -e specs/demo_digits.yaml --set train.pretrained_model_path=results/prune/model.keras
@@ -28,7 +28,10 @@ def main(argv: list[str]) -> None:
     folder = files.output_folder(FLAGS.output_dir or f"{spec.results_dir}/train")
     extras.require("train", "tlt-train")
     import_frameworks()
-    from tlt_prune.cli.training_run import run_training
+    if spec.task == "detection":
+        from tlt_prune.cli.detection import run_training
+    else:
+        from tlt_prune.cli.training_run import run_training
 
     spec, result = run_training(spec, folder, restart=FLAGS.restart)
     _report(spec, result)
@@ -38,7 +41,8 @@ def _report(spec: Spec, result: Any) -> None:
     last = result.history.iloc[-1] if len(result.history) else None
     common.say(f"\nTrained {result.epochs} epochs; {result.model.count_params():,} parameters.")
     if last is not None:
-        common.say(f"Accuracy on the held-out pictures: {100 * last['val_accuracy']:.2f} %")
+        measure, name = ("val_map", "Mean average precision") if spec.task == "detection" else ("val_accuracy", "Accuracy")
+        common.say(f"{name} on the held-out pictures: {100 * last[measure]:.2f} %")
     common.say(f"Wrote {result.path}")
     onwards = "tlt-export" if spec.train.qat else "tlt-prune"
     target = f"{spec.results_dir}/export/model.onnx" if spec.train.qat else f"{spec.results_dir}/prune/model.keras"

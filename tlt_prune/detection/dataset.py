@@ -79,47 +79,47 @@ class BoxSplit:
 
 
 def load_kitti(
-    folder: str | pathlib.Path,
+    images: str | pathlib.Path,
+    labels: str | pathlib.Path,
     mapping: Mapping[str, str],
     size: tuple[int, int],
     *,
     channels: int = 3,
+    classes: Sequence[str] | None = None,
     names: Sequence[str] | None = None,
-    images: str = "images",
-    labels: str = "labels",
 ) -> BoxSplit:
-    """A folder in KITTI's format: pictures in one folder, a text file of the same name for each in another.
+    """Pictures in one folder, a text file in KITTI's format of the same name for each in another.
 
     Args:
-        folder: with the two.
+        images, labels: the two folders.
         mapping: class in the files, in lower case -> class of the model; others are left out.
         size: (width, height) of the model, multiples of 16; pictures are stretched to it, and boxes with them.
         channels: 1 or 3.
+        classes: those of the model, in the order of its channels; None for the order in which `mapping` names them.
         names: of the pictures to take, without their suffix; None for all.
-        images, labels: names of the two folders.
 
     Raises:
         DataError: a folder or a file is missing or empty, a line is broken, a box is outside of its picture, a class of `mapping`
             is not in lower case, no object is left.
     """
-    root = pathlib.Path(folder)
-    found = {path.stem: path for path in sorted((root / images).glob("*")) if path.suffix.lower() in SUFFIXES}
+    folder = pathlib.Path(images)
+    found = {path.stem: path for path in sorted(folder.glob("*")) if path.suffix.lower() in SUFFIXES}
     if not found:
-        raise DataError(f"{root / images}: expected pictures ({', '.join(SUFFIXES)}). There are none.")
+        raise DataError(f"{folder}: expected pictures ({', '.join(SUFFIXES)}). There are none.")
     wanted = sorted(found) if names is None else list(names)
     missing = [name for name in wanted if name not in found]
     if missing:
-        raise DataError(f"{root / images}: there is no picture '{missing[0]}', which was asked for.")
+        raise DataError(f"{folder}: there is no picture '{missing[0]}', which was asked for.")
     objects = {}
     for name in wanted:
-        path = root / labels / f"{name}.txt"
+        path = pathlib.Path(labels) / f"{name}.txt"
         if not path.is_file():
             raise DataError(
                 f"{path}: expected a label file for every picture (an empty one where there is no object). There is none."
             )
         kept, _ = parse_labels(path.read_text("utf-8"), str(path))
         objects[name] = [(label.name, label.box) for label in kept]
-    return _split({name: found[name] for name in wanted}, objects, mapping, size, channels, str(root))
+    return _split({name: found[name] for name in wanted}, objects, mapping, size, channels, classes, str(labels))
 
 
 def load_coco(
@@ -129,6 +129,7 @@ def load_coco(
     size: tuple[int, int],
     *,
     channels: int = 3,
+    classes: Sequence[str] | None = None,
 ) -> BoxSplit:
     """Pictures with an annotation file in COCO's format; crowds are left out. For the rest see `load_kitti`.
 
@@ -151,7 +152,7 @@ def load_coco(
     missing = [file for file in files.values() if not file.is_file()]
     if missing:
         raise DataError(f"{path} names {missing[0]}, which does not exist.")
-    return _split({file.stem: file for file in files.values()}, objects, mapping, size, channels, str(path))
+    return _split({file.stem: file for file in files.values()}, objects, mapping, size, channels, classes, str(path))
 
 
 def _split(
@@ -160,16 +161,17 @@ def _split(
     mapping: Mapping[str, str],
     size: tuple[int, int],
     channels: int,
+    classes: Sequence[str] | None,
     source: str,
 ) -> BoxSplit:
     check_size(size)
     loud = [name for name in mapping if name != name.lower()]
     if loud:
         raise DataError(f"target_class_mapping: expected keys in lower case, as labels are read. Received: {loud[0]!r}.")
-    classes = tuple(dict.fromkeys(mapping.values()))
+    classes = tuple(classes or dict.fromkeys(mapping.values()))
     pictures, factors, rows = [], [], []
     for name, path in files.items():
-        picture, factor = _read(path, size, channels)
+        picture, factor = read_picture(path, size, channels)
         kept = []
         for label, box in objects[name]:
             if not all(map(math.isfinite, box)):
@@ -208,7 +210,12 @@ def check_size(size: tuple[int, int]) -> None:
             raise DataError(f"model.input_{name}: expected a multiple of 16, the network's stride. Received: {value}.")
 
 
-def _read(path: pathlib.Path, size: tuple[int, int], channels: int) -> tuple[Array, tuple[float, float]]:
+def read_picture(path: pathlib.Path, size: tuple[int, int], channels: int) -> tuple[Array, tuple[float, float]]:
+    """A picture file stretched to `size` (width, height), `(height, width, channels)` uint8; and how much larger it was, (x, y).
+
+    Raises:
+        DataError: it cannot be read.
+    """
     from PIL import Image, UnidentifiedImageError
 
     try:

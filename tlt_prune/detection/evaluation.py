@@ -18,6 +18,8 @@ from tlt_prune.detection.decoding import decode
 from tlt_prune.detection.geometry import Grid
 
 Array = NDArray[Any]
+Outputs = Callable[[Array], tuple[Array, Array]]
+"""Pictures `(n, height, width, channels)`, float32 of 0 to 1 -> (output_bbox, output_cov), channels first."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +95,7 @@ class Evaluation:
 
 
 def evaluate(
-    outputs: Callable[[Array], tuple[Array, Array]],
+    outputs: Outputs,
     split: BoxSplit,
     postprocessing: Postprocessing,
     boxes: Mapping[str, EvaluationBox] | None = None,
@@ -105,7 +107,7 @@ def evaluate(
     """Scores a detector.
 
     Args:
-        outputs: pictures `(n, height, width, channels)`, float32 of 0 to 1 -> (output_bbox, output_cov), channels first.
+        outputs: the detector.
         split: what is there.
         postprocessing: how boxes follow from outputs.
         boxes: class name -> what counts; `EvaluationBox()` where not given.
@@ -127,7 +129,7 @@ def evaluate(
     return Evaluation(curves, found, mode, compatible)
 
 
-def outputs_of(run: Callable[[Any], list[Array]], channels_first: bool) -> Callable[[Array], tuple[Array, Array]]:
+def outputs_of(run: Callable[[Any], list[Array]], channels_first: bool) -> Outputs:
     """A model's run (of pictures in its own layout, to `[output_bbox, output_cov]` in it) as `evaluate` takes it."""
 
     def outputs(pictures: Array) -> tuple[Array, Array]:

@@ -1,5 +1,9 @@
 """The toolkit's specs of DetectNet_v2, protobuf text as it is or YAML with the same keys, and what follows from them.
 
+Beside the toolkit's keys there are ours: `compatibility` ("" or "tao", which computes what the toolkit does, defects included);
+`dataset_config.data_sources.label_directory_path` or `coco_annotations_path` in the place of records, `dataset_config.val_split`
+(per cent) or `train_names_path` and `val_names_path`, files with a name a line; `model_config.width`, `data_format`, `padding`.
+
 protobuf itself reads the text; messages are made from `experiment_schema.json`, the names and types of the toolkit's own. What is
 not set is 0, "" or the first value of an enumeration, as there. Its checks go by the name of a field, wherever it is.
 """
@@ -26,6 +30,13 @@ from tlt_prune.errors import SpecError, first_line
 
 _PACKAGE = "detectnet_v2"
 _SCALARS = {"uint32": "UINT32", "int32": "INT32", "float": "FLOAT", "double": "DOUBLE", "bool": "BOOL", "string": "STRING"}
+# What is ours: message -> field -> type. The rest of the schema is the toolkit's.
+_OURS = {
+    "Experiment": {"compatibility": "string"},
+    "DatasetConfig": {"val_split": "float", "train_names_path": "string", "val_names_path": "string"},
+    "DataSource": {"label_directory_path": "string", "coco_annotations_path": "string"},
+    "ModelConfig": {"width": "float", "data_format": "string", "padding": "string"},
+}
 _CHECKS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
     ">": ("above {}", operator.gt),
     ">=": ("{} or more", operator.ge),
@@ -249,7 +260,8 @@ def _messages() -> dict[str, Any]:
     file = descriptor_pb2.FileDescriptorProto(name=f"{_PACKAGE}.proto", package=_PACKAGE, syntax="proto3")
     for name, fields in _schema()["messages"].items():
         message = file.message_type.add(name=_plain(name))
-        for number, field in enumerate(fields, 1):
+        ours = [{"name": key, "type": kind} for key, kind in _OURS.get(name, {}).items()]
+        for number, field in enumerate([*fields, *ours], 1):
             _add_field(message, field, number)
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
@@ -318,6 +330,9 @@ def _check(message: Any, source: str, kind: str) -> None:
             if field.message_type is not None or field.is_repeated:
                 continue
             value = getattr(part, field.name)
+            # Pictures with labels beside them need no records.
+            if field.name == "tfrecords_path" and (part.label_directory_path or part.coco_annotations_path):
+                continue
             if field.containing_oneof is not None and not part.HasField(field.name):
                 continue
             failed = [

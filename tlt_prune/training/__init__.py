@@ -1,8 +1,8 @@
 """Training and evaluation: regularizers, schedules, the loop that survives being killed, and scores."""
 
 from tlt_prune.training.evaluation import Scores, score
-from tlt_prune.training.loop import TrainResult, train
+from tlt_prune.training.loop import Task, TrainResult, train
 from tlt_prune.training.regularizers import GroupLasso, regularizer, set_regularizers
 from tlt_prune.training.schedules import learning_rate
 
-__all__ = ["GroupLasso", "Scores", "TrainResult", "learning_rate", "regularizer", "score", "set_regularizers", "train"]
+__all__ = ["GroupLasso", "Scores", "Task", "TrainResult", "learning_rate", "regularizer", "score", "set_regularizers", "train"]

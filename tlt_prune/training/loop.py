@@ -49,6 +49,28 @@ class TrainResult:
     history: pd.DataFrame
 
 
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What a training is about.
+
+    Attributes:
+        objective: losses and metrics, for `compile`.
+        rate: (step, steps in all) -> learning rate.
+        measure: of the logs, what decides about stopping early: the higher, the better.
+        callbacks: (rows of epochs that are done) -> what runs before an epoch's logs are written, and may add to them.
+    """
+
+    objective: Callable[[], dict[str, Any]]
+    rate: Callable[[int, int], float]
+    measure: str = "val_accuracy"
+    callbacks: Callable[[Sequence[Mapping[str, Any]]], Sequence[keras.callbacks.Callback]] = lambda rows: ()
+
+
+def classification(config: Train) -> Task:
+    """Cross entropy and accuracy, as a spec's `train` section has it."""
+    return Task(lambda: _objective(config), lambda step, total: learning_rate(config.lr_config, step, total))
+
+
 def train(
     make_model: Callable[[], keras.Model],
     make_batches: Callable[[int], tuple[Any, int]],
@@ -61,6 +83,7 @@ def train(
     teacher: keras.Model | None = None,
     restart: bool = False,
     say: Callable[[str], None] = print,
+    task: Task | None = None,
 ) -> TrainResult:
     """Trains, or goes on where a killed run of the same settings stopped; a finished training is not repeated.
 
@@ -75,6 +98,7 @@ def train(
         teacher: the model that `config.distill` names.
         restart: starts afresh, even over the checkpoints of another training.
         say: receives the lines about resumption.
+        task: what the training is about; classification by default.
 
     Raises:
         FolderInUseError: another process trains into `folder`.
@@ -96,7 +120,9 @@ def train(
                 say(f"This training is finished: all {found.epoch} epochs are done. Give --restart to repeat it.")
             else:
                 say(f"Going on after epoch {found.epoch}, from the last checkpoint.")
-        result = _run(model, make_batches, validation, config, folder, checkpoints, found, teacher)
+        result = _run(
+            model, make_batches, validation, config, folder, checkpoints, found, teacher, task or classification(config)
+        )
         if config.reg_config.type == "group_lasso":
             # The model file is to load without this package, which this penalty comes from.
             set_regularizers(model, config.reg_config.model_copy(update={"type": "none"}))
@@ -113,6 +139,7 @@ def _run(
     checkpoints: Checkpoints,
     found: Checkpoint | None,
     teacher: keras.Model | None,
+    task: Task,
 ) -> TrainResult:
     first_epoch = found.epoch if found is not None else 0
     history = _History(folder / "history.csv", first_epoch)
@@ -120,14 +147,15 @@ def _run(
         set_regularizers(model, config.reg_config)
         batches, steps = make_batches(first_epoch)
         if found is None:
-            model.compile(optimizer=optimizer(config.optim_config), **_objective(config))
+            model.compile(optimizer=optimizer(config.optim_config), **task.objective())
         if teacher is not None:
             batches = with_teacher(batches, teacher, model)
         callbacks: list[keras.callbacks.Callback] = [
-            _Schedule(config, steps),
+            _Schedule(config, steps, task),
             _Finite(config, steps),
+            *task.callbacks(history.rows),
             history,
-            _Save(checkpoints, history, config),
+            _Save(checkpoints, history, config, task.measure),
         ]
         if config.tensorboard:
             callbacks.append(_TensorBoard(folder / "tensorboard"))
@@ -217,9 +245,9 @@ def stopped_early(accuracies: Sequence[float], config: EarlyStop) -> bool:
 
 
 class _Schedule(keras.callbacks.Callback):
-    def __init__(self, config: Train, steps: int) -> None:
+    def __init__(self, config: Train, steps: int, task: Task) -> None:
         super().__init__()
-        self._config, self._decay = config.lr_config, config.optim_config.decay
+        self._rate, self._decay = task.rate, config.optim_config.decay
         self._total = steps * config.num_epochs
         self._step = 0
 
@@ -227,7 +255,7 @@ class _Schedule(keras.callbacks.Callback):
         self._step = int(self.model.optimizer.iterations.numpy())
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        rate = learning_rate(self._config, self._step, self._total)
+        rate = self._rate(self._step, self._total)
         self.model.optimizer.learning_rate = rate / (1 + self._decay * self._step)
         self._step += 1
 
@@ -276,13 +304,14 @@ class _History(keras.callbacks.Callback):
 class _Save(keras.callbacks.Callback):
     """Checkpoints, and the decision to stop early, which follows from the history alone: it is the same after a resumption."""
 
-    def __init__(self, checkpoints: Checkpoints, history: _History, config: Train) -> None:
+    def __init__(self, checkpoints: Checkpoints, history: _History, config: Train, measure: str) -> None:
         super().__init__()
-        self._checkpoints, self._history, self._config = checkpoints, history, config
+        self._checkpoints, self._history, self._config, self._measure = checkpoints, history, config, measure
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         done = epoch + 1
-        early = stopped_early([row["val_accuracy"] for row in self._history.rows], self._config.early_stop)
+        scores = [row[self._measure] for row in self._history.rows if self._measure in row]
+        early = stopped_early(scores, self._config.early_stop)
         finished = early or done == self._config.num_epochs
         if finished or done % self._config.checkpoint_interval == 0:
             self._checkpoints.save(self.model, done, finished=finished)

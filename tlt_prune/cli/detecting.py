@@ -1,0 +1,142 @@
+"""Detectors at work: scored by `tlt-evaluate`, run on pictures by `tlt-infer`."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from tlt_prune import files
+from tlt_prune.cli import common
+from tlt_prune.cli.detection import Detection, read
+from tlt_prune.detection import experiment
+from tlt_prune.detection.dataset import read_picture
+from tlt_prune.detection.decoding import to_picture
+from tlt_prune.detection.evaluation import Outputs
+from tlt_prune.detection.kitti import label_line
+from tlt_prune.errors import ExportError
+from tlt_prune.export import latency_ms, load_predictor
+from tlt_prune.specs import Spec
+
+# Of the boxes of the first classes; others begin again.
+COLORS = ("#76b900", "#e69f00", "#1f77b4", "#d62728", "#9467bd", "#17becf")
+
+
+def opened(job: Detection, predictor: Any) -> tuple[Outputs, tuple[int, int], Any]:
+    """A model file as evaluation takes it, whatever its layouts.
+
+    Returns:
+        Pictures `(n, height, width, channels)` -> (output_bbox, output_cov), channels first; (columns, rows) of these; and one
+        picture as the file takes it.
+
+    Raises:
+        ExportError: it is no detector for pictures of the spec's size and classes.
+    """
+    (width, height), count = job.size, len(experiment.class_names(job.message))
+    if predictor.picture_size(job.channels, (height, width)) != (height, width, job.channels):
+        raise ExportError(
+            f"{predictor.path}: expected a model for pictures of {width} x {height} with {job.channels} channels, as "
+            f"augmentation_config.preprocessing has them. Its input is {predictor.input_shape}."
+        )
+    first = predictor.channels_first(job.channels)
+
+    def fed(pictures: Any) -> Any:
+        return np.ascontiguousarray(np.transpose(pictures, (0, 3, 1, 2))) if first else pictures
+
+    one = fed(np.zeros((1, height, width, job.channels), np.float32))
+    shapes = [x.shape for x in predictor.run(one)]
+    layouts = [axis for axis in (3, 1) if len(shapes) == 2 and [x[axis] for x in shapes if len(x) == 4] == [4 * count, count]]
+    if not layouts:
+        raise ExportError(
+            f"{predictor.path}: expected a detector of {count} classes, with outputs of {4 * count} and {count} channels. Its "
+            f"outputs are {shapes}."
+        )
+    rows, columns = shapes[1][1:3] if layouts[0] == 3 else shapes[1][2:]
+
+    def outputs(pictures: Any) -> tuple[Any, Any]:
+        bbox, cov = predictor.run(fed(pictures))
+        return (bbox, cov) if layouts[0] == 1 else (np.transpose(bbox, (0, 3, 1, 2)), np.transpose(cov, (0, 3, 1, 2)))
+
+    return outputs, (int(columns), int(rows)), one
+
+
+def run_evaluation(spec: Spec, path: str, folder: pathlib.Path) -> None:
+    """Scores a detector on the held-out pictures, and writes its tables and curves."""
+    from tlt_prune.cli.evaluate import macs
+
+    job = read(spec)
+    predictor = load_predictor(path)
+    outputs, output, one = opened(job, predictor)
+    _, validation = job.splits()
+    common.say(f"Scoring {path} on {len(validation)} pictures with {int((validation.numbers >= 0).sum())} objects.")
+    found = job.evaluated(outputs, validation, output)
+    frame = found.to_frame()
+    report = {
+        "model": path,
+        "kind": predictor.kind,
+        "params": predictor.params,
+        "macs": macs(predictor),
+        "file_bytes": predictor.file_bytes,
+        "mean_average_precision": found.mean_average_precision,
+        "mode": found.mode,
+        "pictures": len(validation),
+        "latency_ms": latency_ms(predictor, one),
+    }
+    files.write_text(folder / "per_class.csv", frame.to_csv())
+    files.write_json(folder / "evaluation.json", report)
+    found.plot(folder / "precision_recall.png")
+    common.say(frame.round(4).to_string())
+    common.say(
+        f"\nmean average precision ({found.mode}) {100 * found.mean_average_precision:.2f} %   parameters {predictor.params:,}   "
+        f"latency at batch 1 {report['latency_ms']:.2f} ms"
+    )
+    common.say(f"Wrote {folder}")
+
+
+def run_inference(spec: Spec, path: str, folder: pathlib.Path) -> None:
+    """Detects objects in pictures: a label file in KITTI's format with confidences and an annotated picture for each."""
+    from tlt_prune.data.sources import list_pictures
+
+    job = read(spec)
+    outputs, output, _ = opened(job, load_predictor(path))
+    postprocessing = job.postprocessing(*output)
+    source = spec.inference.image_dir or str(job.message.dataset_config.data_sources[0].image_directory_path)
+    paths = list_pictures(pathlib.Path(source))
+    total = 0
+    for kind in ("labels", "images"):
+        files.output_folder(folder / kind)
+    for start in range(0, len(paths), spec.inference.batch_size):
+        some = paths[start : start + spec.inference.batch_size]
+        read_ones = [read_picture(each, job.size, job.channels) for each in some]
+        bbox, cov = outputs(np.stack([picture for picture, _ in read_ones]).astype(np.float32) / 255)
+        for each, (_, factors), found in zip(some, read_ones, postprocessing(bbox, cov), strict=True):
+            boxes = [
+                (name, to_picture(box, postprocessing.grid, factors).tolist(), float(confidence))
+                for name, x in found.items()
+                for box, confidence in zip(x.boxes, x.confidences, strict=True)
+            ]
+            total += len(boxes)
+            files.write_text(folder / f"labels/{each.stem}.txt", "".join(label_line(*x) for x in boxes))
+            annotate(each, boxes, tuple(found), folder / f"images/{each.stem}.png")
+    common.say(f"Found {total} objects in {len(paths)} pictures.")
+    common.say(f"Wrote {folder / 'labels'} and {folder / 'images'}")
+
+
+def annotate(source: pathlib.Path, boxes: list[tuple[str, Any, float]], classes: tuple[str, ...], path: pathlib.Path) -> None:
+    """A picture with its boxes, a colour a class, and confidences."""
+    from PIL import Image, ImageDraw
+
+    with Image.open(source) as opened_picture:
+        picture = opened_picture.convert("RGB")
+    # Small pictures are enlarged: a line is a pixel wide at least.
+    times = max(1, round(512 / max(picture.size)))
+    picture = picture.resize((picture.width * times, picture.height * times), Image.Resampling.NEAREST)
+    draw = ImageDraw.Draw(picture)
+    for name, box, confidence in boxes:
+        color = COLORS[classes.index(name) % len(COLORS)]
+        corners = [value * times for value in box]
+        draw.rectangle(corners, outline=color, width=2)
+        draw.text((corners[0] + 3, corners[1] + 1), f"{name} {confidence:.2f}", fill=color)
+    with files.whole_file(path) as partial:
+        picture.save(partial)
