@@ -13,7 +13,9 @@ on. An hour on two CPU cores.
 
 from __future__ import annotations
 
+import concurrent.futures.process
 import gc
+import multiprocessing
 import os
 import pathlib
 import sys
@@ -119,22 +121,39 @@ def trained(path: str, spec_path: str, dataset: str) -> tuple[Any, Any]:
     return keras.models.load_model(path, compile=False), [np.concatenate([x.numpy() for x, _ in batches])]
 
 
+def measured(kind: str, name: str, *files: str) -> dict[str, Any]:
+    """The row of one model, in a process of its own."""
+    if kind == "trained":
+        model, x = trained(*files)
+    else:
+        model, x = half_of(next(build for k, n, build in untrained() if (k, n) == (kind, name)))
+    row = row_of(kind, name, model, x)
+    keras.backend.clear_session()
+    gc.collect()
+    return row
+
+
 def main(words: list[str]) -> None:
     rows = pd.read_csv(TABLE, keep_default_na=False, na_values=[""]).to_dict("records") if TABLE.exists() else []
     done = {(x["kind"], x["model"]) for x in rows}
-    jobs: list[tuple[str, str, Callable[[], tuple[Any, Any]]]] = [
-        ("trained", "/".join(pathlib.Path(path).parts[-3:-1]), lambda path=path, spec=spec, npz=npz: trained(path, spec, npz))
+    jobs: list[tuple[str, ...]] = [
+        ("trained", "/".join(pathlib.Path(path).parts[-3:-1]), path, spec, npz)
         for path, spec, npz in zip(words[::3], words[1::3], words[2::3], strict=True)
     ]
-    jobs += [(kind, name, lambda build=build: half_of(build)) for kind, name, build in untrained()]
-    for kind, name, make in jobs:
+    jobs += [(kind, name) for kind, name, _ in untrained()]
+    # A converter that dies takes a process of its own with it.
+    context = multiprocessing.get_context("spawn")
+    pool = concurrent.futures.ProcessPoolExecutor(1, context)
+    for kind, name, *files in jobs:
         if (kind, name) in done:
             continue
-        rows.append(row_of(kind, name, *make()))
+        try:
+            rows.append(pool.submit(measured, kind, name, *files).result())
+        except concurrent.futures.process.BrokenProcessPool:
+            rows.append({"kind": kind, "model": name, "note": "a converter or an interpreter died"})
+            pool = concurrent.futures.ProcessPoolExecutor(1, context)
         print(rows[-1], flush=True)
         pd.DataFrame(rows).to_csv(TABLE, index=False, float_format="%.3g")
-        keras.backend.clear_session()
-        gc.collect()
     table = pd.DataFrame(rows)
     figures = [x for x in table.columns if x not in ("kind", "model", "note")]
     print(table.groupby("kind")[figures].agg(["count", "max"]).T.to_string())

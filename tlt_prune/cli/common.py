@@ -10,6 +10,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
+from tlt_prune.cli.startup import import_frameworks
 from tlt_prune.errors import SpecError, TltPruneError
 from tlt_prune.specs import Spec, load_spec
 
@@ -70,6 +71,8 @@ def _read(path: str | None, overrides: list[str]) -> Spec:
     """YAML, or the toolkit's protobuf text of detection."""
     if path is None or pathlib.Path(path).suffix in (".yaml", ".yml") or not pathlib.Path(path).is_file():
         return load_spec(path, overrides)
+    # Before the first import of TensorFlow.
+    import_frameworks()
     from tlt_prune.detection import experiment
 
     sections = experiment.to_dict(experiment.load(path))
@@ -132,6 +135,11 @@ def _os_error(error: OSError) -> str:
 
 def say(message: str = "") -> None:
     print(message, flush=True)
+
+
+def spec_name() -> str:
+    """The spec file of this call, for messages."""
+    return (FLAGS.experiment_spec_file if FLAGS.is_parsed() else None) or "the spec"
 
 
 def required(value: str, key: str, flag: str) -> str:

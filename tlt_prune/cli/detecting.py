@@ -10,6 +10,7 @@ import numpy as np
 from tlt_prune import files
 from tlt_prune.cli import common
 from tlt_prune.cli.detection import Detection, read
+from tlt_prune.cli.models import macs
 from tlt_prune.detection import experiment
 from tlt_prune.detection.dataset import read_picture
 from tlt_prune.detection.decoding import to_picture
@@ -63,8 +64,6 @@ def opened(job: Detection, predictor: Any) -> tuple[Outputs, tuple[int, int], An
 
 def run_evaluation(spec: Spec, path: str, folder: pathlib.Path) -> None:
     """Scores a detector on the held-out pictures, and writes its tables and curves."""
-    from tlt_prune.cli.evaluate import macs
-
     job = read(spec)
     predictor = load_predictor(path)
     outputs, output, one = opened(job, predictor)

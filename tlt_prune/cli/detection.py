@@ -103,7 +103,7 @@ class Detection:
 
 def read(spec: Spec) -> Detection:
     """Raises SpecError where the sections are not as they should be."""
-    message = experiment.from_dict(spec.experiment, common.FLAGS.experiment_spec_file or "the spec")
+    message = experiment.from_dict(spec.experiment, common.spec_name())
     if message.compatibility not in ("", "tao"):
         raise SpecError(f"compatibility: expected '' or 'tao'. Received: {message.compatibility!r}.")
     dataset.check_size(experiment.canvas(message).size)

@@ -9,7 +9,6 @@ confusion_matrix.csv and evaluation.json to <results_dir>/evaluate/<model>.
 
 from __future__ import annotations
 
-import math
 import re
 from typing import Any
 
@@ -45,7 +44,7 @@ def main(argv: list[str]) -> None:
         run_evaluation(spec, path, folder)
         return
     from tlt_prune import data, model_info, training
-    from tlt_prune.cli.models import agreed
+    from tlt_prune.cli.models import agreed, macs
     from tlt_prune.export import latency_ms, load_predictor
 
     predictor = load_predictor(path)
@@ -82,18 +81,6 @@ def main(argv: list[str]) -> None:
         f"loss {scores.loss:.4f}   parameters {predictor.params:,}   latency at batch 1 {report['latency_ms']:.2f} ms"
     )
     common.say(f"Wrote {folder}")
-
-
-def macs(predictor: Any) -> float | None:
-    """Multiply-accumulates of a Keras model for one picture; None where they cannot be counted."""
-    if predictor.model is None:
-        return None
-    from tlt_prune.graph.tracer import trace
-    from tlt_prune.pruning.costs import costs
-    from tlt_prune.quantization import folded
-
-    total = costs(trace(folded(predictor.model))).total_macs
-    return None if math.isnan(total) else total
 
 
 def entry() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import pathlib
 from typing import Any
 
@@ -138,3 +139,15 @@ def read_classmap(path: str) -> tuple[str, ...]:
         return tuple(sorted(data, key=lambda name: data[name]))
     except (OSError, ValueError, TypeError) as error:
         raise SpecError(f"Cannot read the class map {path}: {error}. Expected JSON {{class name: index}}.") from error
+
+
+def macs(predictor: Any) -> float | None:
+    """Multiply-accumulates of a Keras model for one picture; None where they cannot be counted."""
+    if predictor.model is None:
+        return None
+    from tlt_prune.graph.tracer import trace
+    from tlt_prune.pruning.costs import costs
+    from tlt_prune.quantization import folded
+
+    total = costs(trace(folded(predictor.model))).total_macs
+    return None if math.isnan(total) else total

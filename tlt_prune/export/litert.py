@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from tlt_prune import extras, files, model_info
 from tlt_prune.errors import ExportError, first_line
+from tlt_prune.export.noise import quiet, quiet_natively
 from tlt_prune.export.runtime import keras_runner, load_predictor
-from tlt_prune.export.saved_model import quiet, write_saved_model
+from tlt_prune.export.saved_model import write_saved_model
 from tlt_prune.model_info import ModelInfo
 from tlt_prune.parity import check_parity, samples_of
 from tlt_prune.quantization import is_quantisation_aware
@@ -105,7 +106,7 @@ def _converted(model: Any, precision: str, ranges: Sequence[NDArray[Any]] | None
             converter.representative_dataset = one_by_one
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         try:
-            with quiet(), warnings.catch_warnings():
+            with quiet(), quiet_natively(), warnings.catch_warnings():
                 # Of the converter about the interpreter that it measures ranges with.
                 warnings.filterwarnings("ignore", message=r"\s*Warning: tf.lite.Interpreter is deprecated")
                 return bytes(converter.convert())

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from tlt_prune import extras, model_info
 from tlt_prune.errors import ExportError, first_line
+from tlt_prune.export.noise import quiet_natively
 from tlt_prune.model_info import ModelInfo
 from tlt_prune.parity import Run, session_of
 
@@ -236,7 +237,10 @@ def _litert(path: pathlib.Path) -> Predictor:
 
     try:
         content = path.read_bytes()
-        signature = Interpreter(model_content=content).get_signature_runner()
+        with quiet_natively():
+            interpreter = Interpreter(model_content=content)
+            interpreter.allocate_tensors()
+            signature = interpreter.get_signature_runner()
         shapes = {
             name: tuple(n if n >= 0 else None for n in map(int, x["shape_signature"]))
             for name, x in signature.get_input_details().items()

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import logging
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import keras
 
 from tlt_prune import files, model_info
+from tlt_prune.export.noise import quiet
 from tlt_prune.export.runtime import inputs_of, keras_runner, load_predictor
 from tlt_prune.model_info import ModelInfo
 from tlt_prune.parity import check_parity, samples_of
@@ -84,18 +83,6 @@ def write_saved_model(model: keras.Model, path: str | pathlib.Path, pictures: Pi
         archive.add_endpoint("serve_pictures", _serving(model, pictures), [pictures.signature])
     with quiet():
         archive.write_out(path, verbose=False)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """TensorFlow says at INFO where it writes assets."""
-    logger = logging.getLogger("tensorflow")
-    before = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 
 def _signature(model: keras.Model) -> list[Any]:
