@@ -105,7 +105,7 @@ def test_int8_after_training_and_in_training(trained: pathlib.Path, tmp_path: pa
     out, _ = run("export", "-e", spec, "-m", model, "-o", tmp_path / "a/after.onnx", "--data_type", "int8", *both)
     written = {"after.onnx", "after_fp32.onnx", "cal.bin", "after_build_engine.py", "after.tflite"}
     assert {x.name for x in (tmp_path / "a").iterdir()} == written
-    assert "after.tflite: LiteRT, int8, calibrated by min_max on 500 pictures" in out
+    assert "after.tflite: LiteRT, int8, calibrated by min_max on 512 pictures" in out
     assert f"--calib={tmp_path / 'a/cal.bin'}" in out
     scales = quantization.read_calibration_cache(tmp_path / "a/cal.bin")
     graph = onnx.load(tmp_path / "a/after_fp32.onnx").graph
