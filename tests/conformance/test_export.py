@@ -6,6 +6,7 @@ import pathlib
 
 import gallery
 import keras
+import onnx
 import pytest
 from helpers import randomise
 
@@ -27,6 +28,9 @@ def test_onnx_computes_what_keras_does(name: str, tmp_path: pathlib.Path) -> Non
     )
     inputs = keras.tree.flatten(random_inputs(trace(model), 0, 2))
     assert export.export_onnx(model, tmp_path / "m.onnx", inputs) < 1e-4
+    exported = onnx.load(tmp_path / "m.onnx")
+    onnx.checker.check_model(exported)
+    assert exported.SerializeToString().count(b"tltcall") == 0
     assert export.export_saved_model(model, tmp_path / "m", inputs) < 1e-4
 
 

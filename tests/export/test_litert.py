@@ -113,3 +113,19 @@ def test_what_model_optimization_cannot_quantise() -> None:
     x = keras.Input((8, 8, 4))
     with pytest.raises(QuantizationError, match="cannot quantise"):
         train_for_litert(keras.Model(x, keras.layers.Conv3D(2, 1)(keras.layers.Reshape((8, 8, 4, 1))(x))), None)
+
+
+def test_what_litert_lacks_is_said(tmp_path: pathlib.Path) -> None:
+    x = keras.Input((6, 6, 6, 2))
+    model = keras.Model(x, keras.layers.MaxPooling3D()(x))
+    with pytest.raises(ExportError, match="LiteRT has no operation for TensorFlow's MaxPool3D"):
+        export.export_litert(model, tmp_path / "m.tflite", np.zeros((1, 6, 6, 6, 2), "float32"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_words_are_integers_in_calibration_too(tmp_path: pathlib.Path) -> None:
+    words = keras.Input((6,), dtype="int32", name="words")
+    x = keras.layers.GlobalAveragePooling1D()(keras.layers.Embedding(10, 8)(words))
+    model = keras.Model(words, keras.layers.Dense(3)(x))
+    inputs = np.random.default_rng(0).integers(0, 10, (32, 6)).astype("int32")
+    assert export.export_litert(model, tmp_path / "m.tflite", inputs, precision="int8", calibration=inputs) < 0.1

@@ -138,3 +138,13 @@ def test_the_cache_names_the_tensors_of_the_float_file(
     graph = onnx.load(source).graph
     assert {"input_1", graph.output[0].name} | {n.output[0] for n in graph.node if n.op_type == "Conv"} <= set(scales)
     np.testing.assert_allclose(found.to_frame()["scale"] * 127, found.to_frame()["maximum"])
+
+
+def test_a_loop_reads_what_is_outside(tmp_path: pathlib.Path) -> None:
+    words = keras.Input((6,), dtype="int32", name="words")
+    x = keras.layers.GRU(4)(keras.layers.Embedding(10, 3)(words))
+    model = keras.Model(words, keras.layers.Dense(2)(x))
+    inputs = np.random.default_rng(0).integers(0, 10, (16, 6)).astype("int32")
+    export.export_onnx(model, tmp_path / "m.onnx", inputs)
+    found = quantization.quantize_onnx(tmp_path / "m.onnx", tmp_path / "q.onnx", inputs)
+    assert found.difference < 0.1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import re
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -85,11 +86,11 @@ def export_litert(
 def _converted(model: Any, precision: str, ranges: Sequence[NDArray[Any]] | None) -> bytes:
     import tensorflow as tf
 
-    names = [x.name for x in model.inputs]
+    inputs = [(x.name, x.dtype if isinstance(x.dtype, str) else x.dtype.name) for x in model.inputs]
 
     def one_by_one() -> Iterator[dict[str, NDArray[Any]]]:
         for example in zip(*ranges or (), strict=True):
-            yield {name: np.asarray(x, np.float32)[None] for name, x in zip(names, example, strict=True)}
+            yield {name: np.asarray(x, dtype)[None] for (name, dtype), x in zip(inputs, example, strict=True)}
 
     with tempfile.TemporaryDirectory() as folder:
         if isinstance(model, keras.Model):
@@ -112,7 +113,9 @@ def _converted(model: Any, precision: str, ranges: Sequence[NDArray[Any]] | None
                 return bytes(converter.convert())
         # Whatever the converter says, the user needs one line.
         except Exception as error:
-            raise ExportError(f"TensorFlow cannot convert '{model.name}' to LiteRT: {first_line(error, 200)}") from error
+            lacking = re.search(r"TF Select ops: ([^\n]+)", str(error))
+            reason = f"LiteRT has no operation for TensorFlow's {lacking[1]}" if lacking else first_line(error, 200)
+            raise ExportError(f"TensorFlow cannot convert '{model.name}' to LiteRT: {reason}.") from error
 
 
 def _write_twin(model: Any, folder: str) -> None:

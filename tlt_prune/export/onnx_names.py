@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import inspect
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import keras
@@ -53,13 +53,26 @@ def with_layer_names(proto: Any, paths: list[str]) -> Any:
     called as its node. Kernels and biases are called so. A depthwise convolution may be called by the normalisation that was
     folded into it.
     """
-    graph = proto.graph
+    _rename(proto.graph, paths, _Names(()), _Names(x.name for x in (*proto.graph.input, *proto.graph.output)), {})
+    return proto
+
+
+def _rename(graph: Any, paths: list[str], nodes: _Names, tensors: _Names, outside: Mapping[str, str]) -> None:
+    """Names in a graph, and in those inside it (the bodies of loops), which see what is outside. `outside`: old name -> new."""
     constants = {x.name for x in graph.initializer}
-    fixed = {x.name for x in (*graph.input, *graph.output)}
+    fixed = set() if outside else {x.name for x in (*graph.input, *graph.output)}
     calls = [_call(node, constants) for node in graph.node]
     counts = collections.Counter(calls)
-    nodes, tensors = _Names(()), _Names(fixed)
-    new: dict[str, str] = {}
+    new = {**outside, **{name: name for name in fixed}}
+    own: set[str] = set(fixed)
+
+    def called(name: str, wanted: str) -> None:
+        if name and name not in own:
+            own.add(name)
+            new[name] = tensors.unique(wanted)
+
+    for i, value in enumerate(graph.input):
+        called(value.name, f"in_{i}")
     for node, call in zip(graph.node, calls, strict=True):
         if call is None:
             wanted = node.op_type
@@ -67,14 +80,26 @@ def with_layer_names(proto: Any, paths: list[str]) -> Any:
             wanted = paths[call] if counts[call] == 1 or node.op_type in _ROLES else f"{paths[call]}/{node.op_type}"
         node.name = nodes.unique(wanted)
         for i, name in enumerate(node.output):
-            if name and name not in fixed:
-                new[name] = tensors.unique(f"{node.name}/{i}" if i else node.name)
+            called(name, f"{node.name}/{i}" if i else node.name)
         roles = _ROLES.get(node.op_type, ())
         for i, name in enumerate(node.input):
-            if name in constants and name not in new and name not in fixed:
-                new[name] = tensors.unique(f"{node.name}/{roles[i] if i < len(roles) and roles[i] else 'constant'}")
-    _apply(graph, new)
-    return proto
+            if name in constants:
+                called(name, f"{node.name}/{roles[i] if i < len(roles) and roles[i] else 'constant'}")
+    for value in graph.initializer:
+        called(value.name, "constant")
+    for node in graph.node:
+        for names in (node.input, node.output):
+            for i, name in enumerate(names):
+                names[i] = new.get(name, name)
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                if inner.node:
+                    inner.name = f"{node.name}/{attribute.name}"
+                    _rename(inner, paths, nodes, tensors, new)
+    for value in [x for x in graph.value_info if x.name not in new]:
+        graph.value_info.remove(value)
+    for value in (*graph.input, *graph.output, *graph.initializer, *graph.value_info):
+        value.name = new.get(value.name, value.name)
 
 
 class _Names:
@@ -101,22 +126,3 @@ def _call(node: Any, constants: set[str]) -> int | None:
         if scopes and not _ADDED.search(text):
             return int(scopes[-1])
     return None
-
-
-def _apply(graph: Any, new: dict[str, str]) -> None:
-    for names in _places(graph):
-        for i, name in enumerate(names):
-            names[i] = new.get(name, name)
-    for value in (*graph.initializer, *graph.value_info):
-        value.name = new.get(value.name, value.name)
-
-
-def _places(graph: Any) -> Iterator[Any]:
-    """Every list of names in a graph, those of graphs inside too, which see the names outside."""
-    for node in graph.node:
-        yield node.input
-        yield node.output
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                if inner.node:
-                    yield from _places(inner)

@@ -201,6 +201,16 @@ def _compared(model: Any, quantised: Any, batches: Sequence[tuple[NDArray[Any], 
 # --- graphs ---
 
 
+def _read_names(graph: Any) -> Iterator[str]:
+    """What nodes read, those of graphs inside (the bodies of loops) too, which see what is outside."""
+    for node in graph.node:
+        yield from node.input
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _read_names(inner)
+                yield from (x.name for x in inner.output)
+
+
 def _true_inputs(model: Any) -> list[Any]:
     constants = {x.name for x in model.graph.initializer}
     return [x for x in model.graph.input if x.name not in constants]
@@ -262,7 +272,7 @@ class _Inserter:
         self._graph = self._model.graph
         self._ranges, self._skipped = ranges, skipped
         self._constants = {x.name: x for x in self._graph.initializer}
-        self._readers = collections.Counter(name for node in self._graph.node for name in node.input)
+        self._readers = collections.Counter(_read_names(self._graph))
         self._readers.update(x.name for x in self._graph.output)
         self._maker = {name: node for node in self._graph.node for name in node.output}
         self._done: dict[tuple[str, int | None], str] = {}
@@ -280,7 +290,7 @@ class _Inserter:
             self._nodes.append(node)
         del self._graph.node[:]
         self._graph.node.extend(self._nodes)
-        used = {name for node in self._graph.node for name in node.input}
+        used = set(_read_names(self._graph))
         for initializer in [x for x in self._graph.initializer if x.name not in used]:
             self._graph.initializer.remove(initializer)
         return self._model
