@@ -326,6 +326,7 @@ class Export(Settings):
             whatever this says.
         litert_qat_epochs: epochs of quantisation-aware training, at a tenth of `train.lr_config.learning_rate`, for an int8
             LiteRT file; 0 quantises after training. The ONNX file's int8 comes from `train.qat` instead.
+        decoding: of a detector: write a second ONNX file, NAME_decoded.onnx, that says boxes in pixels and their scores.
         target: whose int8 kernels the file is made for: "tensorrt", or "onnxruntime" on CPUs.
         calibration, percentile: how ranges of activations follow from the data: see `tlt_prune.quantization.ranges`.
         cal_image_dir: pictures to calibrate with; empty for the training split.
@@ -348,6 +349,7 @@ class Export(Settings):
     onnx_layout: Literal["NHWC", "NCHW"] = "NHWC"
     opset: Annotated[int, Field(ge=13, le=17)] = 17
     data_type: Literal["fp32", "fp16", "int8"] = "fp32"
+    decoding: bool = False
     target: Literal["tensorrt", "onnxruntime"] = "tensorrt"
     calibration: CalibrationMethod = "percentile"
     percentile: Percentile = 99.99

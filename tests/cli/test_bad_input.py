@@ -153,6 +153,7 @@ TABLE: list[tuple[str, list[str], str]] = [
     (T, [*BASE, "train.qat_config.ranges=wide"], "must be 'moving' or 'learned'. Received: 'wide'"),
     (P, ["-m", "{job}/model.keras", "--sparsity", "2:4"], "prune.sparsity: expected a spec"),
     (P, [*MODEL, "prune.sparsity=4:8"], "'prune.sparsity' must be 'none' or '2:4'. Received: 248"),
+    (X, [*MODEL, "export.decoding=true"], "export.decoding: expected false for a classifier"),
     (P, [*MODEL, "prune.clusters=1"], "prune.clusters: expected 0, or at least 2. Received: 1"),
     (P, [*MODEL, "prune.clusters=8", "--sparsity", "2:4"], "prune.sparsity and prune.clusters: expected one of them"),
     (P, ["-m", "{job}/model.keras", "--clusters", "8"], "prune.clusters: expected a spec"),

@@ -79,7 +79,19 @@ def test_the_whole_job(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     )
     assert f"Training {results}/prune/model.keras" in out
     model = results / "retrain/model.keras"
-    out, _ = run("export", "-e", spec, "-m", model, "--data_type", "int8", "--set", "export.formats=[saved_model, onnx, litert]")
+    out, _ = run(
+        "export",
+        "-e",
+        spec,
+        "-m",
+        model,
+        "--data_type",
+        "int8",
+        "--set",
+        "export.formats=[saved_model, onnx, litert]",
+        "export.decoding=true",
+    )
+    assert [x.name for x in onnx.load(results / "export/model_decoded.onnx").graph.output] == ["boxes", "scores"]
     names = [x.name for x in onnx.load(results / "export/model_fp32.onnx").graph.output]
     assert names == ["output_bbox", "output_cov"]
     scores = {}

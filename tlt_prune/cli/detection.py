@@ -74,7 +74,8 @@ class Detection:
 
     def _source(self, source: Any) -> dataset.BoxSplit:
         mapping, names = experiment.mapping(self.message), experiment.class_names(self.message)
-        options: dict[str, Any] = {"channels": self.channels, "classes": names}
+        as_tao = "tf1" if self.message.augmentation_config.preprocessing.enable_auto_resize else "pad"
+        options: dict[str, Any] = {"channels": self.channels, "classes": names, "resize": as_tao if self.tao else "smooth"}
         if source.coco_annotations_path:
             return dataset.load_coco(source.coco_annotations_path, source.image_directory_path, mapping, self.size, **options)
         if source.label_directory_path:

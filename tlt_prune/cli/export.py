@@ -55,7 +55,7 @@ def main(argv: list[str]) -> None:
     extras.require("train", "tlt-export")
     extras.require("export", "tlt-export")
     import_frameworks()
-    from tlt_prune.export import export_saved_model, load_predictor
+    from tlt_prune.export import export_onnx, export_saved_model, load_predictor
 
     predictor = load_predictor(source)
     if "litert" in e.formats:
@@ -72,8 +72,14 @@ def main(argv: list[str]) -> None:
             error = export_saved_model(predictor.model, partial, samples, e.tolerance or 1e-4, predictor.info, pictures)
         if "litert" in e.formats:
             said = _litert(job, stack.enter_context(files.whole_file(litert_path)), samples)
+        if e.decoding:
+            decoded = onnx_path.with_name(f"{onnx_path.stem}_decoded.onnx")
+            partial = stack.enter_context(files.whole_file(decoded))
+            export_onnx(job.decoded(), partial, samples, opset=e.opset, layout=e.onnx_layout, info=predictor.info)
         if "onnx" in e.formats:
             _onnx(job, onnx_path, samples)
+    if e.decoding:
+        common.say(f"Wrote {decoded}: boxes (pictures, classes, cells, 4) in pixels, and scores (pictures, classes, cells).")
     if "litert" in e.formats:
         common.say(f"Wrote {litert_path}: {said}")
     if "saved_model" in e.formats:
@@ -123,6 +129,9 @@ class _Classifier:
 
         train_split, _ = data.load_splits(self.spec.dataset, self._form)
         return how_to_train(self.spec, train_split, self._form, self.channels_first, epochs)
+
+    def decoded(self) -> Any:
+        raise SpecError("export.decoding: expected false for a classifier, which says no boxes.")
 
     def pictures(self) -> Any:
         """The model's preprocessing, for the SavedModel's second signature."""
@@ -176,6 +185,13 @@ class _Detector:
 
     def training(self, epochs: int) -> dict[str, Any]:
         raise SpecError("export.litert_qat_epochs: expected 0 for a detector, which is quantised after training.")
+
+    def decoded(self) -> Any:
+        from tlt_prune.cli.detection import output_size
+        from tlt_prune.detection.decoded import with_decoding
+
+        columns, rows, first = output_size(self.predictor.model)
+        return with_decoding(self.predictor.model, self._job.postprocessing(columns, rows).grid, first)
 
     def pictures(self) -> Any:
         import tensorflow as tf

@@ -8,7 +8,7 @@ import math
 import pathlib
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
@@ -20,6 +20,9 @@ from tlt_prune.detection.targets import Rasterizer
 from tlt_prune.errors import DataError
 
 Array = NDArray[Any]
+Resize = Literal["smooth", "tf1", "pad"]
+"""How pictures come to the model's size: stretched, averaging what is made smaller; stretched as TensorFlow 1 did it (the toolkit
+with `enable_auto_resize`); or with black at the right and below, cut off where they are larger (the toolkit without)."""
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
 # Boxes of less, either way, are left out, in pixels of the model.
 _SMALLEST = 1.0
@@ -31,7 +34,7 @@ class BoxSplit:
 
     Attributes:
         names: of the pictures.
-        pictures: `(n, height, width, channels)`, uint8.
+        pictures: `(n, height, width, channels)`, 0 to 255: uint8, or float32 where they were resized as TensorFlow 1 did it.
         boxes: `(n, k, 4)`: x1, y1, x2, y2 in pixels of `pictures`, padded to `k` a picture.
         numbers: `(n, k)`: the class of each, -1 for padding.
         factors: `(n, 2)`: how many times as wide and high the picture was before.
@@ -87,6 +90,7 @@ def load_kitti(
     channels: int = 3,
     classes: Sequence[str] | None = None,
     names: Sequence[str] | None = None,
+    resize: Resize = "smooth",
 ) -> BoxSplit:
     """Pictures in one folder, a text file in KITTI's format of the same name for each in another.
 
@@ -97,6 +101,7 @@ def load_kitti(
         channels: 1 or 3.
         classes: those of the model, in the order of its channels; None for the order in which `mapping` names them.
         names: of the pictures to take, without their suffix; None for all.
+        resize: see `Resize`.
 
     Raises:
         DataError: a folder or a file is missing or empty, a line is broken, a box is outside of its picture, a class of `mapping`
@@ -119,7 +124,7 @@ def load_kitti(
             )
         kept, _ = parse_labels(path.read_text("utf-8"), str(path))
         objects[name] = [(label.name, label.box) for label in kept]
-    return _split({name: found[name] for name in wanted}, objects, mapping, size, channels, classes, str(labels))
+    return _split({name: found[name] for name in wanted}, objects, mapping, size, channels, classes, resize, str(labels))
 
 
 def load_coco(
@@ -130,6 +135,7 @@ def load_coco(
     *,
     channels: int = 3,
     classes: Sequence[str] | None = None,
+    resize: Resize = "smooth",
 ) -> BoxSplit:
     """Pictures with an annotation file in COCO's format; crowds are left out. For the rest see `load_kitti`.
 
@@ -152,7 +158,7 @@ def load_coco(
     missing = [file for file in files.values() if not file.is_file()]
     if missing:
         raise DataError(f"{path} names {missing[0]}, which does not exist.")
-    return _split({file.stem: file for file in files.values()}, objects, mapping, size, channels, classes, str(path))
+    return _split({file.stem: file for file in files.values()}, objects, mapping, size, channels, classes, resize, str(path))
 
 
 def _split(
@@ -162,6 +168,7 @@ def _split(
     size: tuple[int, int],
     channels: int,
     classes: Sequence[str] | None,
+    resize: Resize,
     source: str,
 ) -> BoxSplit:
     check_size(size)
@@ -171,7 +178,7 @@ def _split(
     classes = tuple(classes or dict.fromkeys(mapping.values()))
     pictures, factors, rows = [], [], []
     for name, path in files.items():
-        picture, factor = read_picture(path, size, channels)
+        picture, factor = read_picture(path, size, channels, resize)
         kept = []
         for label, box in objects[name]:
             if not all(map(math.isfinite, box)):
@@ -179,7 +186,7 @@ def _split(
             scaled = [value / factor[i % 2] for i, value in enumerate(box)]
             wide = scaled[2] - scaled[0] >= _SMALLEST and scaled[3] - scaled[1] >= _SMALLEST
             outside = scaled[0] >= size[0] or scaled[1] >= size[1] or scaled[2] <= 0 or scaled[3] <= 0
-            if outside:
+            if outside and resize != "pad":
                 raise DataError(
                     f"{source}: a {label} of '{name}' at {[round(x, 1) for x in box]} is outside of its picture of "
                     f"{round(size[0] * factor[0])} x {round(size[1] * factor[1])}. Expected boxes in pixels of the picture file."
@@ -210,8 +217,10 @@ def check_size(size: tuple[int, int]) -> None:
             raise DataError(f"model.input_{name}: expected a multiple of 16, the network's stride. Received: {value}.")
 
 
-def read_picture(path: pathlib.Path, size: tuple[int, int], channels: int) -> tuple[Array, tuple[float, float]]:
-    """A picture file stretched to `size` (width, height), `(height, width, channels)` uint8; and how much larger it was, (x, y).
+def read_picture(
+    path: pathlib.Path, size: tuple[int, int], channels: int, resize: Resize = "smooth"
+) -> tuple[Array, tuple[float, float]]:
+    """A picture file brought to `size` (width, height), `(height, width, channels)`; and how many times as large it was, (x, y).
 
     Raises:
         DataError: it cannot be read.
@@ -224,6 +233,14 @@ def read_picture(path: pathlib.Path, size: tuple[int, int], channels: int) -> tu
     except (OSError, UnidentifiedImageError) as error:
         raise DataError(f"{path}: expected a picture. It cannot be read: {error}.") from error
     factor = picture.width / size[0], picture.height / size[1]
+    if resize == "pad":
+        pixels = np.zeros((size[1], size[0], channels), np.uint8)
+        part = np.asarray(picture, np.uint8).reshape(picture.height, picture.width, channels)[: size[1], : size[0]]
+        pixels[: part.shape[0], : part.shape[1]] = part
+        return pixels, (1.0, 1.0)
+    if resize == "tf1":
+        whole = np.asarray(picture, np.float32).reshape(1, picture.height, picture.width, channels)
+        return tf.compat.v1.image.resize_bilinear(whole, (size[1], size[0])).numpy()[0], factor
     if picture.size != size:
         picture = picture.resize(size, Image.Resampling.BILINEAR)
     return np.asarray(picture, np.uint8).reshape(size[1], size[0], channels), factor
