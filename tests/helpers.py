@@ -14,11 +14,21 @@ import tlt_prune
 from tlt_prune.errors import PlanError
 from tlt_prune.graph.family import family_of
 from tlt_prune.graph.tracer import ChannelGraph, trace
+from tlt_prune.model_info import ModelInfo
 from tlt_prune.options import options_of
 from tlt_prune.pruning.costs import costs
 from tlt_prune.pruning.groups import alive_of, grouping
 from tlt_prune.pruning.law import check_law, random_inputs, relative_error
 from tlt_prune.pruning.select import bundle_scores, ranking_of
+
+INFO = ModelInfo(
+    classes=("a", "b"),
+    preprocess_mode="torch",
+    image_mean=(),
+    input_image_depth=8,
+    enable_center_crop=False,
+    resize_interpolation_method="bicubic",
+)
 
 
 def randomise(model: Any, seed: int = 0) -> Any:

@@ -120,15 +120,23 @@ def load_spec(path: str | pathlib.Path | None, overrides: Sequence[str] = ()) ->
         SpecError: the file cannot be read, a key is unknown or given twice, or a value has the wrong kind or is out of
             range. All mistakes are reported at once.
     """
-    data = {} if path is None else _read_yaml(pathlib.Path(path))
-    source = "command line" if path is None else str(path)
+    data = {} if path is None else read_yaml(pathlib.Path(path))
+    return spec_from_dict(data, "command line" if path is None else str(path), parse_overrides(overrides))
+
+
+def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    """Of "section.key=value" strings: dotted key -> value, which is read as YAML.
+
+    Raises:
+        SpecError: one has another form.
+    """
     given = {}
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator:
             raise SpecError(f"Expected an override like train.num_epochs=3. Received: {override!r}.")
         given[key.strip().lstrip("+")] = parse_value(text, f"override {override!r}")
-    return spec_from_dict(data, source, given)
+    return given
 
 
 def spec_from_dict(data: Mapping[str, Any], source: str = "spec", overrides: Mapping[str, Any] | None = None) -> Spec:
@@ -190,7 +198,12 @@ def parse_value(text: str, what: str) -> Any:
         raise SpecError(f"{what} is not valid YAML: {first_line(error)}") from error
 
 
-def _read_yaml(path: pathlib.Path) -> dict[str, Any]:
+def read_yaml(path: pathlib.Path) -> dict[str, Any]:
+    """The sections of a YAML file.
+
+    Raises:
+        SpecError: it cannot be read, is no YAML, gives a key twice, or has no sections.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:

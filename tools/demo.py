@@ -64,7 +64,8 @@ def main(results: pathlib.Path, seed: int) -> None:
     (results / "report.json").write_text(json.dumps(report, indent=1) + "\n", "utf-8")
     table = to_table(report)
     draw_table(results / "report.png", table)
-    write_html(results / "report.html", table)
+    channels = "<p><img src='channels.png' width='900'></p>"
+    write_html(results / "report.html", "ResNet-10 on 5,000 handwritten digits", table, channels)
     shutil.copy(results / "prune/model.plan.png", results / "channels.png")
     print(f"\n{table.to_string()}\n\n{headline(report)} {time.perf_counter() - started:.0f} s in all.")
     print(f"Wrote {results}/report.json, report.html, report.png and channels.png")
@@ -157,10 +158,10 @@ def draw_table(path: pathlib.Path, table: pd.DataFrame) -> None:
     plt.close(figure)
 
 
-def write_html(path: pathlib.Path, table: pd.DataFrame) -> None:
+def write_html(path: pathlib.Path, title: str, table: pd.DataFrame, below: str) -> None:
     cells = "td,th{padding:.5em 1em;text-align:right;border-bottom:1px solid #ccc}"
     style = f"body{{font-family:sans-serif;margin:2em}}table{{border-collapse:collapse}}{cells}"
-    body = f"<h2>ResNet-10 on 5,000 handwritten digits</h2>{table.to_html(border=0)}<p><img src='channels.png' width='900'></p>"
+    body = f"<h2>{title}</h2>{table.to_html(border=0)}{below}"
     path.write_text(f"<!doctype html><meta charset='utf-8'><title>tlt_prune demo</title><style>{style}</style>{body}", "utf-8")
 
 

@@ -60,7 +60,8 @@ def main(results: pathlib.Path, seed: int) -> None:
     strip(results, results / "detections.png")
     (results / "report.json").write_text(json.dumps(report, indent=1) + "\n", "utf-8")
     table = to_table(report)
-    write_html(results / "report.html", table)
+    pictures = "<p>The dense network, and the pruned and retrained one:</p><p><img src='detections.png' width='1100'></p>"
+    demo.write_html(results / "report.html", "DetectNet_v2 on handwritten digits", table, pictures)
     print(f"\n{table.to_string()}\n\n{time.perf_counter() - started:.0f} s in all.")
     print(f"Wrote {results}/report.json, report.html and detections.png")
     failures = missed(report)
@@ -112,13 +113,6 @@ def strip(results: pathlib.Path, path: pathlib.Path) -> None:
         for x, picture in enumerate(row):
             sheet.paste(picture, (264 * x, 264 * y))
     sheet.save(path)
-
-
-def write_html(path: pathlib.Path, table: pd.DataFrame) -> None:
-    style = "body{font-family:sans-serif;margin:2em}td,th{padding:.5em 1em;text-align:right;border-bottom:1px solid #ccc}"
-    pictures = "<p>The dense network, and the pruned and retrained one:</p><p><img src='detections.png' width='1100'></p>"
-    body = f"<h2>DetectNet_v2 on handwritten digits</h2>{table.to_html(border=0)}{pictures}"
-    path.write_text(f"<!doctype html><meta charset='utf-8'><title>tlt_prune</title><style>{style}</style>{body}", "utf-8")
 
 
 if __name__ == "__main__":

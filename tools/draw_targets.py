@@ -36,7 +36,7 @@ def main(spec: str, target: pathlib.Path, pictures: int, epoch: int, overrides: 
     raster = experiment.rasterizer(job.message, grid)
     few = split.part(split.names[:pictures])
     shown = tf.constant(few.pictures, tf.float32) / 255
-    seed = tf.constant([int(job.message.random_seed) * 1_000_003 + epoch, 0], tf.int32)
+    seed = dataset.batch_key(int(job.message.random_seed), epoch, 0)
     shown, boxes, numbers = dataset.augmented(
         shown, tf.constant(few.boxes), tf.constant(few.numbers), experiment.augmentation(job.message, tao=job.tao), seed
     )

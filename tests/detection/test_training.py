@@ -98,8 +98,7 @@ def test_six_steps(case: Any) -> None:
             # What `fit` computes is the same.
             losses = [ObjectiveLoss(name, classes, channels_first=False) for name in ("bbox", "cov")]
             for loss in losses:
-                column = OBJECTIVES.index(loss.objective)
-                loss.weights.assign(weights.class_weights * weights.objective_weights[:, column])
+                loss.weights.assign(weights.of(loss.objective))
             last = [tf.transpose(x, (0, 2, 3, 1)) for x in (bbox, cov)]
             both = sum(loss(true, said) for loss, true, said in zip(losses, packed(targets, False), last, strict=True))
             assert float(both + penalty) == pytest.approx(expected["total_cost"], rel=1e-5)

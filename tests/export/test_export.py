@@ -9,12 +9,11 @@ import keras
 import numpy as np
 import onnx
 import pytest
-from helpers import randomise
+from helpers import INFO, randomise
 
 import tlt_prune
 from tlt_prune import export, model_info, models
 from tlt_prune.errors import ExportError, NotReplacedError, SpecError
-from tlt_prune.model_info import ModelInfo
 
 
 @pytest.fixture(scope="module", params=["channels_last", "channels_first"])
@@ -129,16 +128,6 @@ def test_grouped_convolutions(tmp_path: pathlib.Path) -> None:
     export.export_onnx(net, tmp_path / "m.onnx", samples(net))
     kinds = [node.op_type for node in onnx.load(tmp_path / "m.onnx").graph.node]
     assert kinds.count("Conv") == 2
-
-
-INFO = ModelInfo(
-    classes=("a", "b"),
-    preprocess_mode="torch",
-    image_mean=(),
-    input_image_depth=8,
-    enable_center_crop=False,
-    resize_interpolation_method="bicubic",
-)
 
 
 def test_what_belongs_to_a_model_travels_with_every_file(model: keras.Model, tmp_path: pathlib.Path) -> None:

@@ -7,21 +7,11 @@ import pathlib
 import keras
 import numpy as np
 import pytest
-from helpers import randomise
+from helpers import INFO, randomise
 
 from tlt_prune import export, models, prune_model
 from tlt_prune.errors import ExportError, QuantizationError
-from tlt_prune.model_info import ModelInfo
 from tlt_prune.quantization import quantisation_aware, train_for_litert
-
-INFO = ModelInfo(
-    classes=("a", "b"),
-    preprocess_mode="torch",
-    image_mean=(),
-    input_image_depth=8,
-    enable_center_crop=False,
-    resize_interpolation_method="bicubic",
-)
 
 
 @pytest.fixture(scope="module")

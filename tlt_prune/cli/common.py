@@ -12,7 +12,7 @@ from absl import app, flags, logging
 
 from tlt_prune.cli.startup import import_frameworks
 from tlt_prune.errors import SpecError, TltPruneError
-from tlt_prune.specs import Spec, load_spec
+from tlt_prune.specs import Spec, load_spec, parse_overrides, spec_from_dict
 
 FLAGS = flags.FLAGS
 
@@ -76,8 +76,7 @@ def _read(path: str | None, overrides: list[str]) -> Spec:
     from tlt_prune.detection import experiment
 
     sections = experiment.to_dict(experiment.load(path))
-    given = [f"{key}={json.dumps(value)}" for key, value in {"task": "detection", **sections}.items()]
-    return load_spec(None, [*given, *overrides])
+    return spec_from_dict({"task": "detection", **sections}, path, parse_overrides(overrides))
 
 
 def run(main: Callable[[list[str]], None]) -> None:

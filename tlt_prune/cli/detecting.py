@@ -10,11 +10,11 @@ import numpy as np
 from tlt_prune import files
 from tlt_prune.cli import common
 from tlt_prune.cli.detection import Detection, read
-from tlt_prune.cli.models import macs
+from tlt_prune.cli.models import facts
 from tlt_prune.detection import experiment
 from tlt_prune.detection.dataset import read_picture
 from tlt_prune.detection.decoding import to_picture
-from tlt_prune.detection.evaluation import Outputs
+from tlt_prune.detection.evaluation import Outputs, as_input, output_layout, outputs_of
 from tlt_prune.detection.kitti import label_line
 from tlt_prune.errors import ExportError
 from tlt_prune.export import latency_ms, load_predictor
@@ -41,25 +41,16 @@ def opened(job: Detection, predictor: Any) -> tuple[Outputs, tuple[int, int], An
             f"augmentation_config.preprocessing has them. Its input is {predictor.input_shape}."
         )
     first = predictor.channels_first(job.channels)
-
-    def fed(pictures: Any) -> Any:
-        return np.ascontiguousarray(np.transpose(pictures, (0, 3, 1, 2))) if first else pictures
-
-    one = fed(np.zeros((1, height, width, job.channels), np.float32))
+    one = as_input(np.zeros((1, height, width, job.channels), np.float32), first)
     shapes = [x.shape for x in predictor.run(one)]
-    layouts = [axis for axis in (3, 1) if len(shapes) == 2 and [x[axis] for x in shapes if len(x) == 4] == [4 * count, count]]
-    if not layouts:
+    layout = output_layout(shapes)
+    if layout is None or shapes[1][1 if layout[2] else 3] != count:
         raise ExportError(
             f"{predictor.path}: expected a detector of {count} classes, with outputs of {4 * count} and {count} channels. Its "
             f"outputs are {shapes}."
         )
-    rows, columns = shapes[1][1:3] if layouts[0] == 3 else shapes[1][2:]
-
-    def outputs(pictures: Any) -> tuple[Any, Any]:
-        bbox, cov = predictor.run(fed(pictures))
-        return (bbox, cov) if layouts[0] == 1 else (np.transpose(bbox, (0, 3, 1, 2)), np.transpose(cov, (0, 3, 1, 2)))
-
-    return outputs, (int(columns), int(rows)), one
+    columns, rows, outputs_first = layout
+    return outputs_of(predictor.run, first, outputs_first), (columns, rows), one
 
 
 def run_evaluation(spec: Spec, path: str, folder: pathlib.Path) -> None:
@@ -72,11 +63,7 @@ def run_evaluation(spec: Spec, path: str, folder: pathlib.Path) -> None:
     found = job.evaluated(outputs, validation, output)
     frame = found.to_frame()
     report = {
-        "model": path,
-        "kind": predictor.kind,
-        "params": predictor.params,
-        "macs": macs(predictor),
-        "file_bytes": predictor.file_bytes,
+        **facts(predictor, path),
         "mean_average_precision": found.mean_average_precision,
         "mode": found.mode,
         "pictures": len(validation),

@@ -11,9 +11,8 @@ import numpy as np
 
 from tlt_prune import model_info, training
 from tlt_prune.cli import common
-from tlt_prune.cli import models as model_files
 from tlt_prune.detection import dataset, experiment
-from tlt_prune.detection.evaluation import Evaluation, Outputs, Postprocessing, evaluate, outputs_of
+from tlt_prune.detection.evaluation import Evaluation, Outputs, Postprocessing, evaluate, output_layout, outputs_of
 from tlt_prune.detection.kitti import random_folds
 from tlt_prune.detection.schedules import soft_start_annealing
 from tlt_prune.detection.training import AutoWeighting, objective
@@ -53,9 +52,9 @@ class Detection:
             DataError: the data is not as the spec says, or a part is empty.
         """
         config = self.message.dataset_config
-        everything = self._source(config.data_sources[0])
         if len(config.data_sources) > 1:
             raise SpecError(f"dataset_config.data_sources: expected one. Received: {len(config.data_sources)}.")
+        everything = self._source(config.data_sources[0])
         if config.HasField("validation_data_source"):
             parts = everything, self._source(config.validation_data_source)
         elif config.train_names_path or config.val_names_path:
@@ -125,12 +124,10 @@ def output_size(model: Any) -> tuple[int, int, bool]:
         SpecError: it is none.
     """
     shapes = [tuple(x.shape) for x in model.outputs]
-    if len(shapes) == 2 and all(len(shape) == 4 for shape in shapes):
-        for axis, first in ((3, False), (1, True)):
-            if shapes[0][axis] == 4 * shapes[1][axis]:
-                rows, columns = shapes[1][2:] if first else shapes[1][1:3]
-                return int(columns), int(rows), first
-    raise SpecError(f"'{model.name}': expected a detector with outputs [output_bbox, output_cov]. Its outputs are {shapes}.")
+    found = output_layout(shapes)
+    if found is None:
+        raise SpecError(f"'{model.name}': expected a detector with outputs [output_bbox, output_cov]. Its outputs are {shapes}.")
+    return found
 
 
 def run_training(spec: Spec, folder: pathlib.Path, *, restart: bool) -> tuple[Spec, Any]:
@@ -139,7 +136,7 @@ def run_training(spec: Spec, folder: pathlib.Path, *, restart: bool) -> tuple[Sp
     message, config = job.message, job.message.training_config
     seed = int(message.random_seed)
     plan = _plan(job)
-    model_files.seed(spec.model_copy(update={"train": plan}))
+    keras.utils.set_random_seed(seed)
     train_split, validation = job.splits()
     start = _start(job)
     built = start.model if start is not None else _new(job)

@@ -44,7 +44,7 @@ def main(argv: list[str]) -> None:
         run_evaluation(spec, path, folder)
         return
     from tlt_prune import data, model_info, training
-    from tlt_prune.cli.models import agreed, macs
+    from tlt_prune.cli.models import agreed, facts
     from tlt_prune.export import latency_ms, load_predictor
 
     predictor = load_predictor(path)
@@ -62,11 +62,7 @@ def main(argv: list[str]) -> None:
     model_info.check_classes(predictor.info, tuple(split.classes), outputs, path, "The dataset")
     scores = training.score(predictor, batches_of(split), split.classes, spec.evaluate.top_k)
     report = {
-        "model": path,
-        "kind": predictor.kind,
-        "params": predictor.params,
-        "macs": macs(predictor),
-        "file_bytes": predictor.file_bytes,
+        **facts(predictor, path),
         "accuracy": scores.accuracy,
         f"top_{scores.top_k}_accuracy": scores.top_k_accuracy,
         "loss": scores.loss,

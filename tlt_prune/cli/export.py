@@ -165,7 +165,7 @@ class _Detector:
         from tlt_prune.cli.detection import output_size, read
 
         self.spec, self.predictor, self._job = spec, predictor, read(spec)
-        output_size(predictor.model)
+        self._output = output_size(predictor.model)
         self.channels_first = predictor.channels_first(self._job.channels)
         self._training, self._validation = self._job.splits()
 
@@ -187,11 +187,11 @@ class _Detector:
         raise SpecError("export.litert_qat_epochs: expected 0 for a detector, which is quantised after training.")
 
     def decoded(self) -> Any:
-        from tlt_prune.cli.detection import output_size
+        from tlt_prune.detection import experiment
         from tlt_prune.detection.decoded import with_decoding
 
-        columns, rows, first = output_size(self.predictor.model)
-        return with_decoding(self.predictor.model, self._job.postprocessing(columns, rows).grid, first)
+        columns, rows, first = self._output
+        return with_decoding(self.predictor.model, experiment.grid(self._job.message, columns, rows), first)
 
     def pictures(self) -> Any:
         import tensorflow as tf
@@ -206,8 +206,9 @@ class _Detector:
         return Pictures(self._job.channels, "uint8", prepare)
 
     def _inputs(self, pictures: Any) -> Any:
-        x = pictures.astype(np.float32) / 255
-        return np.ascontiguousarray(np.transpose(x, (0, 3, 1, 2))) if self.channels_first else x
+        from tlt_prune.detection.evaluation import as_input
+
+        return as_input(pictures.astype(np.float32) / 255, self.channels_first)
 
 
 def _onnx(job: Any, path: pathlib.Path, samples: Any) -> None:

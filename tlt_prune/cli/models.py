@@ -141,6 +141,17 @@ def read_classmap(path: str) -> tuple[str, ...]:
         raise SpecError(f"Cannot read the class map {path}: {error}. Expected JSON {{class name: index}}.") from error
 
 
+def facts(predictor: Any, path: str) -> dict[str, Any]:
+    """What a report says of a model file, whatever it is scored by."""
+    return {
+        "model": path,
+        "kind": predictor.kind,
+        "params": predictor.params,
+        "macs": macs(predictor),
+        "file_bytes": predictor.file_bytes,
+    }
+
+
 def macs(predictor: Any) -> float | None:
     """Multiply-accumulates of a Keras model for one picture; None where they cannot be counted."""
     if predictor.model is None:

@@ -274,13 +274,18 @@ def training_batches(
         def finish(step: Any, indices: Any) -> Any:
             pictures, boxes, numbers = load(indices)
             if augmentation is not None:
-                key = tf.stack([seed * 1_000_003 + epoch, tf.cast(step, tf.int32)])
+                key = batch_key(seed, epoch, step)
                 pictures, boxes, numbers = augmented(pictures, boxes, numbers, augmentation, key)
             return _example(pictures, raster(boxes, numbers), channels_first)
 
         return batches.map(finish, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
     return tf.data.Dataset.range(first_epoch, epochs).flat_map(one_epoch).prefetch(tf.data.AUTOTUNE), steps
+
+
+def batch_key(seed: int, epoch: Any, step: Any) -> Any:
+    """`(2,)`: what the draws of one batch follow from."""
+    return tf.stack([seed * 1_000_003 + epoch, tf.cast(step, tf.int32)])
 
 
 def evaluation_batches(split: BoxSplit, raster: Rasterizer, *, batch_size: int, channels_first: bool) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -129,14 +129,33 @@ def evaluate(
     return Evaluation(curves, found, mode, compatible)
 
 
-def outputs_of(run: Callable[[Any], list[Array]], channels_first: bool) -> Outputs:
-    """A model's run (of pictures in its own layout, to `[output_bbox, output_cov]` in it) as `evaluate` takes it."""
+def outputs_of(run: Callable[[Any], list[Array]], channels_first: bool, outputs_first: bool | None = None) -> Outputs:
+    """A model's run as `evaluate` takes it.
+
+    Args:
+        run: pictures in the model's layout -> `[output_bbox, output_cov]`.
+        channels_first: of the pictures.
+        outputs_first: of the outputs, where that is another layout.
+    """
+    said_first = channels_first if outputs_first is None else outputs_first
 
     def outputs(pictures: Array) -> tuple[Array, Array]:
-        if channels_first:
-            bbox, cov = run(np.ascontiguousarray(np.transpose(pictures, (0, 3, 1, 2))))
-            return bbox, cov
-        bbox, cov = (np.transpose(x, (0, 3, 1, 2)) for x in run(pictures))
-        return bbox, cov
+        bbox, cov = run(as_input(pictures, channels_first))
+        return (bbox, cov) if said_first else (np.transpose(bbox, (0, 3, 1, 2)), np.transpose(cov, (0, 3, 1, 2)))
 
     return outputs
+
+
+def as_input(pictures: Array, channels_first: bool) -> Array:
+    """Pictures `(n, height, width, channels)` in a model's layout."""
+    return np.ascontiguousarray(np.transpose(pictures, (0, 3, 1, 2))) if channels_first else pictures
+
+
+def output_layout(shapes: Sequence[Sequence[int]]) -> tuple[int, int, bool] | None:
+    """(columns, rows, channels first) of outputs `[output_bbox, output_cov]` of such shapes; None of what is no detector's."""
+    if len(shapes) != 2 or any(len(shape) != 4 for shape in shapes):
+        return None
+    (bbox, cov) = shapes
+    if bbox[3] == 4 * cov[3]:
+        return int(cov[2]), int(cov[1]), False
+    return (int(cov[3]), int(cov[2]), True) if bbox[1] == 4 * cov[1] else None

@@ -27,6 +27,7 @@ from tlt_prune.detection.geometry import Grid
 from tlt_prune.detection.losses import ObjectiveWeights, TargetClass
 from tlt_prune.detection.targets import Ellipse, Rasterizer
 from tlt_prune.errors import SpecError, first_line
+from tlt_prune.specs import read_yaml
 
 _PACKAGE = "detectnet_v2"
 _SCALARS = {"uint32": "UINT32", "int32": "INT32", "float": "FLOAT", "double": "DOUBLE", "bool": "BOOL", "string": "STRING"}
@@ -72,13 +73,7 @@ def read(text: str, source: str, kind: str = "train") -> Any:
     Raises:
         SpecError: the text cannot be read (with line and column), or a value is out of range.
     """
-    message = _messages()[_schema()["roots"][kind]]()
-    try:
-        text_format.Merge(text, message)
-    except text_format.ParseError as error:
-        raise SpecError(f"{source}: expected protobuf text of the toolkit's {kind} spec. {first_line(error, 200)}") from error
-    _check(message, source, kind)
-    return message
+    return _parsed(text_format.Merge, text, text_format.ParseError, "protobuf text", source, kind)
 
 
 def from_dict(data: Mapping[str, Any], source: str, kind: str = "train") -> Any:
@@ -87,11 +82,15 @@ def from_dict(data: Mapping[str, Any], source: str, kind: str = "train") -> Any:
     Raises:
         SpecError: a key or a type is unknown, or a value is out of range.
     """
+    return _parsed(json_format.ParseDict, dict(data), json_format.ParseError, "the keys", source, kind)
+
+
+def _parsed(parse: Callable[[Any, Any], Any], data: Any, refused: Any, form: str, source: str, kind: str) -> Any:
     message = _messages()[_schema()["roots"][kind]]()
     try:
-        json_format.ParseDict(dict(data), message)
-    except json_format.ParseError as error:
-        raise SpecError(f"{source}: expected the keys of the toolkit's {kind} spec. {first_line(error, 200)}") from error
+        parse(data, message)
+    except refused as error:
+        raise SpecError(f"{source}: expected {form} of the toolkit's {kind} spec. {first_line(error, 200)}") from error
     _check(message, source, kind)
     return message
 
@@ -102,22 +101,14 @@ def load(path: str | pathlib.Path, kind: str = "train") -> Any:
     Raises:
         SpecError: there is no such file, or it does not hold such a spec.
     """
-    import yaml
-
     path = pathlib.Path(path)
+    if path.suffix in (".yaml", ".yml"):
+        return from_dict(read_yaml(path), str(path), kind)
     try:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"Cannot read the spec {path}: {error}.") from error
-    if path.suffix not in (".yaml", ".yml"):
-        return read(text, str(path), kind)
-    try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise SpecError(f"{path}: expected YAML. {first_line(error, 200)}") from error
-    if not isinstance(data, dict):
-        raise SpecError(f"{path}: expected sections such as dataset_config. Received: {type(data).__name__}.")
-    return from_dict(data, str(path), kind)
+    return read(text, str(path), kind)
 
 
 def to_dict(message: Any) -> dict[str, Any]:

@@ -33,6 +33,19 @@ def box_costs(target: Any, predicted: Any, cov_norm: Any) -> Any:
     return cov_norm * ops.abs(predicted - target)
 
 
+def coverage_means(target: Any, predicted: Any, foreground_weights: Any, picture_weights: Any = 1.0) -> Any:
+    """`(c,)`: the coverage objective of every class; arguments as for `objective_means`."""
+    weights = ops.reshape(ops.convert_to_tensor(foreground_weights, "float32"), (1, -1, 1, 1))
+    return ops.mean(coverage_costs(target, predicted, weights) * picture_weights, axis=(0, 2, 3))
+
+
+def box_means(target: Any, predicted: Any, cov_norm: Any, picture_weights: Any = 1.0) -> Any:
+    """`(c,)`: the box objective of every class; arguments as for `objective_means`."""
+    costs = box_costs(target, predicted, ops.repeat(cov_norm, 4, axis=1))
+    sides = ops.mean(costs * picture_weights, axis=(0, 2, 3))
+    return ops.mean(ops.reshape(sides, (-1, 4)), axis=1)
+
+
 def objective_means(targets: Mapping[str, Any], bbox: Any, cov: Any, foreground_weights: Any, picture_weights: Any = 1.0) -> Any:
     """The two objectives of every class.
 
@@ -45,11 +58,8 @@ def objective_means(targets: Mapping[str, Any], bbox: Any, cov: Any, foreground_
     Returns:
         `(c, 2)`: means over pictures and cells (and sides), empty cells included: coverage, box.
     """
-    weights = ops.reshape(ops.convert_to_tensor(foreground_weights, "float32"), (1, -1, 1, 1))
-    coverage = ops.mean(coverage_costs(targets["cov"], cov, weights) * picture_weights, axis=(0, 2, 3))
-    norm = ops.repeat(targets["cov_norm"], 4, axis=1)
-    sides = ops.mean(box_costs(targets["bbox"], bbox, norm) * picture_weights, axis=(0, 2, 3))
-    return ops.stack([coverage, ops.mean(ops.reshape(sides, (-1, 4)), axis=1)], axis=1)
+    coverage = coverage_means(targets["cov"], cov, foreground_weights, picture_weights)
+    return ops.stack([coverage, box_means(targets["bbox"], bbox, targets["cov_norm"], picture_weights)], axis=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,10 +118,14 @@ class ObjectiveWeights:
         self.objective_weights = _shares(np.array([[x.initial_weights[name] for name in OBJECTIVES] for x in classes]))
         self._targets = np.array([[x.weight_targets[name] for name in OBJECTIVES] for x in classes])
 
+    def of(self, objective: str) -> Any:
+        """`(c,)`: what an objective of each class counts in the loss."""
+        return self.class_weights * self.objective_weights[:, OBJECTIVES.index(objective)]
+
     def total(self, means: Any) -> Any:
         """The loss of objectives `(c, 2)`."""
-        weights = ops.convert_to_tensor(self.class_weights[:, None] * self.objective_weights, "float32")
-        return ops.sum(weights * means)
+        weights = np.stack([self.of(name) for name in OBJECTIVES], axis=1)
+        return ops.sum(ops.convert_to_tensor(weights, "float32") * means)
 
     def end_epoch(self, sums: Any) -> None:
         """Takes the sums of objectives `(c, 2)` over an epoch; where all of a class are 0, its weights stay."""

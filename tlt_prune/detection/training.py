@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tlt_prune.detection.losses import OBJECTIVES, ObjectiveWeights, TargetClass, objective_means
+from tlt_prune.detection.losses import OBJECTIVES, ObjectiveWeights, TargetClass, box_means, coverage_means
 
 
 @keras.saving.register_keras_serializable(package="tlt_prune")
@@ -37,24 +37,17 @@ class ObjectiveLoss(keras.losses.Loss):
         super().__init__(name=name or f"{objective}_loss", reduction="sum")
         self.objective, self.channels_first = objective, channels_first
         self.classes = [x if isinstance(x, TargetClass) else TargetClass(**x) for x in classes]
-        start = ObjectiveWeights(self.classes)
-        column = OBJECTIVES.index(objective)
-        self.weights = keras.Variable(
-            start.class_weights * start.objective_weights[:, column], dtype="float32", trainable=False, name="weights"
-        )
+        start = ObjectiveWeights(self.classes).of(objective)
+        self.weights = keras.Variable(start, dtype="float32", trainable=False, name="weights")
 
     def means(self, y_true: Any, y_pred: Any) -> Any:
         """`(c,)`: the objective of every class, not weighted."""
         count = len(self.classes)
         if not self.channels_first:
             y_true, y_pred = ops.transpose(y_true, (0, 3, 1, 2)), ops.transpose(y_pred, (0, 3, 1, 2))
-        weights = [x.foreground_weight for x in self.classes]
         if self.objective == "cov":
-            nothing = ops.zeros_like(y_true)
-            targets = {"cov": y_true, "cov_norm": nothing, "bbox": ops.repeat(nothing, 4, axis=1)}
-            return objective_means(targets, targets["bbox"], y_pred, weights)[:, 0]
-        norm, bbox = y_true[:, 4 * count :], y_true[:, : 4 * count]
-        return objective_means({"cov": norm, "cov_norm": norm, "bbox": bbox}, y_pred, norm, weights)[:, 1]
+            return coverage_means(y_true, y_pred, [x.foreground_weight for x in self.classes])
+        return box_means(y_true[:, : 4 * count], y_pred, y_true[:, 4 * count :])
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         return ops.sum(self.weights * self.means(y_true, y_pred))
@@ -89,7 +82,7 @@ def objective(classes: Sequence[TargetClass], channels_first: bool) -> dict[str,
 
 
 class AutoWeighting(keras.callbacks.Callback):
-    """Weighs the objectives after every epoch so that each contributes its target, and writes their weights into the logs.
+    """Weighs the objectives after every epoch so that each contributes its target.
 
     The weights follow from the logs of the epoch before, so a resumed training has those of an uninterrupted one: give it the
     history so far.
@@ -111,8 +104,7 @@ class AutoWeighting(keras.callbacks.Callback):
         self._assign()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        found = {self._plain(key): value for key, value in (logs or {}).items() if not key.startswith("val_")}
-        self._weights.end_epoch(self._costs(found))
+        self._weights.end_epoch(self._costs(logs or {}))
         self._assign()
 
     def _costs(self, logs: Mapping[str, Any]) -> Any:
@@ -128,5 +120,4 @@ class AutoWeighting(keras.callbacks.Callback):
 
     def _assign(self) -> None:
         for loss in self.model.loss:
-            column = OBJECTIVES.index(loss.objective)
-            loss.weights.assign(self._weights.class_weights * self._weights.objective_weights[:, column])
+            loss.weights.assign(self._weights.of(loss.objective))

@@ -13,19 +13,14 @@ import numpy as np
 import pandas as pd
 
 from tlt_prune.errors import QuantizationError
-from tlt_prune.graph.reader import read
-from tlt_prune.quantization.on_twin import Training, model_optimization, trained_on_twin
-
-_KINDS = ("Conv2D", "Dense")
+from tlt_prune.quantization.on_twin import Training, kernels, model_optimization, trained_on_twin
 
 
 def cluster_table(model: keras.Model) -> pd.DataFrame:
     """A row a convolution or dense layer. Columns: weights (of its kernel), values (different ones among them)."""
-    graph = read(model)
     rows = {
-        call.path: {"weights": int(np.prod(call.op.kernel.shape)), "values": len(np.unique(np.asarray(call.op.kernel)))}
-        for call in graph.walk()
-        if graph.family.is_layer(call.op) and any(graph.family.is_a(call.op, x) for x in _KINDS)
+        path: {"weights": int(np.prod(layer.kernel.shape)), "values": len(np.unique(np.asarray(layer.kernel)))}
+        for path, layer in kernels(model)
     }
     return pd.DataFrame.from_dict(rows, orient="index", columns=["weights", "values"]).rename_axis("layer")
 

@@ -39,6 +39,14 @@ class Training:
         model.fit(self.data, epochs=self.epochs, steps_per_epoch=self.steps_per_epoch, verbose=0, callbacks=list(callbacks))
 
 
+def kernels(model: keras.Model) -> Iterator[tuple[str, Any]]:
+    """(path, layer) of every convolution and dense layer, in call order."""
+    graph = read(model)
+    for call in graph.walk():
+        if graph.family.is_layer(call.op) and any(graph.family.is_a(call.op, x) for x in ("Conv2D", "Dense")):
+            yield call.path, call.op
+
+
 def trained_on_twin(
     model: keras.Model,
     layers: Container[str],

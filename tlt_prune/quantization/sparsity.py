@@ -13,8 +13,7 @@ import numpy as np
 import pandas as pd
 
 from tlt_prune.errors import QuantizationError
-from tlt_prune.graph.reader import read
-from tlt_prune.quantization.on_twin import Training, model_optimization, trained_on_twin
+from tlt_prune.quantization.on_twin import Training, kernels, model_optimization, trained_on_twin
 
 # What sparse tensor cores take: multiples of 4 along the inputs for the pattern, of 16 along both for the kernels.
 _PATTERN, _KERNELS = 4, 16
@@ -27,14 +26,11 @@ def sparsity_table(model: keras.Model) -> pd.DataFrame:
     groups of four weights along the input channels with two zeros at least); note (why not).
     """
     rows = {}
-    graph = read(model)
-    for call in graph.walk():
-        if not graph.family.is_layer(call.op) or not any(graph.family.is_a(call.op, x) for x in ("Conv2D", "Dense")):
-            continue
-        kernel = np.asarray(call.op.kernel)
+    for path, layer in kernels(model):
+        kernel = np.asarray(layer.kernel)
         inputs, outputs = kernel.shape[-2:]
-        note = _why_not(call.op, inputs)
-        rows[call.path] = {
+        note = _why_not(layer, inputs)
+        rows[path] = {
             "inputs": inputs,
             "outputs": outputs,
             "eligible": not note,
