@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from helpers import randomise
+from helpers import pretended_milliseconds, randomise
 
 import tlt_prune
 from tlt_prune.errors import PlanError
@@ -21,17 +21,7 @@ from tlt_prune.pruning.ledger import charged
 
 @pytest.fixture(autouse=True)
 def _pretended(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine that takes a microsecond for a thousand multiplications, a tenth more for odd tens, and one for a call."""
-
-    def milliseconds(model: Any, x: Any, threads: int) -> float:
-        node = model.graph.node[0]
-        if node.op_type == "Identity":
-            return 1e-3
-        kernel = model.graph.initializer[0].dims
-        positions = np.prod(x.shape[2:]) if node.op_type == "Conv" else x.shape[0]
-        return 1e-3 + float(np.prod(kernel) * positions) * 1e-6
-
-    monkeypatch.setattr(latency, "_milliseconds", milliseconds)
+    monkeypatch.setattr(latency, "_milliseconds", pretended_milliseconds)
     latency.table_at.cache_clear()
 
 
