@@ -11,6 +11,7 @@ EXTRAS = {
     "train": ("filelock", "h5py", "matplotlib", "mlxtend", "PIL", "sklearn", "tensorboard"),
     "export": ("onnx", "onnxruntime", "onnxslim", "tf2onnx"),
     "litert": ("ai_edge_litert",),
+    "detection": ("pycocotools",),
 }
 
 

@@ -214,6 +214,8 @@ class Train(Settings):
     random_seed: Annotated[int, Field(ge=0, lt=2**31)] = 42
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     tensorboard: bool = True
+    keep_best: bool = False
+    """Also keep the model of the epoch that did best in validation, as best.keras."""
     qat: bool = False
     """Train the model of `pretrained_model_path` with quantisation in the loop, as `qat_config` says."""
     reg_config: RegConfig = RegConfig()
@@ -260,7 +262,7 @@ class Prune(Options):
     model_path: str = ""
     output_path: str = ""
     criterion: Literal["auto", *CRITERIA_WITHOUT_DATA, *CRITERIA_WITH_DATA] = "auto"  # type: ignore[valid-type]
-    """What a filter is worth. "auto": with a threshold or a ratio "L2", the toolkit's `min_weight`; with another budget "Taylor"
+    """What a filter is worth. "auto": with a threshold or a ratio "L2", the toolkit's `min_weight`; with another budget "Fisher"
     where the spec has a dataset."""
     compensation: CompensationName | tuple[CompensationName, ...] = "auto"
     """What gives back to the rest what the removed channels contributed, one or several, in order: "bias", "least_squares",

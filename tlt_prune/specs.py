@@ -67,6 +67,7 @@ EXPERIMENT = (
     "training_config",
     "bbox_rasterizer_config",
     "loss_mask_label_filter",
+    "dataset_export_config",
     "compatibility",
 )
 

@@ -51,7 +51,7 @@ def test_the_default_and_the_plain_result(job: pathlib.Path, tmp_path: pathlib.P
     assert "Verified: equal to the original" in out
     assert "Compensated by LeastSquares on 400 examples in 7 batches" in out
     settings = json.loads((tmp_path / "best.plan.json").read_text())["settings"]
-    assert settings["criterion"] == "Taylor(400 examples in 7 batches)"
+    assert settings["criterion"] == "Fisher(400 examples in 7 batches)"
 
     out, _ = run("prune", *base, "-o", tmp_path / "plain.keras", "--plain")
     assert "Compensated" not in out

@@ -68,6 +68,10 @@ def test_the_whole_job(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     assert len(history) == 3
     assert history["val_map"].notna().tolist() == [True, False, True]
     assert history["loss"].iloc[-1] < 0.7 * history["loss"].iloc[0]
+    best = 1 + 2 * int(history["val_map"].iloc[2] > history["val_map"].iloc[0])
+    assert f"Wrote {results}/train/best.keras: after epoch {best}, " in out
+    pictures = [tag for path in (results / "train/tensorboard").glob("*.pictures") for tag in tags(path)]
+    assert pictures == ["detections"] * 2
 
     out, _ = run("prune", "-e", spec, "-m", results / "train/model.keras", "-o", results / "prune/model.keras")
     assert "Verified: equal to the original" in out
@@ -75,7 +79,13 @@ def test_the_whole_job(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     assert f"Next: tlt-train -e {spec} --set model_config.pretrained_model_file={results}/prune/model.keras" in out
 
     out, _ = run(
-        "train", "-e", spec, "-o", results / "retrain", f"model_config.pretrained_model_file={results}/prune/model.keras"
+        "train",
+        "-e",
+        spec,
+        "-o",
+        results / "retrain",
+        f"model_config.pretrained_model_file={results}/prune/model.keras",
+        f"train.distill.teacher={results}/train/model.keras",
     )
     assert f"Training {results}/prune/model.keras" in out
     model = results / "retrain/model.keras"
@@ -99,6 +109,9 @@ def test_the_whole_job(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
         run("evaluate", "-e", spec, "-m", path, "-o", tmp_path / path.name)
         scores[path.name] = json.loads((tmp_path / path.name / "evaluation.json").read_text())
         assert {x.name for x in (tmp_path / path.name).iterdir()} == {"evaluation.json", "per_class.csv", "precision_recall.png"}
+    # COCO's own average precision beside the toolkit's, of all classes and of each.
+    for x in scores.values():
+        assert 0 <= x["coco"]["AP"] <= x["coco"]["AP50"] <= 1
     exact = [scores[name]["mean_average_precision"] for name in ("model.keras", "model_fp32.onnx", "saved_model")]
     assert exact == [pytest.approx(exact[0], abs=1e-6)] * 3
     dense = json.loads((results / "prune/model.plan.json").read_text())
@@ -170,6 +183,11 @@ BAD = [
     ({"training_config__regularizer__type": "L3"}, "expected the keys of the toolkit's train spec.*L3"),
     ({"training_config__batch_size": 3}, "expected the keys of the toolkit's train spec.*batch_size"),
     ({"compatibility": "tlt"}, "compatibility: expected '' or 'tao'. Received: 'tlt'"),
+    ({"train": {"num_epochs": 3}}, "train.num_epochs: this describes classification. Expected.*training_config"),
+    ({"dataset": {"num_classes": 3}}, "dataset.num_classes: this describes classification"),
+    ({"training_config__learning_rate": {}}, "expected soft_start_annealing_schedule or early_stopping_annealing_schedule"),
+    ({"training_config__enable_qat": True}, "enable_qat: expected a trained detector in model_config.pretrained_model_file"),
+    ({"dataset_export_config": [{"image_directory_path": "x"}] * 2}, "dataset_export_config: expected one. Received: 2"),
     ({"model_config__num_layers": 11}, "model_config: There is no architecture"),
     ({"model_config__pretrained_model_file": "nowhere.keras"}, "There is no model nowhere.keras"),
 ]
@@ -182,12 +200,40 @@ def test_bad_specs(folder: pathlib.Path, tmp_path: pathlib.Path, changes: dict[s
 
 def refused(path: pathlib.Path, out: pathlib.Path, message: str) -> None:
     """In this process: what the script says of it is what the error says."""
-    from tlt_prune.cli.detection import run_training
+    from tlt_prune.cli.detection_training import run_training
 
     with pytest.raises(TltPruneError, match=message) as error:
         run_training(load_spec(path), out, restart=False)
     assert len(str(error.value).splitlines()) == 1
     assert not out.exists()
+
+
+def test_the_rate_that_follows_validation_goes_on_after_a_resumption() -> None:
+    from types import SimpleNamespace
+
+    from tlt_prune.cli.detection_training import _EarlyStopping
+
+    config = {"min_learning_rate": 1e-5, "max_learning_rate": 1e-3, "soft_start_epochs": 1, "annealing_epochs": 2}
+    schedule = SimpleNamespace(**config, patience_steps=2)
+    costs = [5.0, 4.0, 4.0, 4.0, 3.0, 3.0, 3.0]
+    rows = [{"val_loss": cost} for cost in costs]
+    whole = _EarlyStopping(schedule, steps=3)
+    ends = []
+    for done in range(1, len(rows) + 1):
+        ends.append(whole.stopped(rows[:done]))
+        resumed = _EarlyStopping(schedule, steps=3)
+        resumed.stopped(rows[:done])
+        assert [resumed.rate(done * 3 + i, 0) for i in range(3)] == [whole.rate(done * 3 + i, 0) for i in range(3)]
+    # Two validations without a lower cost, and two more after the best one since.
+    assert ends == [False] * 6 + [True]
+    assert whole.rate(21, 0) == pytest.approx(1e-5)
+
+
+def tags(path: pathlib.Path) -> list[str]:
+    """What a file of TensorBoard's has under the name of something that was drawn or counted."""
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    return [value.tag for event in EventFileLoader(str(path)).Load() for value in event.summary.value]
 
 
 def test_one_line_on_the_screen(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:

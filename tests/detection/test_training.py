@@ -88,20 +88,20 @@ def test_six_steps(case: Any) -> None:
         pictures = np.transpose(np.array(case["features_nchw"][step], np.float32), (0, 2, 3, 1))
         targets = targets_of(case, case["labels"][step])
         source = case["source_weight"]
-        by_picture = 1.0 if source is None else np.reshape(np.array(source, np.float32), (-1, 1, 1, 1))
+        by_picture = np.ones(len(pictures), np.float32) if source is None else np.array(source, np.float32)
         with tf.GradientTape() as tape:
             bbox, cov = (tf.transpose(x, (0, 3, 1, 2)) for x in model(pictures, training=True))
-            means = objective_means(targets, bbox, cov, [x.foreground_weight for x in classes], by_picture)
+            means = objective_means(targets, bbox, cov, [x.foreground_weight for x in classes], by_picture[:, None, None, None])
             penalty = tf.add_n(model.losses)
             total = weights.total(means) + penalty
-        if source is None:
-            # What `fit` computes is the same.
-            losses = [ObjectiveLoss(name, classes, channels_first=False) for name in ("bbox", "cov")]
-            for loss in losses:
-                loss.weights.assign(weights.of(loss.objective))
-            last = [tf.transpose(x, (0, 2, 3, 1)) for x in (bbox, cov)]
-            both = sum(loss(true, said) for loss, true, said in zip(losses, packed(targets, False), last, strict=True))
-            assert float(both + penalty) == pytest.approx(expected["total_cost"], rel=1e-5)
+        # What `fit` computes is the same.
+        losses = [ObjectiveLoss(name, classes, channels_first=False) for name in ("bbox", "cov")]
+        for loss in losses:
+            loss.weights.assign(weights.of(loss.objective))
+        last = [tf.transpose(x, (0, 2, 3, 1)) for x in (bbox, cov)]
+        true = packed(targets, by_picture, channels_first=False)
+        both = sum(loss(y, p) for loss, y, p in zip(losses, true, last, strict=True))
+        assert float(both + penalty) == pytest.approx(expected["total_cost"], rel=1e-5)
         for i, name in enumerate(case["target_classes"]):
             for j, key in enumerate(OBJECTIVES):
                 assert float(means[i, j]) == pytest.approx(expected["component_costs"][name][key], rel=1e-4, abs=1e-6)
@@ -131,14 +131,40 @@ def test_losses_know_their_layout(channels_first: bool) -> None:
     bbox, cov = rng.random((2, 8, 3, 4)).astype("float32"), rng.random((2, 2, 3, 4)).astype("float32")
     said = [bbox, cov] if channels_first else [np.transpose(x, (0, 2, 3, 1)) for x in (bbox, cov)]
     compiled = objective(classes, channels_first)
-    found = [float(loss(y, p)) for loss, y, p in zip(compiled["loss"], packed(targets, channels_first), said, strict=True)]
+    counted = np.array([1.0, 3.0], np.float32)
+    true = packed(targets, counted, channels_first)
+    found = [float(loss(y, p)) for loss, y, p in zip(compiled["loss"], true, said, strict=True)]
     weights = ObjectiveWeights(classes)
-    means = objective_means(targets, bbox, cov, [0.3, 0.2])
+    means = objective_means(targets, bbox, cov, [0.3, 0.2], counted[:, None, None, None])
     assert sum(found) == pytest.approx(float(weights.total(means)), rel=1e-5)
-    for metrics, column, y, p in zip(compiled["metrics"], (1, 0), packed(targets, channels_first), said, strict=True):
+    for metrics, column, y, p in zip(compiled["metrics"], (1, 0), true, said, strict=True):
         for i, metric in enumerate(metrics):
             metric.update_state(y, p)
             assert float(metric.result()) == pytest.approx(float(means[i, column]), rel=1e-5)
+
+
+@pytest.mark.parametrize("channels_first", [False, True])
+def test_a_teacher_is_mixed_in(channels_first: bool) -> None:
+    rng = np.random.default_rng(0)
+    classes = [TargetClass("a", 1.0, 0.3), TargetClass("b", 3.0, 0.2)]
+    targets = {key: rng.random((2, n, 3, 4)).astype("float32") for key, n in (("cov", 2), ("cov_norm", 2), ("bbox", 8))}
+    taught = {"cov": rng.random((2, 2, 3, 4)).astype("float32"), "bbox": rng.random((2, 8, 3, 4)).astype("float32")}
+    bbox, cov = rng.random((2, 8, 3, 4)).astype("float32"), rng.random((2, 2, 3, 4)).astype("float32")
+    axis = 1 if channels_first else -1
+    in_layout = (lambda x: x) if channels_first else (lambda x: np.transpose(x, (0, 2, 3, 1)))
+    true = packed(targets, np.ones(2, np.float32), channels_first)
+    both = [np.concatenate([y, in_layout(taught[key])], axis=axis) for y, key in zip(true, ("bbox", "cov"), strict=True)]
+    losses = objective(classes, channels_first, alpha=0.25)["loss"]
+    found = sum(float(loss(y, in_layout(p))) for loss, y, p in zip(losses, both, (bbox, cov), strict=True))
+    weights = ObjectiveWeights(classes)
+    hard = weights.total(objective_means(targets, bbox, cov, [0.3, 0.2]))
+    # Where the labels have boxes, the teacher's; its coverage everywhere.
+    soft = weights.total(objective_means({**targets, **taught}, bbox, cov, [0.3, 0.2]))
+    assert found == pytest.approx(float(0.75 * hard + 0.25 * soft), rel=1e-5)
+    # In validation no teacher is asked.
+    alone = sum(float(loss(y, in_layout(p))) for loss, y, p in zip(losses, true, (bbox, cov), strict=True))
+    assert alone == pytest.approx(float(hard), rel=1e-5)
+    assert ObjectiveLoss.from_config(losses[0].get_config()).alpha == 0.25
 
 
 def fitted(epochs: int, weights: ObjectiveWeights, classes: list[TargetClass], **options: Any) -> tuple[keras.Model, list[Any]]:
@@ -148,7 +174,10 @@ def fitted(epochs: int, weights: ObjectiveWeights, classes: list[TargetClass], *
     if not model.compiled:
         model.compile(keras.optimizers.Adam(1e-3), **objective(classes, channels_first=False))
     batches = [
-        (np.transpose(np.array(x, np.float32), (0, 2, 3, 1)), tuple(packed(targets_of(case, labels), False)))
+        (
+            np.transpose(np.array(x, np.float32), (0, 2, 3, 1)),
+            tuple(packed(targets_of(case, labels), np.ones(len(x), np.float32), False)),
+        )
         for x, labels in zip(case["features_nchw"], case["labels"], strict=True)
     ]
     data = tf.data.Dataset.from_generator(

@@ -30,8 +30,8 @@ class Choice:
 def choose(spec: Spec, predictor: Any) -> Choice:
     """Fills in "auto", and gives data to what takes it.
 
-    With a dataset in the spec, a budget for the whole network is met by first-order Taylor scores, and the consumers are fitted
-    again by least squares. A threshold or a ratio stays the toolkit's rule on norms.
+    With a dataset in the spec, a budget for the whole network is met by Fisher's scores, and the consumers are fitted again by
+    least squares. A threshold or a ratio stays the toolkit's rule on norms.
 
     Raises:
         SpecError: something needs data that the spec does not have, or the dataset is not the model's.
@@ -39,58 +39,75 @@ def choose(spec: Spec, predictor: Any) -> Choice:
     prune = spec.prune
     wanted = prune.compensation if isinstance(prune.compensation, tuple) else (prune.compensation,)
     needed = prune.criterion in CRITERIA_WITH_DATA or {"least_squares", "batch_norm"} & set(wanted)
-    x, y, loss = None, None, _LOSS
+    found: _Examples | None = None
     if needed or "auto" in (prune.criterion, *wanted):
         found = _examples(spec, predictor, required=bool(needed))
-        x, y, loss = found if found is not None else (None, None, _LOSS)
     options = prune.options
     criterion: Any = prune.criterion
     by_norm = options.threshold is not None or options.ratio is not None
     if criterion == "auto":
-        criterion = "L2" if by_norm or x is None else "Taylor"
+        criterion = "L2" if by_norm or found is None else "Fisher"
     if criterion in CRITERIA_WITH_DATA:
-        criterion = _with_data(criterion, x, y, loss)
-    automatic = "least_squares" if x is not None else "none"
+        criterion = _with_data(criterion, found)
+    automatic = "least_squares" if found is not None else "none"
     names = [automatic if name == "auto" else name for name in wanted]
     return Choice(
-        options.model_copy(update={"criterion": criterion}), [_compensation(name, x) for name in names if name != "none"]
+        options.model_copy(update={"criterion": criterion}), [_compensation(name, found) for name in names if name != "none"]
     )
 
 
-def _with_data(name: str, x: Any, y: Any, loss: Any) -> Any:
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Examples:
+    """Some of the training split.
+
+    Attributes:
+        x: pictures as the model takes them.
+        y: what its outputs are held against.
+        loss: for gradients.
+        metric: for ablation.
+    """
+
+    x: Any
+    y: Any
+    loss: Any
+    metric: Any
+
+
+def _with_data(name: str, examples: Any) -> Any:
     from tlt_prune import criteria
 
+    both = (examples.x, examples.y)
     match name:
         case "Taylor":
-            return criteria.Taylor((x, y), loss)
+            return criteria.Taylor(both, examples.loss)
         case "Fisher":
-            return criteria.Fisher((x, y), loss)
+            return criteria.Fisher(both, examples.loss)
         case "Activation":
-            return criteria.Activation(x)
+            return criteria.Activation(examples.x)
         case "APoZ":
-            return criteria.APoZ(x)
+            return criteria.APoZ(examples.x)
         case _:
-            return criteria.Ablation((x, y), loss, chunk=8)
+            return criteria.Ablation(both, examples.metric, chunk=8)
 
 
-def _compensation(name: str, x: Any) -> Any:
+def _compensation(name: str, examples: Any) -> Any:
     from tlt_prune.pruning.compensation import LeastSquares, RecalibrateBatchNorm
 
     match name:
         case "least_squares":
-            return LeastSquares(x)
+            return LeastSquares(examples.x)
         case "batch_norm":
-            return RecalibrateBatchNorm(x)
+            return RecalibrateBatchNorm(examples.x)
         case _:
             return name
 
 
-def _examples(spec: Spec, predictor: Any, *, required: bool) -> tuple[Any, Any, Any] | None:
-    """(pictures as the model takes them, labels, loss): `prune.samples` of the training split; None where there are none."""
+def _examples(spec: Spec, predictor: Any, *, required: bool) -> _Examples | None:
+    """`prune.samples` of the training split; None where there are none."""
     if spec.task == "detection":
         from tlt_prune.cli.detection import examples, read
 
-        return examples(read(spec), predictor)
+        return _Examples(*examples(read(spec), predictor))
     if "train_dataset_path" not in spec.dataset.model_fields_set:
         if required:
             raise SpecError(
@@ -119,4 +136,5 @@ def _examples(spec: Spec, predictor: Any, *, required: bool) -> tuple[Any, Any, 
     few = split.sample(spec.prune.samples, spec.train.random_seed)
     batches = data.evaluation_pipeline(few, spec.dataset, form, batch_size=spec.evaluate.batch_size, channels_first=first).batches
     pictures, labels = zip(*[(np.asarray(a), np.asarray(b)) for a, b in batches], strict=True)
-    return np.concatenate(pictures), np.concatenate(labels), _LOSS
+    # As a metric, the loss tells more chunks apart than the accuracy does.
+    return _Examples(np.concatenate(pictures), np.concatenate(labels), _LOSS, _LOSS)

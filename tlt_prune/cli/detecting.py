@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,12 @@ from tlt_prune.cli import common
 from tlt_prune.cli.detection import Detection, read
 from tlt_prune.cli.models import facts
 from tlt_prune.detection import experiment
+from tlt_prune.detection.coco import coco_scores
 from tlt_prune.detection.dataset import read_picture
 from tlt_prune.detection.decoding import to_picture
 from tlt_prune.detection.evaluation import Outputs, as_input, output_layout, outputs_of
 from tlt_prune.detection.kitti import label_line
-from tlt_prune.errors import ExportError
+from tlt_prune.errors import ExportError, MissingPackageError
 from tlt_prune.export import latency_ms, load_predictor
 from tlt_prune.specs import Spec
 
@@ -69,6 +71,11 @@ def run_evaluation(spec: Spec, path: str, folder: pathlib.Path) -> None:
         "pictures": len(validation),
         "latency_ms": latency_ms(predictor, one),
     }
+    try:
+        report["coco"], by_class = coco_scores(validation, found.detections)
+        frame = frame.join(by_class.add_prefix("COCO "))
+    except MissingPackageError as error:
+        common.say(f"{error} Without: the toolkit's average precision alone.")
     files.write_text(folder / "per_class.csv", frame.to_csv())
     files.write_json(folder / "evaluation.json", report)
     found.plot(folder / "precision_recall.png")
@@ -77,6 +84,8 @@ def run_evaluation(spec: Spec, path: str, folder: pathlib.Path) -> None:
         f"\nmean average precision ({found.mode}) {100 * found.mean_average_precision:.2f} %   parameters {predictor.params:,}   "
         f"latency at batch 1 {report['latency_ms']:.2f} ms"
     )
+    if "coco" in report:
+        common.say("   ".join(f"COCO {name} {100 * report['coco'][name]:.2f} %" for name in ("AP", "AP50", "AP75")))
     common.say(f"Wrote {folder}")
 
 
@@ -110,19 +119,29 @@ def run_inference(spec: Spec, path: str, folder: pathlib.Path) -> None:
 
 
 def annotate(source: pathlib.Path, boxes: list[tuple[str, Any, float]], classes: tuple[str, ...], path: pathlib.Path) -> None:
-    """A picture with its boxes, a colour a class, and confidences."""
+    """Writes a picture with its boxes, a colour a class, and confidences."""
+    from PIL import Image
+
+    with Image.open(source) as picture:
+        result = drawn(np.asarray(picture.convert("RGB")), boxes, classes)
+    with files.whole_file(path) as partial:
+        result.save(partial)
+
+
+def drawn(pixels: Any, boxes: Sequence[tuple[str | None, Any, float | None]], classes: tuple[str, ...]) -> Any:
+    """A picture `(h, w, c)` of 0 to 255 with boxes (class, corners, confidence); those without a class are white."""
     from PIL import Image, ImageDraw
 
-    with Image.open(source) as opened_picture:
-        picture = opened_picture.convert("RGB")
+    pixels = np.asarray(pixels).astype(np.uint8)
+    picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).convert("RGB")
     # Small pictures are enlarged: a line is a pixel wide at least.
     times = max(1, round(512 / max(picture.size)))
     picture = picture.resize((picture.width * times, picture.height * times), Image.Resampling.NEAREST)
     draw = ImageDraw.Draw(picture)
     for name, box, confidence in boxes:
-        color = COLORS[classes.index(name) % len(COLORS)]
-        corners = [value * times for value in box]
+        color = "white" if name is None else COLORS[classes.index(name) % len(COLORS)]
+        corners = [float(value) * times for value in box]
         draw.rectangle(corners, outline=color, width=2)
-        draw.text((corners[0] + 3, corners[1] + 1), f"{name} {confidence:.2f}", fill=color)
-    with files.whole_file(path) as partial:
-        picture.save(partial)
+        if name is not None:
+            draw.text((corners[0] + 3, corners[1] + 1), f"{name} {confidence:.2f}", fill=color)
+    return picture

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import pathlib
 from typing import Any
 
-import keras
 import numpy as np
 
-from tlt_prune import model_info, training
+from tlt_prune import model_info
 from tlt_prune.cli import common
 from tlt_prune.detection import dataset, experiment
-from tlt_prune.detection.evaluation import Evaluation, Outputs, Postprocessing, evaluate, output_layout, outputs_of
-from tlt_prune.detection.kitti import random_folds
-from tlt_prune.detection.schedules import soft_start_annealing
-from tlt_prune.detection.training import AutoWeighting, objective
-from tlt_prune.errors import DataError, SpecError
-from tlt_prune.export.runtime import Predictor, keras_runner, load_predictor
+from tlt_prune.detection.evaluation import Evaluation, Outputs, Postprocessing, evaluate, output_layout
+from tlt_prune.detection.splits import splits
+from tlt_prune.detection.training import objective
+from tlt_prune.errors import SpecError
 from tlt_prune.model_info import ModelInfo
-from tlt_prune.specs import OptimConfig, RegConfig, Spec, Train
+from tlt_prune.specs import Spec
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,43 +42,8 @@ class Detection:
         return int(self.message.augmentation_config.preprocessing.output_image_channel or 3)
 
     def splits(self) -> tuple[dataset.BoxSplit, dataset.BoxSplit]:
-        """(training, validation).
-
-        Raises:
-            DataError: the data is not as the spec says, or a part is empty.
-        """
-        config = self.message.dataset_config
-        if len(config.data_sources) > 1:
-            raise SpecError(f"dataset_config.data_sources: expected one. Received: {len(config.data_sources)}.")
-        everything = self._source(config.data_sources[0])
-        if config.HasField("validation_data_source"):
-            parts = everything, self._source(config.validation_data_source)
-        elif config.train_names_path or config.val_names_path:
-            listed = (config.train_names_path, config.val_names_path)
-            own, held_out = (everything.part(_names(path, key)) for path, key in zip(listed, ("train", "val"), strict=True))
-            parts = own, held_out
-        else:
-            validation, training_names = random_folds(
-                everything.names, config.val_split or 20, int(self.message.random_seed), tao=self.tao
-            )
-            parts = everything.part(training_names), everything.part(validation)
-        for part, what in zip(parts, ("training", "validation"), strict=True):
-            if not len(part):
-                raise DataError(f"dataset_config: expected pictures for {what}. There are none.")
-        return parts[0], parts[1]
-
-    def _source(self, source: Any) -> dataset.BoxSplit:
-        mapping, names = experiment.mapping(self.message), experiment.class_names(self.message)
-        as_tao = "tf1" if self.message.augmentation_config.preprocessing.enable_auto_resize else "pad"
-        options: dict[str, Any] = {"channels": self.channels, "classes": names, "resize": as_tao if self.tao else "smooth"}
-        if source.coco_annotations_path:
-            return dataset.load_coco(source.coco_annotations_path, source.image_directory_path, mapping, self.size, **options)
-        if source.label_directory_path:
-            return dataset.load_kitti(source.image_directory_path, source.label_directory_path, mapping, self.size, **options)
-        raise SpecError(
-            "dataset_config.data_sources: expected label_directory_path (KITTI's text files) or coco_annotations_path. The "
-            "toolkit's records (tfrecords_path) are not read: they were made from such labels."
-        )
+        """(training, validation): see `detection.splits`."""
+        return splits(self.message, tao=self.tao)
 
     def postprocessing(self, columns: int, rows: int) -> Postprocessing:
         grid = experiment.grid(self.message, columns, rows)
@@ -101,20 +62,25 @@ class Detection:
         )
 
 
+# What a detector's training takes from the section that classification is described by; the rest is `training_config`.
+_OF_TRAIN = {"keep_best", "tensorboard", "distill", "qat_config"}
+
+
 def read(spec: Spec) -> Detection:
     """Raises SpecError where the sections are not as they should be."""
+    for section, settings in (("train", spec.train), ("dataset", spec.dataset), ("model", spec.model)):
+        given = settings.model_fields_set - (_OF_TRAIN if section == "train" else set())
+        if given:
+            raise SpecError(
+                f"{section}.{min(given)}: this describes classification. Expected, with `task: detection`, the sections "
+                "dataset_config, augmentation_config, model_config, training_config; of `train` only "
+                f"{', '.join(sorted(_OF_TRAIN))}."
+            )
     message = experiment.from_dict(spec.experiment, common.spec_name())
     if message.compatibility not in ("", "tao"):
         raise SpecError(f"compatibility: expected '' or 'tao'. Received: {message.compatibility!r}.")
     dataset.check_size(experiment.canvas(message).size)
     return Detection(spec, message, message.compatibility == "tao")
-
-
-def _names(path: str, key: str) -> list[str]:
-    try:
-        return pathlib.Path(path).read_text("utf-8").split()
-    except OSError as error:
-        raise DataError(f"dataset_config.{key}_names_path: cannot read {path!r}: {error.strerror}.") from error
 
 
 def output_size(model: Any) -> tuple[int, int, bool]:
@@ -128,137 +94,6 @@ def output_size(model: Any) -> tuple[int, int, bool]:
     if found is None:
         raise SpecError(f"'{model.name}': expected a detector with outputs [output_bbox, output_cov]. Its outputs are {shapes}.")
     return found
-
-
-def run_training(spec: Spec, folder: pathlib.Path, *, restart: bool) -> tuple[Spec, Any]:
-    """Trains a detector into `folder`; for the rest see `cli.training_run.run_training`."""
-    job = read(spec)
-    message, config = job.message, job.message.training_config
-    seed = int(message.random_seed)
-    plan = _plan(job)
-    keras.utils.set_random_seed(seed)
-    train_split, validation = job.splits()
-    start = _start(job)
-    built = start.model if start is not None else _new(job)
-    columns, rows, first = output_size(built)
-    raster = experiment.rasterizer(message, experiment.grid(message, columns, rows))
-    classes = experiment.target_classes(message)
-    batch_size = int(config.batch_size_per_gpu)
-    common.say(
-        f"Training {start.path if start is not None else 'a new ' + built.name} for {config.num_epochs} epochs on "
-        f"{len(train_split)} pictures with {int((train_split.numbers >= 0).sum())} objects of {len(classes)} classes; "
-        f"{len(validation)} pictures are held out. Results: {folder}"
-    )
-
-    def make_batches(first_epoch: int) -> tuple[Any, int]:
-        return dataset.training_batches(
-            train_split,
-            raster,
-            experiment.augmentation(message, tao=job.tao),
-            batch_size=batch_size,
-            seed=seed,
-            first_epoch=first_epoch,
-            epochs=plan.num_epochs,
-            channels_first=first,
-        )
-
-    def callbacks(history: Any) -> list[Any]:
-        weighting = AutoWeighting(experiment.objective_weights(message), classes, history)
-        return [weighting, _Validation(job, validation, (columns, rows), first)]
-
-    result = training.train(
-        lambda: built,
-        make_batches,
-        dataset.evaluation_batches(validation, raster, batch_size=batch_size, channels_first=first),
-        plan,
-        folder,
-        identity={
-            "experiment": experiment.to_dict(message),
-            "pictures": [len(train_split), len(validation)],
-            "contents": [train_split.checksum(), validation.checksum()],
-        },
-        info=info_of(job, start.info if start is not None else None),
-        restart=restart,
-        say=common.say,
-        task=training.Task(
-            lambda: objective(classes, first), lambda step, total: _rate(config, step, total), "val_map", callbacks
-        ),
-    )
-    return spec, result
-
-
-def _rate(config: Any, step: int, total: int) -> float:
-    schedule = config.learning_rate.soft_start_annealing_schedule
-    rates = (schedule.min_learning_rate, schedule.max_learning_rate)
-    return soft_start_annealing(step / total, *rates, schedule.soft_start, schedule.annealing)
-
-
-def _plan(job: Detection) -> Train:
-    """The toolkit's training section in the terms of the loop that serves both tasks."""
-    config = job.message.training_config
-    if not config.learning_rate.HasField("soft_start_annealing_schedule"):
-        raise SpecError("training_config.learning_rate: expected soft_start_annealing_schedule.")
-    kind = config.regularizer.DESCRIPTOR.fields_by_name["type"].enum_type.values_by_number[config.regularizer.type].name
-    regularizer = RegConfig.model_validate(
-        {"type": {"NO_REG": "none"}.get(kind, kind), "weight_decay": config.regularizer.weight, "scope": ("conv2d",)}
-    )
-    adam = config.optimizer.adam
-    return Train.model_validate(
-        {
-            "num_epochs": config.num_epochs,
-            "batch_size_per_gpu": config.batch_size_per_gpu,
-            "random_seed": job.message.random_seed,
-            "checkpoint_interval": config.checkpoint_interval or 10,
-            "reg_config": regularizer,
-            "optim_config": OptimConfig(optimizer="adam", beta_1=adam.beta1, beta_2=adam.beta2, epsilon=adam.epsilon),
-        }
-    )
-
-
-def _start(job: Detection) -> Predictor | None:
-    """The model to go on with, where the spec names a whole one."""
-    path = job.message.model_config.pretrained_model_file
-    if not path:
-        return None
-    start = load_predictor(path)
-    if start.model is None:
-        raise SpecError(f"model_config.pretrained_model_file: expected a .keras file. Received: {path}.")
-    names = experiment.class_names(job.message)
-    if start.info is not None and start.info.classes != names:
-        raise SpecError(
-            f"cost_function_config.target_classes: {path} was trained on {', '.join(start.info.classes)}, in that order. "
-            f"Received: {', '.join(names)}."
-        )
-    return start
-
-
-def _new(job: Detection) -> Any:
-    from tlt_prune import models
-
-    config, (width, height) = job.message.model_config, job.size
-    layers = f"{config.num_layers or 18}" if config.arch in ("resnet", "vgg", "darknet") else ""
-    options: dict[str, Any] = {
-        "use_batch_norm": config.use_batch_norm,
-        "freeze_bn": config.freeze_bn,
-        "freeze_blocks": tuple(int(x) for x in config.freeze_blocks),
-        "width": config.width or 1.0,
-        # Convolutions with channels first do not run on a CPU.
-        "data_format": config.data_format or "channels_last",
-        "padding": config.padding or "tao",
-    }
-    if config.arch == "resnet":
-        options |= {"all_projections": config.all_projections, "use_pooling": config.use_pooling}
-    if config.arch == "vgg":
-        options |= {"use_pooling": config.use_pooling}
-    try:
-        return models.build(
-            f"detectnet_v2_{config.arch}{layers}",
-            (height, width, job.channels),
-            len(experiment.class_names(job.message)),
-            **options,
-        )
-    except ValueError as error:
-        raise SpecError(f"model_config: {error}") from error
 
 
 def info_of(job: Detection, start: ModelInfo | None) -> ModelInfo:
@@ -276,26 +111,11 @@ def info_of(job: Detection, start: ModelInfo | None) -> ModelInfo:
     return ModelInfo.model_validate(fields)
 
 
-class _Validation(keras.callbacks.Callback):
-    """Average precision on the held-out pictures, where the spec wants it, and at the end."""
+def examples(job: Detection, predictor: Any) -> tuple[Any, Any, Any, Any]:
+    """For criteria and compensations: (pictures as the model takes them, targets of its two outputs, loss, metric).
 
-    def __init__(self, job: Detection, split: dataset.BoxSplit, output: tuple[int, int], channels_first: bool) -> None:
-        super().__init__()
-        self._job, self._split, self._output, self._first = job, split, output, channels_first
-
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        config, done = self._job.message.evaluation_config, epoch + 1
-        first, period = config.first_validation_epoch, config.validation_period_during_training
-        last = done == self._job.message.training_config.num_epochs
-        if last or (done >= first and (done - first) % period == 0):
-            outputs = outputs_of(keras_runner(self.model), self._first)
-            found = self._job.evaluated(outputs, self._split, self._output)
-            logs["val_map"] = found.mean_average_precision
-            common.say(f"Mean average precision after epoch {done}: {100 * found.mean_average_precision:.2f} %")
-
-
-def examples(job: Detection, predictor: Any) -> tuple[Any, Any, Any]:
-    """(pictures as the model takes them, targets of its two outputs, loss) for criteria and compensations."""
+    The metric, (targets, outputs) of all of these pictures -> number, is the mean average precision on them.
+    """
     split, _ = job.splits()
     few = split.part(split.names[: job.spec.prune.samples])
     columns, rows, first = output_size(predictor.model)
@@ -308,4 +128,14 @@ def examples(job: Detection, predictor: Any) -> tuple[Any, Any, Any]:
     def loss(true: Any, said: Any) -> Any:
         return losses[0](true[0], said[0]) + losses[1](true[1], said[1])
 
-    return x, y, loss
+    def precision(true: Any, said: Any) -> float:
+        bbox, cov = (np.asarray(z) if first else np.transpose(z, (0, 3, 1, 2)) for z in said)
+        at = iter(range(0, len(few), job.spec.evaluate.batch_size))
+
+        def outputs(pictures: Any) -> tuple[Any, Any]:
+            start = next(at)
+            return bbox[start : start + len(pictures)], cov[start : start + len(pictures)]
+
+        return job.evaluated(outputs, few, (columns, rows)).mean_average_precision
+
+    return x, y, loss, precision

@@ -8,6 +8,7 @@ import pathlib
 from typing import Any
 
 from tlt_prune import model_info
+from tlt_prune.cli import common
 from tlt_prune.errors import SpecError, first_line
 from tlt_prune.specs import Spec
 
@@ -73,7 +74,7 @@ def starting_model(spec: Spec, classes: int, whole: Any = None) -> Any:
     source = spec.train.pretrained_model_path
     if whole is None:
         model = _new_model(spec, classes)
-        return _with_weights(model, source) if source else model
+        return with_weights(model, source, "train.pretrained_model_path") if source else model
     if whole.outputs[0].shape[-1] != classes:
         raise SpecError(
             f"train.pretrained_model_path: {source} has {whole.outputs[0].shape[-1]} outputs. "
@@ -82,18 +83,18 @@ def starting_model(spec: Spec, classes: int, whole: Any = None) -> Any:
     return whole
 
 
-def _with_weights(model: Any, path: str) -> Any:
-    """The toolkit's `pretrained_model_file`: weights by layer name, with an account of what fitted."""
+def with_weights(model: Any, path: str, key: str) -> Any:
+    """The toolkit's `pretrained_model_file`: weights by layer name, with an account of what fitted; `key` names it in errors."""
     from tlt_prune import models
 
     try:
         table = models.load_weights_by_name(model, path)
     except ValueError as error:
-        raise SpecError(f"train.pretrained_model_path: {error}") from error
-    print(f"Weights by name from {path}:\n{table['status'].value_counts().to_string(header=False)}")
+        raise SpecError(f"{key}: {error}") from error
+    common.say(f"Weights by name from {path}:\n{table['status'].value_counts().to_string(header=False)}")
     others = table[table["status"] != "loaded"]
     if len(others):
-        print(others.to_string())
+        common.say(others.to_string())
     return model
 
 

@@ -3,12 +3,13 @@
   tlt-train -e specs/demo_digits.yaml
   tlt-train -e specs/demo_digits.yaml --set train.pretrained_model_path=results/prune/model.keras
 
-Writes model.keras, history.csv, checkpoints/ and tensorboard/ to <results_dir>/train. Run again after
-being killed, it goes on from the last finished epoch.
+Writes model.keras, history.csv, checkpoints/ and tensorboard/ to <results_dir>/train, and best.keras where
+train.keep_best is set or a detector is trained. Run again after being killed, it goes on from the last finished epoch.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from absl import flags
@@ -29,7 +30,7 @@ def main(argv: list[str]) -> None:
     extras.require("train", "tlt-train")
     import_frameworks()
     if spec.task == "detection":
-        from tlt_prune.cli.detection import run_training
+        from tlt_prune.cli.detection_training import run_training
     else:
         from tlt_prune.cli.training_run import run_training
 
@@ -39,11 +40,14 @@ def main(argv: list[str]) -> None:
 
 def _report(spec: Spec, result: Any) -> None:
     last = result.history.iloc[-1] if len(result.history) else None
+    measure, name = ("val_map", "Mean average precision") if spec.task == "detection" else ("val_accuracy", "Accuracy")
     common.say(f"\nTrained {result.epochs} epochs; {result.model.count_params():,} parameters.")
-    if last is not None:
-        measure, name = ("val_map", "Mean average precision") if spec.task == "detection" else ("val_accuracy", "Accuracy")
+    if last is not None and math.isfinite(last.get(measure, math.nan)):
         common.say(f"{name} on the held-out pictures: {100 * last[measure]:.2f} %")
     common.say(f"Wrote {result.path}")
+    if result.best is not None:
+        best = result.history.set_index("epoch").loc[result.best_epoch, measure]
+        common.say(f"Wrote {result.best}: after epoch {result.best_epoch}, {100 * best:.2f} %")
     onwards = "tlt-export" if spec.train.qat else "tlt-prune"
     target = f"{spec.results_dir}/export/model.onnx" if spec.train.qat else f"{spec.results_dir}/prune/model.keras"
     common.say(f"Next: {onwards}{common.spec_flag()} -m {result.path} -o {target}")

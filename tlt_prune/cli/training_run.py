@@ -10,6 +10,7 @@ from tlt_prune.cli import common
 from tlt_prune.cli import models as model_files
 from tlt_prune.errors import SpecError
 from tlt_prune.export.runtime import load_predictor
+from tlt_prune.sections import QatConfig
 from tlt_prune.specs import Spec
 
 
@@ -29,7 +30,7 @@ def run_training(spec: Spec, folder: pathlib.Path, *, restart: bool) -> tuple[Sp
         spec, form, channels_first = model_files.agreed(spec, start)
     if spec.train.qat and start is None:
         raise SpecError("train.qat: expected a trained model in train.pretrained_model_path (.keras), to be trained on in int8.")
-    teacher = _teacher(spec)
+    teacher = read_teacher(spec)
     train_split, test_split = data.load_splits(spec.dataset, form)
     classes = tuple(train_split.classes)
     common.say(
@@ -45,7 +46,13 @@ def run_training(spec: Spec, folder: pathlib.Path, *, restart: bool) -> tuple[Sp
 
     def make_model() -> Any:
         model = model_files.starting_model(spec, len(classes), start.model if start is not None else None)
-        return _quantisation_aware(spec, model, train_split, form, channels_first) if spec.train.qat else model
+        if not spec.train.qat:
+            return model
+        few = train_split.sample(spec.train.qat_config.samples, spec.train.random_seed)
+        pictures = data.evaluation_pipeline(
+            few, spec.dataset, form, batch_size=spec.evaluate.batch_size, channels_first=channels_first
+        )
+        return quantisation_aware(model, pictures.batches, len(few), spec.train.qat_config)
 
     validation = data.evaluation_pipeline(
         test_split, spec.dataset, form, batch_size=spec.evaluate.batch_size, channels_first=channels_first
@@ -86,20 +93,16 @@ def training_pictures(spec: Spec, split: Any, form: Any, channels_first: bool, f
     )
 
 
-def _quantisation_aware(spec: Spec, model: Any, split: Any, form: Any, channels_first: bool) -> Any:
+def quantisation_aware(model: Any, pictures: Any, count: int, config: QatConfig) -> Any:
+    """A model that trains in int8, with ranges from `count` training pictures; one that does so already stays."""
     from tlt_prune import quantization
 
     if quantization.is_quantisation_aware(model):
         return model
-    config = spec.train.qat_config
-    few = split.sample(config.samples, spec.train.random_seed)
-    pictures = data.evaluation_pipeline(
-        few, spec.dataset, form, batch_size=spec.evaluate.batch_size, channels_first=channels_first
-    )
-    common.say(f"Quantisation-aware: int8 ranges start from {len(few)} training pictures.")
+    common.say(f"Quantisation-aware: int8 ranges start from {count} training pictures.")
     return quantization.quantisation_aware(
         model,
-        pictures.batches,
+        pictures,
         learned=config.ranges == "learned",
         method=config.method,
         percentile=config.percentile,
@@ -107,7 +110,8 @@ def _quantisation_aware(spec: Spec, model: Any, split: Any, form: Any, channels_
     )
 
 
-def _teacher(spec: Spec) -> Any:
+def read_teacher(spec: Spec) -> Any:
+    """The model that `train.distill` names, or None."""
     if not spec.train.distill.teacher:
         return None
     teacher = load_predictor(spec.train.distill.teacher)

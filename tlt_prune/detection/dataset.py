@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import json
 import math
@@ -24,6 +25,8 @@ Resize = Literal["smooth", "tf1", "pad"]
 """How pictures come to the model's size: stretched, averaging what is made smaller; stretched as TensorFlow 1 did it (the toolkit
 with `enable_auto_resize`); or with black at the right and below, cut off where they are larger (the toolkit without)."""
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
+# What a `BoxSplit` has of every picture.
+_BY_PICTURE = ("pictures", "boxes", "numbers", "factors", "sources", "weights")
 # Boxes of less, either way, are left out, in pixels of the model.
 _SMALLEST = 1.0
 
@@ -39,6 +42,8 @@ class BoxSplit:
         numbers: `(n, k)`: the class of each, -1 for padding.
         factors: `(n, 2)`: how many times as wide and high the picture was before.
         classes: names, in the order of the network's channels.
+        sources: `(n,)`: number of the folder that a picture is from.
+        weights: `(n,)`: what it counts in the loss.
     """
 
     names: tuple[str, ...]
@@ -47,6 +52,8 @@ class BoxSplit:
     numbers: Array
     factors: Array
     classes: tuple[str, ...]
+    sources: Array
+    weights: Array
 
     def __len__(self) -> int:
         return len(self.names)
@@ -68,7 +75,7 @@ class BoxSplit:
         if missing:
             raise DataError(f"Expected names of pictures. There is none called {missing[0]!r}.")
         order = [places[name] for name in wanted]
-        arrays = {key: getattr(self, key)[order] for key in ("pictures", "boxes", "numbers", "factors")}
+        arrays = {key: getattr(self, key)[order] for key in _BY_PICTURE}
         return dataclasses.replace(self, names=tuple(wanted), **arrays)
 
     def of_class(self, number: int) -> list[Array]:
@@ -77,8 +84,35 @@ class BoxSplit:
 
     def checksum(self) -> int:
         """Changes with the contents."""
-        found = zlib.crc32(np.ascontiguousarray(self.pictures))
-        return zlib.crc32(np.ascontiguousarray(self.boxes), zlib.crc32(np.ascontiguousarray(self.numbers), found))
+        found = 0
+        for key in _BY_PICTURE:
+            found = zlib.crc32(np.ascontiguousarray(getattr(self, key)), found)
+        return found
+
+
+def joined(parts: Sequence[BoxSplit], weights: Sequence[float]) -> BoxSplit:
+    """The pictures of several sources, with what each source's count in the loss.
+
+    Raises:
+        DataError: two have a name in common.
+    """
+    names = tuple(name for part in parts for name in part.names)
+    twice = [name for name, count in collections.Counter(names).items() if count > 1]
+    if twice:
+        raise DataError(f"dataset_config.data_sources: expected different names of pictures. '{twice[0]}' is in several.")
+    most = max(part.numbers.shape[1] for part in parts)
+    filled = [
+        dataclasses.replace(
+            part,
+            boxes=np.pad(part.boxes, [(0, 0), (0, most - part.boxes.shape[1]), (0, 0)]),
+            numbers=np.pad(part.numbers, [(0, 0), (0, most - part.numbers.shape[1])], constant_values=-1),
+            sources=np.full(len(part), i, np.int32),
+            weights=np.full(len(part), weight, np.float32),
+        )
+        for i, (part, weight) in enumerate(zip(parts, weights, strict=True))
+    ]
+    arrays = {key: np.concatenate([getattr(part, key) for part in filled]) for key in _BY_PICTURE}
+    return BoxSplit(names=names, classes=parts[0].classes, **arrays)
 
 
 def load_kitti(
@@ -207,7 +241,8 @@ def _split(
     for i, row in enumerate(rows):
         for j, (number, box) in enumerate(row):
             numbers[i, j], boxes[i, j] = number, box
-    return BoxSplit(tuple(files), np.stack(pictures), boxes, numbers, np.array(factors), classes)
+    sources, weights = np.zeros(len(rows), np.int32), np.ones(len(rows), np.float32)
+    return BoxSplit(tuple(files), np.stack(pictures), boxes, numbers, np.array(factors), classes, sources, weights)
 
 
 def check_size(size: tuple[int, int]) -> None:
@@ -256,11 +291,13 @@ def training_batches(
     first_epoch: int,
     epochs: int,
     channels_first: bool,
+    uniform: bool = False,
 ) -> tuple[Any, int]:
     """Epochs `first_epoch` to `epochs`, one after the other, shuffled and augmented; and how many batches an epoch has.
 
     The order and the augmentation of an epoch follow from `seed` and the epoch's number. A batch is (pictures, [target of
-    output_bbox, target of output_cov]): see `packed`.
+    output_bbox, target of output_cov]): see `packed`. Every picture comes once an epoch; with `uniform`, an epoch has as many
+    pictures, and every source is drawn from as often as the others.
     """
     n = len(split)
     steps = math.ceil(n / batch_size)
@@ -268,19 +305,37 @@ def training_batches(
 
     def one_epoch(epoch: Any) -> Any:
         epoch = tf.cast(epoch, tf.int32)
-        order = tf.random.experimental.stateless_shuffle(tf.range(n), seed=tf.stack([seed, epoch]))
+        order = (_uniform_order if uniform else _order)(split, tf.stack([seed, epoch]))
         batches = tf.data.Dataset.from_tensor_slices(order).batch(batch_size).enumerate()
 
         def finish(step: Any, indices: Any) -> Any:
-            pictures, boxes, numbers = load(indices)
+            pictures, boxes, numbers, weights = load(indices)
             if augmentation is not None:
                 key = batch_key(seed, epoch, step)
                 pictures, boxes, numbers = augmented(pictures, boxes, numbers, augmentation, key)
-            return _example(pictures, raster(boxes, numbers), channels_first)
+            return _example(pictures, raster(boxes, numbers), weights, channels_first)
 
         return batches.map(finish, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
     return tf.data.Dataset.range(first_epoch, epochs).flat_map(one_epoch).prefetch(tf.data.AUTOTUNE), steps
+
+
+def _order(split: BoxSplit, seed: Any) -> Any:
+    return tf.random.experimental.stateless_shuffle(tf.range(len(split)), seed=seed)
+
+
+def _uniform_order(split: BoxSplit, seed: Any) -> Any:
+    """As many places as there are pictures: a source drawn for each, and its pictures in a random order, over and over."""
+    n, count = len(split), int(split.sources.max()) + 1
+    drawn = tf.random.stateless_uniform([n], seed, 0, count, tf.int32)
+    order = tf.zeros([n], tf.int32)
+    for source in range(count):
+        members = np.flatnonzero(split.sources == source).astype(np.int32)
+        keys = tf.random.stateless_uniform([math.ceil(n / len(members)), len(members)], tf.stack([seed[0] + source + 1, seed[1]]))
+        line = tf.gather(members, tf.reshape(tf.argsort(keys, axis=1), [-1]))
+        mine = tf.equal(drawn, source)
+        order = tf.where(mine, tf.gather(line, tf.maximum(tf.cumsum(tf.cast(mine, tf.int32)) - 1, 0)), order)
+    return order
 
 
 def batch_key(seed: int, epoch: Any, step: Any) -> Any:
@@ -293,8 +348,8 @@ def evaluation_batches(split: BoxSplit, raster: Rasterizer, *, batch_size: int, 
     load = _loader(split)
 
     def finish(indices: Any) -> Any:
-        pictures, boxes, numbers = load(indices)
-        return _example(pictures, raster(boxes, numbers), channels_first)
+        pictures, boxes, numbers, weights = load(indices)
+        return _example(pictures, raster(boxes, numbers), weights, channels_first)
 
     batches = tf.data.Dataset.range(len(split)).batch(batch_size)
     return batches.map(finish, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
@@ -315,22 +370,31 @@ def augmented(pictures: Any, boxes: Any, numbers: Any, augmentation: Augmentatio
     return pictures, boxes, numbers
 
 
-def packed(targets: Mapping[str, Any], channels_first: bool) -> list[Any]:
-    """Targets of a `Rasterizer` as the model's two outputs are held against: `[bbox and cov_norm, cov]` by channels."""
-    both = [tf.concat([targets["bbox"], targets["cov_norm"]], axis=1), targets["cov"]]
+def packed(targets: Mapping[str, Any], weights: Any, channels_first: bool) -> list[Any]:
+    """Targets of a `Rasterizer` as the model's two outputs are held against, by channels.
+
+    `[bbox and what a cell's box counts, cov and what a cell's coverage counts]`; `weights` `(n,)` are those of the pictures.
+    """
+    cells = tf.broadcast_to(weights[:, None, None, None], tf.shape(targets["cov"]))
+    both = [
+        tf.concat([targets["bbox"], targets["cov_norm"] * cells], axis=1),
+        tf.concat([targets["cov"], cells], axis=1),
+    ]
     return both if channels_first else [tf.transpose(x, (0, 2, 3, 1)) for x in both]
 
 
-def _example(pictures: Any, targets: Mapping[str, Any], channels_first: bool) -> Any:
-    return tf.transpose(pictures, (0, 3, 1, 2)) if channels_first else pictures, tuple(packed(targets, channels_first))
+def _example(pictures: Any, targets: Mapping[str, Any], weights: Any, channels_first: bool) -> Any:
+    pictures = tf.transpose(pictures, (0, 3, 1, 2)) if channels_first else pictures
+    return pictures, tuple(packed(targets, weights, channels_first))
 
 
 def _loader(split: BoxSplit) -> Any:
-    pictures, boxes, numbers = map(tf.constant, (split.pictures, split.boxes, split.numbers))
+    pictures, *others = map(tf.constant, (split.pictures, split.boxes, split.numbers, split.weights))
     shape = split.pictures.shape[1:]
 
-    def load(indices: Any) -> tuple[Any, Any, Any]:
+    def load(indices: Any) -> tuple[Any, Any, Any, Any]:
         taken = tf.cast(tf.gather(pictures, indices), tf.float32) / 255
-        return tf.ensure_shape(taken, (None, *shape)), tf.gather(boxes, indices), tf.gather(numbers, indices)
+        boxes, numbers, weights = (tf.gather(x, indices) for x in others)
+        return tf.ensure_shape(taken, (None, *shape)), boxes, numbers, weights
 
     return load

@@ -321,8 +321,10 @@ def _check(message: Any, source: str, kind: str) -> None:
             if field.message_type is not None or field.is_repeated:
                 continue
             value = getattr(part, field.name)
-            # Pictures with labels beside them need no records.
-            if field.name == "tfrecords_path" and (part.label_directory_path or part.coco_annotations_path):
+            # Pictures with labels beside them, or what makes records of them, need no records.
+            if field.name == "tfrecords_path" and (
+                part.label_directory_path or part.coco_annotations_path or message.dataset_export_config
+            ):
                 continue
             if field.containing_oneof is not None and not part.HasField(field.name):
                 continue

@@ -33,33 +33,33 @@ def box_costs(target: Any, predicted: Any, cov_norm: Any) -> Any:
     return cov_norm * ops.abs(predicted - target)
 
 
-def coverage_means(target: Any, predicted: Any, foreground_weights: Any, picture_weights: Any = 1.0) -> Any:
+def coverage_means(target: Any, predicted: Any, foreground_weights: Any, cell_weights: Any = 1.0) -> Any:
     """`(c,)`: the coverage objective of every class; arguments as for `objective_means`."""
     weights = ops.reshape(ops.convert_to_tensor(foreground_weights, "float32"), (1, -1, 1, 1))
-    return ops.mean(coverage_costs(target, predicted, weights) * picture_weights, axis=(0, 2, 3))
+    return ops.mean(coverage_costs(target, predicted, weights) * cell_weights, axis=(0, 2, 3))
 
 
-def box_means(target: Any, predicted: Any, cov_norm: Any, picture_weights: Any = 1.0) -> Any:
+def box_means(target: Any, predicted: Any, cov_norm: Any, cell_weights: Any = 1.0) -> Any:
     """`(c,)`: the box objective of every class; arguments as for `objective_means`."""
-    costs = box_costs(target, predicted, ops.repeat(cov_norm, 4, axis=1))
-    sides = ops.mean(costs * picture_weights, axis=(0, 2, 3))
+    costs = box_costs(target, predicted, ops.repeat(cov_norm * cell_weights, 4, axis=1))
+    sides = ops.mean(costs, axis=(0, 2, 3))
     return ops.mean(ops.reshape(sides, (-1, 4)), axis=1)
 
 
-def objective_means(targets: Mapping[str, Any], bbox: Any, cov: Any, foreground_weights: Any, picture_weights: Any = 1.0) -> Any:
+def objective_means(targets: Mapping[str, Any], bbox: Any, cov: Any, foreground_weights: Any, cell_weights: Any = 1.0) -> Any:
     """The two objectives of every class.
 
     Args:
         targets: what `targets.Rasterizer` gives: "cov", "cov_norm" `(n, c, h, w)`, "bbox" `(n, 4 c, h, w)`.
         bbox, cov: what the network says, of those shapes.
         foreground_weights: `(c,)`.
-        picture_weights: one for all, or `(n, 1, 1, 1)`: the weight of the source that a picture is from.
+        cell_weights: one for all, or what broadcasts to `(n, c, h, w)`: the weight of the source that a picture is from, say.
 
     Returns:
         `(c, 2)`: means over pictures and cells (and sides), empty cells included: coverage, box.
     """
-    coverage = coverage_means(targets["cov"], cov, foreground_weights, picture_weights)
-    return ops.stack([coverage, box_means(targets["bbox"], bbox, targets["cov_norm"], picture_weights)], axis=1)
+    coverage = coverage_means(targets["cov"], cov, foreground_weights, cell_weights)
+    return ops.stack([coverage, box_means(targets["bbox"], bbox, targets["cov_norm"], cell_weights)], axis=1)
 
 
 @dataclasses.dataclass(frozen=True)

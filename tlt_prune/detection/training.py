@@ -21,6 +21,8 @@ class ObjectiveLoss(keras.losses.Loss):
         objective: "cov" or "bbox".
         classes: `TargetClass`es, or their configurations.
         channels_first: of the model.
+        alpha: share of the loss by what a teacher says, where that stands beside the targets (`training.with_teacher`): the same
+            objective, with its coverage, or its boxes where the labels have objects, in the place of the labels'.
 
     Attributes:
         weights: `(c,)`, a variable: class weight times objective weight.
@@ -31,30 +33,50 @@ class ObjectiveLoss(keras.losses.Loss):
         objective: str,
         classes: Sequence[TargetClass | Mapping[str, Any]],
         channels_first: bool,
+        alpha: float = 0.0,
         name: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(name=name or f"{objective}_loss", reduction="sum")
-        self.objective, self.channels_first = objective, channels_first
+        self.objective, self.channels_first, self.alpha = objective, channels_first, alpha
         self.classes = [x if isinstance(x, TargetClass) else TargetClass(**x) for x in classes]
         start = ObjectiveWeights(self.classes).of(objective)
         self.weights = keras.Variable(start, dtype="float32", trainable=False, name="weights")
 
     def means(self, y_true: Any, y_pred: Any) -> Any:
         """`(c,)`: the objective of every class, not weighted."""
-        count = len(self.classes)
+        return self._means(y_true, y_pred, self._channels(y_pred))
+
+    def _means(self, y_true: Any, y_pred: Any, wanted: slice) -> Any:
+        """With what is wanted in those channels of the target, which has the weights of cells behind the labels' own."""
+        own = self._channels(y_pred)
         if not self.channels_first:
             y_true, y_pred = ops.transpose(y_true, (0, 3, 1, 2)), ops.transpose(y_pred, (0, 3, 1, 2))
+        weights = y_true[:, own.stop : own.stop + len(self.classes)]
         if self.objective == "cov":
-            return coverage_means(y_true, y_pred, [x.foreground_weight for x in self.classes])
-        return box_means(y_true[:, : 4 * count], y_pred, y_true[:, 4 * count :])
+            return coverage_means(y_true[:, wanted], y_pred, [x.foreground_weight for x in self.classes], weights)
+        return box_means(y_true[:, wanted], y_pred, weights)
+
+    def _channels(self, y_pred: Any) -> slice:
+        return slice(0, y_pred.shape[1 if self.channels_first else -1])
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        return ops.sum(self.weights * self.means(y_true, y_pred))
+        means, own = self.means(y_true, y_pred), self._channels(y_pred).stop
+        behind = own + len(self.classes)
+        if y_true.shape[1 if self.channels_first else -1] > behind:
+            soft = self._means(y_true, y_pred, slice(behind, behind + own))
+            means = (1 - self.alpha) * means + self.alpha * soft
+        return ops.sum(self.weights * means)
 
     def get_config(self) -> dict[str, Any]:
         classes = [dataclasses.asdict(x) for x in self.classes]
-        return {"objective": self.objective, "classes": classes, "channels_first": self.channels_first, "name": self.name}
+        return {
+            "objective": self.objective,
+            "classes": classes,
+            "channels_first": self.channels_first,
+            "alpha": self.alpha,
+            "name": self.name,
+        }
 
 
 @keras.saving.register_keras_serializable(package="tlt_prune")
@@ -74,9 +96,9 @@ class ObjectiveMean(keras.metrics.Mean):
         return {"loss": loss, "number": self._number, "name": self.name}
 
 
-def objective(classes: Sequence[TargetClass], channels_first: bool) -> dict[str, Any]:
-    """Losses and metrics for `compile`, of a model with outputs `[output_bbox, output_cov]`."""
-    losses = [ObjectiveLoss(name, classes, channels_first) for name in ("bbox", "cov")]
+def objective(classes: Sequence[TargetClass], channels_first: bool, alpha: float = 0.0) -> dict[str, Any]:
+    """Losses and metrics for `compile`, of a model with outputs `[output_bbox, output_cov]`; see `ObjectiveLoss`."""
+    losses = [ObjectiveLoss(name, classes, channels_first, alpha) for name in ("bbox", "cov")]
     metrics = [[ObjectiveMean(loss, i) for i in range(len(classes))] for loss in losses]
     return {"loss": losses, "metrics": metrics}
 

@@ -59,8 +59,8 @@ def _parts(y_true: Any, y_pred: Any) -> tuple[Any, Any]:
     return (y_true, None) if y_true.shape[-1] == classes else (y_true[..., :classes], y_true[..., classes:])
 
 
-def with_teacher(batches: Any, teacher: keras.Model, student: keras.Model) -> Any:
-    """Batches whose labels have the teacher's probabilities beside them.
+def with_teacher(batches: Any, teacher: keras.Model, student: keras.Model, axis: int = -1) -> Any:
+    """Batches whose targets, of one output or several, have beside them what the teacher says, along `axis`.
 
     Raises:
         TrainingError: the teacher takes or says something else than the student.
@@ -76,4 +76,10 @@ def with_teacher(batches: Any, teacher: keras.Model, student: keras.Model) -> An
     import tensorflow as tf
 
     teacher.trainable = False
-    return batches.map(lambda x, y: (x, tf.concat([y, teacher(x, training=False)], axis=-1))).prefetch(tf.data.AUTOTUNE)
+
+    def beside(x: Any, y: Any) -> Any:
+        said = keras.tree.flatten(teacher(x, training=False))
+        both = [tf.concat([a, b], axis=axis) for a, b in zip(keras.tree.flatten(y), said, strict=True)]
+        return x, keras.tree.pack_sequence_as(y, both)
+
+    return batches.map(beside).prefetch(tf.data.AUTOTUNE)

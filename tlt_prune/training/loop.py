@@ -37,6 +37,8 @@ class TrainResult:
     Attributes:
         model: the model after the last epoch.
         path: its file.
+        best: the file of the epoch that did best in validation, where `keep_best` asks for it.
+        best_epoch: its number, from 1; 0 for none.
         epochs: epochs it has seen, those before a resumption included.
         resumed_from: epoch that was resumed from, 0 for a fresh start.
         history: a row an epoch: loss, accuracy, val_loss, val_accuracy, learning_rate.
@@ -44,6 +46,8 @@ class TrainResult:
 
     model: keras.Model
     path: pathlib.Path
+    best: pathlib.Path | None
+    best_epoch: int
     epochs: int
     resumed_from: int
     history: pd.DataFrame
@@ -56,19 +60,27 @@ class Task:
     Attributes:
         objective: losses and metrics, for `compile`.
         rate: (step, steps in all) -> learning rate.
-        measure: of the logs, what decides about stopping early: the higher, the better.
+        measure: of the logs, what says which epoch was best: the higher, the better.
+        stopped: (rows of epochs that are done) -> whether that is all, before the last epoch.
         callbacks: (rows of epochs that are done) -> what runs before an epoch's logs are written, and may add to them.
+        channel_axis: of outputs, along which a teacher's stand beside the targets.
     """
 
     objective: Callable[[], dict[str, Any]]
     rate: Callable[[int, int], float]
     measure: str = "val_accuracy"
+    stopped: Callable[[Sequence[Mapping[str, Any]]], bool] = lambda rows: False
     callbacks: Callable[[Sequence[Mapping[str, Any]]], Sequence[keras.callbacks.Callback]] = lambda rows: ()
+    channel_axis: int = -1
 
 
 def classification(config: Train) -> Task:
     """Cross entropy and accuracy, as a spec's `train` section has it."""
-    return Task(lambda: _objective(config), lambda step, total: learning_rate(config.lr_config, step, total))
+
+    def stopped(rows: Sequence[Mapping[str, Any]]) -> bool:
+        return stopped_early([row["val_accuracy"] for row in rows], config.early_stop)
+
+    return Task(lambda: _objective(config), lambda step, total: learning_rate(config.lr_config, step, total), stopped=stopped)
 
 
 def train(
@@ -92,7 +104,7 @@ def train(
         make_batches: first epoch -> (batches from there to the end, steps an epoch).
         validation: batches scored after every epoch.
         config: the `train` section of a spec.
-        folder: receives model.keras, history.csv, checkpoints/ and tensorboard/.
+        folder: receives model.keras, history.csv, checkpoints/ and tensorboard/, and best.keras where `config.keep_best`.
         identity: what else a run must share to go on with its checkpoints (the model and the data, say).
         info: what belongs to the model: written into its file.
         teacher: the model that `config.distill` names.
@@ -120,14 +132,23 @@ def train(
                 say(f"This training is finished: all {found.epoch} epochs are done. Give --restart to repeat it.")
             else:
                 say(f"Going on after epoch {found.epoch}, from the last checkpoint.")
-        result = _run(
-            model, make_batches, validation, config, folder, checkpoints, found, teacher, task or classification(config)
+        task = task or classification(config)
+        history = _History(folder / "history.csv", found.epoch if found is not None else 0)
+        if found is None or not found.finished:
+            best = _Best(folder / "best.keras", history, config, task.measure, info)
+            _run(model, make_batches, validation, config, folder, checkpoints, history, found, teacher, task, best)
+        _save_result(model, folder / "model.keras", config, info)
+        first_epoch = found.epoch if found is not None else 0
+        best_epoch = _best_epoch(history.rows, task.measure) if config.keep_best else 0
+        return TrainResult(
+            model,
+            folder / "model.keras",
+            folder / "best.keras" if best_epoch else None,
+            best_epoch,
+            max(len(history.rows), first_epoch),
+            first_epoch,
+            pd.DataFrame(history.rows),
         )
-        if config.reg_config.type == "group_lasso":
-            # The model file is to load without this package, which this penalty comes from.
-            set_regularizers(model, config.reg_config.model_copy(update={"type": "none"}))
-        save_model(model, result.path, info=info, include_optimizer=False)
-        return result
 
 
 def _run(
@@ -137,41 +158,39 @@ def _run(
     config: Train,
     folder: pathlib.Path,
     checkpoints: Checkpoints,
+    history: _History,
     found: Checkpoint | None,
     teacher: keras.Model | None,
     task: Task,
-) -> TrainResult:
+    best: _Best,
+) -> None:
     first_epoch = found.epoch if found is not None else 0
-    history = _History(folder / "history.csv", first_epoch)
-    if found is None or not found.finished:
-        set_regularizers(model, config.reg_config)
-        batches, steps = make_batches(first_epoch)
-        if found is None:
-            model.compile(optimizer=optimizer(config.optim_config), **task.objective())
-        if teacher is not None:
-            batches = with_teacher(batches, teacher, model)
-        callbacks: list[keras.callbacks.Callback] = [
-            _Schedule(config, steps, task),
-            _Finite(config, steps),
-            *task.callbacks(history.rows),
-            history,
-            _Save(checkpoints, history, config, task.measure),
-        ]
-        if config.tensorboard:
-            callbacks.append(_TensorBoard(folder / "tensorboard"))
-        model.fit(
-            batches,
-            initial_epoch=first_epoch,
-            epochs=config.num_epochs,
-            steps_per_epoch=steps,
-            validation_data=validation,
-            callbacks=callbacks,
-            # A bar is for a person at a terminal; a log gets a line an epoch.
-            verbose=1 if sys.stdout.isatty() else 2,
-            shuffle=False,
-        )
-    return TrainResult(
-        model, folder / "model.keras", max(len(history.rows), first_epoch), first_epoch, pd.DataFrame(history.rows)
+    set_regularizers(model, config.reg_config)
+    batches, steps = make_batches(first_epoch)
+    if found is None:
+        model.compile(optimizer=optimizer(config.optim_config), **task.objective())
+    if teacher is not None:
+        batches = with_teacher(batches, teacher, model, task.channel_axis)
+    callbacks: list[keras.callbacks.Callback] = [
+        _Schedule(config, steps, task),
+        _Finite(config, steps),
+        *task.callbacks(history.rows),
+        history,
+        *([best] if config.keep_best else []),
+        _Save(checkpoints, history, config, task),
+    ]
+    if config.tensorboard:
+        callbacks.append(_TensorBoard(folder / "tensorboard"))
+    model.fit(
+        batches,
+        initial_epoch=first_epoch,
+        epochs=config.num_epochs,
+        steps_per_epoch=steps,
+        validation_data=validation,
+        callbacks=callbacks,
+        # A bar is for a person at a terminal; a log gets a line an epoch.
+        verbose=1 if sys.stdout.isatty() else 2,
+        shuffle=False,
     )
 
 
@@ -202,6 +221,16 @@ def save_model(model: keras.Model, path: pathlib.Path, *, info: ModelInfo | None
             model_info.write(partial, info)
 
 
+def _save_result(model: keras.Model, path: pathlib.Path, config: Train, info: ModelInfo | None) -> None:
+    """What is for people: without an optimizer, and to be loaded without this package, which group lasso comes from."""
+    lasso = config.reg_config.type == "group_lasso"
+    if lasso:
+        set_regularizers(model, config.reg_config.model_copy(update={"type": "none"}))
+    save_model(model, path, info=info, include_optimizer=False)
+    if lasso:
+        set_regularizers(model, config.reg_config)
+
+
 @contextlib.contextmanager
 def _without_optimizer(model: keras.Model) -> Iterator[None]:
     """Keras' own `include_optimizer` argument has no effect on .keras files."""
@@ -215,7 +244,7 @@ def _without_optimizer(model: keras.Model) -> Iterator[None]:
 
 def _deciding(config: Train) -> dict[str, Any]:
     """Everything in the section that decides what a training computes, and the contents of the model it starts from."""
-    data = config.model_dump(exclude={"tensorboard", "checkpoint_interval", "pretrained_model_path"})
+    data = config.model_dump(exclude={"tensorboard", "checkpoint_interval", "keep_best", "pretrained_model_path"})
     data["distill"].pop("teacher")
     for name, path in {"pretrained_model": config.pretrained_model_path, "teacher": config.distill.teacher}.items():
         if path and pathlib.Path(path).is_file():
@@ -301,17 +330,34 @@ class _History(keras.callbacks.Callback):
         files.write_text(self._path, pd.DataFrame(self.rows).to_csv(index=False))
 
 
+def _best_epoch(rows: Sequence[Mapping[Any, Any]], measure: str) -> int:
+    """The first epoch with the highest value, from 1; 0 where none has one."""
+    known = {row["epoch"]: row[measure] for row in rows if measure in row and math.isfinite(row[measure])}
+    return int(max(known, key=lambda epoch: known[epoch])) if known else 0
+
+
+class _Best(keras.callbacks.Callback):
+    """Keeps the model of the best epoch so far, in a file of its own."""
+
+    def __init__(self, path: pathlib.Path, history: _History, config: Train, measure: str, info: ModelInfo | None) -> None:
+        super().__init__()
+        self._path, self._history, self._config, self._measure, self._info = path, history, config, measure, info
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if _best_epoch(self._history.rows, self._measure) == epoch + 1:
+            _save_result(self.model, self._path, self._config, self._info)
+
+
 class _Save(keras.callbacks.Callback):
     """Checkpoints, and the decision to stop early, which follows from the history alone: it is the same after a resumption."""
 
-    def __init__(self, checkpoints: Checkpoints, history: _History, config: Train, measure: str) -> None:
+    def __init__(self, checkpoints: Checkpoints, history: _History, config: Train, task: Task) -> None:
         super().__init__()
-        self._checkpoints, self._history, self._config, self._measure = checkpoints, history, config, measure
+        self._checkpoints, self._history, self._config, self._task = checkpoints, history, config, task
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         done = epoch + 1
-        scores = [row[self._measure] for row in self._history.rows if self._measure in row]
-        early = stopped_early(scores, self._config.early_stop)
+        early = self._task.stopped(self._history.rows)
         finished = early or done == self._config.num_epochs
         if finished or done % self._config.checkpoint_interval == 0:
             self._checkpoints.save(self.model, done, finished=finished)

@@ -1,0 +1,128 @@
+"""What a spec's `dataset_config` names, read: pictures for training and for validation."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from tlt_prune.detection import dataset, experiment
+from tlt_prune.detection.dataset import BoxSplit
+from tlt_prune.detection.kitti import SampleModifier, parse_labels, random_folds, sequence_folds
+from tlt_prune.errors import DataError, SpecError
+
+
+def splits(spec: Any, *, tao: bool = False) -> tuple[BoxSplit, BoxSplit]:
+    """(training, validation) of the message of a spec.
+
+    Validation pictures are, the first of these that the spec has: those of `validation_data_source`; those that `val_names_path`
+    lists; those of fold `validation_fold` where `dataset_export_config`, the toolkit's converter spec, says how folds are made;
+    else `val_split` per cent.
+
+    Args:
+        spec: see `experiment`.
+        tao: divided and resized as the toolkit does it.
+
+    Raises:
+        DataError: the data is not as the spec says, or a part is empty.
+        SpecError: the spec does not say where the data is, or says it twice.
+    """
+    config = spec.dataset_config
+    converted = [x.kitti_config for x in spec.dataset_export_config]
+    if len(converted) > 1:
+        raise SpecError(f"dataset_export_config: expected one. Received: {len(converted)}; list them as data_sources.")
+    if converted:
+        parts = _folds(spec, converted[0], tao)
+    else:
+        everything = dataset.joined(
+            [_source(spec, x, tao) for x in config.data_sources], [x.source_weight or 1.0 for x in config.data_sources]
+        )
+        if config.HasField("validation_data_source"):
+            parts = everything, _source(spec, config.validation_data_source, tao)
+        elif config.train_names_path or config.val_names_path:
+            parts = everything.part(_names(config, "train")), everything.part(_names(config, "val"))
+        else:
+            held_out, own = random_folds(everything.names, config.val_split or 20, int(spec.random_seed), tao=tao)
+            parts = everything.part(own), everything.part(held_out)
+    for part, what in zip(parts, ("training", "validation"), strict=True):
+        if not len(part):
+            raise DataError(f"dataset_config: expected pictures for {what}. There are none.")
+    return parts
+
+
+def _options(spec: Any, tao: bool) -> dict[str, Any]:
+    size = spec.augmentation_config.preprocessing
+    as_tao = "tf1" if size.enable_auto_resize else "pad"
+    return {
+        "channels": int(size.output_image_channel or 3),
+        "classes": experiment.class_names(spec),
+        "resize": as_tao if tao else "smooth",
+    }
+
+
+def _source(spec: Any, source: Any, tao: bool) -> BoxSplit:
+    where, options = (experiment.mapping(spec), experiment.canvas(spec).size), _options(spec, tao)
+    if source.coco_annotations_path:
+        return dataset.load_coco(source.coco_annotations_path, source.image_directory_path, *where, **options)
+    if source.label_directory_path:
+        return dataset.load_kitti(source.image_directory_path, source.label_directory_path, *where, **options)
+    raise SpecError(
+        "dataset_config.data_sources: expected label_directory_path (KITTI's text files) or coco_annotations_path. The "
+        "toolkit's records (tfrecords_path) are not read: they were made from such labels. The converter's spec may be given as "
+        "dataset_export_config instead."
+    )
+
+
+def _names(config: Any, part: str) -> list[str]:
+    path = getattr(config, f"{part}_names_path")
+    try:
+        return pathlib.Path(path).read_text("utf-8").split()
+    except OSError as error:
+        raise DataError(f"dataset_config.{part}_names_path: cannot read {path!r}: {error.strerror}.") from error
+
+
+def _folds(spec: Any, config: Any, tao: bool) -> tuple[BoxSplit, BoxSplit]:
+    """As the toolkit's converter makes them of a folder in KITTI's format: by chance, or by recording."""
+    root = pathlib.Path(config.root_directory_path)
+    images, labels = root / config.image_dir_name, root / config.label_dir_name
+    everything = dataset.load_kitti(images, labels, experiment.mapping(spec), experiment.canvas(spec).size, **_options(spec, tao))
+    if config.partition_mode == "sequence":
+        path = root / config.kitti_sequence_to_frames_file
+        folds = sequence_folds(_sequences(path), config.num_partitions or 2)
+    elif config.partition_mode == "random":
+        folds = random_folds(everything.names, config.val_split or 20, int(spec.random_seed), tao=tao)
+    else:
+        raise SpecError(
+            f"dataset_export_config.kitti_config.partition_mode: expected 'random' or 'sequence'. Received: "
+            f"{config.partition_mode!r}."
+        )
+    number = int(spec.dataset_config.validation_fold)
+    if not number < len(folds):
+        raise SpecError(f"dataset_config.validation_fold: expected 0 to {len(folds) - 1}. Received: {number}.")
+    modifier = _modifier(spec.dataset_export_config[0].sample_modifier_config)
+    texts = {name: (labels / f"{name}.txt").read_text("utf-8") for name in everything.names}
+    objects = {name: parse_labels(text, f"{labels}/{name}.txt")[0] for name, text in texts.items()}
+    own = [name for i, fold in enumerate(folds) if i != number for name in modifier(fold, objects, len(folds) - 1)]
+    return everything.part(own), everything.part(folds[number])
+
+
+def _sequences(path: pathlib.Path) -> Mapping[str, list[str]]:
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: expected JSON, recording -> names of pictures. {error}.") from error
+    if not isinstance(found, dict) or not all(isinstance(x, list) for x in found.values()):
+        raise DataError(f"{path}: expected JSON, recording -> names of pictures.")
+    return found
+
+
+def _modifier(config: Any) -> SampleModifier:
+    return SampleModifier(
+        dict(config.source_to_target_class_mapping),
+        tuple(config.filter_samples_containing_only),
+        tuple(config.dominant_target_classes),
+        config.num_duplicates,
+        dict(config.minimum_target_class_imbalance),
+        config.max_training_samples,
+    )
