@@ -53,9 +53,12 @@ def main(spec: str, target: pathlib.Path, pictures: int, epoch: int, overrides: 
         for box, number in zip(boxes[i].numpy(), numbers[i].numpy(), strict=True):
             if number >= 0:
                 x1, y1, x2, y2 = box
-                color = COLORS[number % len(COLORS)]
-                upper.add_patch(plt.Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color=color, lw=1))
-                upper.text(x1, y1 - 2, few.classes[number], color=color, fontsize=6)
+                masks = number >= len(few.classes)
+                color, name = ("grey", "masks") if masks else (COLORS[number % len(COLORS)], few.classes[number])
+                upper.add_patch(
+                    plt.Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color=color, lw=1, ls=":" if masks else "-")
+                )
+                upper.text(x1, y1 - 2, name, color=color, fontsize=6)
         painted = np.ones((*coverage.shape[2:], 3))
         for number in range(len(few.classes)):
             color = np.array(matplotlib.colors.to_rgb(COLORS[number % len(COLORS)]))
@@ -64,7 +67,7 @@ def main(spec: str, target: pathlib.Path, pictures: int, epoch: int, overrides: 
         lower.set_title("coverage", fontsize=7)
     figure.tight_layout()
     figure.savefig(target, dpi=110)
-    print(f"Wrote {target}: {len(few)} pictures, {int((numbers.numpy() >= 0).sum())} objects.")
+    print(f"Wrote {target}: {len(few)} pictures, {int(few.is_object.sum())} objects.")
 
 
 if __name__ == "__main__":

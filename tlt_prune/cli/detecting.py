@@ -61,7 +61,7 @@ def run_evaluation(spec: Spec, path: str, folder: pathlib.Path) -> None:
     predictor = load_predictor(path)
     outputs, output, one = opened(job, predictor)
     _, validation = job.splits()
-    common.say(f"Scoring {path} on {len(validation)} pictures with {int((validation.numbers >= 0).sum())} objects.")
+    common.say(f"Scoring {path} on {len(validation)} pictures with {int(validation.is_object.sum())} objects.")
     found = job.evaluated(outputs, validation, output)
     frame = found.to_frame()
     report = {

@@ -46,7 +46,7 @@ def run_training(spec: Spec, folder: pathlib.Path, *, restart: bool) -> tuple[Sp
     batch_size = int(config.batch_size_per_gpu)
     common.say(
         f"Training {start.path if start is not None else 'a new ' + built.name} for {config.num_epochs} epochs on "
-        f"{len(train_split)} pictures with {int((train_split.numbers >= 0).sum())} objects of {len(classes)} classes; "
+        f"{len(train_split)} pictures with {int(train_split.is_object.sum())} objects of {len(classes)} classes; "
         f"{len(validation)} pictures are held out. Results: {folder}"
     )
 
@@ -272,7 +272,7 @@ class _Pictures:
         classes = self._split.classes
         sheets = []
         for i, detections in enumerate(found.detections[: len(self._split)]):
-            there = [(None, box, None) for box in self._split.boxes[i][self._split.numbers[i] >= 0]]
+            there = [(None, box, None) for box in self._split.boxes[i][self._split.is_object[i]]]
             boxes = [
                 (name, box, float(confidence))
                 for name, x in detections.items()

@@ -43,9 +43,8 @@ def coco_scores(split: BoxSplit, found: Sequence[Mapping[str, Detections]]) -> t
         "categories": [{"id": i, "name": name} for i, name in enumerate(split.classes)],
         "annotations": [
             {"image_id": i, "category_id": int(number), "iscrowd": 0, **_box(box * scales[i])}
-            for i, (boxes, numbers) in enumerate(zip(split.boxes, split.numbers, strict=True))
-            for box, number in zip(boxes, numbers, strict=True)
-            if 0 <= number < len(split.classes)
+            for i, there in enumerate(split.is_object)
+            for box, number in zip(split.boxes[i][there], split.numbers[i][there], strict=True)
         ],
     }
     for i, annotation in enumerate(truth["annotations"], 1):

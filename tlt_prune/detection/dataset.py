@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from tlt_prune.detection.augmentation import Augmentation, Canvas, clipped, colored, moved_boxes, spatial_matrices, warp
 from tlt_prune.detection.kitti import parse_labels
+from tlt_prune.detection.masks import LabelFilter
 from tlt_prune.detection.targets import Rasterizer
 from tlt_prune.errors import DataError
 
@@ -39,7 +40,7 @@ class BoxSplit:
         names: of the pictures.
         pictures: `(n, height, width, channels)`, 0 to 255: uint8, or float32 where they were resized as TensorFlow 1 did it.
         boxes: `(n, k, 4)`: x1, y1, x2, y2 in pixels of `pictures`, padded to `k` a picture.
-        numbers: `(n, k)`: the class of each, -1 for padding.
+        numbers: `(n, k)`: the class of each, -1 for padding; above the last class what is no object but masks the loss (`masks`).
         factors: `(n, 2)`: how many times as wide and high the picture was before.
         classes: names, in the order of the network's channels.
         sources: `(n,)`: number of the folder that a picture is from.
@@ -57,6 +58,11 @@ class BoxSplit:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @property
+    def is_object(self) -> Array:
+        """`(n, k)`: whether it is one."""
+        return (self.numbers >= 0) & (self.numbers < len(self.classes))
 
     @property
     def size(self) -> tuple[int, int]:
@@ -125,6 +131,7 @@ def load_kitti(
     classes: Sequence[str] | None = None,
     names: Sequence[str] | None = None,
     resize: Resize = "smooth",
+    filters: Sequence[LabelFilter] = (),
 ) -> BoxSplit:
     """Pictures in one folder, a text file in KITTI's format of the same name for each in another.
 
@@ -136,6 +143,7 @@ def load_kitti(
         classes: those of the model, in the order of its channels; None for the order in which `mapping` names them.
         names: of the pictures to take, without their suffix; None for all.
         resize: see `Resize`.
+        filters: of labels, whatever their class, that mask the loss.
 
     Raises:
         DataError: a folder or a file is missing or empty, a line is broken, a box is outside of its picture, a class of `mapping`
@@ -158,7 +166,7 @@ def load_kitti(
             )
         kept, _ = parse_labels(path.read_text("utf-8"), str(path))
         objects[name] = [(label.name, label.box) for label in kept]
-    return _split({name: found[name] for name in wanted}, objects, mapping, size, channels, classes, resize, str(labels))
+    return _split({name: found[name] for name in wanted}, objects, mapping, size, channels, classes, resize, filters, str(labels))
 
 
 def load_coco(
@@ -170,6 +178,7 @@ def load_coco(
     channels: int = 3,
     classes: Sequence[str] | None = None,
     resize: Resize = "smooth",
+    filters: Sequence[LabelFilter] = (),
 ) -> BoxSplit:
     """Pictures with an annotation file in COCO's format; crowds are left out. For the rest see `load_kitti`.
 
@@ -192,7 +201,9 @@ def load_coco(
     missing = [file for file in files.values() if not file.is_file()]
     if missing:
         raise DataError(f"{path} names {missing[0]}, which does not exist.")
-    return _split({file.stem: file for file in files.values()}, objects, mapping, size, channels, classes, resize, str(path))
+    return _split(
+        {file.stem: file for file in files.values()}, objects, mapping, size, channels, classes, resize, filters, str(path)
+    )
 
 
 def _split(
@@ -203,6 +214,7 @@ def _split(
     channels: int,
     classes: Sequence[str] | None,
     resize: Resize,
+    filters: Sequence[LabelFilter],
     source: str,
 ) -> BoxSplit:
     check_size(size)
@@ -227,11 +239,12 @@ def _split(
                 )
             if label in mapping and wide:
                 kept.append((classes.index(mapping[label]), scaled))
+            kept += [(len(classes) + i, scaled) for i, one in enumerate(filters) if one.holds(label, scaled)]
         pictures.append(picture)
         factors.append(factor)
         rows.append(kept)
     most = max(map(len, rows), default=0)
-    if not most:
+    if not any(number < len(classes) for row in rows for number, _ in row):
         seen = sorted({label for found in objects.values() for label, _ in found})
         raise DataError(
             f"{source}: no object of a class in target_class_mapping ({', '.join(mapping)}). The labels have: "
@@ -375,10 +388,11 @@ def packed(targets: Mapping[str, Any], weights: Any, channels_first: bool) -> li
 
     `[bbox and what a cell's box counts, cov and what a cell's coverage counts]`; `weights` `(n,)` are those of the pictures.
     """
-    cells = tf.broadcast_to(weights[:, None, None, None], tf.shape(targets["cov"]))
+    by_picture = tf.broadcast_to(weights[:, None, None, None], tf.shape(targets["cov"]))
+    masks = targets.get("weights", {"bbox": 1.0, "cov": 1.0})
     both = [
-        tf.concat([targets["bbox"], targets["cov_norm"] * cells], axis=1),
-        tf.concat([targets["cov"], cells], axis=1),
+        tf.concat([targets["bbox"], targets["cov_norm"] * by_picture * masks["bbox"]], axis=1),
+        tf.concat([targets["cov"], by_picture * masks["cov"]], axis=1),
     ]
     return both if channels_first else [tf.transpose(x, (0, 2, 3, 1)) for x in both]
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import importlib.resources
 import json
+import math
 import operator
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
@@ -24,7 +25,8 @@ from tlt_prune.detection.augmentation import Augmentation, Canvas
 from tlt_prune.detection.average_precision import EvaluationBox, Mode
 from tlt_prune.detection.clustering import ClusteringConfig
 from tlt_prune.detection.geometry import Grid
-from tlt_prune.detection.losses import ObjectiveWeights, TargetClass
+from tlt_prune.detection.losses import OBJECTIVES, ObjectiveWeights, TargetClass
+from tlt_prune.detection.masks import LabelFilter, LossMask
 from tlt_prune.detection.targets import Ellipse, Rasterizer
 from tlt_prune.errors import SpecError, first_line
 from tlt_prune.specs import read_yaml
@@ -172,7 +174,27 @@ def rasterizer(spec: Any, of: Grid) -> Rasterizer:
     for name in class_names(spec):
         x = _entry(config.target_class_config, name, "bbox_rasterizer_config.target_class_config")
         ellipses[name] = Ellipse(x.cov_center_x, x.cov_center_y, x.cov_radius_x, x.cov_radius_y, x.bbox_min_radius)
-    return Rasterizer(of, ellipses, config.deadzone_radius)
+    return Rasterizer(of, ellipses, config.deadzone_radius, loss_mask(spec))
+
+
+def loss_mask(spec: Any) -> LossMask:
+    """Raises SpecError where it names an objective that there is not."""
+    config = spec.loss_mask_label_filter
+    filters = []
+    for x in config.objective_label_filter_configs:
+        sizes, crop = x.label_filter.bbox_dimensions_label_filter, x.label_filter.bbox_crop_label_filter
+        cropped = x.label_filter.HasField("bbox_crop_label_filter")
+        filters.append(
+            LabelFilter(
+                tuple(x.label_filter.source_class_label_filter.source_class_names),
+                (sizes.min_width, sizes.max_width or math.inf),
+                (sizes.min_height, sizes.max_height or math.inf),
+                (crop.crop_left, crop.crop_top, crop.crop_right, crop.crop_bottom) if cropped else None,
+                tuple(x.target_class_names),
+                tuple(x.objective_names) or OBJECTIVES,
+            )
+        )
+    return LossMask(tuple(filters), config.mask_multiplier, config.preserve_ground_truth)
 
 
 def target_classes(spec: Any) -> list[TargetClass]:

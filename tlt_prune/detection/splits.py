@@ -58,6 +58,7 @@ def _options(spec: Any, tao: bool) -> dict[str, Any]:
         "channels": int(size.output_image_channel or 3),
         "classes": experiment.class_names(spec),
         "resize": as_tao if tao else "smooth",
+        "filters": experiment.loss_mask(spec).filters,
     }
 
 

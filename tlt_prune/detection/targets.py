@@ -14,6 +14,7 @@ from typing import Any
 import tensorflow as tf
 
 from tlt_prune.detection.geometry import Grid
+from tlt_prune.detection.masks import LossMask
 from tlt_prune.errors import SpecError
 
 # A cell's coverage is the share of its 4 x 4 sample points inside the ellipse.
@@ -56,18 +57,20 @@ class Rasterizer:
         grid: where they are painted.
         ellipses: class name -> how; the order is that of the network's channels.
         deadzone: share of the way from the ellipse to the box that is cleared, 0 to 1.
+        mask: where the loss counts less.
 
     Raises:
         SpecError: a value is out of range.
     """
 
-    def __init__(self, grid: Grid, ellipses: Mapping[str, Ellipse], deadzone: float = 0.67) -> None:
+    def __init__(self, grid: Grid, ellipses: Mapping[str, Ellipse], deadzone: float = 0.67, mask: LossMask | None = None) -> None:
         if not ellipses:
             raise SpecError("target classes: expected at least one. Received none.")
         if not 0 <= deadzone <= 1:
             raise SpecError(f"deadzone_radius: expected a number from 0 to 1. Received: {deadzone!r}.")
         self.grid, self.classes = grid, tuple(ellipses)
-        self._deadzone = deadzone
+        self._deadzone, self._mask = deadzone, mask or LossMask()
+        self._mask.check(self.classes)
         self._ellipse = {
             name: tf.constant([getattr(x, name) for x in ellipses.values()], tf.float32)
             for name in (field.name for field in dataclasses.fields(Ellipse))
@@ -78,11 +81,12 @@ class Rasterizer:
 
         Args:
             boxes: `(n, k, 4)`: x1, y1, x2, y2 in pixels, of `n` pictures, padded to `k` boxes each.
-            classes: `(n, k)`: numbers of their classes, -1 for padding.
+            classes: `(n, k)`: numbers of their classes, -1 for padding; above the last, what `mask` filters.
 
         Returns:
             Channels first, `c` classes: "cov" `(n, c, rows, columns)`, 0 to 1; "cov_norm" of that shape, the weight of a cell's
-            box in the loss; "bbox" `(n, 4 c, rows, columns)`, what `output_bbox` is to be.
+            box in the loss; "bbox" `(n, 4 c, rows, columns)`, what `output_bbox` is to be; with a mask "weights", what cells
+            count by objective.
         """
         grid, count = self.grid, len(self.classes)
         boxes, classes = tf.cast(boxes, tf.float32), tf.cast(classes, tf.int32)
@@ -109,11 +113,16 @@ class Rasterizer:
             (tf.constant(0), tf.zeros(shape), tf.fill(shape, -1)),
             shape_invariants=(tf.TensorShape([]), *[tf.TensorShape([None, count, grid.rows, grid.columns])] * 2),
         )
-        return self._written(best, owner, scaled, shapes)
+        written = self._written(best, owner, scaled, shapes)
+        if self._mask.filters:
+            ordered = tf.gather(boxes, order, batch_dims=1)
+            written["weights"] = self._mask.weights(grid, self.classes, ordered, classes, written["cov"])
+        return written
 
     def _shapes(self, boxes: Any, classes: Any) -> Any:
         """`(n, k, 6)`: centre, radii of the ellipse, radii of the dead zone; in cells."""
-        of = {name: tf.gather(values, tf.maximum(classes, 0)) for name, values in self._ellipse.items()}
+        known = tf.clip_by_value(classes, 0, len(self.classes) - 1)
+        of = {name: tf.gather(values, known) for name, values in self._ellipse.items()}
         centres, radii, sides = [], [], []
         for low, axis in ((0, "x"), (1, "y")):
             first, last = boxes[..., low], boxes[..., low + 2]
