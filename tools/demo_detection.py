@@ -102,16 +102,17 @@ def to_table(report: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows).T
 
 
-def strip(results: pathlib.Path, path: pathlib.Path) -> None:
+def strip(results: pathlib.Path, path: pathlib.Path, size: int = 256) -> None:
     """Detections of the dense network above those of the pruned and retrained one."""
     rows = []
     for step in ("dense", "retrained"):
         files = sorted((results / f"found/{step}/images").glob("*.png"))
-        rows.append([Image.open(file).resize((256, 256)) for file in files])
-    sheet = Image.new("RGB", (264 * len(rows[0]) - 8, 264 * len(rows) - 8), "white")
+        rows.append([Image.open(file).resize((size, size)) for file in files])
+    step = size + 8
+    sheet = Image.new("RGB", (step * len(rows[0]) - 8, step * len(rows) - 8), "white")
     for y, row in enumerate(rows):
         for x, picture in enumerate(row):
-            sheet.paste(picture, (264 * x, 264 * y))
+            sheet.paste(picture, (step * x, step * y))
     sheet.save(path)
 
 

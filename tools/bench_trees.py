@@ -1,0 +1,116 @@
+#!/usr/bin/env python3
+"""DetectNet_v2 on real boxes, tree crowns seen from the air: trained, pruned, retrained, exported, with several seeds.
+
+    python tools/bench_trees.py TREES_DIR RESULTS_DIR [SEED ...]
+
+TREES_DIR is what `tools/get_trees.py TREES_DIR --stride 200` writes: validation is on other ground than training. Runs the
+scripts with specs/trees_train.yaml, trees_prune.yaml and trees_retrain.yaml for each seed (1, 2 and 3 by default); a training
+that is done is not repeated. Writes tools/bench_trees.csv, a row a seed and step, and tools/bench_trees.png: detections of the
+dense network, above, and of the pruned and retrained one, of the first seed.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import pathlib
+import shutil
+import sys
+import time
+from typing import Any
+
+import demo
+import pandas as pd
+from demo_detection import strip
+
+HERE = pathlib.Path(__file__).resolve().parent
+STEPS = ("dense", "pruned", "retrained")
+SHOWN = (
+    "OSBS_029_0000_0000",
+    "2019_YELL_2_541000_4977000_image_crop_0400_0400",
+    "2019_YELL_2_541000_4977000_image_crop_0000_0000",
+)
+
+
+def main(trees: pathlib.Path, results: pathlib.Path, seeds: list[int]) -> None:
+    rows = []
+    for seed in seeds:
+        rows += run(trees, results / f"seed{seed}", seed)
+        with (HERE / "bench_trees.csv").open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+    draw(trees, results / f"seed{seeds[0]}", seeds[0])
+    table = pd.DataFrame(rows).set_index(["step", "seed"])[["params", "macs", "mAP", "mAP in ONNX", "seconds"]]
+    print(f"\n{table.sort_index().to_string()}\n\nWrote tools/bench_trees.csv and tools/bench_trees.png")
+
+
+def given(trees: pathlib.Path, results: pathlib.Path, seed: int, spec: str) -> list[Any]:
+    """Flags for a script: a spec of specs/, with this data, these folders and this seed."""
+    source = f"{{image_directory_path: {trees}/images, label_directory_path: {trees}/labels}}"
+    changes = [f"random_seed={seed}", f"dataset_config.data_sources=[{source}]"]
+    changes += [f"dataset_config.{part}_names_path={trees}/{part}.txt" for part in ("train", "val")]
+    return ["-e", f"specs/trees_{spec}.yaml", "-r", results, *(x for change in changes for x in ("--set", change))]
+
+
+def run(trees: pathlib.Path, results: pathlib.Path, seed: int) -> list[dict[str, Any]]:
+    """Rows of one seed."""
+    models = {"dense": results / "train/model.keras", "pruned": results / "prune/model.keras"}
+    models["retrained"] = results / "retrain/model.keras"
+    took = {}
+    for step, arguments in {
+        "dense": ("train", *given(trees, results, seed, "train")),
+        "pruned": ("prune", *given(trees, results, seed, "prune"), "-m", models["dense"], "-o", models["pruned"]),
+        "retrained": (
+            *("train", *given(trees, results, seed, "retrain"), "-o", results / "retrain"),
+            *("--set", f"model_config.pretrained_model_file={models['pruned']}"),
+        ),
+    }.items():
+        started = time.perf_counter()
+        if not models[step].exists():
+            demo.script(*arguments)
+        took[step] = time.perf_counter() - started
+    rows = []
+    for step in STEPS:
+        flags = given(trees, results, seed, "train")
+        onnx = results / f"export/{step}.onnx"
+        demo.script("export", *flags, "-m", models[step], "-o", onnx, "--set", "export.formats=[onnx]")
+        for name, path in ((step, models[step]), (f"{step}_onnx", onnx)):
+            demo.script("evaluate", *flags, "-m", path, "-o", results / f"evaluate/{name}")
+        keras, in_onnx = (
+            json.loads((results / f"evaluate/{name}/evaluation.json").read_text("utf-8")) for name in (step, f"{step}_onnx")
+        )
+        rows.append(
+            {
+                "seed": seed,
+                "step": step,
+                "params": keras["params"],
+                "macs": int(keras["macs"]),
+                "mAP": round(keras["mean_average_precision"], 4),
+                "mAP in ONNX": round(in_onnx["mean_average_precision"], 4),
+                "COCO AP": round(keras["coco"]["AP"], 4),
+                "COCO AP50": round(keras["coco"]["AP50"], 4),
+                "ONNX kB": round(in_onnx["file_bytes"] / 1000),
+                "ms in ONNX": round(in_onnx["latency_ms"], 2),
+                "seconds": round(took[step]),
+            }
+        )
+    return rows
+
+
+def draw(trees: pathlib.Path, results: pathlib.Path, seed: int) -> None:
+    shown = results / "shown"
+    shutil.rmtree(shown, ignore_errors=True)
+    shown.mkdir(parents=True)
+    for name in SHOWN:
+        shutil.copy(trees / f"images/{name}.png", shown)
+    for step, model in (("dense", "train"), ("retrained", "retrain")):
+        flags = given(trees, results, seed, "train")
+        demo.script("infer", *flags, "-m", results / f"{model}/model.keras", "-d", shown, "-o", results / f"found/{step}")
+    strip(results, HERE / "bench_trees.png", size=400)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
+    main(*(pathlib.Path(x).resolve() for x in sys.argv[1:3]), [int(x) for x in sys.argv[3:]] or [1, 2, 3])
