@@ -102,6 +102,24 @@ def test_several_inputs(tmp_path: pathlib.Path) -> None:
     assert quantization.quantize_onnx(tmp_path / "m.onnx", tmp_path / "q.onnx", tuple(x), method="min_max").difference < 0.05
 
 
+@pytest.mark.parametrize("target", TARGETS)
+def test_what_is_infinite_in_between_stays_float(target: str, tmp_path: pathlib.Path) -> None:
+    """The inverse norm of a pixel that is zero throughout, which Keras limits afterwards."""
+    image = keras.Input((8, 8, 3), name="image")
+    y = keras.layers.Conv2D(64, 1, activation="relu", use_bias=False)(image)
+    y = keras.layers.Conv2D(4, 3)(keras.layers.UnitNormalization()(y))
+    net = randomise(keras.Model(image, keras.layers.Dense(3)(keras.layers.Flatten()(y))))
+    # Either nothing, or so much that rounding does not turn the vector around.
+    x = np.random.default_rng(0).uniform(1, 2, (64, 8, 8, 3)).astype("float32")
+    x[:, 0, 0] = 0
+    export.export_onnx(net, tmp_path / "m.onnx", x[:4])
+    done = quantization.quantize_onnx(tmp_path / "m.onnx", tmp_path / "q.onnx", x, target=target)
+    assert done.difference < 0.1
+    float_tensors = {name for node in onnx.load(tmp_path / "m.onnx").graph.node for name in node.output}
+    assert float_tensors - done.ranges.keys()
+    assert all(np.isfinite(x.maximum) for x in done.ranges.values())
+
+
 def test_bad_input_leaves_nothing(residual: tuple[keras.Model, pathlib.Path], tmp_path: pathlib.Path) -> None:
     model, source = residual
     x = pictures(model, 4)

@@ -104,7 +104,7 @@ def quantize_onnx(
         raise QuantizationError(f"{source} is quantised already. Expected a float ONNX file.")
     batches = list(_batches(data, model))
     ranges = calibrate(model, batches, method=method, percentile=percentile)
-    skipped = _skipped(model, excluded)
+    skipped = _skipped(model, excluded) | _without_ranges(model, ranges)
     quantised = _Inserter(model, ranges, skipped).run() if target == "tensorrt" else _by_onnxruntime(model, ranges, skipped)
     onnx.checker.check_model(quantised)
     difference, agreement = _compared(model, quantised, batches)
@@ -118,8 +118,11 @@ def calibrate(
 ) -> dict[str, Range]:
     """Ranges of all float tensors of an ONNX model, its inputs and outputs included, on batches of its inputs.
 
+    A tensor that is infinite in between, as the inverse of a norm that is limited afterwards, has none, nor has what is computed
+    straight from it, which may be finite and huge: they stay float.
+
     Raises:
-        QuantizationError: no batch, an unknown method, or a tensor with values that are not finite.
+        QuantizationError: no batch, an unknown method, or an input or output with values that are not finite.
     """
     if method not in METHODS:
         raise QuantizationError(f"Calibration method: expected one of {', '.join(METHODS)}. Received: {method!r}.")
@@ -128,18 +131,27 @@ def calibrate(
     names = _float_tensors(model)
     session = session_of(_with_outputs(model, names).SerializeToString())
     inputs = [x.name for x in session.get_inputs()]
+    outer = {*inputs, *(x.name for x in model.graph.output)}
     histograms = {name: Histogram() for name in (*inputs, *names)}
+    without: dict[str, QuantizationError] = {}
     for batch in batches:
         fed = dict(zip(inputs, batch, strict=True))
         for name, values in (*fed.items(), *zip(names, session.run(names, fed), strict=True)):
             try:
                 histograms[name].add(values)
             except QuantizationError as error:
-                raise QuantizationError(
-                    f"Calibration: tensor '{name}' has {error}. Expected a trained model, and pictures preprocessed as in its "
-                    "training."
-                ) from error
-    return {name: histogram.range(method, percentile) for name, histogram in histograms.items()}
+                without.setdefault(name, error)
+    if outer & without.keys():
+        name, cause = next(iter(without.items()))
+        raise QuantizationError(
+            f"Calibration: tensor '{name}' has {cause}. Expected a trained model, and pictures preprocessed as in its training."
+        ) from cause
+    limited = {name for node in model.graph.node if without.keys() & set(node.input) for name in node.output}
+    return {
+        name: histogram.range(method, percentile)
+        for name, histogram in histograms.items()
+        if name not in without and name not in limited
+    }
 
 
 # --- data ---
@@ -234,6 +246,12 @@ def _with_outputs(model: Any, names: Sequence[str]) -> Any:
     known = {x.name for x in shown.graph.output}
     shown.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
     return shown
+
+
+def _without_ranges(model: Any, ranges: Mapping[str, Range]) -> set[str]:
+    """Names of the nodes that read or make a float tensor without one."""
+    lacking = {name for name in _float_tensors(model) if name not in ranges}
+    return {node.name for node in model.graph.node if lacking & {*node.input, *node.output}}
 
 
 def _skipped(model: Any, excluded: Sequence[str]) -> set[str]:
