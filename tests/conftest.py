@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 # Before any framework is imported.
@@ -35,14 +35,29 @@ def root() -> pathlib.Path:
     return ROOT
 
 
+@pytest.fixture(autouse=True)
+def _recorded(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> None:
+    """Tells the report which of the toolkit's recorded cases a test holds this package against."""
+    case = getattr(request.node, "callspec", None) and request.node.callspec.params.get("case")
+    if isinstance(case, dict) and "of" in case:
+        record_property("detectnet_v2", f"{case['of'].partition('.')[0]}/{case.get('kind', '')}/{case['id']}")
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """How the toolkit's records compare, counted at the end of the report. Here, because test workers share this file only."""
     counts: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+    detection: set[str] = set()
     for reports in terminalreporter.stats.values():
         for report in reports:
             for key, value in getattr(report, "user_properties", ()):
                 if key == "tao" and report.when == "call":
                     kind = "template variants" if "test_tao_models" in report.nodeid else "pruning runs"
                     counts[kind][value] += 1
+                if key == "detectnet_v2" and report.when == "call" and report.outcome == "passed":
+                    detection.add(value)
     for kind, counter in sorted(counts.items()):
         terminalreporter.write_line(f"TLT/TAO {kind}: {', '.join(f'{n} {value}' for value, n in sorted(counter.items()))}")
+    if detection:
+        files = collections.Counter(case.partition("/")[0] for case in detection)
+        by_file = ", ".join(f"{n} {name}" for name, n in sorted(files.items()))
+        terminalreporter.write_line(f"DetectNet_v2, recorded cases held: {len(detection)} ({by_file})")

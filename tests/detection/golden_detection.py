@@ -17,8 +17,8 @@ def load(name: str) -> Any:
 
 
 def cases(name: str, kind: str | None = None) -> list[Any]:
-    """The cases of a file, of one kind; pytest shows their ids."""
-    return [case for case in load(name)["cases"] if kind is None or case.get("kind") == kind]
+    """The cases of a file, of one kind, with the file as "of": those that a test gets as `case` are counted in the report."""
+    return [{**case, "of": name} for case in load(name)["cases"] if kind is None or case.get("kind") == kind]
 
 
 def ids(found: list[Any]) -> list[str]:

@@ -53,8 +53,8 @@ def test_golden(case: Any, key: str, how: Compatibility) -> None:
             assert list(found.cells) == counts
 
 
-def test_the_thresholds_change_places() -> None:
-    (case,) = [case for case in cases("clustering.json.gz") if case["id"] == "spec_to_config"]
+@pytest.mark.parametrize("case", [x for x in cases("clustering.json.gz") if x["id"] == "spec_to_config"])
+def test_the_thresholds_change_places(case: Any) -> None:
     spec, used = case["spec"], case["used"]
     box, coverage = np.array([[10.0, 10, 50, 40]]), np.array([0.5], np.float32)
     for algorithm, key in (("DBSCAN", "dbscan_confidence_threshold"), ("NMS", "nms_confidence_threshold")):

@@ -13,7 +13,14 @@ from golden_detection import cases, ids
 from PIL import Image
 
 from tlt_prune.detection.augmentation import Augmentation
-from tlt_prune.detection.dataset import evaluation_batches, load_coco, load_kitti, training_batches
+from tlt_prune.detection.dataset import (
+    evaluation_batches,
+    large_enough,
+    load_coco,
+    load_kitti,
+    stretched_as_tf1,
+    training_batches,
+)
 from tlt_prune.detection.geometry import Grid
 from tlt_prune.detection.targets import Ellipse, Rasterizer
 from tlt_prune.errors import DataError
@@ -55,6 +62,24 @@ def test_golden(case: Any, tmp_path: pathlib.Path) -> None:
         np.testing.assert_allclose(np.moveaxis(found, -1, 0), expected[name]["image_chw"], atol=1e-3)
         boxes = np.array([box for _, box in expected[name]["boxes"]]).reshape(-1, 4)
         np.testing.assert_allclose(split.boxes[i][split.numbers[i] >= 0], boxes, atol=1e-2)
+
+
+RESIZED, (SMALL,) = (cases("augmentation.json.gz", kind) for kind in ("auto_resize", "min_size_filter"))
+
+
+@pytest.mark.parametrize("case", RESIZED, ids=ids(RESIZED))
+def test_golden_resizing(case: Any) -> None:
+    height, width = case["output_height_width"]
+    found = stretched_as_tf1(np.array(case["image_hwc"], np.float32), (width, height))
+    np.testing.assert_allclose(found, case["expected"], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("case", [SMALL], ids=ids([SMALL]))
+def test_golden_sizes_of_boxes(case: Any) -> None:
+    # One has its corners the other way around: it does not get as far as here (`kitti.parse_labels`).
+    boxes = np.array(case["boxes"])
+    straight = np.sort(boxes.reshape(-1, 2, 2), axis=1).reshape(-1, 4)
+    assert boxes[[large_enough(box) for box in straight.tolist()]].tolist() == case["expected"]
 
 
 def test_pictures_of_mixed_sizes_are_stretched(tmp_path: pathlib.Path) -> None:

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 import yaml
-from golden_detection import load
+from golden_detection import cases, load
 
 from tlt_prune.detection import experiment
 from tlt_prune.errors import SpecError
+from tlt_prune.specs import EXPERIMENT, read_yaml
 
 GOLDEN = load("spec_cases.json.gz")
-CASES = GOLDEN["cases"]
+CASES = cases("spec_cases.json.gz")
 
 
 def text_of(case: Any) -> str:
@@ -123,3 +124,16 @@ def test_classes_that_are_missing(old: str, new: str, call: str, message: str) -
     arguments = (experiment.grid(spec, 25, 25),) if call == "rasterizer" else ()
     with pytest.raises(SpecError, match=message):
         getattr(experiment, call)(spec, *arguments)
+
+
+def test_the_three_specs_of_the_trees_are_of_one_job() -> None:
+    """Training, pruning and retraining see the same pictures, targets and losses."""
+    root = pathlib.Path(__file__).resolve().parents[2]
+    specs = [read_yaml(root / f"specs/trees_{name}.yaml") for name in ("train", "prune", "retrain")]
+    sections = set(specs[0]) - {"results_dir", "training_config", "model_config"}
+    for other in specs[1:]:
+        assert {key: other[key] for key in sections} == {key: specs[0][key] for key in sections}
+        assert other["model_config"] | {"pretrained_model_file": ""} == specs[0]["model_config"] | {"pretrained_model_file": ""}
+    assert specs[1]["prune"]["params"] == 0.2
+    for spec in specs:
+        experiment.from_dict({key: value for key, value in spec.items() if key in EXPERIMENT}, "spec")

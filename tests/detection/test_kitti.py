@@ -13,7 +13,7 @@ from tlt_prune.errors import DataError
 
 FILE = "kitti_convert.json.gz"
 LABELS, PARTITIONS, MODIFIERS = (cases(FILE, kind) for kind in ("label_file", "partition", "sample_modifier"))
-# About files, which are found elsewhere.
+# About files: test_splits.py.
 FILES = ("default_extension", "wrong_extension", "no_mode", "sequence_without_file", "missing_label_file")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from golden_detection import load
+from golden_detection import cases, ids, load
 from PIL import Image
 
 from tlt_prune.detection import experiment
@@ -18,6 +18,15 @@ from tlt_prune.detection.geometry import Grid
 from tlt_prune.detection.splits import splits
 from tlt_prune.detection.targets import Ellipse, Rasterizer
 from tlt_prune.errors import DataError, SpecError
+
+# The converter's cases about files -> what is said here; nothing where it finds what it looks for.
+FOUND = {
+    "default_extension": "",
+    "wrong_extension": r"images: expected pictures \(\.jpg\)",
+    "no_mode": "partition_mode: expected 'random' or 'sequence'",
+    "sequence_without_file": "expected kitti_sequence_to_frames_file",
+    "missing_label_file": r"f001\.txt: expected a label file for every picture",
+}
 
 
 def write(folder: pathlib.Path, names: list[str], objects: str = "car 0 0 0 8 8 40 40 0 0 0 0 0 0 0\n") -> pathlib.Path:
@@ -121,6 +130,30 @@ def test_parts_by_recording(tmp_path: pathlib.Path) -> None:
         assert not set(training.names) & set(validation.names)
         found[fold] = sorted(validation.names)
     assert sorted(found.values()) == [["p", "q", "r"], ["s"]]
+
+
+FILES = [x for x in cases("kitti_convert.json.gz", "partition") if x["id"] in FOUND]
+
+
+@pytest.mark.parametrize("case", FILES, ids=ids(FILES))
+def test_golden_files(case: Any, tmp_path: pathlib.Path) -> None:
+    """What the toolkit's converter finds in a folder, or cannot do without."""
+    write(tmp_path, case["files"])
+    if case["id"] == "missing_label_file":
+        (tmp_path / f"labels/{case['files'][-1]}.txt").unlink()
+    text = f'kitti_config {{ {case["kitti_config"]} }} image_directory_path: "x"'
+    export = converter(tmp_path, **experiment.to_dict(experiment.read(text, case["id"], "dataset_convert"))["kitti_config"])
+    said = spec(data_sources=[{"image_directory_path": "."}], validation_fold=0, export=export)
+    wanted = FOUND[case["id"]]
+    if wanted:
+        # There an error, or a file of nothing.
+        assert case["expected"] in ({}, *({"error": x} for x in ("NotImplementedError", "ValueError", "FileNotFoundError")))
+        with pytest.raises((DataError, SpecError), match=wanted):
+            splits(said, tao=True)
+        return
+    training, validation = splits(said, tao=True)
+    folds = [[x.removeprefix("images/") for x in case["expected"][key]] for key in sorted(case["expected"])]
+    assert [list(validation.names), list(training.names)] == folds
 
 
 def test_sample_modifiers(tmp_path: pathlib.Path) -> None:

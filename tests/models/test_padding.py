@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import pathlib
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
+from golden_detection import cases
 from helpers import randomise
 
 import tlt_prune
 from tlt_prune import models
 from tlt_prune.models.blocks import Net, Options
 
-FOLDER = pathlib.Path(__file__).resolve().parent.parent / "data/detectnet_v2"
-CASES = json.loads((FOLDER / "same_padding.json").read_text())["cases"]
+CASES = cases("same_padding.json")
 
 
 @pytest.mark.parametrize("case", CASES, ids=[x["id"] for x in CASES])

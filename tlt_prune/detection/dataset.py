@@ -132,6 +132,7 @@ def load_kitti(
     names: Sequence[str] | None = None,
     resize: Resize = "smooth",
     filters: Sequence[LabelFilter] = (),
+    suffixes: Sequence[str] = SUFFIXES,
 ) -> BoxSplit:
     """Pictures in one folder, a text file in KITTI's format of the same name for each in another.
 
@@ -144,15 +145,16 @@ def load_kitti(
         names: of the pictures to take, without their suffix; None for all.
         resize: see `Resize`.
         filters: of labels, whatever their class, that mask the loss.
+        suffixes: of pictures, in lower case.
 
     Raises:
         DataError: a folder or a file is missing or empty, a line is broken, a box is outside of its picture, a class of `mapping`
             is not in lower case, no object is left.
     """
     folder = pathlib.Path(images)
-    found = {path.stem: path for path in sorted(folder.glob("*")) if path.suffix.lower() in SUFFIXES}
+    found = {path.stem: path for path in sorted(folder.glob("*")) if path.suffix.lower() in suffixes}
     if not found:
-        raise DataError(f"{folder}: expected pictures ({', '.join(SUFFIXES)}). There are none.")
+        raise DataError(f"{folder}: expected pictures ({', '.join(suffixes)}). There are none.")
     wanted = sorted(found) if names is None else list(names)
     missing = [name for name in wanted if name not in found]
     if missing:
@@ -230,7 +232,7 @@ def _split(
             if not all(map(math.isfinite, box)):
                 raise DataError(f"{source}: expected finite boxes. '{name}' has {list(box)}.")
             scaled = [value / factor[i % 2] for i, value in enumerate(box)]
-            wide = scaled[2] - scaled[0] >= _SMALLEST and scaled[3] - scaled[1] >= _SMALLEST
+            wide = large_enough(scaled)
             outside = scaled[0] >= size[0] or scaled[1] >= size[1] or scaled[2] <= 0 or scaled[3] <= 0
             if outside and resize != "pad":
                 raise DataError(
@@ -256,6 +258,11 @@ def _split(
             numbers[i, j], boxes[i, j] = number, box
     sources, weights = np.zeros(len(rows), np.int32), np.ones(len(rows), np.float32)
     return BoxSplit(tuple(files), np.stack(pictures), boxes, numbers, np.array(factors), classes, sources, weights)
+
+
+def large_enough(box: Sequence[float]) -> bool:
+    """Whether a box in pixels of the model is taken."""
+    return box[2] - box[0] >= _SMALLEST and box[3] - box[1] >= _SMALLEST
 
 
 def check_size(size: tuple[int, int]) -> None:
@@ -287,11 +294,16 @@ def read_picture(
         pixels[: part.shape[0], : part.shape[1]] = part
         return pixels, (1.0, 1.0)
     if resize == "tf1":
-        whole = np.asarray(picture, np.float32).reshape(1, picture.height, picture.width, channels)
-        return tf.compat.v1.image.resize_bilinear(whole, (size[1], size[0])).numpy()[0], factor
+        return stretched_as_tf1(np.asarray(picture, np.float32).reshape(picture.height, picture.width, channels), size), factor
     if picture.size != size:
         picture = picture.resize(size, Image.Resampling.BILINEAR)
     return np.asarray(picture, np.uint8).reshape(size[1], size[0], channels), factor
+
+
+def stretched_as_tf1(picture: Array, size: tuple[int, int]) -> Array:
+    """A picture `(height, width, channels)` at `size` (width, height): bilinear from corner to corner, nothing averaged."""
+    (stretched,) = tf.compat.v1.image.resize_bilinear(picture[None], (size[1], size[0])).numpy()
+    return np.asarray(stretched)
 
 
 def training_batches(

@@ -67,12 +67,19 @@ def _source(spec: Any, source: Any, tao: bool) -> BoxSplit:
     if source.coco_annotations_path:
         return dataset.load_coco(source.coco_annotations_path, source.image_directory_path, *where, **options)
     if source.label_directory_path:
-        return dataset.load_kitti(source.image_directory_path, source.label_directory_path, *where, **options)
+        suffixes = _suffixes(spec.dataset_config.image_extension)
+        folders = source.image_directory_path, source.label_directory_path
+        return dataset.load_kitti(*folders, *where, **options, suffixes=suffixes)
     raise SpecError(
         "dataset_config.data_sources: expected label_directory_path (KITTI's text files) or coco_annotations_path. The "
         "toolkit's records (tfrecords_path) are not read: they were made from such labels. The converter's spec may be given as "
         "dataset_export_config instead."
     )
+
+
+def _suffixes(extension: str) -> tuple[str, ...]:
+    """Of pictures: the spec's, with a dot or without; any where it says none."""
+    return (f".{extension.lower().removeprefix('.')}",) if extension else dataset.SUFFIXES
 
 
 def _names(config: Any, part: str) -> list[str]:
@@ -87,8 +94,11 @@ def _folds(spec: Any, config: Any, tao: bool) -> tuple[BoxSplit, BoxSplit]:
     """As the toolkit's converter makes them of a folder in KITTI's format: by chance, or by recording."""
     root = pathlib.Path(config.root_directory_path)
     images, labels = root / config.image_dir_name, root / config.label_dir_name
-    everything = dataset.load_kitti(images, labels, experiment.mapping(spec), experiment.canvas(spec).size, **_options(spec, tao))
+    where, options = (experiment.mapping(spec), experiment.canvas(spec).size), _options(spec, tao)
+    everything = dataset.load_kitti(images, labels, *where, **options, suffixes=_suffixes(config.image_extension))
     if config.partition_mode == "sequence":
+        if not config.kitti_sequence_to_frames_file:
+            raise SpecError("dataset_export_config.kitti_config: expected kitti_sequence_to_frames_file with 'sequence'.")
         path = root / config.kitti_sequence_to_frames_file
         folds = sequence_folds(_sequences(path), config.num_partitions or 2)
     elif config.partition_mode == "random":
