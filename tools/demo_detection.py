@@ -113,7 +113,8 @@ def strip(results: pathlib.Path, path: pathlib.Path, size: int = 256) -> None:
     for y, row in enumerate(rows):
         for x, picture in enumerate(row):
             sheet.paste(picture, (step * x, step * y))
-    sheet.save(path)
+    # A quarter of the bytes, for a repository.
+    sheet.quantize(128).save(path)
 
 
 if __name__ == "__main__":
