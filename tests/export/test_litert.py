@@ -105,6 +105,15 @@ def test_what_model_optimization_cannot_quantise() -> None:
         train_for_litert(keras.Model(x, keras.layers.Conv3D(2, 1)(keras.layers.Reshape((8, 8, 4, 1))(x))), None)
 
 
+def test_states_between_calls_are_refused(tmp_path: pathlib.Path) -> None:
+    x = keras.Input(batch_shape=(2, 5, 6))
+    inner = keras.Sequential([keras.Input(batch_shape=(2, 5, 6)), keras.layers.GRU(4, stateful=True, name="gru")])
+    model = keras.Model(x, keras.layers.Dense(3)(inner(x)))
+    with pytest.raises(ExportError, match=r"'gru' keeps its states between calls \(stateful=True\)"):
+        export.export_litert(model, tmp_path / "m.tflite", np.zeros((2, 5, 6), np.float32))
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_litert_lacks_is_said(tmp_path: pathlib.Path) -> None:
     x = keras.Input((6, 6, 6, 2))
     model = keras.Model(x, keras.layers.MaxPooling3D()(x))

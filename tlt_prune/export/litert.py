@@ -67,6 +67,10 @@ def export_litert(
             f"'{model.name}' was trained with the symmetric int8 of TensorRT and onnxruntime (train.qat). For LiteRT, export the "
             "model before that training, with export.data_type int8 or export.litert_qat_epochs."
         )
+    states = [layer.name for layer in model._flatten_layers() if getattr(layer, "stateful", False)]
+    if states:
+        # Its interpreter would end the whole process.
+        raise ExportError(f"LiteRT cannot run '{model.name}': '{states[0]}' keeps its states between calls (stateful=True).")
     arrays = samples_of(model, samples)
     ranges = samples_of(model, calibration) if calibration is not None else None
     if precision == "int8" and ranges is None and not trained_so:
