@@ -18,7 +18,7 @@ import onnx
 import pandas as pd
 import pytest
 from PIL import Image
-from scripts import one_line, run, start
+from scripts import finish, one_line, run, start
 
 from tlt_prune import quantization
 
@@ -249,9 +249,8 @@ def test_a_full_disk_leaves_nothing_half_written(trained: pathlib.Path, tmp_path
         resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
 
     model = trained / "results/train/model.keras"
-    _, err = run(
-        "prune", "-e", trained / "spec.yaml", "-m", model, "-o", tmp_path / "p.keras", code=1, preexec_fn=small_files_only
-    )
+    arguments = ("-e", trained / "spec.yaml", "-m", model, "-o", tmp_path / "p.keras")
+    _, err = finish(start("prune", *arguments, preexec_fn=small_files_only), code=1)
     one_line(err, "prune")
     assert list(tmp_path.iterdir()) == []
 
