@@ -10,7 +10,7 @@ import numpy as np
 from tlt_prune import model_info
 from tlt_prune.cli import common
 from tlt_prune.detection import dataset, experiment
-from tlt_prune.detection.evaluation import Evaluation, Outputs, Postprocessing, evaluate, output_layout
+from tlt_prune.detection.evaluation import Evaluation, Outputs, Postprocessing, evaluate, output_layout, scored
 from tlt_prune.detection.splits import splits
 from tlt_prune.detection.training import objective
 from tlt_prune.errors import SpecError
@@ -39,7 +39,7 @@ class Detection:
 
     @property
     def channels(self) -> int:
-        return int(self.message.augmentation_config.preprocessing.output_image_channel or 3)
+        return experiment.channels(self.message)
 
     def splits(self) -> tuple[dataset.BoxSplit, dataset.BoxSplit]:
         """(training, validation): see `detection.splits`."""
@@ -56,10 +56,14 @@ class Detection:
             split,
             self.postprocessing(*output),
             experiment.evaluation_boxes(self.message),
-            mode=experiment.average_precision_mode(self.message),
-            compatible=self.tao,
             batch_size=self.spec.evaluate.batch_size,
+            **self.scoring,
         )
+
+    @property
+    def scoring(self) -> dict[str, Any]:
+        """How average precision is computed: see `detection.evaluation.evaluate`."""
+        return {"mode": experiment.average_precision_mode(self.message), "compatible": self.tao}
 
 
 # What a detector's training takes from the section that classification is described by; the rest is `training_config`.
@@ -130,12 +134,7 @@ def examples(job: Detection, predictor: Any) -> tuple[Any, Any, Any, Any]:
 
     def precision(true: Any, said: Any) -> float:
         bbox, cov = (np.asarray(z) if first else np.transpose(z, (0, 3, 1, 2)) for z in said)
-        at = iter(range(0, len(few), job.spec.evaluate.batch_size))
-
-        def outputs(pictures: Any) -> tuple[Any, Any]:
-            start = next(at)
-            return bbox[start : start + len(pictures)], cov[start : start + len(pictures)]
-
-        return job.evaluated(outputs, few, (columns, rows)).mean_average_precision
+        found = job.postprocessing(columns, rows)(bbox, cov)
+        return scored(found, few, experiment.evaluation_boxes(job.message), **job.scoring).mean_average_precision
 
     return x, y, loss, precision

@@ -118,6 +118,18 @@ def evaluate(
     for i in range(0, len(split), batch_size):
         bbox, cov = outputs(split.pictures[i : i + batch_size].astype(np.float32) / 255)
         found += postprocessing(bbox, cov)
+    return scored(found, split, boxes, mode=mode, compatible=compatible)
+
+
+def scored(
+    found: list[dict[str, Detections]],
+    split: BoxSplit,
+    boxes: Mapping[str, EvaluationBox] | None = None,
+    *,
+    mode: Mode = "INTEGRATE",
+    compatible: bool = False,
+) -> Evaluation:
+    """What detections of every picture of a split come to; arguments as for `evaluate`."""
     curves = {
         name: curve_of(
             [(x[name].boxes, x[name].confidences) for x in found],

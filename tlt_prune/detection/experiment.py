@@ -155,6 +155,11 @@ def canvas(spec: Any) -> Canvas:
     return Canvas(x.output_image_width, x.output_image_height, crop, (x.scale_width, x.scale_height))
 
 
+def channels(spec: Any) -> int:
+    """Of pictures."""
+    return int(spec.augmentation_config.preprocessing.output_image_channel or 3)
+
+
 def augmentation(spec: Any, *, tao: bool = False) -> Augmentation:
     a = spec.augmentation_config
     names = [field for field in Augmentation.__dataclass_fields__ if field != "tao"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import pathlib
 from collections.abc import Mapping
@@ -55,7 +56,7 @@ def _options(spec: Any, tao: bool) -> dict[str, Any]:
     size = spec.augmentation_config.preprocessing
     as_tao = "tf1" if size.enable_auto_resize else "pad"
     return {
-        "channels": int(size.output_image_channel or 3),
+        "channels": experiment.channels(spec),
         "classes": experiment.class_names(spec),
         "resize": as_tao if tao else "smooth",
         "filters": experiment.loss_mask(spec).filters,
@@ -111,11 +112,14 @@ def _folds(spec: Any, config: Any, tao: bool) -> tuple[BoxSplit, BoxSplit]:
     number = int(spec.dataset_config.validation_fold)
     if not number < len(folds):
         raise SpecError(f"dataset_config.validation_fold: expected 0 to {len(folds) - 1}. Received: {number}.")
-    modifier = _modifier(spec.dataset_export_config[0].sample_modifier_config)
-    texts = {name: (labels / f"{name}.txt").read_text("utf-8") for name in everything.names}
-    objects = {name: parse_labels(text, f"{labels}/{name}.txt")[0] for name, text in texts.items()}
-    own = [name for i, fold in enumerate(folds) if i != number for name in modifier(fold, objects, len(folds) - 1)]
-    return everything.part(own), everything.part(folds[number])
+    training = [fold for i, fold in enumerate(folds) if i != number]
+    if spec.dataset_export_config[0].HasField("sample_modifier_config"):
+        # By the classes of the files, which a split no longer has.
+        modifier = _modifier(spec.dataset_export_config[0].sample_modifier_config)
+        texts = {name: (labels / f"{name}.txt").read_text("utf-8") for name in everything.names}
+        objects = {name: parse_labels(text, f"{labels}/{name}.txt")[0] for name, text in texts.items()}
+        training = [modifier(fold, objects, len(training)) for fold in training]
+    return everything.part(itertools.chain(*training)), everything.part(folds[number])
 
 
 def _sequences(path: pathlib.Path) -> Mapping[str, list[str]]:

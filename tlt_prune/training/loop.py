@@ -78,7 +78,7 @@ def classification(config: Train) -> Task:
     """Cross entropy and accuracy, as a spec's `train` section has it."""
 
     def stopped(rows: Sequence[Mapping[str, Any]]) -> bool:
-        return stopped_early([row["val_accuracy"] for row in rows], config.early_stop)
+        return stopped_early([row["val_accuracy"] for row in rows if "val_accuracy" in row], config.early_stop)
 
     return Task(lambda: _objective(config), lambda step, total: learning_rate(config.lr_config, step, total), stopped=stopped)
 
@@ -133,12 +133,12 @@ def train(
             else:
                 say(f"Going on after epoch {found.epoch}, from the last checkpoint.")
         task = task or classification(config)
-        history = _History(folder / "history.csv", found.epoch if found is not None else 0)
+        first_epoch = found.epoch if found is not None else 0
+        history = _History(folder / "history.csv", first_epoch)
         if found is None or not found.finished:
             best = _Best(folder / "best.keras", history, config, task.measure, info)
             _run(model, make_batches, validation, config, folder, checkpoints, history, found, teacher, task, best)
         _save_result(model, folder / "model.keras", config, info)
-        first_epoch = found.epoch if found is not None else 0
         best_epoch = _best_epoch(history.rows, task.measure) if config.keep_best else 0
         return TrainResult(
             model,
