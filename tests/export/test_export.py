@@ -330,3 +330,17 @@ def test_a_saved_model_takes_pictures_as_they_are(tmp_path: pathlib.Path) -> Non
     (answer,) = served(pictures=tf.constant(raw)).values()
     expected = net(tf.image.resize(tf.cast(raw, tf.float32), (16, 16)) / 255, training=False)
     np.testing.assert_allclose(answer, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_states_between_calls_begin_at_zero_in_a_saved_model(tmp_path: pathlib.Path) -> None:
+    x = keras.Input(batch_shape=(2, 5, 6))
+    memory = keras.layers.GRU(4, stateful=True)
+    net = keras.Model(x, keras.layers.Dense(3)(memory(x)))
+    batch = np.random.default_rng(0).normal(size=(2, 5, 6)).astype(np.float32)
+    expected = [net.predict_on_batch(batch) for _ in range(3)]
+    left = memory.states[0].numpy()
+    assert export.export_saved_model(net, tmp_path / "m", batch) < 1e-6
+    np.testing.assert_array_equal(memory.states[0], left)
+    served = export.load_predictor(tmp_path / "m")
+    for each in expected:
+        np.testing.assert_allclose(served.run([batch])[0], each, rtol=1e-5, atol=1e-6)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tlt_prune import extras, files, model_info
 from tlt_prune.errors import ExportError, first_line
 from tlt_prune.export.noise import quiet, quiet_natively
-from tlt_prune.export.runtime import keras_runner, load_predictor
+from tlt_prune.export.runtime import keras_runner, load_predictor, refuse_states
 from tlt_prune.export.saved_model import write_saved_model
 from tlt_prune.model_info import ModelInfo
 from tlt_prune.parity import check_parity, samples_of
@@ -67,10 +67,8 @@ def export_litert(
             f"'{model.name}' was trained with the symmetric int8 of TensorRT and onnxruntime (train.qat). For LiteRT, export the "
             "model before that training, with export.data_type int8 or export.litert_qat_epochs."
         )
-    states = [layer.name for layer in model._flatten_layers() if getattr(layer, "stateful", False)]
-    if states:
-        # Its interpreter would end the whole process.
-        raise ExportError(f"LiteRT cannot run '{model.name}': '{states[0]}' keeps its states between calls (stateful=True).")
+    # Its interpreter would end the whole process.
+    refuse_states(model, "LiteRT")
     arrays = samples_of(model, samples)
     ranges = samples_of(model, calibration) if calibration is not None else None
     if precision == "int8" and ranges is None and not trained_so:

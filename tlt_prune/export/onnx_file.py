@@ -15,7 +15,7 @@ import numpy as np
 from tlt_prune import extras, files, model_info
 from tlt_prune.errors import ExportError, first_line
 from tlt_prune.export.onnx_names import scoped, with_layer_names
-from tlt_prune.export.runtime import keras_runner, onnx_runner
+from tlt_prune.export.runtime import keras_runner, onnx_runner, refuse_states
 from tlt_prune.graph.family import all_layers, producing_layer
 from tlt_prune.model_info import ModelInfo
 from tlt_prune.parity import Run, check_parity, samples_of, session_of
@@ -71,6 +71,7 @@ def export_onnx(
         raise ExportError(f"export.onnx_layout: expected NHWC or NCHW. Received: {layout}.")
     if precision not in PRECISIONS:
         raise ExportError(f"export.precision: expected one of {', '.join(PRECISIONS)}. Received: {precision!r}.")
+    refuse_states(model, "ONNX")
     arrays = samples_of(model, samples)
     if batch_size is not None:
         if len(arrays[0]) < batch_size:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tlt_prune import extras, model_info
 from tlt_prune.errors import ExportError, first_line
 from tlt_prune.export.noise import quiet_natively
+from tlt_prune.graph.family import all_layers
 from tlt_prune.model_info import ModelInfo
 from tlt_prune.parity import Run, session_of
 
@@ -129,6 +130,16 @@ def keras_runner(model: Any) -> Run:
     return lambda batch: [
         np.asarray(y) for y in compiled(*(tf.constant(x, s.dtype) for x, s in zip(arrays_of(batch), specs, strict=True)))
     ]
+
+
+def refuse_states(model: Any, form: str) -> None:
+    """Raises ExportError for a model with stateful layers, in a form whose every call is like the first."""
+    states = [layer.name for layer in all_layers(model) if getattr(layer, "stateful", False)]
+    if states:
+        raise ExportError(
+            f"{form} cannot run '{model.name}': '{states[0]}' keeps its states between calls (stateful=True). Expected "
+            "layers that do not, or a SavedModel, which can."
+        )
 
 
 def inputs_of(model: Any) -> Any:

@@ -12,6 +12,7 @@ import keras
 from tlt_prune import files, model_info
 from tlt_prune.export.noise import quiet
 from tlt_prune.export.runtime import inputs_of, keras_runner, load_predictor
+from tlt_prune.graph.family import family_of
 from tlt_prune.model_info import ModelInfo
 from tlt_prune.parity import check_parity, samples_of
 
@@ -45,6 +46,8 @@ def export_saved_model(
 ) -> float:
     """Writes a SavedModel folder with a serving signature and an open batch size.
 
+    Layers that keep states between calls begin at zero in it.
+
     Args:
         model: a Keras model.
         path: folder; an earlier export is replaced, anything else refused.
@@ -63,7 +66,9 @@ def export_saved_model(
     """
     path = pathlib.Path(path)
     arrays = samples_of(model, samples)
-    with files.whole_folder(path, "saved_model.pb") as partial:
+    family = family_of(model)
+    with family.untouched(model), files.whole_folder(path, "saved_model.pb") as partial:
+        family.reset_states(model)
         write_saved_model(model, partial, pictures)
         if info is not None:
             files.write_text(partial / model_info.SAVED_MODEL_FILE, info.model_dump_json(indent=1))
