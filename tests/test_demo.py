@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import pathlib
 import subprocess
 import sys
 from typing import Any
 
+import demo
+import demo_detection
+import numpy as np
 import pytest
 from PIL import Image
 
 
-@pytest.fixture(scope="module")
-def demo(root: pathlib.Path) -> Any:
-    spec = importlib.util.spec_from_file_location("demo", root / "tools/demo.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_main_job(root: pathlib.Path, tmp_path: pathlib.Path, demo: Any) -> None:
-    done = subprocess.run([sys.executable, "tools/demo.py", str(tmp_path)], cwd=root, capture_output=True, text=True, check=False)
+def outcome_of(name: str, root: pathlib.Path, results: pathlib.Path) -> tuple[list[str], dict[str, Any]]:
+    """Lines that a demo prints, and its report."""
+    done = subprocess.run([sys.executable, f"tools/{name}.py", results], cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
-    report = json.loads((tmp_path / "report.json").read_text("utf-8"))
+    return done.stdout.splitlines(), json.loads((results / "report.json").read_text("utf-8"))
+
+
+def test_the_main_job(root: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    lines, report = outcome_of("demo", root, tmp_path)
     dense, pruned, retrained, int8 = (report[step] for step in demo.STEPS)
     assert dense["params"] == 1_241_386
     assert dense["params"] >= 10 * retrained["params"]
@@ -41,13 +38,31 @@ def test_the_main_job(root: pathlib.Path, tmp_path: pathlib.Path, demo: Any) -> 
         assert step["pictures"] == 1000
         assert abs(step["accuracy"] - step["onnx"]["accuracy"]) < 0.0015
     # The table has the retrained network, and the pictures are pictures.
-    lines = done.stdout.splitlines()
     (last,) = [line for line in lines if line.startswith("retrained ")]
     assert f"{retrained['params']:,}" in last
     assert "times fewer parameters" in lines[-2]
     for name in ("report.png", "channels.png"):
         with Image.open(tmp_path / name) as picture:
             assert picture.width > 500
+    assert f"{retrained['params']:,}" in (tmp_path / "report.html").read_text("utf-8")
+
+
+def test_the_detection_demo(root: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    lines, report = outcome_of("demo_detection", root, tmp_path)
+    dense, pruned, retrained = (report[step] for step in demo_detection.STEPS)
+    assert dense["mean_average_precision"] > 0.8
+    assert retrained["mean_average_precision"] >= dense["mean_average_precision"] - 0.02
+    assert dense["params"] >= 5 * retrained["params"]
+    assert retrained["params"] == pruned["params"]
+    assert retrained["onnx"]["file_bytes"] < 0.3 * dense["onnx"]["file_bytes"]
+    for step in (dense, pruned, retrained):
+        assert step["pictures"] == 240
+        assert abs(step["mean_average_precision"] - step["onnx"]["mean_average_precision"]) < 1e-3
+    assert any(line.startswith("retrained ") and f"{retrained['params']:,}" in line for line in lines)
+    # Detections of both networks, which differ.
+    with Image.open(tmp_path / "detections.png") as picture:
+        pixels = np.asarray(picture.convert("RGB"), np.int32)
+    assert (abs(pixels[:256] - pixels[-256:]) > 64).any()
     assert f"{retrained['params']:,}" in (tmp_path / "report.html").read_text("utf-8")
 
 
@@ -72,9 +87,7 @@ def outcome(params: int = 100, accuracy: float = 0.98, in_onnx: float | None = N
         (outcome(100, 0.98, in_onnx=0.97), None, "The retrained network scores 0.9800 in Keras and 0.9700 in ONNX."),
     ],
 )
-def test_a_promise_that_is_not_kept_is_named(
-    demo: Any, retrained: dict[str, Any], int8: dict[str, Any] | None, message: str
-) -> None:
+def test_a_promise_that_is_not_kept_is_named(retrained: dict[str, Any], int8: dict[str, Any] | None, message: str) -> None:
     report = {"dense": outcome(1000), "pruned": outcome(100, 0.1), "retrained": retrained, "int8": int8 or retrained}
     failures = " ".join(demo.missed(report))
     assert message in failures

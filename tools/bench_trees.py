@@ -12,7 +12,6 @@ dense network, above, and of the pruned and retrained one, of the first seed.
 from __future__ import annotations
 
 import csv
-import json
 import pathlib
 import shutil
 import sys
@@ -21,9 +20,10 @@ from typing import Any
 
 import demo
 import pandas as pd
-from demo_detection import strip
+from demo_detection import flags, scores, strip
 
 HERE = pathlib.Path(__file__).resolve().parent
+SPEC = "specs/trees_{}.yaml"
 SURE = 0.25
 STEPS = ("dense", "pruned", "retrained")
 SHOWN = (
@@ -46,53 +46,38 @@ def main(trees: pathlib.Path, results: pathlib.Path, seeds: list[int]) -> None:
     print(f"\n{table.sort_index().to_string()}\n\nWrote tools/bench_trees.csv and tools/bench_trees.png")
 
 
-def given(trees: pathlib.Path, results: pathlib.Path, seed: int, spec: str) -> list[Any]:
-    """Flags for a script: a spec of specs/, with this data, these folders and this seed."""
-    source = f"{{image_directory_path: {trees}/images, label_directory_path: {trees}/labels}}"
-    changes = [f"random_seed={seed}", f"dataset_config.data_sources=[{source}]"]
-    changes += [f"dataset_config.{part}_names_path={trees}/{part}.txt" for part in ("train", "val")]
-    return ["-e", f"specs/trees_{spec}.yaml", "-r", results, *(x for change in changes for x in ("--set", change))]
-
-
 def run(trees: pathlib.Path, results: pathlib.Path, seed: int) -> list[dict[str, Any]]:
     """Rows of one seed."""
     models = {"dense": results / "train/model.keras", "pruned": results / "prune/model.keras"}
     models["retrained"] = results / "retrain/model.keras"
     took = {}
-    for step, arguments in {
-        "dense": ("train", *given(trees, results, seed, "train")),
-        "pruned": ("prune", *given(trees, results, seed, "prune"), "-m", models["dense"], "-o", models["pruned"]),
-        "retrained": (
-            *("train", *given(trees, results, seed, "retrain"), "-o", results / "retrain"),
-            *("--set", f"model_config.pretrained_model_file={models['pruned']}"),
+    for step, spec, more in (
+        ("dense", "train", ()),
+        ("pruned", "prune", ("-m", models["dense"], "-o", models["pruned"])),
+        (
+            *("retrained", "retrain"),
+            ("-o", results / "retrain", "--set", f"model_config.pretrained_model_file={models['pruned']}"),
         ),
-    }.items():
+    ):
         started = time.perf_counter()
         if not models[step].exists():
-            demo.script(*arguments)
+            demo.script("prune" if step == "pruned" else "train", *flags(SPEC.format(spec), trees, results, seed), *more)
         took[step] = time.perf_counter() - started
     rows = []
     for step in STEPS:
-        flags = given(trees, results, seed, "train")
-        onnx = results / f"export/{step}.onnx"
-        demo.script("export", *flags, "-m", models[step], "-o", onnx, "--set", "export.formats=[onnx]")
-        for name, path in ((step, models[step]), (f"{step}_onnx", onnx)):
-            demo.script("evaluate", *flags, "-m", path, "-o", results / f"evaluate/{name}")
-        keras, in_onnx = (
-            json.loads((results / f"evaluate/{name}/evaluation.json").read_text("utf-8")) for name in (step, f"{step}_onnx")
-        )
+        found = scores(step, models[step], flags(SPEC.format("train"), trees, results, seed), results)
         rows.append(
             {
                 "seed": seed,
                 "step": step,
-                "params": keras["params"],
-                "macs": int(keras["macs"]),
-                "mAP": round(keras["mean_average_precision"], 4),
-                "mAP in ONNX": round(in_onnx["mean_average_precision"], 4),
-                "COCO AP": round(keras["coco"]["AP"], 4),
-                "COCO AP50": round(keras["coco"]["AP50"], 4),
-                "ONNX kB": round(in_onnx["file_bytes"] / 1000),
-                "ms in ONNX": round(in_onnx["latency_ms"], 2),
+                "params": found["params"],
+                "macs": int(found["macs"]),
+                "mAP": round(found["mean_average_precision"], 4),
+                "mAP in ONNX": round(found["onnx"]["mean_average_precision"], 4),
+                "COCO AP": round(found["coco"]["AP"], 4),
+                "COCO AP50": round(found["coco"]["AP50"], 4),
+                "ONNX kB": round(found["onnx"]["file_bytes"] / 1000),
+                "ms in ONNX": round(found["onnx"]["latency_ms"], 2),
                 "seconds": round(took[step]),
             }
         )
@@ -108,8 +93,8 @@ def draw(trees: pathlib.Path, results: pathlib.Path, seed: int) -> None:
     # For people, boxes that the network is sure of; for average precision all count.
     sure = f"postprocessing_config.target_class_config.tree.clustering_config.nms_confidence_threshold={SURE}"
     for step, model in (("dense", "train"), ("retrained", "retrain")):
-        flags = [*given(trees, results, seed, "train"), "--set", sure]
-        demo.script("infer", *flags, "-m", results / f"{model}/model.keras", "-d", shown, "-o", results / f"found/{step}")
+        given = [*flags(SPEC.format("train"), trees, results, seed), "--set", sure]
+        demo.script("infer", *given, "-m", results / f"{model}/model.keras", "-d", shown, "-o", results / f"found/{step}")
     strip(results, HERE / "bench_trees.png", size=320)
 
 

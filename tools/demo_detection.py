@@ -32,9 +32,7 @@ def main(results: pathlib.Path, seed: int) -> None:
     started = time.perf_counter()
     data = results / "digits"
     make_digit_boxes.main(data, classes=3, pictures=1200, size=128, seed=seed)
-    source = f"dataset_config.data_sources=[{{image_directory_path: {data}/images, label_directory_path: {data}/labels}}]"
-    names = [f"dataset_config.{part}_names_path={data}/{part}.txt" for part in ("train", "val")]
-    given = ("-e", SPEC, "-r", results, "--set", f"random_seed={seed}", *(x for w in (source, *names) for x in ("--set", w)))
+    given = flags(SPEC, data, results, seed)
     models = {"dense": results / "train/model.keras", "pruned": results / "prune/model.keras"}
     models["retrained"] = results / "retrain/model.keras"
     demo.script("train", *given, "--restart")
@@ -42,15 +40,7 @@ def main(results: pathlib.Path, seed: int) -> None:
     schedule = "training_config.learning_rate.soft_start_annealing_schedule.max_learning_rate=1.5e-3"
     again = ("training_config.num_epochs=12", schedule, f"model_config.pretrained_model_file={models['pruned']}")
     demo.script("train", *given, "-o", results / "retrain", "--restart", *(x for w in again for x in ("--set", w)))
-    report: dict[str, Any] = {}
-    for step, model in models.items():
-        onnx = results / f"export/{step}.onnx"
-        demo.script("export", *given, "-m", model, "-o", onnx, "--set", "export.formats=[onnx]")
-        scores = {}
-        for name, path in ((step, model), (f"{step}_onnx", onnx)):
-            demo.script("evaluate", *given, "-m", path, "-o", results / f"evaluate/{name}")
-            scores[name] = json.loads((results / f"evaluate/{name}/evaluation.json").read_text("utf-8"))
-        report[step] = {**scores[step], "onnx": scores[f"{step}_onnx"]}
+    report = {step: scores(step, model, given, results) for step, model in models.items()}
     shown = results / "shown"
     shown.mkdir(exist_ok=True)
     for name in (data / "val.txt").read_text("utf-8").split()[:SHOWN]:
@@ -67,6 +57,25 @@ def main(results: pathlib.Path, seed: int) -> None:
     failures = missed(report)
     if failures:
         sys.exit("demo_detection: " + " ".join(failures))
+
+
+def flags(spec: str, data: pathlib.Path, results: pathlib.Path, seed: int) -> list[Any]:
+    """Flags for a script: a spec, with the pictures, labels and split of a folder, this folder of results and this seed."""
+    source = f"{{image_directory_path: {data}/images, label_directory_path: {data}/labels}}"
+    changes = [f"random_seed={seed}", f"dataset_config.data_sources=[{source}]"]
+    changes += [f"dataset_config.{part}_names_path={data}/{part}.txt" for part in ("train", "val")]
+    return ["-e", spec, "-r", results, *(x for change in changes for x in ("--set", change))]
+
+
+def scores(step: str, model: pathlib.Path, given: list[Any], results: pathlib.Path) -> dict[str, Any]:
+    """What tlt-evaluate finds for a model, and under "onnx" for its ONNX file."""
+    onnx = results / f"export/{step}.onnx"
+    demo.script("export", *given, "-m", model, "-o", onnx, "--set", "export.formats=[onnx]")
+    found = []
+    for name, path in ((step, model), (f"{step}_onnx", onnx)):
+        demo.script("evaluate", *given, "-m", path, "-o", results / f"evaluate/{name}")
+        found.append(json.loads((results / f"evaluate/{name}/evaluation.json").read_text("utf-8")))
+    return {**found[0], "onnx": found[1]}
 
 
 def missed(report: dict[str, Any]) -> list[str]:

@@ -6,10 +6,10 @@ import json
 import pathlib
 import shutil
 import signal
-import sys
 import time
 from typing import Any
 
+import make_digit_boxes
 import numpy as np
 import onnx
 import pandas as pd
@@ -27,9 +27,6 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """Forty pictures, and specs/demo_boxes.yaml made small."""
-    sys.path.insert(0, str(ROOT / "tools"))
-    import make_digit_boxes
-
     folder = tmp_path_factory.mktemp("boxes")
     make_digit_boxes.main(folder / "digits", classes=3, pictures=40, size=64, seed=0)
     spec = yaml.safe_load((ROOT / "specs/demo_boxes.yaml").read_text("utf-8").replace("data/digits", f"{folder}/digits"))

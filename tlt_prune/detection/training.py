@@ -45,28 +45,29 @@ class ObjectiveLoss(keras.losses.Loss):
 
     def means(self, y_true: Any, y_pred: Any) -> Any:
         """`(c,)`: the objective of every class, not weighted."""
-        return self._means(y_true, y_pred, self._channels(y_pred))
-
-    def _means(self, y_true: Any, y_pred: Any, wanted: slice) -> Any:
-        """With what is wanted in those channels of the target, which has the weights of cells behind the labels' own."""
-        own = self._channels(y_pred)
-        if not self.channels_first:
-            y_true, y_pred = ops.transpose(y_true, (0, 3, 1, 2)), ops.transpose(y_pred, (0, 3, 1, 2))
-        weights = y_true[:, own.stop : own.stop + len(self.classes)]
-        if self.objective == "cov":
-            return coverage_means(y_true[:, wanted], y_pred, [x.foreground_weight for x in self.classes], weights)
-        return box_means(y_true[:, wanted], y_pred, weights)
-
-    def _channels(self, y_pred: Any) -> slice:
-        return slice(0, y_pred.shape[1 if self.channels_first else -1])
+        predicted, wanted, weights, _ = self._parts(y_true, y_pred)
+        return self._means(predicted, wanted, weights)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        means, own = self.means(y_true, y_pred), self._channels(y_pred).stop
-        behind = own + len(self.classes)
-        if y_true.shape[1 if self.channels_first else -1] > behind:
-            soft = self._means(y_true, y_pred, slice(behind, behind + own))
-            means = (1 - self.alpha) * means + self.alpha * soft
+        predicted, wanted, weights, taught = self._parts(y_true, y_pred)
+        means = self._means(predicted, wanted, weights)
+        if taught is not None:
+            means = (1 - self.alpha) * means + self.alpha * self._means(predicted, taught, weights)
         return ops.sum(self.weights * means)
+
+    def _parts(self, y_true: Any, y_pred: Any) -> tuple[Any, Any, Any, Any]:
+        """Channels first: what the model says; of the target, what labels want, the weights of cells, what a teacher wants."""
+        if not self.channels_first:
+            y_true, y_pred = (ops.transpose(x, (0, 3, 1, 2)) for x in (y_true, y_pred))
+        own = y_pred.shape[1]
+        behind = own + len(self.classes)
+        taught = y_true[:, behind:] if y_true.shape[1] > behind else None
+        return y_pred, y_true[:, :own], y_true[:, own:behind], taught
+
+    def _means(self, predicted: Any, wanted: Any, weights: Any) -> Any:
+        if self.objective == "cov":
+            return coverage_means(wanted, predicted, [x.foreground_weight for x in self.classes], weights)
+        return box_means(wanted, predicted, weights)
 
     def get_config(self) -> dict[str, Any]:
         classes = [dataclasses.asdict(x) for x in self.classes]
