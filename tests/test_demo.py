@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import pathlib
-import subprocess
-import sys
 from typing import Any
 
 import demo
@@ -13,17 +11,18 @@ import demo_detection
 import numpy as np
 import pytest
 from PIL import Image
+from scripts import run
 
 
-def outcome_of(name: str, root: pathlib.Path, results: pathlib.Path) -> tuple[list[str], dict[str, Any]]:
-    """Lines that a demo prints, and its report."""
-    done = subprocess.run([sys.executable, f"tools/{name}.py", results], cwd=root, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
-    return done.stdout.splitlines(), json.loads((results / "report.json").read_text("utf-8"))
+@pytest.fixture
+def _forked(monkeypatch: pytest.MonkeyPatch, root: pathlib.Path) -> None:
+    monkeypatch.setattr(demo, "script", lambda name, *arguments: run(name, *arguments, cwd=root))
 
 
-def test_the_main_job(root: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    lines, report = outcome_of("demo", root, tmp_path)
+@pytest.mark.usefixtures("_forked")
+def test_the_main_job(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    demo.main(tmp_path, seed=1)
+    report = json.loads((tmp_path / "report.json").read_text("utf-8"))
     dense, pruned, retrained, int8 = (report[step] for step in demo.STEPS)
     assert dense["params"] == 1_241_386
     assert dense["params"] >= 10 * retrained["params"]
@@ -38,6 +37,7 @@ def test_the_main_job(root: pathlib.Path, tmp_path: pathlib.Path) -> None:
         assert step["pictures"] == 1000
         assert abs(step["accuracy"] - step["onnx"]["accuracy"]) < 0.0015
     # The table has the retrained network, and the pictures are pictures.
+    lines = capsys.readouterr().out.splitlines()
     (last,) = [line for line in lines if line.startswith("retrained ")]
     assert f"{retrained['params']:,}" in last
     assert "times fewer parameters" in lines[-2]
@@ -47,8 +47,10 @@ def test_the_main_job(root: pathlib.Path, tmp_path: pathlib.Path) -> None:
     assert f"{retrained['params']:,}" in (tmp_path / "report.html").read_text("utf-8")
 
 
-def test_the_detection_demo(root: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    lines, report = outcome_of("demo_detection", root, tmp_path)
+@pytest.mark.usefixtures("_forked")
+def test_the_detection_demo(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    demo_detection.main(tmp_path, seed=1)
+    report = json.loads((tmp_path / "report.json").read_text("utf-8"))
     dense, pruned, retrained = (report[step] for step in demo_detection.STEPS)
     assert dense["mean_average_precision"] > 0.8
     assert retrained["mean_average_precision"] >= dense["mean_average_precision"] - 0.02
@@ -58,12 +60,21 @@ def test_the_detection_demo(root: pathlib.Path, tmp_path: pathlib.Path) -> None:
     for step in (dense, pruned, retrained):
         assert step["pictures"] == 240
         assert abs(step["mean_average_precision"] - step["onnx"]["mean_average_precision"]) < 1e-3
+    lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith("retrained ") and f"{retrained['params']:,}" in line for line in lines)
     # Detections of both networks, which differ.
     with Image.open(tmp_path / "detections.png") as picture:
         pixels = np.asarray(picture.convert("RGB"), np.int32)
     assert (abs(pixels[:256] - pixels[-256:]) > 64).any()
     assert f"{retrained['params']:,}" in (tmp_path / "report.html").read_text("utf-8")
+
+
+def test_a_demo_ends_with_the_script_that_fails(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match=r"demo: tlt-evaluate failed \(exit code 1\); see its message above."):
+        demo.script("evaluate", "-e", "nothing.yaml")
+    out, err = capfd.readouterr()
+    assert "$ tlt-evaluate -e nothing.yaml" in out
+    assert "nothing.yaml" in err
 
 
 def outcome(params: int = 100, accuracy: float = 0.98, in_onnx: float | None = None) -> dict[str, Any]:

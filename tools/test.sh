@@ -9,5 +9,6 @@ ruff check .
 ruff format --check .
 mypy
 lint-imports --config setup.cfg
-KERAS_BACKEND=jax "$PYTHON" -m pytest tests/graph tests/pruning -m "not slow" -n "${TLT_PRUNE_TEST_WORKERS:-2}"
+# Compiled quickly rather than well: hardly any program runs twice.
+KERAS_BACKEND=jax XLA_FLAGS=--xla_backend_optimization_level=0 "$PYTHON" -m pytest tests/graph tests/pruning -m "not slow" -n "${TLT_PRUNE_TEST_WORKERS:-2}"
 exec "$PYTHON" -m pytest -m "not slow" -n "${TLT_PRUNE_TEST_WORKERS:-2}" --dist worksteal
