@@ -25,12 +25,13 @@ NAMES = [name for name in (*gallery.EXACT, *gallery.APPROXIMATE) if name not in 
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_onnx_computes_what_keras_does(name: str, tmp_path: pathlib.Path) -> None:
+def test_onnx_computes_what_keras_does(name: str, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture) -> None:
     model = tlt_prune.prune_model(
         randomise({**gallery.EXACT, **gallery.APPROXIMATE}[name](keras)), ratio=0.5, granularity=1, min_num_filters=1
     )
     inputs = keras.tree.flatten(random_inputs(trace(model), 0, 2))
     assert export.export_onnx(model, tmp_path / "m.onnx", inputs) < 1e-4
+    assert not caplog.records
     exported = onnx.load(tmp_path / "m.onnx")
     onnx.checker.check_model(exported)
     assert exported.SerializeToString().count(b"tltcall") == 0

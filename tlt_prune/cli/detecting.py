@@ -13,6 +13,7 @@ from tlt_prune.cli import common
 from tlt_prune.cli.detection import Detection, read
 from tlt_prune.cli.models import facts
 from tlt_prune.detection import experiment
+from tlt_prune.detection.clustering import boxes_of
 from tlt_prune.detection.coco import coco_scores
 from tlt_prune.detection.dataset import read_picture
 from tlt_prune.detection.decoding import to_picture
@@ -107,9 +108,8 @@ def run_inference(spec: Spec, path: str, folder: pathlib.Path) -> None:
         bbox, cov = outputs(np.stack([picture for picture, _ in read_ones]).astype(np.float32) / 255)
         for each, (_, factors), found in zip(some, read_ones, postprocessing(bbox, cov), strict=True):
             boxes = [
-                (name, to_picture(box, postprocessing.grid, factors).tolist(), float(confidence))
-                for name, x in found.items()
-                for box, confidence in zip(x.boxes, x.confidences, strict=True)
+                (name, to_picture(box, postprocessing.grid, factors).tolist(), confidence)
+                for name, box, confidence in boxes_of(found)
             ]
             total += len(boxes)
             files.write_text(folder / f"labels/{each.stem}.txt", "".join(label_line(*x) for x in boxes))

@@ -16,6 +16,7 @@ from tlt_prune.cli.detecting import drawn
 from tlt_prune.cli.detection import Detection, info_of, output_size, read
 from tlt_prune.cli.training_run import quantisation_aware, read_teacher
 from tlt_prune.detection import dataset, experiment
+from tlt_prune.detection.clustering import boxes_of
 from tlt_prune.detection.evaluation import Evaluation, outputs_of
 from tlt_prune.detection.schedules import EarlyStoppingAnnealing, soft_start_annealing
 from tlt_prune.detection.training import AutoWeighting, objective
@@ -273,12 +274,7 @@ class _Pictures:
         sheets = []
         for i, detections in enumerate(found.detections[: len(self._split)]):
             there = [(None, box, None) for box in self._split.boxes[i][self._split.is_object[i]]]
-            boxes = [
-                (name, box, float(confidence))
-                for name, x in detections.items()
-                for box, confidence in zip(x.boxes, x.confidences, strict=True)
-            ]
-            sheets.append(np.asarray(drawn(self._split.pictures[i], [*there, *boxes], classes)))
+            sheets.append(np.asarray(drawn(self._split.pictures[i], [*there, *boxes_of(detections)], classes)))
         writer = tf.summary.create_file_writer(str(self._folder), filename_suffix=".pictures")
         with writer.as_default(step=epoch):
             tf.summary.image("detections", np.stack(sheets), max_outputs=len(sheets))

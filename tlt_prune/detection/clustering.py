@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -60,6 +61,11 @@ class Detections:
 
     def __len__(self) -> int:
         return len(self.boxes)
+
+
+def boxes_of(picture: Mapping[str, Detections]) -> list[tuple[str, Array, float]]:
+    """(class, corners, confidence) of all that was found in a picture."""
+    return [(name, *one) for name, x in picture.items() for one in zip(x.boxes, x.confidences.tolist(), strict=True)]
 
 
 def cluster(boxes: Array, coverages: Array, config: ClusteringConfig, compatibility: Compatibility = "") -> Detections:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from tlt_prune import extras
-from tlt_prune.detection.clustering import Detections
+from tlt_prune.detection.clustering import Detections, boxes_of
 from tlt_prune.detection.dataset import BoxSplit
 
 # What pycocotools' summary consists of, in its order.
@@ -50,10 +50,9 @@ def coco_scores(split: BoxSplit, found: Sequence[Mapping[str, Detections]]) -> t
     for i, annotation in enumerate(truth["annotations"], 1):
         annotation["id"] = i
     said = [
-        {"image_id": i, "category_id": split.classes.index(name), "score": float(score), **_box(box * scales[i])}
+        {"image_id": i, "category_id": split.classes.index(name), "score": score, **_box(box * scales[i])}
         for i, picture in enumerate(found)
-        for name, x in picture.items()
-        for box, score in zip(x.boxes, x.confidences, strict=True)
+        for name, box, score in boxes_of(picture)
     ]
     if not said:
         return dict.fromkeys(NAMES, 0.0), pd.DataFrame(0.0, index=pd.Index(split.classes, name="class"), columns=NAMES[:3])
