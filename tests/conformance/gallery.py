@@ -76,6 +76,15 @@ def grouped_conv_one_channel_a_group(g: Any) -> Any:
 
 
 @case()
+def zeros_around_what_is_negative(g: Any) -> Any:
+    """A zero is larger than all of a window; a pool's own padding never is."""
+    x = image(g)
+    y = g.layers.MaxPooling2D(3, 2)(g.layers.ZeroPadding2D(1)(g.layers.Conv2D(12, 3, padding="same", name="negative")(x)))
+    z = g.layers.AveragePooling2D(3, 2)(g.layers.ZeroPadding2D(1)(conv(g, y)))
+    return head(g, x, z)
+
+
+@case()
 def conv1d(g: Any) -> Any:
     x = g.Input((10, 4))
     y = g.layers.Conv1D(12, 3, activation="relu", padding="causal")(x)

@@ -160,7 +160,9 @@ def _converted(model: keras.Model, opset: int, turned: list[bool], batch_size: i
     _feed_constants(proto, concrete)
     proto = _without_erfc(proto)
     _check_operations(proto, model.name)
-    return with_layer_names(_slimmed(_renamed(proto, inputs, names, [x.shape[0] for x in signature])), paths)
+    slim = _slimmed(_renamed(proto, inputs, names, [x.shape[0] for x in signature]))
+    _keep_zeros_before_pooling(slim)
+    return with_layer_names(slim, paths)
 
 
 def _feed_constants(proto: Any, function: Any) -> None:
@@ -192,6 +194,30 @@ def _without_erfc(proto: Any) -> Any:
         graph.node.append(onnx.helper.make_node("CastLike", [f"{one}_float", erf], [one], f"{node.name}_one"))
         graph.node.append(onnx.helper.make_node("Sub", [one, erf], node.output, node.name))
     return proto
+
+
+def _keep_zeros_before_pooling(proto: Any) -> None:
+    """Pads with the smallest positive number instead of 0 before a MaxPool.
+
+    onnxruntime (seen in 1.31) takes a Pad of zeros for the pool's own padding, which is never the largest in its window: where all
+    values are negative, 0 is. No pool has padding of another value, so that is left alone.
+    """
+    import onnx
+
+    graph = proto.graph
+    makers = {name: node for node in graph.node for name in node.output}
+    zeros = {x.name for x in graph.initializer if not np.any(onnx.numpy_helper.to_array(x))}
+    for pool in [node for node in graph.node if node.op_type == "MaxPool"]:
+        pad = makers.get(pool.input[0])
+        while pad is not None and pad.op_type == "Transpose":
+            pad = makers.get(pad.input[0])
+        if pad is None or pad.op_type != "Pad" or any(x.name == "mode" and x.s != b"constant" for x in pad.attribute):
+            continue
+        source = makers.get(pad.input[0])
+        if (source is not None and source.op_type == "Relu") or (len(pad.input) > 2 and pad.input[2] not in zeros):
+            continue
+        graph.initializer.append(onnx.numpy_helper.from_array(np.finfo(np.float32).tiny, f"{pad.output[0]}_zero"))
+        pad.input[2:] = [f"{pad.output[0]}_zero"]
 
 
 def _check_operations(proto: Any, name: str) -> None:
