@@ -199,8 +199,8 @@ def _without_erfc(proto: Any) -> Any:
 def _keep_zeros_before_pooling(proto: Any) -> None:
     """Pads with the smallest positive number instead of 0 before a MaxPool.
 
-    onnxruntime (seen in 1.31) takes a Pad of zeros for the pool's own padding, which is never the largest in its window: where all
-    values are negative, 0 is. No pool has padding of another value, so that is left alone.
+    onnxruntime (seen in 1.31) takes a Pad of zeros for the pool's own padding, which is never the largest in its window: where
+    all values are negative, 0 is. No pool has padding of another value, so that is left alone.
     """
     import onnx
 
