@@ -159,10 +159,9 @@ def _converted(model: keras.Model, opset: int, turned: list[bool], batch_size: i
         raise ExportError(f"tf2onnx cannot convert '{model.name}': {first_line(error, 200)}") from error
     _feed_constants(proto, concrete)
     proto = _without_erfc(proto)
+    _keep_zeros_before_pooling(proto)
     _check_operations(proto, model.name)
-    slim = _slimmed(_renamed(proto, inputs, names, [x.shape[0] for x in signature]))
-    _keep_zeros_before_pooling(slim)
-    return with_layer_names(slim, paths)
+    return with_layer_names(_slimmed(_renamed(proto, inputs, names, [x.shape[0] for x in signature])), paths)
 
 
 def _feed_constants(proto: Any, function: Any) -> None:
@@ -206,15 +205,17 @@ def _keep_zeros_before_pooling(proto: Any) -> None:
 
     graph = proto.graph
     makers = {name: node for node in graph.node for name in node.output}
-    zeros = {x.name for x in graph.initializer if not np.any(onnx.numpy_helper.to_array(x))}
+    constants = {x.name: x for x in graph.initializer}
     for pool in [node for node in graph.node if node.op_type == "MaxPool"]:
         pad = makers.get(pool.input[0])
         while pad is not None and pad.op_type == "Transpose":
             pad = makers.get(pad.input[0])
         if pad is None or pad.op_type != "Pad" or any(x.name == "mode" and x.s != b"constant" for x in pad.attribute):
             continue
-        source = makers.get(pad.input[0])
-        if (source is not None and source.op_type == "Relu") or (len(pad.input) > 2 and pad.input[2] not in zeros):
+        source, value = makers.get(pad.input[0]), pad.input[2] if len(pad.input) > 2 else ""
+        if value and (value not in constants or np.any(onnx.numpy_helper.to_array(constants[value]))):
+            continue
+        if source is not None and source.op_type == "Relu":
             continue
         graph.initializer.append(onnx.numpy_helper.from_array(np.finfo(np.float32).tiny, f"{pad.output[0]}_zero"))
         pad.input[2:] = [f"{pad.output[0]}_zero"]
