@@ -105,6 +105,8 @@ def test_approximate_cases_are_exact_over_what_is_retained(name: str) -> None:
 
 
 def test_the_gallery_is_what_the_readme_says(root: pathlib.Path) -> None:
+    assert (len(gallery.EXACT), len(gallery.APPROXIMATE)) == (115, 5)
+    assert len([name for name in gallery.EXACT if name not in gallery.KERAS3]) == 87
     measured = pd.read_csv(root / "tools/parity_table.csv").query("kind == 'gallery'").model
     assert sorted(measured) == sorted(ALL), "run tools/parity_table.py"
     assert f"| graphs of the gallery | {len(measured)} |" in (root / "README.md").read_text("utf-8")
