@@ -44,7 +44,7 @@ KEYS = ["network", "seed", "macs", "criterion", "compensation"]
 MADE_UP = "least squares, made-up pictures"
 WITHOUT_DATA = ("L2", "L1", "Linf", "FPGM", "BNScale", "LAMP", "Random")
 RETRAINED_TOO = ("none", "bias", "least squares")
-# What is measured at the first of MACS alone, and of which criteria.
+# What is measured at half the MACs alone, and of which criteria.
 AT_HALF = {MADE_UP: WITHOUT_DATA, "batch norm": ("L2", "LAMP", "Taylor", "Fisher")}
 BATCH = 250
 
@@ -149,7 +149,7 @@ def main(results: pathlib.Path, folder: pathlib.Path | None) -> None:
                 kind: compensation
                 for kind, compensation in compensations_of(few[0]).items()
                 if (network, seed, share, name, kind) not in done
-                and (kind not in AT_HALF or (share == MACS[0] and name in AT_HALF[kind]))
+                and (kind not in AT_HALF or (share == 0.5 and name in AT_HALF[kind]))
             }
             if wanted:
                 first = {"network": network, "seed": seed, "macs": share, "criterion": name, "dense": dense}

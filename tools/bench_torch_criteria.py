@@ -4,9 +4,8 @@
 
 CASE.npz holds a trained network's weights by Keras' layer names, pictures and labels to choose, retrain and score with, and what
 Keras says of the first ones. The network is rebuilt in PyTorch, checked against Keras, and pruned by torch_pruning to the same
-share of the
-MACs with each of its criteria, in multiples of 8; retraining is bench_criteria.py's. Prints a JSON list, a row a criterion and
-ranking.
+share of the MACs with each of its criteria, in multiples of 8; retraining is bench_criteria.py's. Prints a JSON list, a row a
+criterion and ranking.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ import torch.nn.functional as F
 import torch_pruning as tp
 from torch import nn
 
-BATCH, RATE = 128, 0.01
+BATCH, RATE, CALIBRATION = 128, 0.01, 1000
 
 
 class Same(nn.Module):
@@ -118,28 +117,27 @@ def retrain(model: nn.Module, x: Any, y: Any) -> None:
         schedule.step()
 
 
-def pruned(model: nn.Module, importance: Callable[[], Any], x: Any, y: Any, share: float, ranked_globally: bool) -> nn.Module:
+def pruned(
+    model: nn.Module, importance: Any, gradients: dict[str, Any], example: Any, share: float, ranked_globally: bool
+) -> nn.Module:
     """The largest model that keeps at most `share` of the MACs, by bisection over torch_pruning's ratio."""
-    example = x[:1]
     whole = tp.utils.count_ops_and_params(model, example)[0]
     low, high, best = 0.0, 0.95, None
     for _ in range(12):
         ratio = (low + high) / 2
         candidate = copy.deepcopy(model).eval()
-        head = [m for m in candidate.modules() if isinstance(m, nn.Linear)]
-        chosen = importance()
+        for name, parameter in candidate.named_parameters():
+            parameter.grad = gradients[name].clone() if gradients else None
         pruner = tp.pruner.BasePruner(
             candidate,
             example,
-            importance=chosen,
+            importance=importance,
             pruning_ratio=ratio,
             max_pruning_ratio=0.9,
             global_pruning=ranked_globally,
             round_to=8,
-            ignored_layers=head,
+            ignored_layers=[m for m in candidate.modules() if isinstance(m, nn.Linear)],
         )
-        if isinstance(chosen, (tp.importance.TaylorImportance, tp.importance.HessianImportance)):
-            gather(candidate, chosen, x[:1000], y[:1000])
         pruner.step()
         candidate.zero_grad()
         if tp.utils.count_ops_and_params(candidate, example)[0] <= share * whole:
@@ -150,18 +148,27 @@ def pruned(model: nn.Module, importance: Callable[[], Any], x: Any, y: Any, shar
     return best
 
 
-def gather(model: nn.Module, importance: Any, x: Any, y: Any) -> None:
-    """Gradients that the importance needs, on the pictures that every criterion gets."""
+def gradients_of(model: nn.Module, x: Any, y: Any) -> dict[str, Any]:
+    """Of the mean loss: what Taylor multiplies weights by."""
     model.zero_grad()
-    if isinstance(importance, tp.importance.HessianImportance):
-        importance.zero_grad()
-        for i in range(0, 200, 1):
-            model.zero_grad()
-            F.cross_entropy(model(x[i : i + 1]), y[i : i + 1]).backward(retain_graph=True)
-            importance.accumulate_grad(model)
-        return
     for i in range(0, len(x), 100):
-        F.cross_entropy(model(x[i : i + 100]), y[i : i + 100]).backward()
+        (F.cross_entropy(model(x[i : i + 100]), y[i : i + 100], reduction="sum") / len(x)).backward()
+    return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+
+def squares_of(model: nn.Module, x: Any, y: Any) -> dict[str, Any]:
+    """Mean square of the gradients of single pictures: the Hessian's diagonal, to torch_pruning.
+
+    Gathered here, because its own `accumulate_grad` (1.6.0) looks parameters up by name and stores them by object: it
+    would keep the last picture alone.
+    """
+    squares = {name: torch.zeros_like(parameter) for name, parameter in model.named_parameters()}
+    for i in range(len(x)):
+        model.zero_grad()
+        F.cross_entropy(model(x[i : i + 1]), y[i : i + 1]).backward()
+        for name, parameter in model.named_parameters():
+            squares[name] += parameter.grad**2 / len(x)
+    return squares
 
 
 CRITERIA: dict[str, Callable[[], Any]] = {
@@ -184,10 +191,13 @@ def main(path: str) -> None:
         said = torch.softmax(model(x_test[: len(case["expected"])]), 1).numpy()
     difference = float(np.abs(said - case["expected"]).max())
     assert difference < 1e-3, f"not the same network: probabilities differ by {difference}"
+    few = (x_train[:CALIBRATION], y_train[:CALIBRATION])
+    gradients = {"Taylor": gradients_of(model, *few), "Hessian": squares_of(model, *few)}
     rows = []
     for name, importance in CRITERIA.items():
         for ranked_globally in (False, True):
-            small = pruned(model, importance, x_train, y_train, float(case["share"]), ranked_globally)
+            given = gradients.get(name, {})
+            small = pruned(model, importance(), given, x_train[:1], float(case["share"]), ranked_globally)
             left = tp.utils.count_ops_and_params(small, x_train[:1])[0] / tp.utils.count_ops_and_params(model, x_train[:1])[0]
             row = {"criterion": name, "ranking": "global" if ranked_globally else "local", "macs_left": left}
             row["accuracy"] = accuracy(small, x_test, y_test)

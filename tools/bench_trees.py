@@ -20,7 +20,7 @@ from typing import Any
 
 import demo
 import pandas as pd
-from demo_detection import flags, scores, strip
+from demo_detection import flags, strip
 
 HERE = pathlib.Path(__file__).resolve().parent
 SPEC = "specs/trees_{}.yaml"
@@ -65,7 +65,7 @@ def run(trees: pathlib.Path, results: pathlib.Path, seed: int) -> list[dict[str,
         took[step] = time.perf_counter() - started
     rows = []
     for step in STEPS:
-        found = scores(step, models[step], flags(SPEC.format("train"), trees, results, seed), results)
+        found = demo.scores(step, models[step], flags(SPEC.format("train"), trees, results, seed), results)
         rows.append(
             {
                 "seed": seed,

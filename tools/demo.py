@@ -55,12 +55,7 @@ def main(results: pathlib.Path, seed: int) -> None:
         *("train", "-e", QAT_SPEC, "-r", results, "-o", results / "qat", "--restart"),
         *("--set", seeded, "--set", f"train.pretrained_model_path={models['retrained']}"),
     )
-    for step, model in models.items():
-        onnx = results / f"export/{step}.onnx"
-        script("export", "-e", SPEC, "-r", results, "-m", model, "-o", onnx, "--set", "export.formats=[onnx]")
-        script("evaluate", "-e", SPEC, "-m", model, "-o", results / f"evaluate/{step}")
-        script("evaluate", "-e", SPEC, "-m", onnx, "-o", results / f"evaluate/{step}_onnx")
-    report = collect(results)
+    report = {step: scores(step, model, ["-e", SPEC, "-r", results], results) for step, model in models.items()}
     (results / "report.json").write_text(json.dumps(report, indent=1) + "\n", "utf-8")
     table = to_table(report)
     draw_table(results / "report.png", table)
@@ -120,11 +115,15 @@ def script(name: str, *arguments: Any) -> None:
         sys.exit(f"demo: tlt-{name} failed (exit code {code}); see its message above.")
 
 
-def collect(results: pathlib.Path) -> dict[str, Any]:
-    def evaluation(name: str) -> dict[str, Any]:
-        return dict(json.loads((results / "evaluate" / name / "evaluation.json").read_text("utf-8")))
-
-    return {step: {**evaluation(step), "onnx": evaluation(f"{step}_onnx")} for step in STEPS}
+def scores(step: str, model: pathlib.Path, given: list[Any], results: pathlib.Path) -> dict[str, Any]:
+    """What tlt-evaluate finds for a model, and under "onnx" for its ONNX file; `given` are flags that every script takes."""
+    onnx = results / f"export/{step}.onnx"
+    script("export", *given, "-m", model, "-o", onnx, "--set", "export.formats=[onnx]")
+    found = []
+    for name, path in ((step, model), (f"{step}_onnx", onnx)):
+        script("evaluate", *given, "-m", path, "-o", results / f"evaluate/{name}")
+        found.append(json.loads((results / f"evaluate/{name}/evaluation.json").read_text("utf-8")))
+    return {**found[0], "onnx": found[1]}
 
 
 def to_table(report: dict[str, Any]) -> pd.DataFrame:

@@ -23,7 +23,6 @@ import pandas as pd
 from PIL import Image
 
 SPEC = "specs/demo_boxes.yaml"
-STEPS = ("dense", "pruned", "retrained")
 PRECISION, FEWER_PARAMETERS, POINTS_LOST = 0.8, 5.0, 2.0
 SHOWN = 6
 
@@ -43,7 +42,7 @@ def main(results: pathlib.Path, seed: int) -> None:
         f"train.distill.teacher={models['dense']}",
     )
     demo.script("train", *given, "-o", results / "retrain", "--restart", *(x for w in again for x in ("--set", w)))
-    report = {step: scores(step, model, given, results) for step, model in models.items()}
+    report = {step: demo.scores(step, model, given, results) for step, model in models.items()}
     shown = results / "shown"
     shown.mkdir(exist_ok=True)
     for name in (data / "val.txt").read_text("utf-8").split()[:SHOWN]:
@@ -68,17 +67,6 @@ def flags(spec: str, data: pathlib.Path, results: pathlib.Path, seed: int) -> li
     changes = [f"random_seed={seed}", f"dataset_config.data_sources=[{source}]"]
     changes += [f"dataset_config.{part}_names_path={data}/{part}.txt" for part in ("train", "val")]
     return ["-e", spec, "-r", results, *(x for change in changes for x in ("--set", change))]
-
-
-def scores(step: str, model: pathlib.Path, given: list[Any], results: pathlib.Path) -> dict[str, Any]:
-    """What tlt-evaluate finds for a model, and under "onnx" for its ONNX file."""
-    onnx = results / f"export/{step}.onnx"
-    demo.script("export", *given, "-m", model, "-o", onnx, "--set", "export.formats=[onnx]")
-    found = []
-    for name, path in ((step, model), (f"{step}_onnx", onnx)):
-        demo.script("evaluate", *given, "-m", path, "-o", results / f"evaluate/{name}")
-        found.append(json.loads((results / f"evaluate/{name}/evaluation.json").read_text("utf-8")))
-    return {**found[0], "onnx": found[1]}
 
 
 def missed(report: dict[str, Any]) -> list[str]:

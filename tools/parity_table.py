@@ -145,17 +145,16 @@ def main(words: list[str]) -> None:
         for path, spec, npz in zip(words[::3], words[1::3], words[2::3], strict=True)
     ]
     jobs += [(kind, name) for kind, name, _ in untrained()]
-    # A converter that dies takes a process of its own with it, and the memory of each model is given back.
     context = multiprocessing.get_context("spawn")
-    pool = concurrent.futures.ProcessPoolExecutor(1, context, max_tasks_per_child=1)
     for kind, name, *files in jobs:
         if (kind, name) in done:
             continue
-        try:
-            rows.append(pool.submit(measured, kind, name, *files).result())
-        except concurrent.futures.process.BrokenProcessPool:
-            rows.append({"kind": kind, "model": name, "note": "a converter or an interpreter died"})
-            pool = concurrent.futures.ProcessPoolExecutor(1, context, max_tasks_per_child=1)
+        # A converter that dies takes a process of its own with it, and the memory of each model is given back.
+        with concurrent.futures.ProcessPoolExecutor(1, context) as pool:
+            try:
+                rows.append(pool.submit(measured, kind, name, *files).result())
+            except concurrent.futures.process.BrokenProcessPool:
+                rows.append({"kind": kind, "model": name, "note": "a converter or an interpreter died"})
         print(rows[-1], flush=True)
         pd.DataFrame(rows).to_csv(TABLE, index=False, float_format="%.3g")
     table = pd.DataFrame(rows)
