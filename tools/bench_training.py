@@ -95,8 +95,8 @@ def scratch(results: pathlib.Path, folder: pathlib.Path | None) -> pd.DataFrame:
 
 def decay(results: pathlib.Path, folder: pathlib.Path | None) -> pd.DataFrame:
     rows = []
-    for seed in bench_criteria.SEEDS:
-        for name, overrides in PENALTIES.items():
+    for name, overrides in PENALTIES.items():
+        for seed in bench_criteria.SEEDS:
             if name == "L2":
                 path = bench_criteria.trained(results, NETWORK, seed, folder)
             else:

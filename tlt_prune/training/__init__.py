@@ -2,7 +2,19 @@
 
 from tlt_prune.training.evaluation import Scores, score
 from tlt_prune.training.loop import Task, TrainResult, train
+from tlt_prune.training.narrow_shortcuts import subsampled_first
 from tlt_prune.training.regularizers import GroupLasso, regularizer, set_regularizers
 from tlt_prune.training.schedules import learning_rate
 
-__all__ = ["GroupLasso", "Scores", "Task", "TrainResult", "learning_rate", "regularizer", "score", "set_regularizers", "train"]
+__all__ = [
+    "GroupLasso",
+    "Scores",
+    "Task",
+    "TrainResult",
+    "learning_rate",
+    "regularizer",
+    "score",
+    "set_regularizers",
+    "subsampled_first",
+    "train",
+]

@@ -26,6 +26,7 @@ from tlt_prune.model_info import ModelInfo
 from tlt_prune.specs import EarlyStop, OptimConfig, Train
 from tlt_prune.training.checkpoints import Checkpoint, Checkpoints
 from tlt_prune.training.distillation import Distillation, LabelAccuracy, with_teacher
+from tlt_prune.training.narrow_shortcuts import subsampled_first
 from tlt_prune.training.regularizers import set_regularizers
 from tlt_prune.training.schedules import learning_rate
 
@@ -181,17 +182,18 @@ def _run(
     ]
     if config.tensorboard:
         callbacks.append(_TensorBoard(folder / "tensorboard"))
-    model.fit(
-        batches,
-        initial_epoch=first_epoch,
-        epochs=config.num_epochs,
-        steps_per_epoch=steps,
-        validation_data=validation,
-        callbacks=callbacks,
-        # A bar is for a person at a terminal; a log gets a line an epoch.
-        verbose=1 if sys.stdout.isatty() else 2,
-        shuffle=False,
-    )
+    with subsampled_first(model):
+        model.fit(
+            batches,
+            initial_epoch=first_epoch,
+            epochs=config.num_epochs,
+            steps_per_epoch=steps,
+            validation_data=validation,
+            callbacks=callbacks,
+            # A bar is for a person at a terminal; a log gets a line an epoch.
+            verbose=1 if sys.stdout.isatty() else 2,
+            shuffle=False,
+        )
 
 
 def _objective(config: Train) -> dict[str, Any]:
