@@ -47,6 +47,13 @@ RETRAINED_TOO = ("none", "bias", "least squares")
 # What is measured at half the MACs alone, and of which criteria.
 AT_HALF = {MADE_UP: WITHOUT_DATA, "batch norm": ("L2", "LAMP", "Taylor", "Fisher")}
 BATCH = 250
+# In the README's order, and as it says them.
+LABELS = {
+    **{name: f"`{name}`" for name in ("Random", "L2", "L1", "Linf", "FPGM", "BNScale", "LAMP", "APoZ", "Activation")},
+    **{name: f"`{name}`" for name in ("Ablation", "Taylor", "Fisher")},
+    "L2": "`L2` (TLT's `min_weight`)",
+    "Ablation": "`Ablation` (chunks of 8)",
+}
 
 
 class Once:
@@ -157,6 +164,7 @@ def main(results: pathlib.Path, folder: pathlib.Path | None) -> None:
                 print(pd.DataFrame(rows).tail(len(wanted)).to_string(header=False), flush=True)
                 pd.DataFrame(rows).to_csv(TABLE, index=False, float_format="%.5g")
     draw(pd.DataFrame(rows))
+    print("\n".join(readme_rows(pd.DataFrame(rows))))
 
 
 def measured(
@@ -182,6 +190,21 @@ def measured(
             retrain(network, train)
             row["retrained"] = accuracy(network, test)
         yield row
+
+
+def readme_rows(table: pd.DataFrame) -> list[str]:
+    """The README's rows, a criterion each: straight after pruning -> retrained, means of the seeds at half the MACs."""
+    means = table[table.macs == 0.5].groupby(["network", "compensation", "criterion"])[["accuracy", "retrained"]].mean()
+    rows = []
+    for name, label in LABELS.items():
+        cells = []
+        for network, kind in itertools.product(("resnet20", "vgg16"), ("none", "least squares")):
+            of_kind = means.loc[network, kind]
+            cell = f"{100 * of_kind.accuracy[name]:.1f} -> {100 * of_kind.retrained[name]:.1f} %"
+            best = kind == "least squares" and of_kind.accuracy.idxmax() == name
+            cells.append(f"**{cell}**" if best else cell)
+        rows.append(f"| {label} | {' | '.join(cells)} |")
+    return rows
 
 
 def draw(table: pd.DataFrame) -> None:

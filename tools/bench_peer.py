@@ -67,8 +67,25 @@ def main(results: pathlib.Path, python: str, folder: pathlib.Path | None) -> Non
     columns = ["library", "network", "seed", "criterion", "ranking", "macs_left", "accuracy", "retrained"]
     table = pd.concat([pd.DataFrame(rows), ours]).reindex(columns=columns)
     table.to_csv(TABLE, index=False, float_format="%.5g")
-    means = table.groupby(["network", "library", "criterion", "ranking"], dropna=False)[["accuracy", "retrained"]].mean()
-    print(means.sort_values("accuracy").groupby(level=[0, 1]).tail(4).round(4).to_string())
+    print("\n".join(readme_rows(table)))
+
+
+OURS = ("L2 + none", "Taylor + none", "Fisher + none", "Taylor + least squares", "Fisher + least squares")
+
+
+def readme_rows(table: pd.DataFrame) -> list[str]:
+    """The README's rows, a criterion each: straight after pruning -> retrained, means of the seeds."""
+    theirs = table[(table.library == "torch_pruning") & (table.ranking == "global")]
+    ours = table[(table.library == "tlt_prune") & table.criterion.isin(OURS)]
+    rows = []
+    for library, part in (("torch_pruning", theirs), ("tlt_prune", ours)):
+        means = part.groupby(["criterion", "network"])[["accuracy", "retrained"]].mean()
+        for name in OURS if library == "tlt_prune" else dict.fromkeys(part.criterion):
+            cells = [means.loc[name, network] for network in ("resnet20", "vgg16")]
+            label = name.replace(" + none", "").replace(" + ", ", ")
+            shown = (f"{100 * x.accuracy:.1f} -> {100 * x.retrained:.1f} %" for x in cells)
+            rows.append(f"| `{library}` | {label} | {' | '.join(shown)} |")
+    return rows
 
 
 if __name__ == "__main__":
