@@ -117,8 +117,9 @@ class Options(Settings):
     """How layers that must keep the same channels agree: max, min, a mean (arithmetic, "mean" for short, or geometric) or the
     sum of their scores."""
     ranking: Literal["auto", "local", "global"] = "auto"
-    """With a budget: "local" takes the same share of every group, "global" what scores least for what it saves, wherever it
-    is. "auto" is global where a criterion's scores compare as they are (Taylor, Fisher, Ablation, LAMP), else local."""
+    """With a budget: "local" takes the same share of every group, to its nearest step, "global" what scores least for what it
+    saves, wherever it is. "auto" is global where a criterion's scores compare as they are (Taylor, Fisher, Ablation, LAMP), else
+    local."""
     max_ratio: Ratio | None = None
     """Largest share of a group's channels that may go; none by default, 0.9 with global ranking, which must not cut a layer
     through."""

@@ -58,6 +58,14 @@ def test_local_takes_the_same_share_of_every_layer() -> None:
     assert max(shares) - min(shares) <= 4 / 64 + 1e-9
 
 
+def test_local_takes_the_nearest_step_of_narrow_layers_too() -> None:
+    """A narrow layer's one step does not wait until wide ones have lost half."""
+    plan = tlt_prune.plan_pruning(chain((16, 32, 64)), macs=0.5, granularity=8, min_num_filters=8, ranking="local")
+    # As many MACs as (16, 16, 32), where the first waits: 0.474 of them; a step more of the last layer would be 0.513.
+    assert [x.filters_after for x in plan.layers if x.groups] == [8, 24, 48]
+    assert plan.macs_after / plan.macs_before == pytest.approx(0.474, abs=1e-3)
+
+
 def test_global_takes_what_scores_least_for_what_it_saves() -> None:
     model = chain((64, 64, 64))
     weak = {"c1": 0.01}

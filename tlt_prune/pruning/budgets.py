@@ -131,9 +131,9 @@ class _Search:
             open_groups = [g for g in range(len(groups)) if g not in stuck and counts[g] < most[g]]
             if not open_groups:
                 return counts
-            left = [counts[g] / groups[g].depth for g in open_groups]
+            shares = [_middle(groups[g], counts[g]) for g in open_groups]
             next_scores = [float(groups[g].scores[counts[g]]) for g in open_groups]
-            g = open_groups[int(np.argmin(left)) if by_share else int(np.argmax(next_scores))]
+            g = open_groups[int(np.argmin(shares)) if by_share else int(np.argmax(next_scores))]
             more = _next(groups[g], counts[g])
             tried = [*counts[:g], more, *counts[g + 1 :]]
             # Stepwise first, because exact is slow; exact, because layers that feed several groups may bring more back.
@@ -154,22 +154,34 @@ def _previous(group: Group, count: int) -> int:
     return (count - 1) // group.step * group.step
 
 
+def _middle(group: Group, count: int) -> float:
+    """The share halfway between a count and one step more: below it, the count is the nearer."""
+    return (count + _next(group, count)) / (2 * group.depth)
+
+
 def _locally(search: _Search, least: Sequence[int], most: Sequence[int], target: float) -> list[int]:
-    """The smallest share that every group can give: by bisection over the shares at which a count changes."""
+    """The smallest share that every group can give, to its nearest step: by bisection over the shares where a count changes."""
     groups = search.found.groups
-    shares = sorted({(group.depth - k) / group.depth for group in groups for k in range(group.depth + 1)})
 
-    def counts(share: float) -> list[int]:
-        return [min(max(group.without_share(share), low), high) for group, low, high in zip(groups, least, most, strict=True)]
+    def counts(share_left: float) -> list[int]:
+        found = []
+        for group, low, high in zip(groups, least, most, strict=True):
+            count = group.depth
+            while count > low and _middle(group, _previous(group, count)) >= share_left:
+                count = _previous(group, count)
+            found.append(min(max(count, low), high))
+        return found
 
-    low, high = 0, len(shares) - 1
+    shares = {_middle(group, k) for group in groups for k in range(0, group.depth, group.step)}
+    descending = [1.0, *sorted(shares, reverse=True)]
+    low, high = 0, len(descending) - 1
     while low < high:
         middle = (low + high) // 2
-        if search.cost(counts(shares[middle])) <= target:
+        if search.cost(counts(descending[middle])) <= target:
             high = middle
         else:
             low = middle + 1
-    found = counts(shares[low])
+    found = counts(descending[low])
     return found if search.cost(found) <= target * (1 + _ROUNDING) else list(least)
 
 
