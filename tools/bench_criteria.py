@@ -44,16 +44,13 @@ KEYS = ["network", "seed", "macs", "criterion", "compensation"]
 MADE_UP = "least squares, made-up pictures"
 WITHOUT_DATA = ("L2", "L1", "Linf", "FPGM", "BNScale", "LAMP", "Random")
 RETRAINED_TOO = ("none", "bias", "least squares")
+HALF = 0.5
 # What is measured at half the MACs alone, and of which criteria.
 AT_HALF = {MADE_UP: WITHOUT_DATA, "batch norm": ("L2", "LAMP", "Taylor", "Fisher")}
 BATCH = 250
-# In the README's order, and as it says them.
-LABELS = {
-    **{name: f"`{name}`" for name in ("Random", "L2", "L1", "Linf", "FPGM", "BNScale", "LAMP", "APoZ", "Activation")},
-    **{name: f"`{name}`" for name in ("Ablation", "Taylor", "Fisher")},
-    "L2": "`L2` (TLT's `min_weight`)",
-    "Ablation": "`Ablation` (chunks of 8)",
-}
+# The README's order, and what it adds to names.
+ROWS = ("Random", "L2", "L1", "Linf", "FPGM", "BNScale", "LAMP", "APoZ", "Activation", "Ablation", "Taylor", "Fisher")
+REMARKS = {"L2": " (TLT's `min_weight`)", "Ablation": " (chunks of 8)"}
 
 
 class Once:
@@ -100,22 +97,24 @@ def compensations_of(x: Any) -> dict[str, Any]:
     }
 
 
+def overrides(network: str, folder: pathlib.Path | None) -> list[str]:
+    """What a spec says otherwise where the sets are at hand."""
+    return [f"dataset.train_dataset_path={folder / NETWORKS[network][1]}.npz"] if folder is not None else []
+
+
 def trained(results: pathlib.Path, network: str, seed: int, folder: pathlib.Path | None) -> pathlib.Path:
-    spec, name = NETWORKS[network]
     path = results / f"{network}_s{seed}/train/model.keras"
     if not path.exists():
-        words = ["-e", spec, "-r", path.parent.parent, "--set", f"train.random_seed={seed}"]
-        if folder is not None:
-            words += ["--set", f"dataset.train_dataset_path={folder / name}.npz"]
+        words = ["-e", NETWORKS[network][0], "-r", path.parent.parent]
+        for word in (f"train.random_seed={seed}", *overrides(network, folder)):
+            words += ["--set", word]
         subprocess.run([sys.executable, "-m", "tlt_prune.cli.train", *map(str, words)], cwd=ROOT, check=True)
     return path
 
 
 def pictures(network: str, folder: pathlib.Path | None) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
     """(x, y) to train with and (x, y) to score with, as the network takes them."""
-    spec_path, name = NETWORKS[network]
-    overrides = [f"dataset.train_dataset_path={folder / name}.npz"] if folder is not None else []
-    spec = load_spec(ROOT / spec_path, overrides)
+    spec = load_spec(ROOT / NETWORKS[network][0], overrides(network, folder))
     form = picture_format(spec)
     found = []
     for split, count in zip(data.load_splits(spec.dataset, form), (RETRAINED, SCORED), strict=True):
@@ -156,7 +155,7 @@ def main(results: pathlib.Path, folder: pathlib.Path | None) -> None:
                 kind: compensation
                 for kind, compensation in compensations_of(few[0]).items()
                 if (network, seed, share, name, kind) not in done
-                and (kind not in AT_HALF or (share == 0.5 and name in AT_HALF[kind]))
+                and (kind not in AT_HALF or (share == HALF and name in AT_HALF[kind]))
             }
             if wanted:
                 first = {"network": network, "seed": seed, "macs": share, "criterion": name, "dense": dense}
@@ -194,17 +193,22 @@ def measured(
 
 def readme_rows(table: pd.DataFrame) -> list[str]:
     """The README's rows, a criterion each: straight after pruning -> retrained, means of the seeds at half the MACs."""
-    means = table[table.macs == 0.5].groupby(["network", "compensation", "criterion"])[["accuracy", "retrained"]].mean()
+    means = table[table.macs == HALF].groupby(["network", "compensation", "criterion"])[["accuracy", "retrained"]].mean()
     rows = []
-    for name, label in LABELS.items():
+    for name in ROWS:
         cells = []
         for network, kind in itertools.product(("resnet20", "vgg16"), ("none", "least squares")):
             of_kind = means.loc[network, kind]
-            cell = f"{100 * of_kind.accuracy[name]:.1f} -> {100 * of_kind.retrained[name]:.1f} %"
+            cell = arrow(of_kind.loc[name])
             best = kind == "least squares" and of_kind.accuracy.idxmax() == name
             cells.append(f"**{cell}**" if best else cell)
-        rows.append(f"| {label} | {' | '.join(cells)} |")
+        rows.append(f"| `{name}`{REMARKS.get(name, '')} | {' | '.join(cells)} |")
     return rows
+
+
+def arrow(means: pd.Series) -> str:
+    """Straight after pruning -> retrained."""
+    return f"{100 * means.accuracy:.1f} -> {100 * means.retrained:.1f} %"
 
 
 def draw(table: pd.DataFrame) -> None:
@@ -216,7 +220,7 @@ def draw(table: pd.DataFrame) -> None:
     kinds = {"none": "#999999", "bias": "#1f77b4", "least squares": "#76b900", MADE_UP: "#e69f00"}
     figure, axes = plt.subplots(2, len(NETWORKS), figsize=(13, 8), sharey="col")
     for column, network in enumerate(NETWORKS):
-        part = table[(table.network == network) & (table.macs == 0.5)]
+        part = table[(table.network == network) & (table.macs == HALF)]
         order = part[part.compensation == "least squares"].groupby("criterion").accuracy.mean().sort_values().index
         for axis, measure in zip(axes[:, column], ("accuracy", "retrained"), strict=True):
             for offset, (kind, colour) in enumerate(kinds.items()):

@@ -3,8 +3,8 @@
 
     python tools/bench_peer.py RESULTS TORCH_PYTHON [DATA]
 
-RESULTS and DATA as for bench_criteria.py, whose networks and rows (tools/bench_criteria.csv) it takes; TORCH_PYTHON is a Python
-that has torch and torch_pruning. Writes tools/bench_peer.csv: half the MACs, three seeds a network.
+RESULTS and DATA as for bench_criteria.py, whose networks it takes; TORCH_PYTHON is a Python that has torch and torch_pruning.
+Writes tools/bench_peer.csv: half the MACs, three seeds a network. Ours are the rows of tools/bench_criteria.csv.
 """
 
 from __future__ import annotations
@@ -20,8 +20,15 @@ import keras
 import numpy as np
 import pandas as pd
 
-SHARE = 0.5
 TABLE = pathlib.Path(__file__).with_name("bench_peer.csv")
+# Of our rows, those that the README sets beside.
+OURS = (
+    ("L2", "none"),
+    ("Taylor", "none"),
+    ("Fisher", "none"),
+    ("Taylor", "least squares"),
+    ("Fisher", "least squares"),
+)
 
 
 def case(path: pathlib.Path, network: str, model: keras.Model, train: tuple[object, object], test: tuple[object, object]) -> None:
@@ -37,7 +44,7 @@ def case(path: pathlib.Path, network: str, model: keras.Model, train: tuple[obje
         **values,
         network=network,
         epsilon=epsilon,
-        share=SHARE,
+        share=bench_criteria.HALF,
         expected=expected,
         x_train=train[0],
         y_train=train[1],
@@ -60,32 +67,27 @@ def main(results: pathlib.Path, python: str, folder: pathlib.Path | None) -> Non
             if done.returncode:
                 sys.exit(f"bench_peer: {done.stderr.strip().splitlines()[-1]}")
             found = json.loads(done.stdout.strip().splitlines()[-1])
-            rows += [{"library": "torch_pruning", "network": network, "seed": seed, **row} for row in found]
+            rows += [{"network": network, "seed": seed, **row} for row in found]
             print(pd.DataFrame(rows).tail(len(found)).to_string(header=False), flush=True)
-    ours = pd.read_csv(bench_criteria.TABLE).query("macs == @SHARE")
-    ours = ours.assign(library="tlt_prune", criterion=ours.criterion + " + " + ours.compensation)
-    columns = ["library", "network", "seed", "criterion", "ranking", "macs_left", "accuracy", "retrained"]
-    table = pd.concat([pd.DataFrame(rows), ours]).reindex(columns=columns)
+    table = pd.DataFrame(rows)
     table.to_csv(TABLE, index=False, float_format="%.5g")
     print("\n".join(readme_rows(table)))
 
 
-OURS = ("L2 + none", "Taylor + none", "Fisher + none", "Taylor + least squares", "Fisher + least squares")
-
-
 def readme_rows(table: pd.DataFrame) -> list[str]:
-    """The README's rows, a criterion each: straight after pruning -> retrained, means of the seeds."""
-    theirs = table[(table.library == "torch_pruning") & (table.ranking == "global")]
-    ours = table[(table.library == "tlt_prune") & table.criterion.isin(OURS)]
-    rows = []
-    for library, part in (("torch_pruning", theirs), ("tlt_prune", ours)):
-        means = part.groupby(["criterion", "network"])[["accuracy", "retrained"]].mean()
-        for name in OURS if library == "tlt_prune" else dict.fromkeys(part.criterion):
-            cells = [means.loc[name, network] for network in ("resnet20", "vgg16")]
-            label = name.replace(" + none", "").replace(" + ", ", ")
-            shown = (f"{100 * x.accuracy:.1f} -> {100 * x.retrained:.1f} %" for x in cells)
-            rows.append(f"| `{library}` | {label} | {' | '.join(shown)} |")
-    return rows
+    """The README's rows, a criterion each, means of the seeds; ours from the file of bench_criteria.py."""
+    ours = pd.read_csv(bench_criteria.TABLE).query("macs == @bench_criteria.HALF")
+    measured = {
+        **{("torch_pruning", name): rows for name, rows in table[table.ranking == "global"].groupby("criterion", sort=False)},
+        **{("tlt_prune", name): ours.query("criterion == @name[0] and compensation == @name[1]") for name in OURS},
+    }
+    found = []
+    for (library, name), rows in measured.items():
+        means = rows.groupby("network")[["accuracy", "retrained"]].mean()
+        label = name if isinstance(name, str) else ", ".join(x for x in name if x != "none")
+        cells = [bench_criteria.arrow(means.loc[network]) for network in ("resnet20", "vgg16")]
+        found.append(f"| `{library}` | {label} | {' | '.join(cells)} |")
+    return found
 
 
 if __name__ == "__main__":

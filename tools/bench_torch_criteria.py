@@ -14,7 +14,6 @@ import copy
 import json
 import math
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -171,14 +170,14 @@ def squares_of(model: nn.Module, x: Any, y: Any) -> dict[str, Any]:
     return squares
 
 
-CRITERIA: dict[str, Callable[[], Any]] = {
-    "magnitude": lambda: tp.importance.MagnitudeImportance(p=2, group_reduction="first"),
-    "group magnitude": lambda: tp.importance.GroupMagnitudeImportance(p=2),
-    "BN scale": lambda: tp.importance.BNScaleImportance(),
-    "LAMP": lambda: tp.importance.LAMPImportance(p=2),
-    "FPGM": lambda: tp.importance.FPGMImportance(p=2),
-    "Taylor": lambda: tp.importance.GroupTaylorImportance(),
-    "Hessian": lambda: tp.importance.GroupHessianImportance(),
+CRITERIA: dict[str, Any] = {
+    "magnitude": tp.importance.MagnitudeImportance(p=2, group_reduction="first"),
+    "group magnitude": tp.importance.GroupMagnitudeImportance(p=2),
+    "BN scale": tp.importance.BNScaleImportance(),
+    "LAMP": tp.importance.LAMPImportance(p=2),
+    "FPGM": tp.importance.FPGMImportance(p=2),
+    "Taylor": tp.importance.GroupTaylorImportance(),
+    "Hessian": tp.importance.GroupHessianImportance(),
 }
 
 
@@ -197,7 +196,7 @@ def main(path: str) -> None:
     for name, importance in CRITERIA.items():
         for ranked_globally in (False, True):
             given = gradients.get(name, {})
-            small = pruned(model, importance(), given, x_train[:1], float(case["share"]), ranked_globally)
+            small = pruned(model, importance, given, x_train[:1], float(case["share"]), ranked_globally)
             left = tp.utils.count_ops_and_params(small, x_train[:1])[0] / tp.utils.count_ops_and_params(model, x_train[:1])[0]
             row = {"criterion": name, "ranking": "global" if ranked_globally else "local", "macs_left": left}
             row["accuracy"] = accuracy(small, x_test, y_test)

@@ -55,8 +55,8 @@ THRESHOLDS = (0.1, 0.2, 0.3, 0.5)
 
 
 def script(name: str, network: str, folder: pathlib.Path | None, *words: Any) -> None:
-    spec, data = bench_criteria.NETWORKS[network]
-    given = ["--set", f"dataset.train_dataset_path={folder / data}.npz"] if folder is not None else []
+    given = [x for word in bench_criteria.overrides(network, folder) for x in ("--set", word)]
+    spec = bench_criteria.NETWORKS[network][0]
     command = [sys.executable, "-m", f"tlt_prune.cli.{name}", "-e", spec, *map(str, words), *given]
     subprocess.run(command, cwd=bench_criteria.ROOT, check=True, stdout=subprocess.DEVNULL)
 

@@ -6,14 +6,13 @@ the same step: whatever still fits into the budget comes back, so that no group 
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import heapq
 import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
-
-import numpy as np
 
 from tlt_prune.errors import PlanError
 from tlt_prune.graph.channel_graph import ChannelGraph
@@ -131,9 +130,10 @@ class _Search:
             open_groups = [g for g in range(len(groups)) if g not in stuck and counts[g] < most[g]]
             if not open_groups:
                 return counts
-            shares = [_middle(groups[g], counts[g]) for g in open_groups]
-            next_scores = [float(groups[g].scores[counts[g]]) for g in open_groups]
-            g = open_groups[int(np.argmin(shares)) if by_share else int(np.argmax(next_scores))]
+            if by_share:
+                g = min(open_groups, key=lambda g: _middle(groups[g], counts[g]))
+            else:
+                g = max(open_groups, key=lambda g: float(groups[g].scores[counts[g]]))
             more = _next(groups[g], counts[g])
             tried = [*counts[:g], more, *counts[g + 1 :]]
             # Stepwise first, because exact is slow; exact, because layers that feed several groups may bring more back.
@@ -159,29 +159,25 @@ def _middle(group: Group, count: int) -> float:
     return (count + _next(group, count)) / (2 * group.depth)
 
 
+def _nearest(group: Group, share_left: float) -> int:
+    """The count nearest to a share; of two, the lower."""
+    lower = int(share_left * group.depth) // group.step * group.step
+    return lower if _middle(group, lower) >= share_left else _next(group, lower)
+
+
 def _locally(search: _Search, least: Sequence[int], most: Sequence[int], target: float) -> list[int]:
     """The smallest share that every group can give, to its nearest step: by bisection over the shares where a count changes."""
     groups = search.found.groups
 
     def counts(share_left: float) -> list[int]:
-        found = []
-        for group, low, high in zip(groups, least, most, strict=True):
-            count = group.depth
-            while count > low and _middle(group, _previous(group, count)) >= share_left:
-                count = _previous(group, count)
-            found.append(min(max(count, low), high))
-        return found
+        nearest = (_nearest(group, share_left) for group in groups)
+        return [min(max(count, low), high) for count, low, high in zip(nearest, least, most, strict=True)]
 
     shares = {_middle(group, k) for group in groups for k in range(0, group.depth, group.step)}
     descending = [1.0, *sorted(shares, reverse=True)]
-    low, high = 0, len(descending) - 1
-    while low < high:
-        middle = (low + high) // 2
-        if search.cost(counts(descending[middle])) <= target:
-            high = middle
-        else:
-            low = middle + 1
-    found = counts(descending[low])
+    # The last, which removes everything that may go, is taken where none is enough.
+    first = bisect.bisect_left(descending, True, hi=len(descending) - 1, key=lambda share: search.cost(counts(share)) <= target)
+    found = counts(descending[first])
     return found if search.cost(found) <= target * (1 + _ROUNDING) else list(least)
 
 
