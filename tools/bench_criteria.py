@@ -37,6 +37,7 @@ from tlt_prune.specs import load_spec
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TABLE = ROOT / "tools/bench_criteria.csv"
 NETWORKS = {"vgg16": ("specs/fashion_vgg16.yaml", "fashion_mnist"), "resnet20": ("specs/cifar10_resnet20.yaml", "cifar10")}
+TITLES = {"vgg16": "narrow VGG-16 on Fashion-MNIST", "resnet20": "ResNet-20 on CIFAR-10"}
 SEEDS = (1, 2, 3)
 MACS = (0.5, 0.75, 0.35)
 CALIBRATION, SCORED, RETRAINED = 1000, 5000, 5000
@@ -102,14 +103,23 @@ def overrides(network: str, folder: pathlib.Path | None) -> list[str]:
     return [f"dataset.train_dataset_path={folder / NETWORKS[network][1]}.npz"] if folder is not None else []
 
 
-def trained(results: pathlib.Path, network: str, seed: int, folder: pathlib.Path | None) -> pathlib.Path:
-    path = results / f"{network}_s{seed}/train/model.keras"
-    if not path.exists():
-        words = ["-e", NETWORKS[network][0], "-r", path.parent.parent]
-        for word in (f"train.random_seed={seed}", *overrides(network, folder)):
-            words += ["--set", word]
-        subprocess.run([sys.executable, "-m", "tlt_prune.cli.train", *map(str, words)], cwd=ROOT, check=True)
-    return path
+def script(name: str, network: str, folder: pathlib.Path | None, *words: Any) -> None:
+    """Runs one of the project's scripts with a network's spec."""
+    given = [x for word in overrides(network, folder) for x in ("--set", word)]
+    command = [sys.executable, "-m", f"tlt_prune.cli.{name}", "-e", NETWORKS[network][0], *map(str, words), *given]
+    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+
+
+def trained(network: str, folder: pathlib.Path | None, out: pathlib.Path, seed: int, *settings: str) -> pathlib.Path:
+    """The model that tlt-train leaves in `out`; trained where it is not there yet."""
+    if not (out / "model.keras").exists():
+        words = [f"train.random_seed={seed}", *settings]
+        script("train", network, folder, "-o", out, *(x for word in words for x in ("--set", word)))
+    return out / "model.keras"
+
+
+def dense(network: str, folder: pathlib.Path | None, results: pathlib.Path, seed: int) -> pathlib.Path:
+    return trained(network, folder, results / f"{network}_s{seed}/train", seed)
 
 
 def pictures(network: str, folder: pathlib.Path | None) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
@@ -143,12 +153,12 @@ def main(results: pathlib.Path, folder: pathlib.Path | None) -> None:
     rows = table.to_dict("records")
     done = {tuple(row) for row in table[KEYS].itertuples(index=False)}
     for seed, network in itertools.product(SEEDS, NETWORKS):
-        path = trained(results, network, seed, folder)
+        path = dense(network, folder, results, seed)
         train, test = pictures(network, folder)
         few = (train[0][:CALIBRATION], train[1][:CALIBRATION])
         keras.backend.clear_session()
         model = keras.models.load_model(path, compile=False)
-        dense = accuracy(model, test)
+        before = accuracy(model, test)
         chosen = {name: Once(criterion) for name, criterion in criteria_of(*few, seed).items()}
         for share, (name, criterion) in itertools.product(MACS, chosen.items()):
             wanted = {
@@ -158,12 +168,12 @@ def main(results: pathlib.Path, folder: pathlib.Path | None) -> None:
                 and (kind not in AT_HALF or (share == HALF and name in AT_HALF[kind]))
             }
             if wanted:
-                first = {"network": network, "seed": seed, "macs": share, "criterion": name, "dense": dense}
+                first = {"network": network, "seed": seed, "macs": share, "criterion": name, "dense": before}
                 rows += [{**first, **row} for row in measured(model, criterion, wanted, share, train, test)]
                 print(pd.DataFrame(rows).tail(len(wanted)).to_string(header=False), flush=True)
                 pd.DataFrame(rows).to_csv(TABLE, index=False, float_format="%.5g")
     draw(pd.DataFrame(rows))
-    print("\n".join(readme_rows(pd.DataFrame(rows))))
+    print("\n".join([*readme_rows(pd.DataFrame(rows)), *budget_rows(pd.DataFrame(rows))]))
 
 
 def measured(
@@ -206,40 +216,55 @@ def readme_rows(table: pd.DataFrame) -> list[str]:
     return rows
 
 
+def budget_rows(table: pd.DataFrame) -> list[str]:
+    """The README's rows at every budget, for the criteria between which the others lie."""
+    means = table.groupby(["network", "macs", "criterion", "compensation"])[["accuracy", "retrained"]].mean()
+    rows = []
+    for name, kind in itertools.product(("Random", "L2", "Fisher"), ("none", "least squares")):
+        places = itertools.product(("resnet20", "vgg16"), sorted(MACS, reverse=True))
+        cells = [arrow(means.loc[network, share, name, kind]) for network, share in places]
+        rows.append(f"| `{name}`{', least squares' if kind != 'none' else ''} | {' | '.join(cells)} |")
+    return rows
+
+
 def arrow(means: pd.Series) -> str:
     """Straight after pruning -> retrained."""
     return f"{100 * means.accuracy:.1f} -> {100 * means.retrained:.1f} %"
 
 
 def draw(table: pd.DataFrame) -> None:
+    """A row of panels for each budget, two panels for each network: straight after pruning, and retrained."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     kinds = {"none": "#999999", "bias": "#1f77b4", "least squares": "#76b900", MADE_UP: "#e69f00"}
-    figure, axes = plt.subplots(2, len(NETWORKS), figsize=(13, 8), sharey="col")
-    for column, network in enumerate(NETWORKS):
-        part = table[(table.network == network) & (table.macs == HALF)]
+    moments = {"accuracy": "straight after pruning", "retrained": "after a short retraining"}
+    panels = list(itertools.product(NETWORKS, moments))
+    figure, axes = plt.subplots(len(MACS), len(panels), figsize=(24, 12), sharey="col")
+    for (row, share), (column, (network, measure)) in itertools.product(enumerate(sorted(MACS, reverse=True)), enumerate(panels)):
+        axis, part = axes[row, column], table[(table.network == network) & (table.macs == share)]
         order = part[part.compensation == "least squares"].groupby("criterion").accuracy.mean().sort_values().index
-        for axis, measure in zip(axes[:, column], ("accuracy", "retrained"), strict=True):
-            for offset, (kind, colour) in enumerate(kinds.items()):
-                of_kind = part[part.compensation == kind].dropna(subset=[measure]).groupby("criterion")[measure]
-                if not len(of_kind):
-                    continue
-                mean, low, high = (getattr(of_kind, f)().reindex(order) for f in ("mean", "min", "max"))
-                at = np.arange(len(order)) + 0.2 * (offset - 1.5)
-                bars = np.clip(np.array([mean - low, high - mean]), 0, None)
-                axis.bar(at, 100 * mean, 0.2, color=colour, label=kind, yerr=100 * bars, error_kw={"lw": 0.8})
-            axis.axhline(100 * part.dense.mean(), color="k", lw=0.8, ls=":")
-            axis.set_xticks(np.arange(len(order)), order, rotation=40, ha="right")
-            when = "straight after pruning" if measure == "accuracy" else "after a short retraining"
-            axis.set_title(f"{network}, half the MACs, {when}", fontsize=10, loc="left")
-            axis.set_ylabel("top-1, %")
-            axis.spines[["top", "right"]].set_visible(False)
-    axes[0, 0].legend(frameon=False, fontsize=8)
+        for offset, (kind, colour) in enumerate(kinds.items()):
+            of_kind = part[part.compensation == kind].dropna(subset=[measure]).groupby("criterion")[measure]
+            if not len(of_kind):
+                continue
+            mean, low, high = (getattr(of_kind, f)().reindex(order) for f in ("mean", "min", "max"))
+            at = np.arange(len(order)) + 0.2 * (offset - 1.5)
+            bars = np.clip(np.array([mean - low, high - mean]), 0, None)
+            axis.bar(at, 100 * mean, 0.2, color=colour, label=kind, yerr=100 * bars, error_kw={"lw": 0.8})
+        axis.axhline(100 * part.dense.mean(), color="k", lw=0.8, ls=":")
+        axis.set_xticks(np.arange(len(order)), order, rotation=40, ha="right", fontsize=8)
+        axis.set_title(f"{network}, {share:.0%} of the MACs, {moments[measure]}", fontsize=10, loc="left")
+        axis.spines[["top", "right"]].set_visible(False)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("top-1, %")
+    # Made-up pictures were measured at half the MACs only.
+    handles, names = axes[sorted(MACS, reverse=True).index(HALF), 0].get_legend_handles_labels()
+    axes[0, 0].legend(handles, names, frameon=True, fontsize=8, loc="lower right")
     figure.tight_layout()
-    figure.savefig(TABLE.with_suffix(".png"), dpi=110)
+    figure.savefig(TABLE.with_suffix(".png"), dpi=80)
 
 
 if __name__ == "__main__":

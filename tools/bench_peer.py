@@ -58,7 +58,7 @@ def main(results: pathlib.Path, python: str, folder: pathlib.Path | None) -> Non
     for network in bench_criteria.NETWORKS:
         train, test = bench_criteria.pictures(network, folder)
         for seed in bench_criteria.SEEDS:
-            model = keras.models.load_model(bench_criteria.trained(results, network, seed, folder), compile=False)
+            model = keras.models.load_model(bench_criteria.dense(network, folder, results, seed), compile=False)
             with tempfile.TemporaryDirectory() as scratch:
                 path = pathlib.Path(scratch) / "case.npz"
                 case(path, network, model, train, test)

@@ -6,10 +6,10 @@
 1. Is it worth it? Pruned by tlt-prune's default and retrained, without and with the dense network as its teacher, against the
 same small architecture trained from scratch for as many epochs as both trainings of the pruned one had. Three seeds.
 tools/bench_scratch.csv
-2. Does weight decay make filters prunable? The network trained without, with L2, L1, group lasso: its accuracy, and the share
-of filters whose norm lies below a threshold times their layer's largest. tools/bench_decay.csv
+2. Does weight decay make filters prunable? The network trained without, with L2, with L1: its accuracy, and the share of filters
+whose norm is at most a threshold times their layer's largest. tools/bench_decay.csv
 
-RESULTS and DATA as for bench_criteria.py. Trainings are kept and not repeated. About four hours on two CPU cores.
+RESULTS and DATA as for bench_criteria.py. Trainings are kept and not repeated. About six hours on two CPU cores.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ import dataclasses
 import itertools
 import json
 import pathlib
-import subprocess
 import sys
-from typing import Any
 
 import bench_criteria
 import keras
 import numpy as np
 import pandas as pd
+from bench_criteria import script, trained
 
 from tlt_prune import criteria
 from tlt_prune.graph.tracer import trace
 
 HERE = pathlib.Path(__file__).resolve().parent
+SCRATCH, DECAY = HERE / "bench_scratch.csv", HERE / "bench_decay.csv"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,22 +43,16 @@ class Recipe:
     shares: tuple[float, ...]
 
 
-RECIPES = {"resnet20": Recipe(8, 4, 0.03, (0.5,)), "vgg16": Recipe(6, 3, 0.02, (0.5, 0.25))}
+RECIPES = {"resnet20": Recipe(8, 8, 0.1, (0.25,)), "vgg16": Recipe(6, 6, 0.03, (0.25,))}
 DECAYED = "vgg16"
 PENALTIES = {
     "none": ["train.reg_config.type=none"],
-    "L2": [],
-    "L1": ["train.reg_config.type=L1", "train.reg_config.weight_decay=5.0e-5"],
-    "group lasso": ["train.reg_config.type=group_lasso", "train.reg_config.weight_decay=5.0e-5"],
+    "L2, 2.5e-4": [],
+    "L2, 1e-3": ["train.reg_config.weight_decay=1.0e-3"],
+    "L1, 5e-5": ["train.reg_config.type=L1", "train.reg_config.weight_decay=5.0e-5"],
+    "L1, 2e-4": ["train.reg_config.type=L1", "train.reg_config.weight_decay=2.0e-4"],
 }
-THRESHOLDS = (0.1, 0.2, 0.3, 0.5)
-
-
-def script(name: str, network: str, folder: pathlib.Path | None, *words: Any) -> None:
-    given = [x for word in bench_criteria.overrides(network, folder) for x in ("--set", word)]
-    spec = bench_criteria.NETWORKS[network][0]
-    command = [sys.executable, "-m", f"tlt_prune.cli.{name}", "-e", spec, *map(str, words), *given]
-    subprocess.run(command, cwd=bench_criteria.ROOT, check=True, stdout=subprocess.DEVNULL)
+THRESHOLDS = (0.3, 0.5, 0.6, 0.7, 0.8)
 
 
 def accuracy(model: pathlib.Path, network: str, folder: pathlib.Path | None) -> float:
@@ -68,17 +62,10 @@ def accuracy(model: pathlib.Path, network: str, folder: pathlib.Path | None) -> 
     return float(json.loads((out / "evaluation.json").read_text("utf-8"))["accuracy"])
 
 
-def trained(network: str, folder: pathlib.Path | None, out: pathlib.Path, seed: int, *overrides: str) -> pathlib.Path:
-    if not (out / "model.keras").exists():
-        words = [f"train.random_seed={seed}", *overrides]
-        script("train", network, folder, "-o", out, *(x for word in words for x in ("--set", word)))
-    return out / "model.keras"
-
-
 def scratch(results: pathlib.Path, folder: pathlib.Path | None) -> pd.DataFrame:
     rows = []
     for (network, recipe), seed in itertools.product(RECIPES.items(), bench_criteria.SEEDS):
-        dense = bench_criteria.trained(results, network, seed, folder)
+        dense = bench_criteria.dense(network, folder, results, seed)
         for share in recipe.shares:
             place = results / f"{network}_s{seed}/scratch_{share}"
             pruned, twin = place / "pruned.keras", place / "twin.keras"
@@ -112,10 +99,10 @@ def decay(results: pathlib.Path, folder: pathlib.Path | None) -> pd.DataFrame:
     rows = []
     for name, overrides in PENALTIES.items():
         for seed in bench_criteria.SEEDS:
-            if name == "L2":
-                path = bench_criteria.trained(results, DECAYED, seed, folder)
+            if not overrides:
+                path = bench_criteria.dense(DECAYED, folder, results, seed)
             else:
-                place = results / f"{DECAYED}_s{seed}/decay_{name.replace(' ', '_')}"
+                place = results / f"{DECAYED}_s{seed}/decay_{name.replace(', ', '_')}"
                 path = trained(DECAYED, folder, place, seed, *overrides)
             norms = criteria.L2()(criteria.Network(trace(keras.models.load_model(path, compile=False))))
             shares = np.concatenate([x / x.max() for layer, x in norms.items() if layer != "predictions"])
@@ -125,9 +112,28 @@ def decay(results: pathlib.Path, folder: pathlib.Path | None) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def scratch_rows(table: pd.DataFrame) -> list[str]:
+    """The README's rows, a network each: top-1 of the three seeds."""
+    shown = ["dense", "pruned", "retrained", "retrained with a teacher", "from scratch"]
+    rows = []
+    for (network, share), part in table.groupby(["network", "macs"], sort=False):
+        recipe, cells = RECIPES[str(network)], [" / ".join(f"{100 * x:.1f}" for x in part[name]) for name in shown]
+        epochs = f"{recipe.dense_epochs} + {recipe.epochs}"
+        rows.append(f"| {bench_criteria.TITLES[str(network)]}, {share:.0%} of the MACs, {epochs} epochs | {' | '.join(cells)} |")
+    return rows
+
+
+def decay_rows(table: pd.DataFrame) -> list[str]:
+    """The README's rows, a penalty each: means of the seeds."""
+    means = table.groupby("penalty", sort=False).mean(numeric_only=True)
+    cells = {x: " | ".join(f"{100 * row[f'below {t}']:.1f} %" for t in THRESHOLDS) for x, row in means.iterrows()}
+    return [f"| {x} | {100 * means.accuracy[x]:.1f} % | {cells[x]} |" for x in means.index]
+
+
 def main(results: pathlib.Path, folder: pathlib.Path | None) -> None:
-    for name, measure in (("bench_scratch.csv", scratch), ("bench_decay.csv", decay)):
-        measure(results, folder).to_csv(HERE / name, index=False, float_format="%.5g")
+    for path, measure, rows in ((SCRATCH, scratch, scratch_rows), (DECAY, decay, decay_rows)):
+        measure(results, folder).to_csv(path, index=False, float_format="%.5g")
+        print("\n".join(rows(pd.read_csv(path))))
 
 
 if __name__ == "__main__":
