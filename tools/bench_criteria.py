@@ -107,7 +107,7 @@ def script(name: str, network: str, folder: pathlib.Path | None, *words: Any) ->
     """Runs one of the project's scripts with a network's spec."""
     given = [x for word in overrides(network, folder) for x in ("--set", word)]
     command = [sys.executable, "-m", f"tlt_prune.cli.{name}", "-e", NETWORKS[network][0], *map(str, words), *given]
-    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command, cwd=ROOT, check=True)
 
 
 def trained(network: str, folder: pathlib.Path | None, out: pathlib.Path, seed: int, *settings: str) -> pathlib.Path:
@@ -172,8 +172,9 @@ def main(results: pathlib.Path, folder: pathlib.Path | None) -> None:
                 rows += [{**first, **row} for row in measured(model, criterion, wanted, share, train, test)]
                 print(pd.DataFrame(rows).tail(len(wanted)).to_string(header=False), flush=True)
                 pd.DataFrame(rows).to_csv(TABLE, index=False, float_format="%.5g")
-    draw(pd.DataFrame(rows))
-    print("\n".join([*readme_rows(pd.DataFrame(rows)), *budget_rows(pd.DataFrame(rows))]))
+    table = pd.DataFrame(rows)
+    draw(table)
+    print("\n".join([*readme_rows(table), *budget_rows(table)]))
 
 
 def measured(
@@ -242,8 +243,9 @@ def draw(table: pd.DataFrame) -> None:
     kinds = {"none": "#999999", "bias": "#1f77b4", "least squares": "#76b900", MADE_UP: "#e69f00"}
     moments = {"accuracy": "straight after pruning", "retrained": "after a short retraining"}
     panels = list(itertools.product(NETWORKS, moments))
+    shares = sorted(MACS, reverse=True)
     figure, axes = plt.subplots(len(MACS), len(panels), figsize=(24, 12), sharey="col")
-    for (row, share), (column, (network, measure)) in itertools.product(enumerate(sorted(MACS, reverse=True)), enumerate(panels)):
+    for (row, share), (column, (network, measure)) in itertools.product(enumerate(shares), enumerate(panels)):
         axis, part = axes[row, column], table[(table.network == network) & (table.macs == share)]
         order = part[part.compensation == "least squares"].groupby("criterion").accuracy.mean().sort_values().index
         for offset, (kind, colour) in enumerate(kinds.items()):
@@ -261,7 +263,7 @@ def draw(table: pd.DataFrame) -> None:
     for axis in axes[:, 0]:
         axis.set_ylabel("top-1, %")
     # Made-up pictures were measured at half the MACs only.
-    handles, names = axes[sorted(MACS, reverse=True).index(HALF), 0].get_legend_handles_labels()
+    handles, names = axes[shares.index(HALF), 0].get_legend_handles_labels()
     axes[0, 0].legend(handles, names, frameon=True, fontsize=8, loc="lower right")
     figure.tight_layout()
     figure.savefig(TABLE.with_suffix(".png"), dpi=80)

@@ -28,6 +28,7 @@ from bench_criteria import script, trained
 
 from tlt_prune import criteria
 from tlt_prune.graph.tracer import trace
+from tlt_prune.specs import load_spec
 
 HERE = pathlib.Path(__file__).resolve().parent
 SCRATCH, DECAY = HERE / "bench_scratch.csv", HERE / "bench_decay.csv"
@@ -35,15 +36,14 @@ SCRATCH, DECAY = HERE / "bench_scratch.csv", HERE / "bench_decay.csv"
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """Epochs of the dense training (the spec's), epochs and peak learning rate of retraining, shares of the MACs to keep."""
+    """Epochs and peak learning rate of retraining, shares of the MACs to keep."""
 
-    dense_epochs: int
     epochs: int
     rate: float
     shares: tuple[float, ...]
 
 
-RECIPES = {"resnet20": Recipe(8, 8, 0.1, (0.25,)), "vgg16": Recipe(6, 6, 0.03, (0.25,))}
+RECIPES = {"resnet20": Recipe(8, 0.1, (0.25,)), "vgg16": Recipe(6, 0.03, (0.25,))}
 DECAYED = "vgg16"
 PENALTIES = {
     "none": ["train.reg_config.type=none"],
@@ -53,6 +53,10 @@ PENALTIES = {
     "L1, 2e-4": ["train.reg_config.type=L1", "train.reg_config.weight_decay=2.0e-4"],
 }
 THRESHOLDS = (0.3, 0.5, 0.6, 0.7, 0.8)
+
+
+def dense_epochs(network: str) -> int:
+    return load_spec(bench_criteria.ROOT / bench_criteria.NETWORKS[network][0]).train.num_epochs
 
 
 def accuracy(model: pathlib.Path, network: str, folder: pathlib.Path | None) -> float:
@@ -79,7 +83,7 @@ def scratch(results: pathlib.Path, folder: pathlib.Path | None) -> pd.DataFrame:
                 f"train.lr_config.learning_rate={recipe.rate}",
                 f"train.pretrained_model_path={pruned}",
             ]
-            whole = [f"train.num_epochs={recipe.dense_epochs + recipe.epochs}", f"train.pretrained_model_path={twin}"]
+            whole = [f"train.num_epochs={dense_epochs(network) + recipe.epochs}", f"train.pretrained_model_path={twin}"]
             models = {
                 "dense": dense,
                 "pruned": pruned,
@@ -99,11 +103,9 @@ def decay(results: pathlib.Path, folder: pathlib.Path | None) -> pd.DataFrame:
     rows = []
     for name, overrides in PENALTIES.items():
         for seed in bench_criteria.SEEDS:
-            if not overrides:
-                path = bench_criteria.dense(DECAYED, folder, results, seed)
-            else:
-                place = results / f"{DECAYED}_s{seed}/decay_{name.replace(', ', '_')}"
-                path = trained(DECAYED, folder, place, seed, *overrides)
+            # The spec's own penalty is that of the dense network.
+            place = f"decay_{name.replace(', ', '_')}" if overrides else "train"
+            path = trained(DECAYED, folder, results / f"{DECAYED}_s{seed}" / place, seed, *overrides)
             norms = criteria.L2()(criteria.Network(trace(keras.models.load_model(path, compile=False))))
             shares = np.concatenate([x / x.max() for layer, x in norms.items() if layer != "predictions"])
             below = {f"below {t}": float(np.mean(shares <= t)) for t in THRESHOLDS}
@@ -118,7 +120,7 @@ def scratch_rows(table: pd.DataFrame) -> list[str]:
     rows = []
     for (network, share), part in table.groupby(["network", "macs"], sort=False):
         recipe, cells = RECIPES[str(network)], [" / ".join(f"{100 * x:.1f}" for x in part[name]) for name in shown]
-        epochs = f"{recipe.dense_epochs} + {recipe.epochs}"
+        epochs = f"{dense_epochs(str(network))} + {recipe.epochs}"
         rows.append(f"| {bench_criteria.TITLES[str(network)]}, {share:.0%} of the MACs, {epochs} epochs | {' | '.join(cells)} |")
     return rows
 
