@@ -6,12 +6,14 @@ import pathlib
 
 import bench_criteria
 import bench_peer
+import bench_training
 import pandas as pd
 import pytest
 
 TABLES = {
     "criteria": (bench_criteria.readme_rows, bench_criteria.TABLE, 12),
     "peer": (bench_peer.readme_rows, bench_peer.TABLE, 12),
+    "decay": (bench_training.decay_rows, bench_training.DECAY, 5),
 }
 
 
