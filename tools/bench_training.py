@@ -120,8 +120,8 @@ def scratch_rows(table: pd.DataFrame) -> list[str]:
     rows = []
     for (network, share), part in table.groupby(["network", "macs"], sort=False):
         recipe, cells = RECIPES[str(network)], [" / ".join(f"{100 * x:.1f}" for x in part[name]) for name in shown]
-        epochs = f"{dense_epochs(str(network))} + {recipe.epochs}"
-        rows.append(f"| {bench_criteria.TITLES[str(network)]}, {share:.0%} of the MACs, {epochs} epochs | {' | '.join(cells)} |")
+        title = f"{bench_criteria.TITLES[str(network)]}, {100 * share:g} % of the MACs"
+        rows.append(f"| {title}, {dense_epochs(str(network))} + {recipe.epochs} epochs | {' | '.join(cells)} |")
     return rows
 
 
