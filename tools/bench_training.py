@@ -24,7 +24,7 @@ import bench_criteria
 import keras
 import numpy as np
 import pandas as pd
-from bench_criteria import script, trained
+from bench_criteria import dense, script, trained
 
 from tlt_prune import criteria
 from tlt_prune.graph.tracer import trace
@@ -69,12 +69,12 @@ def accuracy(model: pathlib.Path, network: str, folder: pathlib.Path | None) -> 
 def scratch(results: pathlib.Path, folder: pathlib.Path | None) -> pd.DataFrame:
     rows = []
     for (network, recipe), seed in itertools.product(RECIPES.items(), bench_criteria.SEEDS):
-        dense = bench_criteria.dense(network, folder, results, seed)
+        unpruned = dense(network, folder, results, seed)
         for share in recipe.shares:
             place = results / f"{network}_s{seed}/scratch_{share}"
             pruned, twin = place / "pruned.keras", place / "twin.keras"
             if not pruned.exists():
-                script("prune", network, folder, "-m", dense, "-o", pruned, "--macs", share, "-nf", 8)
+                script("prune", network, folder, "-m", unpruned, "-o", pruned, "--macs", share, "-nf", 8)
             if not twin.exists():
                 keras.utils.set_random_seed(100 + seed)
                 keras.models.clone_model(keras.models.load_model(pruned, compile=False)).save(twin)
@@ -85,11 +85,11 @@ def scratch(results: pathlib.Path, folder: pathlib.Path | None) -> pd.DataFrame:
             ]
             whole = [f"train.num_epochs={dense_epochs(network) + recipe.epochs}", f"train.pretrained_model_path={twin}"]
             models = {
-                "dense": dense,
+                "dense": unpruned,
                 "pruned": pruned,
                 "retrained": trained(network, folder, place / "retrained", seed, *short),
                 "retrained with a teacher": trained(
-                    network, folder, place / "taught", seed, *short, f"train.distill.teacher={dense}"
+                    network, folder, place / "taught", seed, *short, f"train.distill.teacher={unpruned}"
                 ),
                 "from scratch": trained(network, folder, place / "alone", seed, *whole),
             }
@@ -104,8 +104,8 @@ def decay(results: pathlib.Path, folder: pathlib.Path | None) -> pd.DataFrame:
     for name, overrides in PENALTIES.items():
         for seed in bench_criteria.SEEDS:
             # The spec's own penalty is that of the dense network.
-            place = f"decay_{name.replace(', ', '_')}" if overrides else "train"
-            path = trained(DECAYED, folder, results / f"{DECAYED}_s{seed}" / place, seed, *overrides)
+            place = results / f"{DECAYED}_s{seed}/decay_{name.replace(', ', '_')}"
+            path = trained(DECAYED, folder, place, seed, *overrides) if overrides else dense(DECAYED, folder, results, seed)
             norms = criteria.L2()(criteria.Network(trace(keras.models.load_model(path, compile=False))))
             shares = np.concatenate([x / x.max() for layer, x in norms.items() if layer != "predictions"])
             below = {f"below {t}": float(np.mean(shares <= t)) for t in THRESHOLDS}
