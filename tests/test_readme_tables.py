@@ -12,6 +12,7 @@ import pytest
 
 TABLES = {
     "criteria": (bench_criteria.readme_rows, bench_criteria.TABLE, 12),
+    "budgets": (bench_criteria.budget_rows, bench_criteria.TABLE, 8),
     "peer": (bench_peer.readme_rows, bench_peer.TABLE, 12),
     "scratch": (bench_training.scratch_rows, bench_training.SCRATCH, 2),
     "decay": (bench_training.decay_rows, bench_training.DECAY, 5),

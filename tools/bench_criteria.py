@@ -218,10 +218,10 @@ def readme_rows(table: pd.DataFrame) -> list[str]:
 
 
 def budget_rows(table: pd.DataFrame) -> list[str]:
-    """The README's rows at every budget, for the criteria between which the others lie."""
+    """The README's rows at every budget, for chance, TLT's criterion and the two best."""
     means = table.groupby(["network", "macs", "criterion", "compensation"])[["accuracy", "retrained"]].mean()
     rows = []
-    for name, kind in itertools.product(("Random", "L2", "Fisher"), ("none", "least squares")):
+    for name, kind in itertools.product(("Random", "L2", "Taylor", "Fisher"), ("none", "least squares")):
         places = itertools.product(("resnet20", "vgg16"), MACS)
         cells = [arrow(means.loc[network, share, name, kind]) for network, share in places]
         rows.append(f"| `{name}`{', least squares' if kind != 'none' else ''} | {' | '.join(cells)} |")
@@ -263,8 +263,8 @@ def draw(table: pd.DataFrame) -> None:
         axis.set_ylabel("top-1, %")
     # Made-up pictures were measured at half the MACs only.
     handles, names = axes[MACS.index(HALF), 0].get_legend_handles_labels()
-    axes[0, 0].legend(handles, names, frameon=True, fontsize=8, loc="lower right")
-    figure.tight_layout()
+    figure.legend(handles, names, ncols=len(kinds), frameon=False, loc="upper center")
+    figure.tight_layout(rect=(0, 0, 1, 0.97))
     figure.savefig(TABLE.with_suffix(".png"), dpi=80)
 
 
