@@ -117,6 +117,23 @@ def assert_met_to_within_one_step(model: Any, resource: str, share: float, **opt
     return True
 
 
+def assert_independent(model: Any, pruned: Any, inputs: Any) -> None:
+    """The pruned model learns, and the original does not notice: no variable is shared, none is left out."""
+    variables = pruned.variables if isinstance(pruned, keras.Model) else pruned.weights
+    shared = {id(v) for v in model.variables} & {id(v) for v in variables}
+    assert not shared, [v.name for v in variables if id(v) in shared]
+    before = [np.array(v) for v in model.weights]
+    learns = [np.array(v) for v in pruned.trainable_weights]
+    zeros = keras.tree.map_structure(lambda y: np.zeros(y.shape, np.float32), pruned(inputs, training=False))
+    # Not every optimizer's step: a copy of the compile state is another test's.
+    optimizer = (keras if isinstance(pruned, keras.Model) else __import__("tf_keras")).optimizers.SGD(1e-3)
+    pruned.compile(optimizer=optimizer, loss="mse", run_eagerly=True)
+    pruned.train_on_batch(inputs, zeros)
+    assert not learns or any(not np.array_equal(a, v) for a, v in zip(learns, pruned.trainable_weights, strict=True))
+    for a, v in zip(before, model.weights, strict=True):
+        np.testing.assert_array_equal(a, v, err_msg=v.name)
+
+
 def assert_same_after_reload(model: Any, inputs: Any) -> None:
     """A saved and loaded model computes the same; `.keras` for Keras 3, `.h5` for tf_keras."""
     legacy = not isinstance(model, keras.Model)

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import renormalised
-from helpers import assert_law, assert_same_after_reload, randomise
+from helpers import assert_independent, assert_law, assert_same_after_reload, randomise
 
 import tlt_prune
 from tlt_prune.graph.tracer import trace
@@ -53,7 +53,9 @@ def check(model: Any, name: str) -> None:
     frozen = {note.removeprefix("frozen: ") for note in plan.to_frame()["note"] if note}
     expected = {gallery.FROZEN[name]} if name in gallery.FROZEN else set()
     assert frozen - {"model output", "a single channel"} == expected - {"model output"}
-    assert_same_after_reload(pruned, random_inputs(channels, 0, 2))
+    inputs = random_inputs(channels, 0, 2)
+    assert_same_after_reload(pruned, inputs)
+    assert_independent(model, pruned, inputs)
 
 
 @pytest.mark.parametrize("name", gallery.APPROXIMATE)

@@ -48,6 +48,31 @@ class Record:
             self._weight_index[id(op)] = {id(v): i for i, v in enumerate(self.graph.family.weights(op))}
         return self._weight_index[id(op)].get(id(variable))
 
+    def tie_shared_weights(self) -> None:
+        """A variable that several layers hold has one label for each index, whoever asks.
+
+        Where one of them has said nothing about an axis, nobody knows what it does with it: nothing of it may be removed.
+        """
+        holders: dict[int, dict[int, tuple[Any, int]]] = {}
+        for call in self.graph.walk():
+            if call.inner is None and self.graph.family.is_layer(call.op):
+                for index, variable in enumerate(self.graph.family.weights(call.op)):
+                    holders.setdefault(id(variable), {})[id(call.op)] = (call.op, index)
+        for places in holders.values():
+            if len(places) > 1:
+                self._tie([*places.values()])
+
+    def _tie(self, places: Sequence[tuple[Any, int]]) -> None:
+        op, index = places[0]
+        for axis in range(len(self.graph.family.weights(op)[index].shape)):
+            found = [self.axes.get((id(op), index, axis)) for op, index in places]
+            vectors = [x.labels for x in found if x is not None]
+            for vector in vectors[1:]:
+                self.table.unify(vectors[0], vector)
+            silent = [op.name for (op, _), x in zip(places, found, strict=True) if x is None]
+            for vector in vectors if silent else ():
+                self.table.freeze(vector, f"shares weights with '{silent[0]}'")
+
     def edit(self, edits: dict[Any, Edit], key: Any, edit: Edit) -> None:
         # One configuration serves every call of a layer: what it depends on must be removed alike.
         first = edits.setdefault(key, edit)

@@ -12,13 +12,14 @@ import contextlib
 import dataclasses
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
 import numpy as np
 from keras import tree
-from keras.src.models.functional import Functional, functional_like_constructor
+from keras.src.models.functional import Functional
+from keras.src.saving import serialization_lib
 
 from tlt_prune.errors import UnsupportedModelError
 from tlt_prune.graph.classes import keras_base, keras_model_base
@@ -72,9 +73,28 @@ class Family:
         """The package: `keras` or `tf_keras`."""
         raise NotImplementedError
 
-    def constructor(self, model: Any) -> Callable[..., Any]:
-        """What builds a model of the same kind from inputs, outputs and name."""
+    @contextlib.contextmanager
+    def sharing(self, layers: Mapping[Any, Any]) -> Iterator[None]:
+        """While one layer is rebuilt from its configuration: where that holds one of `layers`, it gets what became of it; and
+        what it holds twice stays one object.
+
+        Args:
+            layers: old layer -> new one.
+        """
+        library = self._serialization()
+        with library.ObjectSharingScope():
+            for old, new in layers.items():
+                # Once an object was written down, its next mention bears its `id`.
+                library.serialize_keras_object(old)
+                library.record_object_after_deserialization(new, id(old))
+            yield
+
+    def _serialization(self) -> Any:
         raise NotImplementedError
+
+    def seeds(self, op: Any) -> list[Any]:
+        """The states of a layer's random generators, which are no weights."""
+        return []
 
     def weights(self, op: Any) -> list[Any]:
         """The variables of a layer, those of the layers in it included."""
@@ -84,12 +104,24 @@ class Family:
         raise NotImplementedError
 
     def construction(self) -> contextlib.AbstractContextManager[Any]:
-        """While layers are called to build a model, their variables wait for `give` instead of getting initial values."""
+        """While layers are called to build a model, their variables wait for `start` instead of getting initial values."""
         return contextlib.nullcontext()
 
-    def give(self, variable: Any, value: Any) -> None:
-        """Sets a variable, or what a waiting one will start with."""
-        variable.assign(value)
+    def start(self, variable: Any, value: Callable[[], np.ndarray[Any, Any]]) -> bool:
+        """What a waiting variable will start with; False for one that does not wait, and has to be assigned to."""
+        return False
+
+    def compile_arguments(self, model: Any) -> dict[str, Any]:
+        """What `model` was last compiled with, as objects; empty if it was not."""
+        compiled = getattr(model, "compiled", getattr(model, "_is_compiled", False))
+        config = getattr(model, "_compile_config", None) if compiled else None
+        return {} if config is None else dict(config.config)
+
+    def copy_policy(self, old: Any, new: Any) -> None:
+        """The dtype policy of a model, which decides how compile() scales the loss: not the one in force now."""
+
+    def build_optimizer(self, model: Any) -> None:
+        """Makes an optimizer's variables, as loading a compiled model does."""
 
     def reset_states(self, model: Any) -> None:
         """Stateful recurrent layers start from zero."""
@@ -167,8 +199,12 @@ class _Keras3(Family):
     def namespace(self) -> Any:
         return keras
 
-    def constructor(self, model: Any) -> Callable[..., Any]:
-        return type(model) if functional_like_constructor(type(model)) else keras.Model
+    def _serialization(self) -> Any:
+        return serialization_lib
+
+    def seeds(self, op: Any) -> list[Any]:
+        weights = {id(v) for v in op.weights}
+        return [v for v in op.variables if id(v) not in weights]
 
     def numpy(self, variable: Any) -> np.ndarray[Any, Any]:
         return np.asarray(keras.ops.convert_to_numpy(variable))
@@ -178,11 +214,19 @@ class _Keras3(Family):
         scope: contextlib.AbstractContextManager[Any] = keras.StatelessScope()
         return scope
 
-    def give(self, variable: Any, value: Any) -> None:
-        if variable._value is None:
-            variable._initializer = lambda shape, dtype=None: value
-        else:
-            variable.assign(value)
+    def copy_policy(self, old: Any, new: Any) -> None:
+        if new.dtype_policy != old.dtype_policy:
+            new.dtype_policy = old.dtype_policy
+
+    def build_optimizer(self, model: Any) -> None:
+        if model.optimizer is not None:
+            model.optimizer.build(model.trainable_variables)
+
+    def start(self, variable: Any, value: Callable[[], np.ndarray[Any, Any]]) -> bool:
+        if variable._value is not None:
+            return False
+        variable._initializer = lambda shape, dtype=None: value()
+        return True
 
 
 class _TfKeras(Family):
@@ -223,9 +267,8 @@ class _TfKeras(Family):
     def namespace(self) -> Any:
         return self._package
 
-    def constructor(self, model: Any) -> Callable[..., Any]:
-        build: Callable[..., Any] = self._package.Model
-        return build
+    def _serialization(self) -> Any:
+        return self._package.src.saving.serialization_lib
 
     def weights(self, op: Any) -> list[Any]:
         # Lookup layers count their vocabulary, which is no array, among them.

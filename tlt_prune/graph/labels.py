@@ -11,6 +11,7 @@ keeps a pruned tensor rectangular: removing labels removes whole slices of that 
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 from numpy.typing import NDArray
@@ -160,6 +161,8 @@ def _distinct_slices(labels: Labels, axis: int) -> int:
 # Stand-ins for unknown sizes: distinct primes, so that a reshape whose result depends on the true
 # size shows up as labels that vary along the unknown axis.
 _PRIMES = (2, 3, 5, 7, 11, 13, 17, 19)
+# Larger arrays than this are not made to follow a reshape across an axis of unknown size.
+_MOST_ENTRIES = 2**24
 
 
 def reshape(labels: Labels, shape: Shape, new_shape: Shape) -> Labels | None:
@@ -168,19 +171,27 @@ def reshape(labels: Labels, shape: Shape, new_shape: Shape) -> Labels | None:
     Both shapes include the batch axis and may hold None. At most one None of `new_shape` is
     inferred; a leading None in both is the same batch.
     """
+    whole = _whole_axis(labels, shape, new_shape)
+    if whole is not None:
+        return labels.reshape([-1 if axis == whole else 1 for axis in range(len(new_shape))])
     primes = iter(_PRIMES)
     known = [size if size is not None else next(primes) for size in shape]
     target = list(new_shape)
     if shape and target and shape[0] is None and target[0] is None and None in target[1:]:
         target[0] = known[0]
     unknown = [axis for axis, size in enumerate(target) if size is None]
-    total = int(np.prod(known, dtype=np.int64))
     if unknown:
-        rest = int(np.prod([size for size in target if size is not None], dtype=np.int64))
-        if len(unknown) > 1 or not rest or total % rest:
+        rest = math.prod(size for size in target if size is not None)
+        if len(unknown) > 1 or not rest:
             return None
-        target[unknown[0]] = total // rest
-    if int(np.prod(target, dtype=np.int64)) != total:  # type: ignore[arg-type]
+        if math.prod(known) % rest and None in shape:
+            # What is unknown must be a multiple of this: windows, say, that are put together to pictures again.
+            known[shape.index(None)] *= rest // math.gcd(math.prod(known), rest)
+            if math.prod(known) > _MOST_ENTRIES:
+                return None
+        target[unknown[0]] = math.prod(known) // rest
+    total = math.prod(known)
+    if math.prod(target) != total:  # type: ignore[arg-type]
         return None
     moved = np.broadcast_to(labels, known).reshape(target)  # type: ignore[arg-type]
     for axis in varying_axes(moved):
@@ -190,3 +201,26 @@ def reshape(labels: Labels, shape: Shape, new_shape: Shape) -> Labels | None:
                 return None
             moved = first
     return moved
+
+
+def _whole_axis(labels: Labels, shape: Shape, new_shape: Shape) -> int | None:
+    """The axis of the new shape that is the one along which `labels` vary, where a reshape leaves that as it is.
+
+    It does if the axis has the same size and as many entries behind it, or before it; whatever happens to the others.
+    """
+    axes = varying_axes(labels)
+    if len(axes) != 1:
+        return None
+    (axis,) = axes
+    same_batch = shape.count(None) == new_shape.count(None) == 1 and _product(shape) == _product(new_shape)
+    for new_axis, size in enumerate(new_shape):
+        if size == shape[axis]:
+            sides = ((shape[axis + 1 :], new_shape[new_axis + 1 :]), (shape[:axis], new_shape[:new_axis]))
+            if any(_product(a) == _product(b) and a.count(None) == b.count(None) <= same_batch for a, b in sides):
+                return new_axis
+    return None
+
+
+def _product(shape: Shape) -> int:
+    """Of the known sizes."""
+    return math.prod(size for size in shape if size is not None)

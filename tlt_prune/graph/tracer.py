@@ -123,6 +123,7 @@ class _Tracer:
 
     def result(self) -> ChannelGraph:
         record = self.record
+        record.tie_shared_weights()
         for pattern, used in self._channelwise.items():
             if not used:
                 raise PlanError(self._not_channelwise(pattern))

@@ -27,7 +27,7 @@ class Costs:
     """By weight and in total.
 
     Attributes:
-        params: number of parameters of each weight.
+        params: number of parameters of each weight; of one that several layers share, under the first.
         macs: MACs of all calls that multiply it in, NaN where a size is unknown.
         bytes: size of each weight, as its type stores it.
     """
@@ -57,13 +57,16 @@ def costs(channels: ChannelGraph, alive: Alive | None = None) -> Costs:
     kept = {(id(a.op), a.index, a.axis): _count(a.labels, alive) for a in channels.axes}
     params: dict[Weight, int] = {}
     sizes: dict[Weight, int] = {}
-    for (op, index), weight in all_weights(channels).items():
-        count = math.prod(kept.get((op, index, axis), size) for axis, size in enumerate(weight.shape))
-        params[op, index], sizes[op, index] = count, count * item_size(weight)
+    counts = {
+        (op, index): math.prod(kept.get((op, index, axis), size) for axis, size in enumerate(weight.shape))
+        for (op, index), weight in all_weights(channels).items()
+    }
+    for place, weight in distinct_weights(channels).items():
+        params[place], sizes[place] = counts[place], counts[place] * item_size(weight)
     macs: dict[Weight, float] = {}
     for work in channels.work:
         key = (id(work.op), work.weight)
-        size = params[id(work.op), work.weight] if work.weight is not None else 1
+        size = counts[id(work.op), work.weight] if work.weight is not None else 1
         count = work.positions * size * math.prod(_count(labels, alive) for labels in work.factors)
         macs[key] = macs.get(key, 0.0) + count
     return Costs(params, macs, sizes)
@@ -77,6 +80,14 @@ def all_weights(channels: ChannelGraph) -> dict[tuple[int, int], Any]:
         if call.inner is None and channels.graph.family.is_layer(call.op):
             found.update({(id(call.op), i): weight for i, weight in enumerate(channels.graph.family.weights(call.op))})
     return found
+
+
+def distinct_weights(channels: ChannelGraph) -> dict[tuple[int, int], Any]:
+    """The same without the second and further places of a variable that several layers share."""
+    distinct: dict[int, tuple[tuple[int, int], Any]] = {}
+    for key, weight in all_weights(channels).items():
+        distinct.setdefault(id(weight), (key, weight))
+    return dict(distinct.values())
 
 
 def item_size(weight: Any) -> int:

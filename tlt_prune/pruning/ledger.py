@@ -14,7 +14,7 @@ import numpy as np
 
 from tlt_prune.graph.channel_graph import ChannelGraph
 from tlt_prune.graph.labels import Alive, Labels
-from tlt_prune.pruning.costs import all_weights, item_size
+from tlt_prune.pruning.costs import all_weights, distinct_weights, item_size
 from tlt_prune.pruning.groups import Grouping
 
 
@@ -53,7 +53,7 @@ def mac_terms(channels: ChannelGraph) -> list[Term]:
 def _weight_terms(channels: ChannelGraph, unit: Callable[[object], float]) -> list[Term]:
     axes = _axes(channels)
     terms = []
-    for key, weight in all_weights(channels).items():
+    for key, weight in distinct_weights(channels).items():
         vectors, size = _weight(weight, axes.get(key, {}))
         terms.append(Term(tuple(vectors), _product(size * unit(weight))))
     return terms

@@ -16,21 +16,29 @@ from tlt_prune.graph.classes import is_keras_class
 from tlt_prune.graph.family import Family, all_layers
 from tlt_prune.graph.labels import Alive
 from tlt_prune.graph.reader import Call
-
-_DEFERRED = "zeros"
-"""Initial values are overwritten at once: random ones would be waste."""
+from tlt_prune.pruning import initializers
 
 
 def rebuild(
-    call: Call, family: Family, edits: Iterable[Edit], alive: Alive, override: Mapping[str, Any]
-) -> tuple[Any, dict[str, Any]]:
-    """The new operation, and the initialisers to put back into it once it is built.
+    call: Call,
+    family: Family,
+    edits: Iterable[Edit],
+    alive: Alive,
+    override: Mapping[str, Any],
+    held: Mapping[Any, Any],
+    *,
+    resized: bool,
+) -> Any:
+    """The new operation. Initializers that it will never use are zeros, until `initializers.restore` puts them back.
 
     Args:
         call: of the operation to rebuild.
         edits: its configuration edits.
         alive: `(n_labels,)`.
         override: configuration entries of the user's.
+        held: layers that this one holds and the model has elsewhere too -> what became of them.
+        resized: whether its weights or inputs change their shape. If not, the layers inside are built at once, as Keras does
+            when it loads them.
 
     Raises:
         PlanError: `override` has an entry that the configuration lacks.
@@ -38,30 +46,40 @@ def rebuild(
     """
     op = call.op
     if family.is_a(op, "Lambda") and is_keras_class(type(op)):
-        return type(op)(**_overridden(call, family.lambda_arguments(op), override)), {}
-    try:
-        config = _copied(op.get_config())
-    # A custom layer's may raise anything; Keras' own do where an argument cannot be written down.
-    except Exception as error:
-        raise _not_rebuilt(call, error) from error
-    for edit in edits:
-        _set(config, edit.key, resolve(edit.value, alive))
-    if is_keras_class(type(op)):
-        # Keras' layers take arrays, but restore themselves from lists only.
-        config = {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in config.items()}
-    initialisers = {key: value for key, value in _silenced(op, config).items() if key not in override}
-    _hand_over(op, config)
-    config = _overridden(call, config, override)
-    try:
-        # What a layer is made of need not be registered with Keras.
-        with family.namespace().utils.custom_object_scope(_objects_inside(op)):
-            new = type(op).from_config(config)
-    except (TypeError, ValueError) as error:
-        raise _not_rebuilt(call, error) from error
-    _hand_over_inside(op, new)
-    # Before it is called: some lookups know their output's width only with their vocabulary.
-    _hand_over_assets(op, new)
-    return new, initialisers
+        return type(op)(**_overridden(call, family.lambda_arguments(op), override))
+    with family.sharing(held):
+        try:
+            config = _copied(op.get_config(), built=not resized)
+        # A custom layer's may raise anything; Keras' own do where an argument cannot be written down.
+        except Exception as error:
+            raise _not_rebuilt(call, error) from error
+        for edit in edits:
+            _set(config, edit.key, resolve(edit.value, alive))
+        if is_keras_class(type(op)):
+            # Keras' layers take arrays, but restore themselves from lists only.
+            config = {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in config.items()}
+        initializers.silence(op, config)
+        _hand_over(op, config)
+        config = _overridden(call, config, override)
+        try:
+            # What a layer is made of need not be registered with Keras.
+            with family.namespace().utils.custom_object_scope(_objects_inside(op)):
+                new = type(op).from_config(config)
+        except (TypeError, ValueError) as error:
+            raise _not_rebuilt(call, error) from error
+    for old, layer in layer_pairs(op, new)[1:]:
+        _hand_over_inside(old, layer)
+    for old, layer in layer_pairs(op, new):
+        # Before it is called: some lookups know their output's width only with their vocabulary.
+        _hand_over_assets(old, layer)
+    return new
+
+
+def layer_pairs(op: Any, new: Any) -> list[tuple[Any, Any]]:
+    """A layer and what became of it, then the layers inside; the latter only where both have the same."""
+    old_layers, new_layers = all_layers(op), all_layers(new)
+    same = [type(x) for x in old_layers] == [type(x) for x in new_layers]
+    return [(op, new), *(zip(old_layers, new_layers, strict=True) if same else ())]
 
 
 def _overridden(call: Call, config: dict[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,23 +101,19 @@ def _not_rebuilt(call: Call, error: Exception) -> UnsupportedModelError:
     )
 
 
-def _copied(config: dict[str, Any]) -> dict[str, Any]:
-    """A configuration that may be edited: its dictionaries copied, without the shapes inner layers were built for."""
-    return {key: _copied(value) if type(value) is dict else value for key, value in config.items() if key != "build_config"}
+def _copied(config: Any, *, built: bool) -> Any:
+    """A configuration that may be edited: its dictionaries and lists copied, with or without the shapes layers were built for."""
+    if type(config) is dict:
+        return {key: _copied(value, built=built) for key, value in config.items() if built or key != "build_config"}
+    if type(config) in (list, tuple):
+        return type(config)(_copied(x, built=built) for x in config)
+    return config
 
 
 def _set(config: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
     for key in path[:-1]:
         config = config[key]
     config[path[-1]] = value
-
-
-def _silenced(op: Any, config: dict[str, Any]) -> dict[str, Any]:
-    """Replaces the initialisers in a configuration and returns them."""
-    # Layers that hand initialisers on to inner ones have them as properties, which cannot be put back.
-    keys = [key for key in config if key.endswith("_initializer") and vars(op).get(key) is not None]
-    config.update(dict.fromkeys(keys, _DEFERRED))
-    return {key: getattr(op, key) for key in keys}
 
 
 def _hand_over(op: Any, config: dict[str, Any]) -> None:
@@ -118,14 +132,11 @@ def _objects_inside(op: Any) -> dict[str, Any]:
     return {x.__name__: x for x in named}
 
 
-def _hand_over_inside(op: Any, new: Any) -> None:
+def _hand_over_inside(old: Any, new: Any) -> None:
     """The objects themselves once more: a user's function may have the name of one of Keras'."""
-    old_layers, new_layers = all_layers(op), all_layers(new)
-    if len(old_layers) == len(new_layers):
-        for old, layer in zip(old_layers, new_layers, strict=True):
-            for key, value in vars(old).items():
-                if _is_users_own(key, value):
-                    setattr(layer, key, value)
+    for key, value in vars(old).items():
+        if _is_users_own(key, value):
+            setattr(new, key, value)
 
 
 def _is_users_own(key: str, value: Any) -> bool:
@@ -144,19 +155,3 @@ def _hand_over_assets(op: Any, new: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:
         op.save_assets(folder)
         new.load_assets(folder)
-
-
-def cut_initialiser(initialiser: Any, rank: int, cuts: Mapping[int, Any]) -> Any:
-    """An initialiser that holds an array, cut as its weight is: left whole, a saved model could not be built again.
-
-    Args:
-        rank: of the weight, against which the array is broadcast.
-        cuts: axis -> `(size,)` booleans, what is retained.
-    """
-    value: Any = getattr(initialiser, "value", None)
-    shape = np.shape(value)
-    for axis, keep in cuts.items():
-        at = axis - rank
-        if len(shape) >= -at and shape[at] == len(keep):
-            value = np.compress(keep, np.asarray(value), axis=at)
-    return type(initialiser)(value) if np.shape(value) != shape else initialiser

@@ -8,21 +8,23 @@ is only read.
 from __future__ import annotations
 
 import contextlib
-import warnings
+import functools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
 from keras import tree
-from numpy.typing import NDArray
 
-from tlt_prune.errors import PlanError, UnsupportedModelError
+from tlt_prune.errors import PlanError
 from tlt_prune.graph.channel_graph import ChannelGraph, Edit, resolve
 from tlt_prune.graph.classes import is_keras_class
-from tlt_prune.graph.family import all_layers
+from tlt_prune.graph.family import Family, all_layers
 from tlt_prune.graph.labels import Alive, kept_shape
 from tlt_prune.graph.reader import Call, Graph, Tensor, matches, nearest_name
-from tlt_prune.pruning.rebuild import cut_initialiser, rebuild
+from tlt_prune.pruning import initializers
+from tlt_prune.pruning.compile_state import copy_compile_state
+from tlt_prune.pruning.model_class import same_class
+from tlt_prune.pruning.rebuild import layer_pairs, rebuild
+from tlt_prune.pruning.transfer import Transfer
 
 Overrides = Mapping[str, Mapping[str, Any]]
 
@@ -59,15 +61,15 @@ class _Rewriter:
         self._family = channels.graph.family
         self._overrides = overrides
         self._ops: dict[int, tuple[Any, Any]] = {}
+        self._overridden: dict[int, dict[str, Any]] = {}
         self._models: dict[int, tuple[Any, Any]] = {}
-        self._initialisers: list[tuple[Any, Any, dict[str, Any]]] = []
         self._config_edits = _by_target(channels.config_edits)
         self._argument_edits = _by_target(channels.argument_edits)
-        self._cuts: dict[tuple[int, int], dict[int, NDArray[np.bool_]]] = {}
-        for axis in channels.axes:
-            keep = alive[axis.labels]
-            if not keep.all():
-                self._cuts.setdefault((id(axis.op), axis.index), {})[axis.axis] = keep
+        self._transfer = Transfer(channels, alive)
+        calls = [call for call in channels.graph.walk() if call.inner is None]
+        self._calls = {id(call.op): call for call in reversed(calls)}
+        self._shared = _held_and_elsewhere(self._calls, self._family)
+        self._resized = _resized(channels, alive, calls)
 
     def new_layers(self) -> dict[int, Any]:
         return {key: new for key, (_, new) in self._ops.items()}
@@ -80,14 +82,15 @@ class _Rewriter:
                 near = nearest_name(pattern, {call.path for call in calls})
                 raise PlanError(f"layer_config_overrides: no layer matches {pattern!r}.{near}")
         for call in calls:
-            if call.inner is None and id(call.op) not in self._ops:
-                self._ops[id(call.op)] = (call.op, self._rebuilt(call))
+            if call.inner is None:
+                self._rebuilt(call)
         waiting = all(_can_wait(x) for op, _ in self._ops.values() for x in (op, *all_layers(op)))
         with self._family.construction() if waiting else contextlib.nullcontext():
             new = self._model(graph)
-            self._copy_weights()
+            self._transfer.begin(self._ops.values())
+        self._transfer.finish(graph.model, new)
         self._finish()
-        _copy_compile_state(graph.model, new)
+        copy_compile_state(graph.model, new, self._family)
         return new
 
     # --- structure ---
@@ -106,16 +109,18 @@ class _Rewriter:
             args, kwargs = self._arguments(call, known)
             results = tree.flatten(self._op(call)(*args, **kwargs))
             known.update(zip([x.key for x in call.outputs], results, strict=True))
-        return self._family.constructor(graph.model)(
-            inputs=tree.pack_sequence_as(graph.inputs, inputs),
-            outputs=tree.map_structure(lambda x: known[x.key], graph.outputs),
-            name=graph.model.name,
-        )
+        parts = {
+            "inputs": tree.pack_sequence_as(graph.inputs, inputs),
+            "outputs": tree.map_structure(lambda x: known[x.key], graph.outputs),
+            "name": graph.model.name,
+        }
+        return same_class(graph.model, self._family, self._family.namespace().Model, parts)
 
     def _sequential(self, graph: Graph) -> Any:
         ((first, _),) = self._inputs(graph)
         layers = [first, *(self._op(call) for call in graph.calls)]
-        return self._family.namespace().Sequential(layers, name=graph.model.name)
+        parts = {"layers": layers, "name": graph.model.name}
+        return same_class(graph.model, self._family, self._family.namespace().Sequential, parts)
 
     def _inputs(self, graph: Graph) -> list[tuple[Any, Any]]:
         """(InputLayer, None) for each input, or (None, tensor) where the model has no such layer."""
@@ -144,10 +149,23 @@ class _Rewriter:
     # --- operations ---
 
     def _rebuilt(self, call: Call) -> Any:
-        override = {key: value for pattern, x in self._overrides.items() if matches(call, pattern) for key, value in x.items()}
-        new, initialisers = rebuild(call, self._family, self._config_edits.get(id(call.op), ()), self._alive, override)
-        self._initialisers.append((call.op, new, initialisers))
-        return new
+        """What becomes of an operation; first of the layers that it holds and the model has elsewhere too."""
+        if id(call.op) not in self._ops:
+            held = {x: self._rebuilt(self._call_of(x, call)) for x in all_layers(call.op) if id(x) in self._shared}
+            override = {
+                key: value for pattern, x in self._overrides.items() if matches(call, pattern) for key, value in x.items()
+            }
+            edits = self._config_edits.get(id(call.op), ())
+            self._overridden[id(call.op)] = override
+            self._ops[id(call.op)] = (
+                call.op,
+                rebuild(call, self._family, edits, self._alive, override, held, resized=id(call.op) in self._resized),
+            )
+        return self._ops[id(call.op)][1]
+
+    def _call_of(self, layer: Any, holder: Call) -> Call:
+        """A call of a layer that another one holds; it may never be called in the model itself."""
+        return self._calls.get(id(layer)) or Call(layer, f"{holder.path}/{layer.name}", (), {}, (), None)
 
     def _op(self, call: Call) -> Any:
         if call.inner is None:
@@ -162,53 +180,48 @@ class _Rewriter:
 
     # --- state ---
 
-    def _copy_weights(self) -> None:
+    def _finish(self) -> None:
+        """What the new model takes over once its variables have values."""
         for op, new in self._ops.values():
             if not self._family.is_layer(op):
                 continue
-            sources, targets = self._family.weights(op), self._family.weights(new)
-            if len(sources) != len(targets):
-                raise UnsupportedModelError(
-                    f"Layer '{op.name}' of type {type(op).__name__} has {len(sources)} weights, but {len(targets)} "
-                    "once rebuilt from its configuration. Expected all weights to be made in its constructor or build()."
-                )
-            for index, (source, target) in enumerate(zip(sources, targets, strict=True)):
-                value = self._family.numpy(source)
-                for axis, keep in self._cuts.get((id(op), index), {}).items():
-                    value = np.compress(keep, value, axis=axis)
-                if value.shape != tuple(target.shape):
-                    raise UnsupportedModelError(
-                        f"Layer '{op.name}' of type {type(op).__name__} has a weight of shape {tuple(target.shape)} once "
-                        f"rebuilt from its configuration, instead of {value.shape}. "
-                        "Expected get_config() to say what the weight's size follows from."
-                    )
-                self._family.give(target, value)
-
-    def _finish(self) -> None:
-        """What the new model takes over once its variables have values."""
-        for op, new, initialisers in self._initialisers:
-            for key, initialiser in initialisers.items():
-                setattr(new, key, self._cut_initialiser(op, key, initialiser))
-            if hasattr(new, "finalize_state") and self._family.weights(new):
-                # Normalization computes with constants that it derives from its weights when they are loaded.
-                new.finalize_state()
-        # A model's flag reaches all its layers when set, so the models go first, the outermost last
-        # built but first set, and the layers' own flags after them.
+            pairs = layer_pairs(op, new)
+            cuts_of = functools.partial(self._transfer.cuts_of, op)
+            initializers.restore(pairs, self._family, cuts_of, self._overridden[id(op)])
+            for _, layer in pairs:
+                if hasattr(layer, "finalize_state") and self._family.weights(layer):
+                    # Normalization computes with constants that it derives from its weights when they are loaded.
+                    layer.finalize_state()
+        # A flag reaches all layers inside when set, so the outer ones go first: models, the outermost last built but first set,
+        # then layers, then the layers in them.
         for old, new in reversed(list(self._models.values())):
             if not old.trainable:
                 new.trainable = False
-        for op, layer in self._ops.values():
-            if self._family.is_layer(op) and layer.trainable != op.trainable:
-                layer.trainable = op.trainable
+        for op, new in self._ops.values():
+            for old, layer in layer_pairs(op, new) if self._family.is_layer(op) else ():
+                if layer.trainable != old.trainable:
+                    layer.trainable = old.trainable
 
-    def _cut_initialiser(self, op: Any, key: str, initialiser: Any) -> Any:
-        variable = getattr(op, key.removesuffix("_initializer"), None)
-        cuts = [self._cuts.get((id(op), i), {}) for i, weight in enumerate(self._family.weights(op)) if weight is variable]
-        return cut_initialiser(initialiser, len(variable.shape), cuts[0]) if variable is not None and cuts else initialiser
+
+def _resized(channels: ChannelGraph, alive: Alive, calls: Iterable[Call]) -> set[int]:
+    """`id` of each operation of which a weight, an input or a configuration entry changes."""
+    cut = {id(axis.op) for axis in channels.axes if not alive[axis.labels].all()}
+    edited = {id(edit.target) for edit in channels.config_edits}
+    given = {id(call.op) for call in calls if not all(alive[channels.labels_of[x.key]].all() for x in call.inputs)}
+    return cut | edited | given
+
+
+def _held_and_elsewhere(calls: Mapping[int, Call], family: Family) -> set[int]:
+    """`id` of each layer inside a layer of the model that is a layer of the model itself, or inside another one too."""
+    holders: dict[int, int] = {}
+    for call in calls.values():
+        for layer in all_layers(call.op) if family.is_layer(call.op) else ():
+            holders[id(layer)] = holders.get(id(layer), 0) + 1
+    return {key for key, count in holders.items() if count > 1 or key in calls}
 
 
 def _can_wait(op: Any) -> bool:
-    """Whether a layer makes its variables from initialisers: custom layers may not, and recurrent states are made from values."""
+    """Whether a layer makes its variables from initializers: custom layers may not, and recurrent states are made from values."""
     return is_keras_class(type(op)) and not getattr(op, "stateful", False)
 
 
@@ -217,17 +230,3 @@ def _by_target(edits: Iterable[Edit]) -> dict[int, list[Edit]]:
     for edit in edits:
         found.setdefault(id(edit.target), []).append(edit)
     return found
-
-
-def _copy_compile_state(old: Any, new: Any) -> None:
-    config = old.get_compile_config() if getattr(old, "compiled", getattr(old, "_is_compiled", False)) else None
-    if not config:
-        return
-    try:
-        new.compile_from_config(config)
-    except (TypeError, ValueError) as error:
-        warnings.warn(
-            f"The pruned model is not compiled: the compile arguments of '{old.name}' cannot be copied ({error}). "
-            "Call compile() on it.",
-            stacklevel=2,
-        )

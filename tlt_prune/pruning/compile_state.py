@@ -1,0 +1,55 @@
+"""The compile arguments of a model -> the model that was made of it."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from typing import Any
+
+from tlt_prune.errors import first_line
+from tlt_prune.graph.classes import is_keras_class
+from tlt_prune.graph.family import Family
+
+
+def copy_compile_state(old: Any, new: Any, family: Family) -> None:
+    """Compiles `new` as `old` is compiled.
+
+    Optimizer and metrics, which have variables, are made anew from their configurations; functions and losses are the same
+    objects. Nothing has to be registered with Keras. Where an argument cannot be copied, `new` is not compiled and a warning says
+    why.
+    """
+    arguments = family.compile_arguments(old)
+    if not arguments:
+        return
+    family.copy_policy(old, new)
+    try:
+        if is_keras_class(_definer(type(new), "compile")):
+            new.compile(**{key: _fresh(value, family) for key, value in arguments.items()})
+            family.build_optimizer(new)
+        else:
+            new.compile_from_config(old.get_compile_config())
+    # Users' optimizers, metrics and compile() may raise anything.
+    except Exception as error:  # noqa: BLE001
+        warnings.warn(
+            f"The pruned model is not compiled: the compile arguments of '{old.name}' cannot be copied: {first_line(error)} "
+            "Call compile() on it.",
+            stacklevel=2,
+        )
+
+
+def _definer(cls: type, name: str) -> type:
+    return next(base for base in cls.__mro__ if name in vars(base))
+
+
+def _fresh(value: Any, family: Family) -> Any:
+    """A compile argument for another model: equal, and with no variable in common."""
+    if isinstance(value, dict):
+        return {key: _fresh(x, family) for key, x in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_fresh(x, family) for x in value)
+    if not hasattr(value, "get_config") or isinstance(value, family.namespace().losses.Loss):
+        return value
+    inside = [x for x in vars(value).values() if inspect.isfunction(x) or hasattr(x, "get_config")]
+    named: list[Any] = [x if inspect.isfunction(x) else type(x) for x in inside]
+    with family.namespace().utils.custom_object_scope({x.__name__: x for x in named if not is_keras_class(x)}):
+        return type(value).from_config(value.get_config())
