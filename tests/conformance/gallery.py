@@ -18,6 +18,8 @@ EXACT: dict[str, Build] = {}
 APPROXIMATE: dict[str, Build] = {}
 KERAS3: set[str] = set()
 FROZEN: dict[str, str] = {}
+# Counts what is not differentiable, and an operation for which TensorFlow has no gradient.
+WITHOUT_GRADIENTS = ("counts_and_norms", "augmentation")
 
 
 def case(*, approximate: bool = False, keras3: bool = False, frozen: str = "") -> Callable[[Build], Build]:

@@ -14,7 +14,8 @@ from helpers import assert_independent, randomise
 from keras import layers, ops
 
 import tlt_prune
-from tlt_prune.errors import UnsupportedModelError
+from tlt_prune.errors import PlanError, UnsupportedModelError
+from tlt_prune.graph.tracer import trace
 
 TINY: dict[str, Any] = {"granularity": 1, "min_num_filters": 1}
 
@@ -422,3 +423,173 @@ def test_a_compile_argument_that_cannot_be_copied_is_said() -> None:
     model.compile(ThatFails(), "mse")
     with pytest.warns(UserWarning, match=r"not compiled: .* not to be written down"):
         assert not tlt_prune.prune_model(model, ratio=0.5, **TINY).compiled
+
+
+def test_a_mixin_with_a_call_of_its_own_takes_the_rule_away() -> None:
+    class Doubled:
+        def call(self, x: Any) -> Any:
+            return 2 * ops.flip(super().call(x), axis=-1)  # type: ignore[misc]
+
+    class Both(Doubled, layers.Dense):
+        pass
+
+    x = keras.Input((8,))
+    model = keras.Model(x, layers.Dense(3)(Both(16, name="both")(layers.Dense(16, name="in")(x))))
+    plan = tlt_prune.plan_pruning(model, ratio=0.5, **TINY)
+    assert dict(plan.unknown) == {"both": "Both"}
+
+
+def two_outputs() -> keras.Model:
+    x = keras.Input((8,))
+    y = layers.Dense(16, name="hidden")(x)
+    return randomise(keras.Model(x, {"a": layers.Dense(3, name="a")(y), "b": layers.Dense(2, name="b")(y)}))
+
+
+X = np.random.default_rng(0).normal(size=(16, 8)).astype("float32")
+Y = {"a": np.eye(3, dtype="float32")[np.arange(16) % 3], "b": np.ones((16, 2), "float32")}
+
+
+def test_losses_by_output_are_those_of_compile() -> None:
+    model = two_outputs()
+    model.compile("sgd", {"a": "mse", "b": keras.losses.MeanAbsoluteError()})
+    scores = [
+        criterion(tlt_prune.criteria.Network(trace(model)))["hidden"]
+        for criterion in (
+            tlt_prune.criteria.Taylor((X, Y)),
+            tlt_prune.criteria.Taylor((X, Y), {"a": "mse", "b": "mae"}),
+            tlt_prune.criteria.Taylor((X, Y), ["mse", keras.losses.MeanAbsoluteError()]),
+            tlt_prune.criteria.Taylor(
+                (X, Y), lambda y, z: ops.mean(ops.square(y["a"] - z["a"])) + ops.mean(ops.abs(y["b"] - z["b"]))
+            ),
+        )
+    ]
+    for other in scores[1:]:
+        np.testing.assert_allclose(other, scores[0], rtol=1e-5)
+    only_a = tlt_prune.criteria.Taylor((X, Y), {"a": "mse"})(tlt_prune.criteria.Network(trace(model)))["hidden"]
+    assert not np.allclose(only_a, scores[0], rtol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        ({"c": "mse"}, "there is no output 'c'. Expected some of a, b"),
+        (["mse"], "losses: expected 2, one for each of a, b. Received 1"),
+        ({"a": 3}, "expected a loss or a function"),
+        ({"a": "msee"}, "there is no Keras loss 'msee'"),
+    ],
+)
+def test_losses_that_fit_no_output(loss: Any, message: str) -> None:
+    with pytest.raises(PlanError, match=message):
+        tlt_prune.plan_pruning(two_outputs(), ratio=0.5, criterion=tlt_prune.criteria.Fisher((X, Y), loss))
+
+
+def test_a_plan_for_other_names() -> None:
+    def made() -> keras.Model:
+        x = keras.Input((8,))
+        return randomise(keras.Model(x, layers.Dense(3)(layers.Dense(16)(layers.Dense(12)(x)))))
+
+    first, second = made(), made()
+    plan = tlt_prune.plan_pruning(first, ratio=0.5, **TINY)
+    with pytest.raises(PlanError, match=r"other names .* call apply\(..., by_position=True\)"):
+        plan.apply(second)
+    a, b = plan.apply(first), plan.apply(second, by_position=True)
+    np.testing.assert_array_equal(a.predict_on_batch(X), b.predict_on_batch(X))
+    x = keras.Input((8,))
+    other = keras.Model(x, layers.Dense(3)(layers.Dense(12)(layers.Dense(16)(x))))
+    with pytest.raises(PlanError, match="does not fit"):
+        plan.apply(other, by_position=True)
+
+
+CRITERIA = {
+    **{name: lambda name=name: name for name in ("L2", "L1", "Linf", "FPGM", "LAMP", "BNScale", "Random")},
+    **{name: lambda name=name: getattr(tlt_prune.criteria, name)((X, Y["a"]), "mse") for name in ("Taylor", "Fisher")},
+    **{name: lambda name=name: getattr(tlt_prune.criteria, name)(X) for name in ("Activation", "APoZ")},
+    "Ablation": lambda: tlt_prune.criteria.Ablation((X, Y["a"])),
+}
+
+
+@pytest.mark.parametrize("name", CRITERIA)
+@pytest.mark.parametrize("place", ["kernel", "bias", "statistics", "output"])
+def test_weights_that_are_not_finite_are_refused_by_every_criterion(name: str, place: str) -> None:
+    x = keras.Input((8,))
+    y = layers.BatchNormalization(name="bn")(layers.Dense(16, name="hidden")(x))
+    model = randomise(keras.Model(x, layers.Dense(3, name="out")(y)))
+    layer, index = {"kernel": ("hidden", 0), "bias": ("hidden", 1), "statistics": ("bn", 3), "output": ("out", 0)}[place]
+    variable = model.get_layer(layer).weights[index]
+    value = np.array(variable)
+    value.reshape(-1)[-1] = np.inf if place == "bias" else np.nan
+    variable.assign(value)
+    with pytest.raises(PlanError, match=rf"'{layer}' has weights that are not finite: 1 of"):
+        tlt_prune.plan_pruning(model, ratio=0.5, criterion=CRITERIA[name](), **TINY)
+
+
+COMPENSATIONS = {
+    "Bias": lambda data: tlt_prune.Bias(data),
+    "RecalibrateBatchNorm": lambda data: tlt_prune.RecalibrateBatchNorm(data),
+    "LeastSquares": lambda data: tlt_prune.LeastSquares(data),
+}
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered|invalid value:RuntimeWarning")
+@pytest.mark.parametrize("name", COMPENSATIONS)
+@pytest.mark.parametrize(("data", "filters"), [(1e38, 1.0), (1.0, 1e30), (1e25, 1e25)])
+def test_a_compensation_returns_finite_weights_or_an_error(name: str, data: float, filters: float) -> None:
+    x = keras.Input((8,))
+    y = layers.BatchNormalization(name="bn")(layers.Dense(16, name="hidden")(x))
+    model = randomise(keras.Model(x, layers.Dense(3)(layers.ReLU()(layers.Dense(6, name="next")(layers.ReLU()(y))))))
+    model.get_layer("hidden").kernel.assign(np.array(model.get_layer("hidden").kernel) * filters)
+    before = [np.array(v) for v in model.weights]
+    try:
+        pruned = tlt_prune.prune_model(model, ratio=0.5, compensation=COMPENSATIONS[name](X * np.float32(data)), **TINY)
+    except PlanError as error:
+        assert "finite" in str(error)  # noqa: PT017
+    else:
+        assert all(np.isfinite(v).all() for v in pruned.get_weights())
+    for a, v in zip(before, model.weights, strict=True):
+        np.testing.assert_array_equal(a, v)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+def test_statistics_are_measured_all_or_none() -> None:
+    x = keras.Input((8,))
+    y = layers.BatchNormalization(name="first")(layers.Dense(16)(x))
+    y = layers.BatchNormalization(name="second")(layers.Dense(16, name="large")(y))
+    model = randomise(keras.Model(x, layers.Dense(3)(y)))
+    model.get_layer("large").kernel.assign(np.full((16, 16), 3e38, "float32"))
+    before = [np.array(v) for v in model.weights]
+    with pytest.raises(PlanError, match="finite"):
+        tlt_prune.recalibrate_batch_norm(model, X)
+    for a, v in zip(before, model.weights, strict=True):
+        np.testing.assert_array_equal(a, v, err_msg=v.path)
+
+
+class Unknown(layers.Layer):
+    def call(self, x: Any) -> Any:
+        return x
+
+
+def test_steps_that_could_not_be_loaded_are_refused_before_training(tmp_path: pathlib.Path) -> None:
+    x = keras.Input((8,))
+    model = randomise(keras.Model(x, layers.Dense(3)(Unknown()(layers.Dense(16)(layers.Dense(16)(x))))))
+    trained = []
+    with pytest.raises(PlanError, match="register_keras_serializable") as error:
+        tlt_prune.iterative_prune(
+            model, lambda m, step: trained.append(step), ratio=0.5, steps=2, folder=tmp_path / "steps", **TINY
+        )
+    assert len(str(error.value)) < 600
+    assert "\n" not in str(error.value)
+    assert not trained
+    assert not (tmp_path / "steps").exists()
+    tlt_prune.iterative_prune(model, lambda m, step: trained.append(step), ratio=0.5, steps=2, **TINY)
+    assert trained == [1, 2]
+
+
+def test_a_network_trained_for_int8_says_what_to_do() -> None:
+    from tlt_prune import quantization
+
+    x = keras.Input((8, 8, 3))
+    y = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(16, 3, use_bias=False)(x)))
+    model = keras.Model(x, layers.Dense(3)(layers.Flatten()(layers.Conv2D(16, 3)(y))))
+    aware = quantization.quantisation_aware(model, np.random.default_rng(0).random((8, 8, 8, 3), "float32"))
+    with pytest.warns(UserWarning, match="trained for int8: prune the one it was made from, then call quantisation_aware"):
+        tlt_prune.prune_model(aware, ratio=0.5, **TINY)

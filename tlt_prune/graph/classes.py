@@ -27,9 +27,13 @@ def is_keras_class(cls: type) -> bool:
     return cls.__module__.partition(".")[0] in _KERAS
 
 
-def changes_computation(cls: type) -> bool:
-    """Whether `cls` overrides something of its bases that its calls may depend on."""
-    return any(_matters(name) and _inherited(cls, name) for name in vars(cls))
+def changes_computation(cls: type, of: type) -> bool:
+    """Whether `cls`, a base of the class `of`, overrides something there that calls may depend on.
+
+    What a mixin overrides it does not inherit itself: the bases of `of` that come after it count.
+    """
+    behind = of.__mro__[of.__mro__.index(cls) + 1 :]
+    return any(_matters(name) and any(name in vars(base) for base in behind if base is not object) for name in vars(cls))
 
 
 def changes_forward(cls: type) -> bool:
@@ -42,7 +46,7 @@ def keras_base(op: Any) -> type | None:
     for cls in type(op).__mro__:
         if is_keras_class(cls):
             return None if patched(op) else cls
-        if changes_computation(cls):
+        if changes_computation(cls, type(op)):
             return None
     return None
 
@@ -77,10 +81,6 @@ def _matters(name: str) -> bool:
         return name in _SPECIAL
     # Python's and Keras' bookkeeping on classes.
     return name not in _LAYER_NEUTRAL and not name.startswith(("_abc_", "_tf_", "_keras_"))
-
-
-def _inherited(cls: type, name: str) -> bool:
-    return any(name in vars(base) for base in cls.__mro__[1:] if base is not object)
 
 
 @functools.cache

@@ -154,6 +154,7 @@ def plan_of(channels: ChannelGraph, options: Options, statistic: Scores | None =
         first_threshold=selection.first_threshold,
         settings=settings,
         unknown=dict(channels.unknown),
+        frozen=tuple(sorted({*channels.bundles.frozen.values()} - {"model input", "model output", "a single channel"})),
     )
     return plan, alive
 

@@ -70,6 +70,7 @@ class PruningPlan:
         first_threshold: the smallest threshold that removes anything; infinite where none does.
         settings: the arguments that led here.
         unknown: path -> class name of each layer without a rule.
+        frozen: why channels may not go, each reason once.
     """
 
     model_name: str
@@ -87,6 +88,7 @@ class PruningPlan:
     first_threshold: float
     settings: Mapping[str, Any]
     unknown: Mapping[str, str]
+    frozen: tuple[str, ...] = ()
 
     @property
     def removed(self) -> int:
@@ -98,11 +100,15 @@ class PruningPlan:
         model: Any,
         layer_config_overrides: Mapping[str, Mapping[str, Any]] | None = None,
         compensation: Any = None,
+        *,
+        by_position: bool = False,
     ) -> Any:
         """Returns `model` without the channels this plan removes; `model` stays as it is.
 
         Args:
             model: the model the plan was made for, or one of the same architecture.
+            by_position: whether layers correspond by their order and not by their names, which Keras chooses anew for each model
+                that is made without them ("conv2d_3").
             layer_config_overrides: layer name -> configuration entries to replace, such as
                 `{"conv1": {"kernel_regularizer": None}}`.
             compensation: as for `tlt_prune.prune_model`.
@@ -111,7 +117,7 @@ class PruningPlan:
             PlanError: the plan does not fit the model.
         """
         channels = trace(model, self.settings.get("channelwise_layers", ()))
-        alive = self.alive(channels)
+        alive = (self._renamed(channels) if by_position else self).alive(channels)
         pruned = rewrite(channels, alive, layer_config_overrides)
         compensate(compensation, channels, alive, pruned)
         return pruned
@@ -143,6 +149,18 @@ class PruningPlan:
             if not alive[bundle]:
                 raise PlanError(f"The plan removes a frozen channel ({reason}). Expected the plan of this very model.")
         return alive
+
+    def _renamed(self, channels: ChannelGraph) -> PruningPlan:
+        """This plan with the layer names of another model of the same layers, in order.
+
+        Raises:
+            PlanError: it has other layers.
+        """
+        _same_layers(self, channels, by_position=True)
+        names = [p.name for p in channels.producers]
+        layers = tuple(dataclasses.replace(x, layer=name) for x, name in zip(self.layers, names, strict=True))
+        kept = {name: self.kept[x.layer] for x, name in zip(self.layers, names, strict=True)}
+        return dataclasses.replace(self, layers=layers, kept=kept)
 
     def sweep(self, model: Any, thresholds: Sequence[float] | None = None) -> pd.DataFrame:
         """What other thresholds would leave of `model`, with this plan's other settings: see `tlt_prune.sweep`."""
@@ -181,7 +199,7 @@ class PruningPlan:
         if any(1 - after / before >= _NEXT_TO_NOTHING for before, after in pairs if before):
             return ""
         if not self.scores:
-            reasons = sorted({x.note for x in self.layers if x.note})
+            reasons = sorted({x.note.removeprefix("frozen: ") for x in self.layers if x.note} or self.frozen)
             return f"Every layer is frozen: {'; '.join(reasons[:3]) or 'the model has no prunable layer'}."
         threshold = self.settings.get("threshold")
         floor = f"granularity={self.settings['granularity']} and min_num_filters={self.settings['min_num_filters']}"
@@ -239,7 +257,7 @@ class PruningPlan:
             layers = tuple(LayerPlan(**{**_macs_from_json(x), "groups": tuple(x["groups"])}) for x in data.pop("layers"))
             kept = {name: np.asarray(x, dtype=np.int64) for name, x in data.pop("kept").items()}
             settings = {k: tuple(v) if isinstance(v, list) else v for k, v in data.pop("settings").items()}
-            data["scores"] = tuple(data["scores"])
+            data["scores"], data["frozen"] = tuple(data["scores"]), tuple(data.get("frozen", ()))
             if data["first_threshold"] is None:
                 data["first_threshold"] = math.inf
             return cls(kept=kept, layers=layers, settings=settings, **_macs_from_json(data))
@@ -260,15 +278,25 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, (tuple, set)) else str(value)
 
 
-def _same_layers(plan: PruningPlan, channels: ChannelGraph) -> None:
-    widths = {p.name: len(p.labels) for p in channels.producers}
-    planned = {x.layer: x.filters_before for x in plan.layers}
-    if widths != planned:
-        differ = sorted(set(widths.items()) ^ set(planned.items()))[:3]
+def _same_layers(plan: PruningPlan, channels: ChannelGraph, *, by_position: bool = False) -> None:
+    """Raises a PlanError where a model has other layers than the plan's: other names count unless `by_position`."""
+    found = [(p.name, type(p.call.op).__name__, len(p.labels)) for p in channels.producers]
+    planned = [(x.layer, x.kind, x.filters_before) for x in plan.layers]
+    same_order = [x[1:] for x in found] == [x[1:] for x in planned]
+    if same_order if by_position else set(found) == set(planned):
+        return
+    model = channels.graph.model.name
+    if same_order:
+        name, other = next((a[0], b[0]) for a, b in zip(planned, found, strict=True) if a != b)
         raise PlanError(
-            f"The plan was made for '{plan.model_name}' and does not fit '{channels.graph.model.name}': "
-            f"layers differ, first {differ} (name, filters). Expected the same architecture."
+            f"The plan was made for '{plan.model_name}', whose layers have other names than those of '{model}' ('{name}', not "
+            f"'{other}'), but the same types and widths in the same order. If they correspond, call apply(..., by_position=True)."
         )
+    differ = sorted(set(found) ^ set(planned))[:3]
+    raise PlanError(
+        f"The plan was made for '{plan.model_name}' and does not fit '{model}': "
+        f"layers differ, first {differ} (name, type, filters). Expected the same architecture."
+    )
 
 
 def _first_threshold(value: float, floor: str) -> str:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import pathlib
+import warnings
 from collections.abc import Callable
 from typing import Any, Literal, Unpack
 
 import keras
 
 from tlt_prune import files
-from tlt_prune.errors import PlanError
+from tlt_prune.errors import PlanError, first_line
 from tlt_prune.graph.channel_graph import ChannelGraph
+from tlt_prune.graph.family import Family
 from tlt_prune.graph.tracer import trace
 from tlt_prune.options import LayerOptions, OptionArguments, Options, options_of
 from tlt_prune.pruning.api import plan_of
@@ -99,6 +101,8 @@ def iterative_prune(
     # A budget that cannot be met is refused before hours of training, not after.
     statistic = bundle_scores(channels, chosen)
     plan_of(channels, chosen, statistic)
+    if folder is not None:
+        _refuse_what_cannot_be_loaded(model, channels.graph.family)
     done = _Steps(pathlib.Path(folder), _identity(model, chosen, steps, schedule)) if folder is not None else None
     current, first = (done.latest() if done is not None else None) or (model, 1)
     for step in range(first, steps + 1):
@@ -112,6 +116,22 @@ def iterative_prune(
         if done is not None:
             done.save(current, step)
     return current
+
+
+def _refuse_what_cannot_be_loaded(model: Any, family: Family) -> None:
+    """Raises a PlanError for a model whose saved steps could not be read again, before hours of training."""
+    saving = family.namespace().saving
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            saving.deserialize_keras_object(saving.serialize_keras_object(model))
+    # A layer of the user's own may raise anything.
+    except Exception as error:
+        raise PlanError(
+            f"iterative_prune: '{model.name}' could not be loaded from `folder` to go on after an interruption: "
+            f"{first_line(error, 200)} Expected layers that Keras can load, custom ones decorated with "
+            "@keras.saving.register_keras_serializable(). Without folder= it is pruned all the same."
+        ) from error
 
 
 def _identity(model: Any, options: Options, steps: int, schedule: str) -> str:

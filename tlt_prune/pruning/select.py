@@ -25,6 +25,7 @@ from tlt_prune.graph.channel_graph import ChannelGraph
 from tlt_prune.graph.labels import Alive, Labels
 from tlt_prune.options import Options
 from tlt_prune.pruning.budgets import within_budget
+from tlt_prune.pruning.finite import refuse_not_finite
 from tlt_prune.pruning.granularity import chosen_granularity
 from tlt_prune.pruning.groups import Grouping, alive_of, grouping
 from tlt_prune.pruning.importance import criterion_of
@@ -115,9 +116,10 @@ def bundle_scores(channels: ChannelGraph, options: Options) -> Scores:
     """`(n_labels,)`, the score of each bundle at its root; NaN where no layer has a vote.
 
     Raises:
-        PlanError: the criterion fails, or says something that are no scores.
+        PlanError: a weight of the model is not finite, the criterion fails, or says something that are no scores.
     """
     root = channels.bundles.root
+    refuse_not_finite(channels.graph)
     criterion = criterion_of(options.criterion)
     network = Network(channels)
     said = _said(criterion, network)

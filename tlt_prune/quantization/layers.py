@@ -15,6 +15,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from tlt_prune.graph.call_trace import CallTrace
+from tlt_prune.graph.rules import register_rule
 from tlt_prune.quantization.ranges import LEVELS
 
 _PACKAGE = "tlt_prune"
@@ -228,3 +230,11 @@ class QuantizedWithNorm(keras.layers.Layer):
     def from_config(cls, config: dict[str, Any]) -> Any:
         inner = {name: keras.saving.deserialize_keras_object(config[name]) for name in ("layer", "norm")}
         return cls(**{**config, **inner})
+
+
+@register_rule(FakeQuantize, QuantizedWithNorm, *QUANTIZED.values())
+def _after_pruning(call: CallTrace, *xs: Any) -> Any:
+    """Its ranges and folded normalizations belong to the channels that are there."""
+    return call.freeze_all(
+        xs, "the model is trained for int8: prune the one it was made from, then call quantisation_aware on that"
+    )

@@ -106,7 +106,7 @@ def find(op: Any, *, is_layer: bool) -> Rule | None:
     for cls in type(op).__mro__:
         if cls in _CLASSES:
             return None if patched(op) else _CLASSES[cls]
-        if is_keras_class(cls) or changes_computation(cls):
+        if is_keras_class(cls) or changes_computation(cls, type(op)):
             break
     if not is_layer:
         return _of_operation(op)

@@ -10,8 +10,9 @@ import pandas as pd
 from tlt_prune.errors import PlanError
 from tlt_prune.graph.channel_graph import ChannelGraph
 from tlt_prune.graph.labels import Alive
-from tlt_prune.graph.reader import read
-from tlt_prune.pruning.batches import TakesData
+from tlt_prune.graph.reader import Graph, read
+from tlt_prune.pruning.batches import Batches, TakesData
+from tlt_prune.pruning.finite import assign_finite
 from tlt_prune.pruning.layer_kinds import is_batch_norm
 from tlt_prune.pruning.walk import Walk, watched
 
@@ -38,6 +39,17 @@ class RecalibrateBatchNorm(TakesData):
         graph = read(pruned)
         family = graph.family
         batches = self._read(graph, "recalibrate_batch_norm")
+        before = [(v, family.numpy(v)) for call in graph.walk() if is_batch_norm(family, call.op) for v in _statistics(call.op)]
+        try:
+            return self._recalibrated(graph, batches)
+        except BaseException:
+            # All of them or none: the model is the user's, and some would be measured behind others that were not.
+            for variable, value in before:
+                variable.assign(value)
+            raise
+
+    def _recalibrated(self, graph: Graph, batches: Batches) -> pd.DataFrame:
+        family = graph.family
         rows = []
         for step in watched(Walk(graph, batches), graph, f"Recalibrating batch normalisation on {self.used}"):
             op = step.call.op
@@ -47,9 +59,8 @@ class RecalibrateBatchNorm(TakesData):
                 rows.append((step.call.path, False, "it is called several times"))
                 continue
             axes = (op.axis,) if isinstance(op.axis, int) else tuple(op.axis)
-            mean, variance = _moments(step.input(), axes, step.call.path)
-            op.moving_mean.assign(mean.astype(family.numpy(op.moving_mean).dtype))
-            op.moving_variance.assign(variance.astype(family.numpy(op.moving_variance).dtype))
+            for variable, value in zip(_statistics(op), _moments(step.input(), axes, step.call.path), strict=True):
+                assign_finite(family, variable, value, f"recalibrate_batch_norm, at '{step.call.path}'")
             rows.append((step.call.path, True, ""))
         return pd.DataFrame(rows, columns=["layer", "done", "note"])
 
@@ -68,6 +79,10 @@ def recalibrate_batch_norm(model: Any, data: Any, *, steps: int | None = None, b
         PlanError: the data is empty, of the wrong shape or not finite.
     """
     return RecalibrateBatchNorm(data, steps=steps, batch_size=batch_size)(None, None, model)
+
+
+def _statistics(op: Any) -> tuple[Any, Any]:
+    return op.moving_mean, op.moving_variance
 
 
 def _moments(values: list[Any], axes: tuple[int, ...], path: str) -> tuple[Any, Any]:

@@ -68,7 +68,7 @@ class Bias(TakesData):
                 rows_of = kernel.reshape(-1, *kernel.shape[-2:]).sum(axis=0)
                 lost = mean[removed] @ rows_of[removed]
                 keep = outputs.get(id(op))
-                home.add(family, lost if keep is None else lost[keep])
+                home.add(family, lost if keep is None else lost[keep], f"Bias, behind '{old.path}'")
             padded = getattr(op, "padding", "valid") != "valid" and max(getattr(op, "kernel_size", (1,))) > 1
             note = reason or ("exact for constant channels but at the padded border" if padded else "")
             rows.append((old.path, not reason, note))

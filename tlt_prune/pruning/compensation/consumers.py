@@ -13,6 +13,7 @@ from tlt_prune.graph.channel_graph import ChannelGraph
 from tlt_prune.graph.family import Family
 from tlt_prune.graph.labels import Alive
 from tlt_prune.graph.reader import Call, Graph
+from tlt_prune.pruning.finite import assign_finite
 from tlt_prune.pruning.layer_kinds import is_batch_norm, is_convolution, is_dense
 
 
@@ -45,9 +46,9 @@ class Home:
         """The constant that is there."""
         return self.sign * family.numpy(self.variable).astype(np.float64)
 
-    def add(self, family: Family, constant: NDArray[np.float64]) -> None:
-        value = family.numpy(self.variable)
-        self.variable.assign((value + self.sign * constant).astype(value.dtype))
+    def add(self, family: Family, constant: NDArray[np.float64], who: str) -> None:
+        """Adds to it; `who` does, for errors."""
+        assign_finite(family, self.variable, self.sign * (self.value(family) + constant), who)
 
 
 def _readers(graph: Graph) -> dict[int, list[Call | None]]:

@@ -28,6 +28,7 @@ from tlt_prune.pruning.batches import Batches, TakesData
 from tlt_prune.pruning.compensation.consumers import Home, Shortcut, homes, shortcuts
 from tlt_prune.pruning.compensation.synthetic import pictures_for
 from tlt_prune.pruning.compensation.windows import Positions, window_rows
+from tlt_prune.pruning.finite import assign_finite
 from tlt_prune.pruning.layer_kinds import is_convolution, is_dense
 from tlt_prune.pruning.walk import Step, Values, side_by_side, watched
 
@@ -127,9 +128,10 @@ class LeastSquares(TakesData):
         if home is None:
             gram, moment = gram[:-1, :-1], moment[:-1]
         change = _solved(gram, moment, self._ridge, unknowns, old.call.path)
-        after.kernel.assign((start + change[:unknowns]).reshape(kernel.shape).astype(kernel.dtype))
+        who = f"LeastSquares, at '{old.call.path}'"
+        assign_finite(family, after.kernel, (start + change[:unknowns]).reshape(kernel.shape), who)
         if home is not None:
-            home.add(family, change[unknowns])
+            home.add(family, change[unknowns], who)
 
 
 def _firsts(old: Step, new: Step) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -10,7 +10,7 @@ which is also what a gate in front of the consumers, closed, would change.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from tlt_prune.errors import PlanError, first_line
 from tlt_prune.graph.channel_graph import ChannelGraph
+from tlt_prune.graph.family import Family
 from tlt_prune.pruning.batches import TakesData, progress
 from tlt_prune.pruning.importance.network import Network, Scores
 
@@ -46,7 +47,7 @@ class _Gradients(TakesData):
         name = type(self).__name__
         graph = network.channels.graph
         batches = self._read(graph, f"criterion {name}", labelled=True)
-        loss = _loss(self._loss, network.model, name)
+        loss = _loss(self._loss, network.model, graph.family, name)
         slices = _consumer_rows(network.channels)
         weights = [graph.family.numpy(variable) for variable, _ in slices]
         total = np.zeros(network.channels.n_labels)
@@ -82,7 +83,8 @@ class Taylor(_Gradients):
 
     Args:
         data: `(x, y)`: arrays, a `tf.data.Dataset`, a `PyDataset` or batches.
-        loss: a Keras loss, its name, or a function `(y, predictions) -> loss`; None for the one the model is compiled with.
+        loss: what `compile` takes: a Keras loss, its name, or a function `(y, predictions) -> loss`, or a list or dictionary of
+            them by output, whose means are added up; None for what the model is compiled with, with its loss weights.
         steps: batches to read; None for all.
         batch_size: of arrays.
         together: examples that share one gradient.
@@ -118,22 +120,63 @@ def _consumer_rows(channels: ChannelGraph) -> list[tuple[Any, list[tuple[int, An
     return list(found.values())
 
 
-def _loss(said: Any, model: Any, name: str) -> Callable[[Any, Any], Any]:
+def _loss(said: Any, model: Any, family: Family, name: str) -> Callable[[Any, Any], list[Any]]:
+    """(labels, outputs) of a batch -> values, the sum of whose means is the loss."""
+    weights = None
     if said is None:
-        said = getattr(model, "loss", None)
+        compiled = family.compile_arguments(model)
+        said, weights = compiled.get("loss"), compiled.get("loss_weights")
         if said is None:
             raise PlanError(
                 f"criterion {name}: expected a loss, as in {name}(data, 'categorical_crossentropy'), or a compiled model. "
                 f"'{model.name}' is not compiled."
             )
+    if callable(said) and not isinstance(said, keras.losses.Loss):
+        # A function of one's own sees labels and outputs as they are.
+        return lambda y, outputs: [said(y, outputs)]
+    names = list(getattr(model, "output_names", None) or [model.name])
+    losses = [_one_loss(x, name) for x in _by_output(said, names, f"criterion {name}: losses")]
+    factors = [1.0 if x is None else x for x in _by_output(weights, names, f"criterion {name}: loss_weights")]
+
+    def values(y: Any, outputs: Any) -> list[Any]:
+        flat_outputs, labels = tree.flatten(outputs), _labels_by_output(y, names)
+        if len(labels) != len(flat_outputs):
+            raise ValueError(f"{len(labels)} labels for {len(flat_outputs)} outputs ({', '.join(names)}).")
+        rows = zip(losses, factors, labels, flat_outputs, strict=True)
+        return [factor * loss(a, b) for loss, factor, a, b in rows if loss is not None]
+
+    return values
+
+
+def _by_output(said: Any, names: Sequence[str], what: str) -> list[Any]:
+    """One entry an output, as `compile` understands it: by name, by position, or the same for all."""
+    if isinstance(said, dict):
+        unknown = sorted(set(said) - set(names))
+        if unknown:
+            raise PlanError(f"{what}: there is no output {', '.join(map(repr, unknown))}. Expected some of {', '.join(names)}.")
+        return [said.get(x) for x in names]
+    if isinstance(said, (list, tuple)):
+        if len(said) != len(names):
+            raise PlanError(f"{what}: expected {len(names)}, one for each of {', '.join(names)}. Received {len(said)}.")
+        return list(said)
+    return [said] * len(names)
+
+
+def _one_loss(said: Any, name: str) -> Callable[[Any, Any], Any] | None:
     if isinstance(said, str):
         try:
             said = keras.losses.get(said)
         except ValueError as error:
             raise PlanError(f"criterion {name}: there is no Keras loss {said!r}.") from error
-    if not callable(said):
+    if said is not None and not callable(said):
         raise PlanError(f"criterion {name}: expected a loss or a function (y, predictions) -> loss. Received: {said!r}.")
     return said  # type: ignore[no-any-return]
+
+
+def _labels_by_output(y: Any, names: Sequence[str]) -> list[Any]:
+    if isinstance(y, dict) and set(y) == set(names):
+        return [y[x] for x in names]
+    return list(tree.flatten(y))
 
 
 def _gradient_function(model: Any, family: str, loss: Any, variables: list[Any], name: str) -> Callable[[Any, Any], list[Any]]:
@@ -141,14 +184,15 @@ def _gradient_function(model: Any, family: str, loss: Any, variables: list[Any],
 
     def mean_loss(y: Any, outputs: Any) -> Any:
         try:
-            value = loss(y, outputs)
+            values = loss(y, outputs)
         # What a loss raises is its own: it does not fit the labels or the outputs.
         except Exception as error:
             shapes = ", ".join(str(tuple(a.shape)) for a in tree.flatten((y, outputs)))
             raise PlanError(
                 f"criterion {name}: the loss does not fit: {first_line(error)} Received labels and outputs of shapes {shapes}."
             ) from error
-        return keras.ops.mean(value) if family == "keras" else importlib.import_module("tensorflow").reduce_mean(value)
+        mean = keras.ops.mean if family == "keras" else importlib.import_module("tensorflow").reduce_mean
+        return sum(mean(value) for value in values)
 
     if family != "keras" or keras.backend.backend() == "tensorflow":
         return _by_tape(model, mean_loss, variables)

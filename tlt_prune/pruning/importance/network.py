@@ -79,8 +79,8 @@ class Filters:
         if not np.isfinite(scores).all():
             bad = np.flatnonzero(~np.isfinite(scores))[:5].tolist()
             raise PlanError(
-                f"Layer '{self.name}' has weights that are not finite (filters {bad}...). "
-                "Expected a trained model without NaN or infinity; check its training log."
+                f"Layer '{self.name}' has weights that are too large to score (filters {bad}...). Expected a trained model; "
+                "check its training log."
             )
         return scores
 
