@@ -16,6 +16,7 @@ from tlt_prune import files
 from tlt_prune.errors import SpecError, first_line
 from tlt_prune.options import Settings
 from tlt_prune.specs import Spec
+from tlt_prune.texts import shown
 from tlt_prune.version import VERSION
 
 _MEMBER = "tlt_prune/model.json"
@@ -39,6 +40,7 @@ class ModelInfo(Settings):
     input_image_depth: Literal[8, 16]
     enable_center_crop: bool
     resize_interpolation_method: str
+    ignore_exif_orientation: bool = False
 
 
 # Where a spec says what a model knows: field -> (section path, key).
@@ -47,6 +49,7 @@ _KEYS = {
     "image_mean": ("dataset", "image_mean"),
     "input_image_depth": ("model", "input_image_depth"),
     "enable_center_crop": ("dataset.augmentation", "enable_center_crop"),
+    "ignore_exif_orientation": ("dataset", "ignore_exif_orientation"),
     "resize_interpolation_method": ("model", "resize_interpolation_method"),
 }
 
@@ -97,21 +100,20 @@ def disagreement(key: str, said: object, instead: str) -> SpecError:
     )
 
 
-def check_classes(info: ModelInfo | None, classes: tuple[str, ...], outputs: int, source: str, dataset: str) -> None:
-    """The classes of a dataset against those of the model that is scored on it.
+def classes_of(info: ModelInfo | None, classes: tuple[str, ...], outputs: int, source: str) -> tuple[str, ...]:
+    """The classes of a model's outputs, in their order: its own, or those of a dataset where it knows none.
 
     Raises:
-        SpecError: they differ in number or names.
+        SpecError: it knows none, and the dataset has another number.
     """
-    known = info.classes if info is not None else None
-    if known is None and len(classes) == outputs:
-        return
-    if known != tuple(classes):
-        names = f" ({_shown(known)})" if known else ""
+    if info is not None:
+        return info.classes
+    if len(classes) != outputs:
         raise SpecError(
-            f"{dataset} has {len(classes)} classes ({_shown(classes)}), but {source} was trained on {outputs}{names}. "
+            f"The dataset has {len(classes)} classes ({_shown(classes)}), but {source} has {outputs} outputs. "
             "Expected the classes of its training."
         )
+    return classes
 
 
 def write(path: pathlib.Path, info: ModelInfo) -> None:
@@ -156,5 +158,4 @@ def _with(section: Any, path: list[str], key: str, value: Any) -> Any:
 
 
 def _shown(names: tuple[str, ...] | None) -> str:
-    shown = list(names or ())
-    return ", ".join(shown[:5]) + (", ..." if len(shown) > 5 else "")
+    return ", ".join(shown(x) for x in (names or ())[:5]) + (", ..." if len(names or ()) > 5 else "")

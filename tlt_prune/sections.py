@@ -50,6 +50,8 @@ class Dataset(Settings):
         preprocess_mode: "unit" divides by 255; "torch", "tf" and "caffe" (the toolkit's default) as in keras.applications.
         image_mean: channel means subtracted in "caffe" mode, in the order of the channels there (BGR); empty for ImageNet's.
         test_fraction: share held out of sets that come without a test split.
+        ignore_exif_orientation: take pictures as they are stored, as the toolkit does, and do not turn them as their EXIF entry
+            says and viewers show them. TIFF files are always turned.
         split_seed: of that split. It is not `train.random_seed`: all runs share the same test split.
     """
 
@@ -60,6 +62,7 @@ class Dataset(Settings):
     image_mean: tuple[NonNegative, ...] = ()
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     split_seed: int = 0
+    ignore_exif_orientation: bool = False
     augmentation: Augmentation = Augmentation()
 
 

@@ -206,7 +206,7 @@ def test_the_middle_of_a_picture_is_kept() -> None:
     # 48 x 96 covers 16 x 16 with 16 pixels more on every side without scaling; the middle starts at (16, 40).
     pixels = np.arange(48 * 96, dtype=np.uint16).reshape(48, 96)
     form = data.PictureFormat(16, 16, 1, depth=16, center_crop=True)
-    np.testing.assert_array_equal(sources._formed(Image.fromarray(pixels), form)[..., 0], pixels[16:32, 40:56])
+    np.testing.assert_array_equal(sources._formed(Image.fromarray(pixels), form, "it")[..., 0], pixels[16:32, 40:56])
 
 
 def test_a_checksum_tells_other_pictures_of_the_same_number(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

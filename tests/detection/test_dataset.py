@@ -16,12 +16,11 @@ from tlt_prune.detection.augmentation import Augmentation
 from tlt_prune.detection.dataset import (
     evaluation_batches,
     large_enough,
-    load_coco,
-    load_kitti,
     stretched_as_tf1,
     training_batches,
 )
 from tlt_prune.detection.geometry import Grid
+from tlt_prune.detection.reading import load_coco, load_kitti
 from tlt_prune.detection.targets import Ellipse, Rasterizer
 from tlt_prune.errors import DataError
 

@@ -13,10 +13,11 @@ from golden_detection import load
 from PIL import Image
 
 from tlt_prune.detection import experiment
-from tlt_prune.detection.dataset import evaluation_batches, load_kitti
+from tlt_prune.detection.dataset import evaluation_batches
 from tlt_prune.detection.geometry import Grid
 from tlt_prune.detection.losses import TargetClass
 from tlt_prune.detection.masks import LabelFilter, LossMask
+from tlt_prune.detection.reading import load_kitti
 from tlt_prune.detection.targets import Ellipse, Rasterizer
 from tlt_prune.detection.training import objective
 from tlt_prune.errors import SpecError

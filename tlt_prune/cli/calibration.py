@@ -130,9 +130,8 @@ def _examples(spec: Spec, predictor: Any, *, required: bool) -> _Examples | None
 
     spec, form, first = agreed(spec, predictor)
     split, _ = data.load_splits(spec.dataset, form)
-    model_info.check_classes(
-        predictor.info, tuple(split.classes), int(predictor.model.outputs[0].shape[-1]), str(predictor.path), "The dataset"
-    )
+    outputs = int(predictor.model.outputs[0].shape[-1])
+    split = data.matched(split, model_info.classes_of(predictor.info, split.classes, outputs, str(predictor.path)), "The dataset")
     few = split.sample(spec.prune.samples, spec.train.random_seed)
     batches = data.evaluation_pipeline(few, spec.dataset, form, batch_size=spec.evaluate.batch_size, channels_first=first).batches
     pictures, labels = zip(*[(np.asarray(a), np.asarray(b)) for a, b in batches], strict=True)

@@ -12,13 +12,14 @@ from tlt_prune import files
 from tlt_prune.cli import common
 from tlt_prune.cli.detection import Detection, read
 from tlt_prune.cli.models import facts
+from tlt_prune.data.pictures import by_name, open_picture, picture_files
 from tlt_prune.detection import experiment
 from tlt_prune.detection.clustering import boxes_of
 from tlt_prune.detection.coco import coco_scores
-from tlt_prune.detection.dataset import read_picture
 from tlt_prune.detection.decoding import to_picture
 from tlt_prune.detection.evaluation import Outputs, as_input, output_layout, outputs_of
 from tlt_prune.detection.kitti import label_line
+from tlt_prune.detection.reading import fitted
 from tlt_prune.errors import ExportError, MissingPackageError
 from tlt_prune.export import latency_ms, load_predictor
 from tlt_prune.specs import Spec
@@ -92,40 +93,34 @@ def run_evaluation(spec: Spec, path: str, folder: pathlib.Path) -> None:
 
 def run_inference(spec: Spec, path: str, folder: pathlib.Path) -> None:
     """Detects objects in pictures: a label file in KITTI's format with confidences and an annotated picture for each."""
-    from tlt_prune.data.sources import list_pictures
-
     job = read(spec)
     outputs, output, _ = opened(job, load_predictor(path))
     postprocessing = job.postprocessing(*output)
     source = spec.inference.image_dir or str(job.message.dataset_config.data_sources[0].image_directory_path)
-    paths = list_pictures(pathlib.Path(source))
+    paths = picture_files(source)
+    root = pathlib.Path(source)
+    named = by_name(((x.relative_to(root).as_posix() if root.is_dir() else x.name, x) for x in paths), source)
     total = 0
     for kind in ("labels", "images"):
         files.output_folder(folder / kind)
-    for start in range(0, len(paths), spec.inference.batch_size):
-        some = paths[start : start + spec.inference.batch_size]
-        read_ones = [read_picture(each, job.size, job.channels) for each in some]
+    size, channels = job.size, job.channels
+    items = list(named.items())
+    for start in range(0, len(items), spec.inference.batch_size):
+        some = items[start : start + spec.inference.batch_size]
+        opened_ones = [open_picture(path, 3, oriented=job.oriented) for _, path in some]
+        read_ones = [fitted(x.convert("RGB" if channels == 3 else "L"), size, channels, "smooth") for x in opened_ones]
         bbox, cov = outputs(np.stack([picture for picture, _ in read_ones]).astype(np.float32) / 255)
-        for each, (_, factors), found in zip(some, read_ones, postprocessing(bbox, cov), strict=True):
+        for (name, _), picture, (_, factors), found in zip(some, opened_ones, read_ones, postprocessing(bbox, cov), strict=True):
             boxes = [
-                (name, to_picture(box, postprocessing.grid, factors).tolist(), confidence)
-                for name, box, confidence in boxes_of(found)
+                (label, to_picture(box, postprocessing.grid, factors).tolist(), confidence)
+                for label, box, confidence in boxes_of(found)
             ]
             total += len(boxes)
-            files.write_text(folder / f"labels/{each.stem}.txt", "".join(label_line(*x) for x in boxes))
-            annotate(each, boxes, tuple(found), folder / f"images/{each.stem}.png")
+            files.write_text(folder / f"labels/{name}.txt", "".join(label_line(*x) for x in boxes))
+            with files.whole_file(folder / f"images/{name}.png") as partial:
+                drawn(np.asarray(picture), boxes, tuple(found)).save(partial)
     common.say(f"Found {total} objects in {len(paths)} pictures.")
     common.say(f"Wrote {folder / 'labels'} and {folder / 'images'}")
-
-
-def annotate(source: pathlib.Path, boxes: list[tuple[str, Any, float]], classes: tuple[str, ...], path: pathlib.Path) -> None:
-    """Writes a picture with its boxes, a colour a class, and confidences."""
-    from PIL import Image
-
-    with Image.open(source) as picture:
-        result = drawn(np.asarray(picture.convert("RGB")), boxes, classes)
-    with files.whole_file(path) as partial:
-        result.save(partial)
 
 
 def drawn(pixels: Any, boxes: Sequence[tuple[str | None, Any, float | None]], classes: tuple[str, ...]) -> Any:

@@ -41,9 +41,16 @@ class Detection:
     def channels(self) -> int:
         return experiment.channels(self.message)
 
+    @property
+    def oriented(self) -> bool:
+        return experiment.oriented(self.message, tao=self.tao)
+
     def splits(self) -> tuple[dataset.BoxSplit, dataset.BoxSplit]:
-        """(training, validation): see `detection.splits`."""
-        return splits(self.message, tao=self.tao)
+        """(training, validation): see `detection.splits`. What was left out of them is said."""
+        parts = splits(self.message, tao=self.tao)
+        for note in dict.fromkeys(note for part in parts for note in part.notes):
+            common.say(note)
+        return parts
 
     def postprocessing(self, columns: int, rows: int) -> Postprocessing:
         grid = experiment.grid(self.message, columns, rows)
@@ -109,6 +116,7 @@ def info_of(job: Detection, start: ModelInfo | None) -> ModelInfo:
         "input_image_depth": 8,
         "enable_center_crop": False,
         "resize_interpolation_method": "bilinear",
+        "ignore_exif_orientation": not job.oriented,
         "pruning": start.pruning if start is not None else (),
         "versions": model_info.versions(),
     }

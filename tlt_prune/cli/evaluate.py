@@ -59,7 +59,10 @@ def main(argv: list[str]) -> None:
 
     one = np.concatenate([np.asarray(images) for images, _ in batches_of(split.head(1))])
     outputs = int(predictor(one).shape[-1])
-    model_info.check_classes(predictor.info, tuple(split.classes), outputs, path, "The dataset")
+    split = data.matched(split, model_info.classes_of(predictor.info, split.classes, outputs, path), "The dataset")
+    missing = data.missing_classes(split)
+    if missing:
+        common.say(f"There are no pictures of {len(missing)} of the model's classes: {', '.join(missing[:5])}.")
     scores = training.score(predictor, batches_of(split), split.classes, spec.evaluate.top_k)
     report = {
         **facts(predictor, path),

@@ -114,11 +114,14 @@ class _Classifier:
     def calibration(self) -> Any:
         """Pictures as the model takes them, to measure ranges on."""
         from tlt_prune import data
+        from tlt_prune.data.pipeline import preprocess
 
         e = self.spec.export
         if e.cal_image_dir:
-            _, split = data.picture_split(e.cal_image_dir, self._form)
-            return self._inputs(split.head(e.batches * e.batch_size))
+            few = data.picture_files(e.cal_image_dir)[: e.batches * e.batch_size]
+            dataset, depth = self.spec.dataset, self._form.depth
+            batches = data.picture_batches(few, self._form, e.batch_size)
+            return np.concatenate([np.asarray(preprocess(x, dataset, self.channels_first, depth)) for x in batches])
         train_split, _ = data.load_splits(self.spec.dataset, self._form)
         return self._inputs(train_split.sample(e.batches * e.batch_size, self.spec.train.random_seed))
 

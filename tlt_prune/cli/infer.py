@@ -10,6 +10,7 @@ annotated pictures.
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,9 @@ from tlt_prune import extras, files
 from tlt_prune.cli import common
 from tlt_prune.cli.startup import import_frameworks
 from tlt_prune.errors import DataError
+
+# Pictures on a contact sheet.
+_SHEET = 48
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("model", None, "Model: .keras, SavedModel folder or .onnx.", short_name="m")
@@ -50,18 +54,21 @@ def main(argv: list[str]) -> None:
         return
     import pandas as pd
 
-    from tlt_prune import data
     from tlt_prune.cli.models import agreed
+    from tlt_prune.data.pipeline import preprocess
     from tlt_prune.export import load_predictor
 
     predictor = load_predictor(path)
     spec, form, first = agreed(spec, predictor)
-    names, split = _pictures(spec, form)
-    batches = data.evaluation_pipeline(
-        split, spec.dataset, form, batch_size=spec.inference.batch_size, channels_first=first
-    ).batches
-    probabilities = np.concatenate([predictor(np.asarray(images)) for images, _ in batches])
-    classes = _classes(spec, split, predictor, probabilities.shape[1])
+    names, known, batches = _pictures(spec, form)
+    shown: list[Any] = []
+    outputs = []
+    for pictures in batches:
+        outputs.append(predictor(np.asarray(preprocess(pictures, spec.dataset, first, form.depth))))
+        if FLAGS.contact_sheet and len(shown) < _SHEET:
+            shown += [*pictures[: _SHEET - len(shown)]]
+    probabilities = np.concatenate(outputs)
+    classes = _classes(spec, known, predictor, probabilities.shape[1])
     best = probabilities.argmax(axis=1)
     frame = pd.DataFrame({"file": names, "class": [classes[i] for i in best], "probability": probabilities.max(axis=1)})
     target = folder / "predictions.csv"
@@ -72,22 +79,23 @@ def main(argv: list[str]) -> None:
     common.say(f"Wrote {target}")
     if FLAGS.contact_sheet:
         sheet = folder / "contact_sheet.png"
-        contact_sheet(sheet, split, frame)
+        contact_sheet(sheet, shown, frame)
         common.say(f"Wrote {sheet}")
 
 
-def _pictures(spec: Any, form: Any) -> tuple[list[str], Any]:
+def _pictures(spec: Any, form: Any) -> tuple[list[str], tuple[str, ...], Iterator[Any]]:
+    """Names of the pictures, the classes of the dataset that they are from, and batches, made when asked for."""
     from tlt_prune import data
 
-    source = spec.inference.image_dir
-    if not source:
-        split = data.load_test_split(spec.dataset, form)
-        return [f"test/{i}" for i in range(len(split))], split
-    found, split = data.picture_split(source, form)
-    return [str(x) for x in found], split
+    size = spec.inference.batch_size
+    if spec.inference.image_dir:
+        found = data.picture_files(spec.inference.image_dir)
+        return [str(x) for x in found], (), data.picture_batches(found, form, size)
+    split = data.load_test_split(spec.dataset, form)
+    return [f"test/{i}" for i in range(len(split))], split.classes, data.pictures_of(split, form, size)
 
 
-def _classes(spec: Any, split: Any, predictor: Any, outputs: int) -> tuple[str, ...]:
+def _classes(spec: Any, known: tuple[str, ...], predictor: Any, outputs: int) -> tuple[str, ...]:
     from tlt_prune.cli.models import read_classmap
 
     beside = predictor.path.parent / "classmap.json"
@@ -97,8 +105,8 @@ def _classes(spec: Any, split: Any, predictor: Any, outputs: int) -> tuple[str, 
         classes = predictor.info.classes
     elif beside.is_file():
         classes = read_classmap(str(beside))
-    elif len(split.classes) == outputs:
-        classes = split.classes
+    elif len(known) == outputs:
+        classes = known
     else:
         classes = tuple(str(i) for i in range(outputs))
     if len(classes) != outputs:
@@ -106,22 +114,22 @@ def _classes(spec: Any, split: Any, predictor: Any, outputs: int) -> tuple[str, 
     return tuple(classes)
 
 
-def contact_sheet(path: pathlib.Path, split: Any, frame: Any, limit: int = 48) -> None:
-    """A grid of pictures, each with its class and probability above it."""
+def contact_sheet(path: pathlib.Path, pictures: Sequence[Any], frame: Any) -> None:
+    """A grid of pictures `(height, width, channels)`, each with its class and probability above it."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    count = min(limit, len(frame))
+    count = len(pictures)
     columns = min(8, count)
     rows = -(-count // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(1.5 * columns, 1.8 * rows), squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
-    for axis, picture, (_, row) in zip(axes.flat, split.images[:count], frame.head(count).iterrows(), strict=False):
+    for axis, picture, (_, row) in zip(axes.flat, pictures, frame.head(count).iterrows(), strict=False):
         axis.imshow(picture.squeeze(), cmap="gray" if picture.shape[-1] == 1 else None)
-        axis.set_title(f"{row['class']}  {100 * row['probability']:.0f} %", fontsize=8)
+        axis.set_title(f"{row['class']}  {100 * row['probability']:.0f} %", fontsize=8, parse_math=False)
     figure.tight_layout()
     with files.whole_file(path) as partial:
         figure.savefig(partial, dpi=120)

@@ -60,6 +60,7 @@ def picture_format(spec: Spec, size: tuple[int, int, int] | None = None) -> Any:
         depth=m.input_image_depth,
         resample=m.resize_interpolation_method,
         center_crop=spec.dataset.augmentation.enable_center_crop,
+        oriented=not spec.dataset.ignore_exif_orientation,
     )
 
 

@@ -32,6 +32,9 @@ def run_training(spec: Spec, folder: pathlib.Path, *, restart: bool) -> tuple[Sp
         raise SpecError("train.qat: expected a trained model in train.pretrained_model_path (.keras), to be trained on in int8.")
     teacher = read_teacher(spec)
     train_split, test_split = data.load_splits(spec.dataset, form)
+    if start is not None and start.info is not None and set(start.info.classes) == set(train_split.classes):
+        # The head stays what it is, whatever the order of the folders.
+        train_split, test_split = (data.matched(x, start.info.classes, "The dataset") for x in (train_split, test_split))
     classes = tuple(train_split.classes)
     common.say(
         f"Training {spec.train.pretrained_model_path or f'a new {spec.model.backbone}'} for {spec.train.num_epochs} epochs on "
@@ -39,6 +42,17 @@ def run_training(spec: Spec, folder: pathlib.Path, *, restart: bool) -> tuple[Sp
     )
     if start is not None and start.info is not None and start.info.classes != classes:
         common.say(f"Its classes were {', '.join(start.info.classes[:10])}; from now on they are those of the dataset.")
+    if teacher is not None and teacher.info is not None and teacher.info.classes != classes:
+        raise SpecError(
+            f"train.distill.teacher: {teacher.path} was trained on the classes {', '.join(teacher.info.classes[:10])}. Expected "
+            f"those of this training, in the same order: {', '.join(classes[:10])}."
+        )
+    absent = data.missing_classes(test_split)
+    if absent:
+        common.say(f"No pictures are held out of {len(absent)} classes: {', '.join(absent[:5])}.")
+    shared = data.shared_pictures(train_split, test_split)
+    if shared:
+        common.say(f"{shared} of the {len(test_split)} held-out pictures are training pictures too: scores will be too good.")
 
     def make_batches(first_epoch: int) -> tuple[Any, int]:
         pipeline = training_pictures(spec, train_split, form, channels_first, first_epoch, spec.train.num_epochs)
@@ -71,7 +85,7 @@ def run_training(spec: Spec, folder: pathlib.Path, *, restart: bool) -> tuple[Sp
             "contents": [train_split.checksum(), test_split.checksum()],
         },
         info=model_info.of_spec(spec, classes, start.info if start is not None else None),
-        teacher=teacher,
+        teacher=None if teacher is None else teacher.model,
         restart=restart,
         say=common.say,
     )
@@ -111,7 +125,7 @@ def quantisation_aware(model: Any, pictures: Any, count: int, config: QatConfig)
 
 
 def read_teacher(spec: Spec) -> Any:
-    """The model that `train.distill` names, or None."""
+    """The model that `train.distill` names, as it was loaded, or None."""
     if not spec.train.distill.teacher:
         return None
     teacher = load_predictor(spec.train.distill.teacher)
@@ -119,4 +133,4 @@ def read_teacher(spec: Spec) -> Any:
         raise SpecError(f"train.distill.teacher: expected a .keras or .h5 file. Received: {teacher.path}.")
     # It must see what it was trained on.
     model_info.agreed(spec, teacher.info, str(teacher.path))
-    return teacher.model
+    return teacher

@@ -17,7 +17,7 @@ def train_on_twin(spec: Spec, source: str, output: pathlib.Path, dry_run: bool) 
     if "train_dataset_path" not in spec.dataset.model_fields_set:
         raise SpecError(f"prune.{key}: expected a spec (-e) whose dataset.train_dataset_path is the model's training data.")
     extras.require("train", f"tlt-prune with {what}")
-    from tlt_prune import data, quantization, training
+    from tlt_prune import data, model_info, quantization, training
     from tlt_prune.cli.models import agreed, seed
     from tlt_prune.export.runtime import keras_predictor, keras_runner
     from tlt_prune.training.loop import save_model
@@ -29,7 +29,10 @@ def train_on_twin(spec: Spec, source: str, output: pathlib.Path, dry_run: bool) 
         common.say(table(predictor.model).to_string())
         return
     spec, form, first = agreed(spec, predictor)
-    train_split, test_split = data.load_splits(spec.dataset, form)
+    splits = data.load_splits(spec.dataset, form)
+    outputs = int(predictor.model.outputs[0].shape[-1])
+    classes = model_info.classes_of(predictor.info, splits[0].classes, outputs, source)
+    train_split, test_split = (data.matched(x, classes, "The dataset") for x in splits)
     held_out = data.evaluation_pipeline(
         test_split, spec.dataset, form, batch_size=spec.evaluate.batch_size, channels_first=first
     ).batches

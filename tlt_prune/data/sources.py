@@ -8,17 +8,18 @@ import os
 import pathlib
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from tlt_prune import memory
+from tlt_prune.data.pictures import MOST_PIXELS, SUFFIXES, converted, from_pixels, list_pictures, open_picture, too_large
 from tlt_prune.errors import DataError, first_line
 from tlt_prune.specs import Dataset
-
-SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".tif", ".tiff"))
+from tlt_prune.texts import check_name, nfc, shown
 
 # Folders up to this size are decoded once and kept; larger ones are read again in every epoch.
 _MEMORY_BYTES = 2**30
@@ -70,6 +71,7 @@ class PictureFormat:
         height, width, channels: in pixels; one channel is grey, three are RGB.
         depth: bits of a value, 8 or 16.
         resample: name of the interpolation.
+        oriented: turned as their EXIF entry says and viewers show them.
         center_crop: scaled to cover the size with 16 pixels more on every side, then cropped in the middle, as in the
             toolkit; otherwise stretched. A picture that has the size already stays as it is.
     """
@@ -80,6 +82,7 @@ class PictureFormat:
     depth: int = 8
     resample: str = "bilinear"
     center_crop: bool = False
+    oriented: bool = True
 
     @property
     def size(self) -> tuple[int, int, int]:
@@ -98,16 +101,10 @@ def load_splits(dataset: Dataset, form: PictureFormat) -> tuple[Split, Split]:
         DataError: something is missing, broken or contradicts the spec; the message names it.
     """
     train, test = _load(dataset, form)
-    if train.classes != test.classes:
-        missing = sorted(set(train.classes) ^ set(test.classes))
-        raise DataError(
-            f"The splits have different classes: {missing} are in one of {dataset.train_dataset_path!r} and "
-            f"{dataset.val_dataset_path!r} only. Expected the same class folders in both."
-        )
-    for name, split in (("training", train), ("test", test)):
-        absent = sorted(set(range(len(split.classes))) - set(split.labels.tolist()))
-        if absent:
-            raise DataError(f"The {name} split of {dataset.train_dataset_path!r} has no pictures of class {absent[0]}.")
+    test = matched(test, train.classes, f"{dataset.val_dataset_path or dataset.train_dataset_path!r}")
+    absent = sorted(set(range(len(train.classes))) - set(train.labels.tolist()))
+    if absent:
+        raise DataError(f"The training split of {dataset.train_dataset_path!r} has no pictures of class {absent[0]}.")
     if dataset.num_classes and dataset.num_classes != len(train.classes):
         raise DataError(
             f"dataset.num_classes is {dataset.num_classes}, but {dataset.train_dataset_path!r} has "
@@ -129,6 +126,46 @@ def load_test_split(dataset: Dataset, form: PictureFormat, path: str = "") -> Sp
     return load_splits(dataset.model_copy(update={"train_dataset_path": path, "val_dataset_path": ""}), form)[1]
 
 
+def matched(split: Split, classes: Sequence[str], source: str) -> Split:
+    """The split with the numbers that its classes have among `classes`. Classes without pictures do not count.
+
+    Raises:
+        DataError: it has pictures of a class that is not among them.
+    """
+    if split.classes == tuple(classes):
+        return split
+    number = {name: i for i, name in enumerate(classes)}
+    strange = [name for i, name in enumerate(split.classes) if name not in number and (split.labels == i).any()]
+    if strange:
+        raise DataError(
+            f"{source} has pictures of classes that are not among those trained on: {_some(strange)}. Expected some of the "
+            f"{len(classes)} classes {_some(classes)}."
+        )
+    numbers = np.array([number.get(name, -1) for name in split.classes], np.int64)
+    return dataclasses.replace(split, labels=numbers[split.labels], classes=tuple(classes))
+
+
+def missing_classes(split: Split) -> list[str]:
+    """Names of the classes that it has no pictures of."""
+    return [name for i, name in enumerate(split.classes) if not (split.labels == i).any()]
+
+
+def shared_pictures(train: Split, test: Split) -> int:
+    """How many of the test pictures are training pictures too: the same pixels, or the same files."""
+
+    def identities(split: Split) -> list[Any]:
+        if split.images.ndim > 1:
+            return [hash(x.tobytes()) for x in split.images]
+        return [(x.st_dev, x.st_ino) for x in map(os.stat, split.images.tolist())]
+
+    known = set(identities(train))
+    return sum(x in known for x in identities(test))
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(shown(x) for x in names[:5]) + (", ..." if len(names) > 5 else "")
+
+
 def _load(dataset: Dataset, form: PictureFormat) -> tuple[Split, Split]:
     source = dataset.train_dataset_path
     if source in _NAMED:
@@ -148,7 +185,7 @@ def _load(dataset: Dataset, form: PictureFormat) -> tuple[Split, Split]:
                 "a folder with the same class folders."
             )
         stretched = dataclasses.replace(form, center_crop=False)
-        return _folder(path, stretched), _folder(pathlib.Path(dataset.val_dataset_path), form)
+        return _folder(path, stretched, training=True), _folder(pathlib.Path(dataset.val_dataset_path), form)
     if path.suffix == ".npz":
         return _npz(path, form)
     known = ", ".join([*_NAMED, "keras:mnist", "keras:fashion_mnist", "keras:cifar10", "keras:cifar100"])
@@ -211,23 +248,41 @@ def _keras_dataset(source: str, form: PictureFormat) -> tuple[Split, Split]:
 
 
 def _npz(path: pathlib.Path, form: PictureFormat) -> tuple[Split, Split]:
-    keys = ("x_train", "y_train", "x_test", "y_test")
+    x_train, y_train, x_test, y_test = _read_npz(path, ("x_train", "y_train", "x_test", "y_test"))
+    return _arrays(x_train, y_train, x_test, y_test, form, str(path))
+
+
+def _read_npz(path: pathlib.Path, keys: Sequence[str]) -> list[NDArray[Any]]:
     try:
+        with zipfile.ZipFile(path) as archive:
+            sizes = {x.filename.removesuffix(".npy"): x.file_size for x in archive.infolist()}
+        total = sum(sizes.get(key, 0) for key in keys)
+        if total > memory.limit():
+            raise DataError(
+                f"{path} holds arrays of {memory.shown(total)}. Expected what fits into the {memory.shown(memory.limit())} of "
+                "memory here: give a folder of class folders instead, which is read while training."
+            )
         with np.load(path) as data:
             missing = [key for key in keys if key not in data]
-            if missing:
-                raise DataError(f"{path}: expected arrays {', '.join(keys)}. Missing: {', '.join(missing)}.")
-            x_train, y_train, x_test, y_test = (data[key] for key in keys)
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(
-            f"Cannot read {path} as .npz: {first_line(error, 150)}. Expected a whole file, as np.savez writes it."
-        ) from error
-    return _arrays(x_train, y_train, x_test, y_test, form, str(path))
+            arrays = [data[key] for key in keys if key not in missing]
+    except DataError:
+        raise
+    # NumPy and zipfile raise whatever a broken file leads them to.
+    except Exception as error:
+        reason = first_line(error, 150) or type(error).__name__
+        raise DataError(f"Cannot read {path} as .npz: {reason}. Expected a whole file, as np.savez writes it.") from error
+    if missing:
+        raise DataError(f"{path}: expected arrays {', '.join(keys)}. Missing: {', '.join(missing)}.")
+    if not all(isinstance(x, np.ndarray) for x in arrays):
+        raise DataError(f"Cannot read {path} as .npz: its members are no arrays. Expected a file as np.savez writes it.")
+    return arrays
 
 
 def _arrays(x_train: Any, y_train: Any, x_test: Any, y_test: Any, form: PictureFormat, source: str) -> tuple[Split, Split]:
     labels = [_labels(y, f"{source}: y_{name}") for name, y in (("train", y_train), ("test", y_test))]
     count = int(max(y.max() for y in labels)) + 1
+    if count < 2:
+        raise DataError(f"{source}: expected at least two classes. All labels are 0.")
     if count > len(labels[0]):
         raise DataError(
             f"{source}: the largest label is {count - 1}, with {len(labels[0])} training pictures. "
@@ -236,7 +291,7 @@ def _arrays(x_train: Any, y_train: Any, x_test: Any, y_test: Any, form: PictureF
     splits = []
     for name, images, y in (("train", x_train, labels[0]), ("test", x_test, labels[1])):
         pictures = images.ndim == 3 or (images.ndim == 4 and images.shape[-1] in (1, 3, 4))
-        if images.dtype not in (np.uint8, np.uint16) or not pictures or len(images) != len(y):
+        if images.dtype not in (np.uint8, np.uint16) or not pictures or len(images) != len(y) or 0 in images.shape:
             raise DataError(
                 f"{source}: expected x_{name} as uint8 or uint16 pictures (n, height, width[, 1 or 3 channels]) with one label "
                 f"each. Received: {images.dtype} {images.shape} and {len(y)} labels."
@@ -252,10 +307,11 @@ def _labels(values: Any, what: str) -> NDArray[np.int64]:
     labels = np.asarray(values).reshape(-1)
     if not len(labels):
         raise DataError(f"{what} is empty. Expected one label a picture.")
-    whole = labels.dtype.kind in "iu" or (labels.dtype.kind == "f" and bool(np.all(labels == np.floor(labels))))
-    if not whole or labels.min() < 0:
-        odd = labels if not np.issubdtype(labels.dtype, np.number) else labels[~((labels >= 0) & (labels == np.floor(labels)))]
-        raise DataError(f"{what}: expected whole numbers 0, 1, 2... Received: {odd[:3].tolist()} ({labels.dtype}).")
+    numbers = labels.dtype.kind in "iuf"
+    right = (labels >= 0) & (labels < 2**31) & (labels == np.floor(labels)) if numbers else np.zeros(len(labels), bool)
+    if not right.all():
+        odd = ", ".join(map(str, labels[~right][:3].tolist()))
+        raise DataError(f"{what}: expected whole numbers 0, 1, 2... Received: {odd} ({labels.dtype}).")
     return labels.astype(np.int64)
 
 
@@ -264,23 +320,16 @@ def _fit(images: NDArray[Any], form: PictureFormat, source: str) -> NDArray[Any]
     if images.shape[1:] == form.size and images.dtype == form.dtype:
         return images
     try:
-        return np.stack([_formed(_image(x), form) for x in images])
+        return np.stack([_formed(converted(from_pixels(x), form.channels, form.depth), form, source) for x in images])
     except ValueError as error:
         raise DataError(f"{source}: {error}.") from error
-
-
-def _image(pixels: NDArray[Any]) -> Image.Image:
-    if pixels.shape[-1] != 1:
-        if pixels.dtype == np.uint16:
-            raise ValueError("pictures of 16 bits with several channels; expected one channel")
-        return Image.fromarray(pixels)
-    return Image.fromarray(pixels[..., 0])
 
 
 # --- folders ---
 
 
-def _folder(path: pathlib.Path, form: PictureFormat) -> Split:
+def _folder(path: pathlib.Path, form: PictureFormat, *, training: bool = False) -> Split:
+    """Pictures in class folders. For training there are several, and none of them is empty."""
     if not path.is_dir():
         raise DataError(f"Expected a folder of class folders. There is no folder {path}.")
     folders = sorted(x for x in path.iterdir() if x.is_dir() and not x.name.startswith("."))
@@ -289,41 +338,47 @@ def _folder(path: pathlib.Path, form: PictureFormat) -> Split:
         raise DataError(
             f"{looped[0]} is a link to {looped[0].resolve()}, which holds it. Expected class folders; remove the link."
         )
-    if len(folders) < 2:
+    if training and len(folders) < 2:
         raise DataError(f"{path}: expected at least two class folders. Found {len(folders)}.")
+    classes = tuple(nfc(check_name(x).name) for x in folders)
+    twice = [name for name in classes if classes.count(name) > 1]
+    if twice:
+        raise DataError(
+            f"{path}: two class folders are called '{shown(twice[0])}', in two ways of writing it. Rename or join them."
+        )
     files, labels = [], []
     for label, folder in enumerate(folders):
         pictures = list_pictures(folder)
-        if not pictures:
+        if training and not pictures:
             raise DataError(f"The class folder {folder} holds no pictures ({', '.join(sorted(SUFFIXES))}).")
         files += pictures
         labels += [label] * len(pictures)
+    if not files:
+        raise DataError(f"{path}: expected class folders with pictures ({', '.join(sorted(SUFFIXES))}). There are none.")
     paths = np.array([str(x) for x in files])
     images = paths
     if len(paths) * math.prod(form.size) * form.depth // 8 <= _MEMORY_BYTES:
         images = np.stack([read_picture(x, form) for x in files])
-    return Split(images, np.array(labels, np.int64), tuple(x.name for x in folders))
+    return Split(images, np.array(labels, np.int64), classes)
 
 
-def list_pictures(path: pathlib.Path) -> list[pathlib.Path]:
-    """Picture files below a folder, in name order; or the file itself."""
-    if path.is_file():
-        return [path]
-    # rglob does not follow links to folders: one that points upwards would not end.
-    return sorted(x for x in path.rglob("*") if x.suffix.lower() in SUFFIXES and not x.name.startswith(".") and x.is_file())
-
-
-def picture_split(source: str, form: PictureFormat) -> tuple[list[pathlib.Path], Split]:
-    """Pictures without labels, all below a folder or one file: where they come from, and what they are.
+def picture_batches(paths: Sequence[pathlib.Path], form: PictureFormat, size: int) -> Iterator[NDArray[Any]]:
+    """Pictures in `form`, `size` at a time, read when asked for.
 
     Raises:
-        DataError: there are none, or one cannot be read.
+        DataError: one cannot be read.
     """
-    path = pathlib.Path(source)
-    found = list_pictures(path) if path.exists() else []
-    if not found:
-        raise DataError(f"There are no pictures at {source}. Expected a picture or a folder of pictures.")
-    return found, Split(np.stack([read_picture(x, form) for x in found]), np.zeros(len(found), np.int64), ("?",))
+    for start in range(0, len(paths), size):
+        yield np.stack([read_picture(x, form) for x in paths[start : start + size]])
+
+
+def pictures_of(split: Split, form: PictureFormat, size: int) -> Iterator[NDArray[Any]]:
+    """The pictures of a split in `form`, `size` at a time."""
+    if split.images.ndim == 1:
+        yield from picture_batches([pathlib.Path(x) for x in split.images.tolist()], form, size)
+        return
+    for start in range(0, len(split), size):
+        yield split.images[start : start + size]
 
 
 def read_picture(path: str | pathlib.Path, form: PictureFormat) -> NDArray[Any]:
@@ -332,40 +387,18 @@ def read_picture(path: str | pathlib.Path, form: PictureFormat) -> NDArray[Any]:
     Raises:
         DataError: the file cannot be decoded, is too large, or holds values that are no pixels.
     """
-    try:
-        with Image.open(path) as picture:
-            return _formed(picture, form)
-    except Image.DecompressionBombError as error:
-        raise DataError(f"The picture {path} is too large to decode: {first_line(error, 120)} Make it smaller.") from error
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
-        raise DataError(f"Cannot read the picture {path}: {first_line(error, 150)}. Remove it or replace it.") from error
+    return _formed(open_picture(path, form.channels, depth=form.depth, oriented=form.oriented), form, path)
 
 
-def _formed(picture: Image.Image, form: PictureFormat) -> NDArray[Any]:
-    """Values scaled to the depth, channels converted, size fitted."""
-    if picture.mode.startswith("I"):
-        # 16 bits a pixel; Pillow's own conversion would cut everything above 255.
-        values = np.asarray(picture).astype(np.float64)
-        if values.min() < 0 or values.max() > 65535:
-            raise ValueError("its pixels have more than 16 bits; expected 8 or 16")
-        picture = Image.fromarray(np.round(values / 257).astype(np.uint8)) if form.depth == 8 else _as_float(values)
-    elif picture.mode == "F":
-        raise ValueError("its pixels are floating-point numbers, whose range nobody knows; expected 8 or 16 bits")
-    elif form.depth == 16:
-        picture = _as_float(np.asarray(picture.convert("L")).astype(np.float64) * 257)
-    if form.depth == 8:
-        picture = picture.convert("L" if form.channels == 1 else "RGB")
-    array = np.asarray(_fitted(picture, form))
+def _formed(picture: Image.Image, form: PictureFormat, source: object) -> NDArray[Any]:
+    """A decoded picture in `form`."""
+    array = np.asarray(_fitted(picture, form, source))
     if form.depth == 16:
         array = np.clip(np.round(array), 0, 65535).astype(np.uint16)
     return array[..., None] if form.channels == 1 else array
 
 
-def _as_float(values: NDArray[Any]) -> Image.Image:
-    return Image.fromarray(values.astype(np.float32))
-
-
-def _fitted(picture: Image.Image, form: PictureFormat) -> Image.Image:
+def _fitted(picture: Image.Image, form: PictureFormat, source: object) -> Image.Image:
     wanted = (form.width, form.height)
     if picture.size == wanted:
         return picture
@@ -374,6 +407,11 @@ def _fitted(picture: Image.Image, form: PictureFormat) -> Image.Image:
         return picture.resize(wanted, resample)
     width, height = picture.size
     ratio = max((form.width + 2 * _CROP_MARGIN) / width, (form.height + 2 * _CROP_MARGIN) / height)
-    scaled = picture.resize((int(width * ratio), int(height * ratio)), resample)
+    covering = int(width * ratio), int(height * ratio)
+    if math.prod(covering) > MOST_PIXELS:
+        raise DataError(
+            f"{too_large(source, picture.size)} It is too long and thin to be cropped: as it covers the model's size."
+        )
+    scaled = picture.resize(covering, resample)
     left, top = (round(n / 2) - round(m / 2) for n, m in zip(scaled.size, wanted, strict=True))
     return scaled.crop((left, top, left + form.width, top + form.height))

@@ -1,12 +1,10 @@
-"""Pictures with boxes: read from folders in KITTI's format or COCO's, brought to the model's size, as batches with targets."""
+"""Pictures with boxes at the model's size, and batches of them with targets. `reading` makes them from files."""
 
 from __future__ import annotations
 
 import collections
 import dataclasses
-import json
 import math
-import pathlib
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
@@ -16,8 +14,6 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from tlt_prune.detection.augmentation import Augmentation, Canvas, clipped, colored, moved_boxes, spatial_matrices, warp
-from tlt_prune.detection.kitti import parse_labels
-from tlt_prune.detection.masks import LabelFilter
 from tlt_prune.detection.targets import Rasterizer
 from tlt_prune.errors import DataError
 
@@ -25,7 +21,6 @@ Array = NDArray[Any]
 Resize = Literal["smooth", "tf1", "pad"]
 """How pictures come to the model's size: stretched, averaging what is made smaller; stretched as TensorFlow 1 did it (the toolkit
 with `enable_auto_resize`); or with black at the right and below, cut off where they are larger (the toolkit without)."""
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
 # What a `BoxSplit` has of every picture.
 _BY_PICTURE = ("pictures", "boxes", "numbers", "factors", "sources", "weights")
 # Boxes of less, either way, are left out, in pixels of the model.
@@ -45,6 +40,7 @@ class BoxSplit:
         classes: names, in the order of the network's channels.
         sources: `(n,)`: number of the folder that a picture is from.
         weights: `(n,)`: what it counts in the loss.
+        notes: what its reader has to say: labels that were left out, and why.
     """
 
     names: tuple[str, ...]
@@ -55,6 +51,26 @@ class BoxSplit:
     classes: tuple[str, ...]
     sources: Array
     weights: Array
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        names: tuple[str, ...],
+        pictures: Array,
+        rows: Sequence[Sequence[tuple[int, Sequence[float]]]],
+        factors: Sequence[tuple[float, float]],
+        classes: tuple[str, ...],
+        notes: tuple[str, ...] = (),
+    ) -> BoxSplit:
+        """From one list of (class, box) for each picture."""
+        most = max(map(len, rows), default=0)
+        boxes, numbers = np.zeros((len(rows), most, 4), np.float32), np.full((len(rows), most), -1, np.int32)
+        for i, row in enumerate(rows):
+            for j, (number, box) in enumerate(row):
+                numbers[i, j], boxes[i, j] = number, box
+        sources, weights = np.zeros(len(rows), np.int32), np.ones(len(rows), np.float32)
+        return cls(names, pictures, boxes, numbers, np.array(factors), classes, sources, weights, notes)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -118,146 +134,8 @@ def joined(parts: Sequence[BoxSplit], weights: Sequence[float]) -> BoxSplit:
         for i, (part, weight) in enumerate(zip(parts, weights, strict=True))
     ]
     arrays = {key: np.concatenate([getattr(part, key) for part in filled]) for key in _BY_PICTURE}
-    return BoxSplit(names=names, classes=parts[0].classes, **arrays)
-
-
-def load_kitti(
-    images: str | pathlib.Path,
-    labels: str | pathlib.Path,
-    mapping: Mapping[str, str],
-    size: tuple[int, int],
-    *,
-    channels: int = 3,
-    classes: Sequence[str] | None = None,
-    names: Sequence[str] | None = None,
-    resize: Resize = "smooth",
-    filters: Sequence[LabelFilter] = (),
-    suffixes: Sequence[str] = SUFFIXES,
-) -> BoxSplit:
-    """Pictures in one folder, a text file in KITTI's format of the same name for each in another.
-
-    Args:
-        images, labels: the two folders.
-        mapping: class in the files, in lower case -> class of the model; others are left out.
-        size: (width, height) of the model, multiples of 16; pictures are stretched to it, and boxes with them.
-        channels: 1 or 3.
-        classes: those of the model, in the order of its channels; None for the order in which `mapping` names them.
-        names: of the pictures to take, without their suffix; None for all.
-        resize: see `Resize`.
-        filters: of labels, whatever their class, that mask the loss.
-        suffixes: of pictures, in lower case.
-
-    Raises:
-        DataError: a folder or a file is missing or empty, a line is broken, a box is outside of its picture, a class of `mapping`
-            is not in lower case, no object is left.
-    """
-    folder = pathlib.Path(images)
-    found = {path.stem: path for path in sorted(folder.glob("*")) if path.suffix.lower() in suffixes}
-    if not found:
-        raise DataError(f"{folder}: expected pictures ({', '.join(suffixes)}). There are none.")
-    wanted = sorted(found) if names is None else list(names)
-    missing = [name for name in wanted if name not in found]
-    if missing:
-        raise DataError(f"{folder}: there is no picture '{missing[0]}', which was asked for.")
-    objects = {}
-    for name in wanted:
-        path = pathlib.Path(labels) / f"{name}.txt"
-        if not path.is_file():
-            raise DataError(
-                f"{path}: expected a label file for every picture (an empty one where there is no object). There is none."
-            )
-        kept, _ = parse_labels(path.read_text("utf-8"), str(path))
-        objects[name] = [(label.name, label.box) for label in kept]
-    return _split({name: found[name] for name in wanted}, objects, mapping, size, channels, classes, resize, filters, str(labels))
-
-
-def load_coco(
-    annotations: str | pathlib.Path,
-    images: str | pathlib.Path,
-    mapping: Mapping[str, str],
-    size: tuple[int, int],
-    *,
-    channels: int = 3,
-    classes: Sequence[str] | None = None,
-    resize: Resize = "smooth",
-    filters: Sequence[LabelFilter] = (),
-) -> BoxSplit:
-    """Pictures with an annotation file in COCO's format; crowds are left out. For the rest see `load_kitti`.
-
-    Raises:
-        DataError: the file cannot be read or lacks a part, a picture is missing, no object is left.
-    """
-    path, folder = pathlib.Path(annotations), pathlib.Path(images)
-    try:
-        content = json.loads(path.read_text("utf-8"))
-        files = {x["id"]: folder / x["file_name"] for x in content["images"]}
-        categories = {x["id"]: str(x["name"]).lower().replace(" ", "") for x in content["categories"]}
-        objects: dict[str, list[tuple[str, Sequence[float]]]] = {file.stem: [] for file in files.values()}
-        for x in content["annotations"]:
-            if not x.get("iscrowd"):
-                left, top, width, height = x["bbox"]
-                box = (left, top, left + width, top + height)
-                objects[files[x["image_id"]].stem].append((categories[x["category_id"]], box))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: expected annotations in COCO's format (images, categories, annotations). {error!r}.") from error
-    missing = [file for file in files.values() if not file.is_file()]
-    if missing:
-        raise DataError(f"{path} names {missing[0]}, which does not exist.")
-    return _split(
-        {file.stem: file for file in files.values()}, objects, mapping, size, channels, classes, resize, filters, str(path)
-    )
-
-
-def _split(
-    files: Mapping[str, pathlib.Path],
-    objects: Mapping[str, Sequence[tuple[str, Sequence[float]]]],
-    mapping: Mapping[str, str],
-    size: tuple[int, int],
-    channels: int,
-    classes: Sequence[str] | None,
-    resize: Resize,
-    filters: Sequence[LabelFilter],
-    source: str,
-) -> BoxSplit:
-    check_size(size)
-    loud = [name for name in mapping if name != name.lower()]
-    if loud:
-        raise DataError(f"target_class_mapping: expected keys in lower case, as labels are read. Received: {loud[0]!r}.")
-    classes = tuple(classes or dict.fromkeys(mapping.values()))
-    pictures, factors, rows = [], [], []
-    for name, path in files.items():
-        picture, factor = read_picture(path, size, channels, resize)
-        kept = []
-        for label, box in objects[name]:
-            if not all(map(math.isfinite, box)):
-                raise DataError(f"{source}: expected finite boxes. '{name}' has {list(box)}.")
-            scaled = [value / factor[i % 2] for i, value in enumerate(box)]
-            wide = large_enough(scaled)
-            outside = scaled[0] >= size[0] or scaled[1] >= size[1] or scaled[2] <= 0 or scaled[3] <= 0
-            if outside and resize != "pad":
-                raise DataError(
-                    f"{source}: a {label} of '{name}' at {[round(x, 1) for x in box]} is outside of its picture of "
-                    f"{round(size[0] * factor[0])} x {round(size[1] * factor[1])}. Expected boxes in pixels of the picture file."
-                )
-            if label in mapping and wide:
-                kept.append((classes.index(mapping[label]), scaled))
-            kept += [(len(classes) + i, scaled) for i, one in enumerate(filters) if one.holds(label, scaled)]
-        pictures.append(picture)
-        factors.append(factor)
-        rows.append(kept)
-    most = max(map(len, rows), default=0)
-    if not any(number < len(classes) for row in rows for number, _ in row):
-        seen = sorted({label for found in objects.values() for label, _ in found})
-        raise DataError(
-            f"{source}: no object of a class in target_class_mapping ({', '.join(mapping)}). The labels have: "
-            f"{', '.join(seen) or 'none'}."
-        )
-    boxes, numbers = np.zeros((len(rows), most, 4), np.float32), np.full((len(rows), most), -1, np.int32)
-    for i, row in enumerate(rows):
-        for j, (number, box) in enumerate(row):
-            numbers[i, j], boxes[i, j] = number, box
-    sources, weights = np.zeros(len(rows), np.int32), np.ones(len(rows), np.float32)
-    return BoxSplit(tuple(files), np.stack(pictures), boxes, numbers, np.array(factors), classes, sources, weights)
+    notes = tuple(note for part in parts for note in part.notes)
+    return BoxSplit(names=names, classes=parts[0].classes, notes=notes, **arrays)
 
 
 def large_enough(box: Sequence[float]) -> bool:
@@ -270,34 +148,6 @@ def check_size(size: tuple[int, int]) -> None:
     for name, value in zip(("width", "height"), size, strict=True):
         if value < 16 or value % 16:
             raise DataError(f"model.input_{name}: expected a multiple of 16, the network's stride. Received: {value}.")
-
-
-def read_picture(
-    path: pathlib.Path, size: tuple[int, int], channels: int, resize: Resize = "smooth"
-) -> tuple[Array, tuple[float, float]]:
-    """A picture file brought to `size` (width, height), `(height, width, channels)`; and how many times as large it was, (x, y).
-
-    Raises:
-        DataError: it cannot be read.
-    """
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as opened:
-            picture = opened.convert("RGB" if channels == 3 else "L")
-    except (OSError, UnidentifiedImageError) as error:
-        raise DataError(f"{path}: expected a picture. It cannot be read: {error}.") from error
-    factor = picture.width / size[0], picture.height / size[1]
-    if resize == "pad":
-        pixels = np.zeros((size[1], size[0], channels), np.uint8)
-        part = np.asarray(picture, np.uint8).reshape(picture.height, picture.width, channels)[: size[1], : size[0]]
-        pixels[: part.shape[0], : part.shape[1]] = part
-        return pixels, (1.0, 1.0)
-    if resize == "tf1":
-        return stretched_as_tf1(np.asarray(picture, np.float32).reshape(picture.height, picture.width, channels), size), factor
-    if picture.size != size:
-        picture = picture.resize(size, Image.Resampling.BILINEAR)
-    return np.asarray(picture, np.uint8).reshape(size[1], size[0], channels), factor
 
 
 def stretched_as_tf1(picture: Array, size: tuple[int, int]) -> Array:

@@ -2,7 +2,8 @@
 
 Beside the toolkit's keys there are ours: `compatibility` ("" or "tao", which computes what the toolkit does, defects included);
 `dataset_config.data_sources.label_directory_path` or `coco_annotations_path` in the place of records, `dataset_config.val_split`
-(per cent) or `train_names_path` and `val_names_path`, files with a name a line; `model_config.width`, `data_format`, `padding`.
+(per cent) or `train_names_path` and `val_names_path`, files with a name a line; `dataset_config.ignore_exif_orientation`;
+`model_config.width`, `data_format`, `padding`.
 
 protobuf itself reads the text; messages are made from `experiment_schema.json`, the names and types of the toolkit's own. What is
 not set is 0, "" or the first value of an enumeration, as there. Its checks go by the name of a field, wherever it is.
@@ -28,15 +29,21 @@ from tlt_prune.detection.geometry import Grid
 from tlt_prune.detection.losses import OBJECTIVES, ObjectiveWeights, TargetClass
 from tlt_prune.detection.masks import LabelFilter, LossMask
 from tlt_prune.detection.targets import Ellipse, Rasterizer
-from tlt_prune.errors import SpecError, first_line
+from tlt_prune.errors import DataError, SpecError, first_line
 from tlt_prune.specs import read_yaml
+from tlt_prune.texts import read_lines
 
 _PACKAGE = "detectnet_v2"
 _SCALARS = {"uint32": "UINT32", "int32": "INT32", "float": "FLOAT", "double": "DOUBLE", "bool": "BOOL", "string": "STRING"}
 # What is ours: message -> field -> type. The rest of the schema is the toolkit's.
 _OURS = {
     "Experiment": {"compatibility": "string"},
-    "DatasetConfig": {"val_split": "float", "train_names_path": "string", "val_names_path": "string"},
+    "DatasetConfig": {
+        "val_split": "float",
+        "train_names_path": "string",
+        "val_names_path": "string",
+        "ignore_exif_orientation": "bool",
+    },
     "DataSource": {"label_directory_path": "string", "coco_annotations_path": "string"},
     "ModelConfig": {"width": "float", "data_format": "string", "padding": "string"},
 }
@@ -107,9 +114,9 @@ def load(path: str | pathlib.Path, kind: str = "train") -> Any:
     if path.suffix in (".yaml", ".yml"):
         return from_dict(read_yaml(path), str(path), kind)
     try:
-        text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"Cannot read the spec {path}: {error}.") from error
+        text = "\n".join(read_lines(path))
+    except (OSError, DataError) as error:
+        raise SpecError(f"Cannot read the spec {path}: {error}") from error
     return read(text, str(path), kind)
 
 
@@ -158,6 +165,11 @@ def canvas(spec: Any) -> Canvas:
 def channels(spec: Any) -> int:
     """Of pictures."""
     return int(spec.augmentation_config.preprocessing.output_image_channel or 3)
+
+
+def oriented(spec: Any, *, tao: bool = False) -> bool:
+    """Whether pictures are turned as their EXIF entry says: not where the spec or the toolkit leaves them as they are."""
+    return not (tao or spec.dataset_config.ignore_exif_orientation)
 
 
 def augmentation(spec: Any, *, tao: bool = False) -> Augmentation:

@@ -10,9 +10,11 @@ import dataclasses
 import itertools
 import math
 import random
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 
 from tlt_prune.errors import DataError
+from tlt_prune.texts import nfc
 
 _COLUMNS = 15
 # The seed of the toolkit's converter.
@@ -30,6 +32,7 @@ class Label:
         occluded: 0 (visible) to 3.
         alpha: the angle it is seen from.
         rest: height, width, length, x, y, z, rotation.
+        place: where it is written, for messages, if that is not its picture's label file.
     """
 
     name: str
@@ -38,12 +41,23 @@ class Label:
     occluded: int = 0
     alpha: float = 0.0
     rest: tuple[float, ...] = (0.0,) * 7
+    place: str = ""
 
 
-def parse_labels(text: str, source: str) -> tuple[list[Label], list[Label]]:
+# Digits as every program writes them: Python's own reader takes 5_0 and the digits of all scripts.
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|[-+]?(nan|inf|infinity)", re.ASCII | re.IGNORECASE)
+
+
+def parse_labels(text: str, source: str, needed: Collection[str] | None = None) -> tuple[list[Label], list[Label]]:
     """The objects in a label file, and those left out.
 
     Blank lines are skipped. Left out are boxes that do not reach from one pixel into a later one, to the right and downwards.
+
+    Args:
+        text: lines that end in line feeds.
+        source: its name, for errors.
+        needed: names of classes, in lower case, whose numbers have to be finite; others are left out where theirs are not. None
+            for all.
 
     Raises:
         DataError: a line has another number of columns, or what is to be a number is none; the message names `source` and
@@ -51,7 +65,7 @@ def parse_labels(text: str, source: str) -> tuple[list[Label], list[Label]]:
     """
     kept: list[Label] = []
     dropped: list[Label] = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         words = line.split()
         if not words:
             continue
@@ -61,15 +75,16 @@ def parse_labels(text: str, source: str) -> tuple[list[Label], list[Label]]:
                 f"{where}: expected {_COLUMNS} columns (name, truncated, occluded, alpha, x1, y1, x2, y2 and seven more). "
                 f"Received {len(words)}: {line.strip()[:80]!r}."
             )
-        try:
-            values = [float(word) for word in words[1:]]
-        except ValueError as error:
-            raise DataError(f"{where}: expected numbers after the name. Received: {line.strip()[:80]!r}.") from error
-        if not all(map(math.isfinite, values)):
+        name = nfc(words[0]).lower()
+        if not all(map(_NUMBER.fullmatch, words[1:])):
+            raise DataError(f"{where}: expected numbers after the name. Received: {line.strip()[:80]!r}.")
+        values = [float(word) for word in words[1:]]
+        finite = all(map(math.isfinite, values))
+        if not finite and (needed is None or name in needed):
             raise DataError(f"{where}: expected finite numbers. Received: {line.strip()[:80]!r}.")
         truncated, occluded, alpha, x1, y1, x2, y2, *rest = values
-        label = Label(words[0].lower(), (x1, y1, x2, y2), truncated, int(occluded), alpha, tuple(rest))
-        (kept if int(x1) < int(x2) and int(y1) < int(y2) else dropped).append(label)
+        label = Label(name, (x1, y1, x2, y2), truncated, int(occluded) if finite else 0, alpha, tuple(rest))
+        (kept if finite and int(x1) < int(x2) and int(y1) < int(y2) else dropped).append(label)
     return kept, dropped
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import itertools
-import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from tlt_prune.data.pictures import SUFFIXES, picture_name
 from tlt_prune.detection import dataset, experiment
 from tlt_prune.detection.dataset import BoxSplit
 from tlt_prune.detection.kitti import SampleModifier, parse_labels, random_folds, sequence_folds
+from tlt_prune.detection.reading import load_coco, load_kitti, require_objects
 from tlt_prune.errors import DataError, SpecError
+from tlt_prune.texts import read_json, read_lines
 
 
 def splits(spec: Any, *, tao: bool = False) -> tuple[BoxSplit, BoxSplit]:
@@ -49,6 +51,7 @@ def splits(spec: Any, *, tao: bool = False) -> tuple[BoxSplit, BoxSplit]:
     for part, what in zip(parts, ("training", "validation"), strict=True):
         if not len(part):
             raise DataError(f"dataset_config: expected pictures for {what}. There are none.")
+    require_objects(parts[0], experiment.mapping(spec))
     return parts
 
 
@@ -60,17 +63,20 @@ def _options(spec: Any, tao: bool) -> dict[str, Any]:
         "classes": experiment.class_names(spec),
         "resize": as_tao if tao else "smooth",
         "filters": experiment.loss_mask(spec).filters,
+        "oriented": experiment.oriented(spec, tao=tao),
+        # A source may hold pictures without objects alone.
+        "needs_objects": False,
     }
 
 
 def _source(spec: Any, source: Any, tao: bool) -> BoxSplit:
     where, options = (experiment.mapping(spec), experiment.canvas(spec).size), _options(spec, tao)
     if source.coco_annotations_path:
-        return dataset.load_coco(source.coco_annotations_path, source.image_directory_path, *where, **options)
+        return load_coco(source.coco_annotations_path, source.image_directory_path, *where, **options)
     if source.label_directory_path:
         suffixes = _suffixes(spec.dataset_config.image_extension)
         folders = source.image_directory_path, source.label_directory_path
-        return dataset.load_kitti(*folders, *where, **options, suffixes=suffixes)
+        return load_kitti(*folders, *where, **options, suffixes=suffixes)
     raise SpecError(
         "dataset_config.data_sources: expected label_directory_path (KITTI's text files) or coco_annotations_path. The "
         "toolkit's records (tfrecords_path) are not read: they were made from such labels. The converter's spec may be given as "
@@ -80,15 +86,17 @@ def _source(spec: Any, source: Any, tao: bool) -> BoxSplit:
 
 def _suffixes(extension: str) -> tuple[str, ...]:
     """Of pictures: the spec's, with a dot or without; any where it says none."""
-    return (f".{extension.lower().removeprefix('.')}",) if extension else dataset.SUFFIXES
+    return (f".{extension.lower().removeprefix('.')}",) if extension else tuple(sorted(SUFFIXES))
 
 
 def _names(config: Any, part: str) -> list[str]:
+    """Names in a file, one a line: they may hold blanks."""
     path = getattr(config, f"{part}_names_path")
     try:
-        return pathlib.Path(path).read_text("utf-8").split()
+        lines = read_lines(pathlib.Path(path))
     except OSError as error:
         raise DataError(f"dataset_config.{part}_names_path: cannot read {path!r}: {error.strerror}.") from error
+    return [picture_name(line.strip()) for line in lines if line.strip()]
 
 
 def _folds(spec: Any, config: Any, tao: bool) -> tuple[BoxSplit, BoxSplit]:
@@ -96,7 +104,7 @@ def _folds(spec: Any, config: Any, tao: bool) -> tuple[BoxSplit, BoxSplit]:
     root = pathlib.Path(config.root_directory_path)
     images, labels = root / config.image_dir_name, root / config.label_dir_name
     where, options = (experiment.mapping(spec), experiment.canvas(spec).size), _options(spec, tao)
-    everything = dataset.load_kitti(images, labels, *where, **options, suffixes=_suffixes(config.image_extension))
+    everything = load_kitti(images, labels, *where, **options, suffixes=_suffixes(config.image_extension))
     if config.partition_mode == "sequence":
         if not config.kitti_sequence_to_frames_file:
             raise SpecError("dataset_export_config.kitti_config: expected kitti_sequence_to_frames_file with 'sequence'.")
@@ -116,17 +124,14 @@ def _folds(spec: Any, config: Any, tao: bool) -> tuple[BoxSplit, BoxSplit]:
     if spec.dataset_export_config[0].HasField("sample_modifier_config"):
         # By the classes of the files, which a split no longer has.
         modifier = _modifier(spec.dataset_export_config[0].sample_modifier_config)
-        texts = {name: (labels / f"{name}.txt").read_text("utf-8") for name in everything.names}
-        objects = {name: parse_labels(text, f"{labels}/{name}.txt")[0] for name, text in texts.items()}
+        texts = {name: "\n".join(read_lines(labels / f"{name}.txt")) for name in everything.names}
+        objects = {name: parse_labels(text, f"{labels}/{name}.txt", needed=())[0] for name, text in texts.items()}
         training = [modifier(fold, objects, len(training)) for fold in training]
     return everything.part(itertools.chain(*training)), everything.part(folds[number])
 
 
 def _sequences(path: pathlib.Path) -> Mapping[str, list[str]]:
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: expected JSON, recording -> names of pictures. {error}.") from error
+    found = read_json(path, "JSON, recording -> names of pictures")
     if not isinstance(found, dict) or not all(isinstance(x, list) for x in found.values()):
         raise DataError(f"{path}: expected JSON, recording -> names of pictures.")
     return found

@@ -90,8 +90,9 @@ def _per_class(confusion: NDArray[np.int64], classes: Sequence[str]) -> pd.DataF
     right = np.diag(confusion).astype(float)
     with np.errstate(invalid="ignore", divide="ignore"):
         precision = np.nan_to_num(right / confusion.sum(axis=0))
-        recall = np.nan_to_num(right / confusion.sum(axis=1))
-        f1 = np.nan_to_num(2 * precision * recall / (precision + recall))
+        # NaN for a class that there are no pictures of.
+        recall = right / confusion.sum(axis=1)
+        f1 = np.where(np.isnan(recall), np.nan, np.nan_to_num(2 * precision * recall / (precision + recall)))
     return pd.DataFrame(
         {"precision": precision, "recall": recall, "f1": f1, "support": confusion.sum(axis=1)},
         index=pd.Index(classes, name="class"),

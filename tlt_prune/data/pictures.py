@@ -1,0 +1,152 @@
+"""Picture files, found and decoded: one reader for every task."""
+
+from __future__ import annotations
+
+import math
+import os
+import pathlib
+import warnings
+from collections.abc import Collection, Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from tlt_prune.errors import DataError, first_line
+from tlt_prune.texts import check_name, nfc, shown
+
+SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".tif", ".tiff"))
+# The formats of these suffixes alone: Pillow would start another program for a PostScript file that is called .png.
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+# Pillow's own limit, above which it refuses to decode; at half of it, it warns, which nobody can act upon.
+MOST_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 89_478_485)
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+def list_pictures(path: pathlib.Path, suffixes: Iterable[str] = SUFFIXES) -> list[pathlib.Path]:
+    """Picture files below a folder, in name order; or the file itself.
+
+    Raises:
+        DataError: a name is not in UTF-8.
+    """
+    if path.is_file():
+        return [check_name(path)]
+    wanted = frozenset(suffixes)
+    # rglob does not follow links to folders: one that points upwards would not end.
+    found = (x for x in path.rglob("*") if x.suffix.lower() in wanted and not x.name.startswith(".") and x.is_file())
+    return [check_name(x) for x in sorted(found)]
+
+
+def picture_files(source: str) -> list[pathlib.Path]:
+    """Pictures below a folder, or one file.
+
+    Raises:
+        DataError: there are none.
+    """
+    path = pathlib.Path(source)
+    found = list_pictures(path) if path.exists() else []
+    if not found:
+        raise DataError(f"There are no pictures at {source}. Expected a picture or a folder of pictures.")
+    return found
+
+
+def by_name(
+    pairs: Iterable[tuple[str, pathlib.Path]], source: object, suffixes: Collection[str] = SUFFIXES
+) -> dict[str, pathlib.Path]:
+    """Files by what their pictures are called: the relative path without suffix, "/" between, in NFC.
+
+    Args:
+        pairs: (relative path, file).
+        source: where they are named, for errors.
+        suffixes: of pictures, in lower case.
+
+    Raises:
+        DataError: two have one name.
+    """
+    found: dict[str, pathlib.Path] = {}
+    for relative, file in pairs:
+        name = picture_name(relative, suffixes)
+        if name in found:
+            raise DataError(
+                f"{source}: expected one picture of a name. {shown(found[name])} and {shown(file)} are both "
+                f"'{shown(name)}'. Rename or remove one."
+            )
+        found[name] = file
+    return found
+
+
+def picture_name(relative: str, suffixes: Collection[str] = SUFFIXES) -> str:
+    """What a picture is called: see `by_name`."""
+    path = pathlib.PurePath(os.path.normpath(relative))
+    return nfc((path.with_suffix("") if path.suffix.lower() in suffixes else path).as_posix())
+
+
+def open_picture(path: str | pathlib.Path, channels: int, *, depth: int = 8, oriented: bool = True) -> Image.Image:
+    """A decoded picture file.
+
+    Args:
+        path: the file.
+        channels: 1 (grey) or 3 (RGB).
+        depth: bits of a value. 16: one channel, of mode "F", 0 to 65535.
+        oriented: turned as its EXIF entry says and viewers show it; TIFF files always are.
+
+    Raises:
+        DataError: the file cannot be decoded, is too large, or holds values that are no pixels.
+    """
+    try:
+        with Image.open(path, formats=_FORMATS) as picture:
+            if math.prod(picture.size) > MOST_PIXELS:
+                raise DataError(too_large(path, picture.size))
+            return converted(ImageOps.exif_transpose(picture) if oriented else picture, channels, depth)
+    except DataError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise DataError(f"The picture {shown(path)} is too large to decode: {first_line(error, 120)} Make it smaller.") from error
+    # Pillow's readers raise whatever a broken file leads them to.
+    except Exception as error:
+        reason = first_line(error, 150) or type(error).__name__
+        raise DataError(f"Cannot read the picture {shown(path)}: {reason}. Remove it or replace it.") from error
+
+
+def too_large(path: object, size: tuple[int, int]) -> str:
+    """The message for a picture of more pixels than are decoded or scaled."""
+    return (
+        f"The picture {shown(path)} is too large: expected at most {MOST_PIXELS:,} pixels. "
+        f"Received {size[0]:,} x {size[1]:,}. Make it smaller."
+    )
+
+
+def from_pixels(pixels: NDArray[np.unsignedinteger]) -> Image.Image:
+    """An array `(height, width, 1 or more)` of 8 or, with one channel, 16 bits.
+
+    Raises:
+        ValueError: 16 bits with several channels, which no library here scales.
+    """
+    if pixels.shape[-1] == 1:
+        return Image.fromarray(pixels[..., 0])
+    if pixels.dtype == np.uint16:
+        raise ValueError("pictures of 16 bits with several channels; expected one channel")
+    return Image.fromarray(pixels)
+
+
+def converted(picture: Image.Image, channels: int, depth: int) -> Image.Image:
+    """Values scaled to the depth, channels converted: mode "L" or "RGB", or "F" for a depth of 16.
+
+    Raises:
+        ValueError: the pixels have more than 16 bits, or no known range.
+    """
+    if picture.mode.startswith("I"):
+        # 16 bits a pixel; Pillow's own conversion would cut everything above 255.
+        values = np.asarray(picture).astype(np.float64)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError("its pixels have more than 16 bits; expected 8 or 16")
+        picture = Image.fromarray(np.round(values / 257).astype(np.uint8)) if depth == 8 else _as_float(values)
+    elif picture.mode == "F":
+        raise ValueError("its pixels are floating-point numbers, whose range nobody knows; expected 8 or 16 bits")
+    elif depth == 16:
+        picture = _as_float(np.asarray(picture.convert("L")).astype(np.float64) * 257)
+    return picture.convert("L" if channels == 1 else "RGB") if depth == 8 else picture
+
+
+def _as_float(values: NDArray[np.float64]) -> Image.Image:
+    return Image.fromarray(values.astype(np.float32))
