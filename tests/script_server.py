@@ -9,6 +9,7 @@ import json
 import os
 import runpy
 import sys
+import traceback
 
 import keras  # noqa: F401
 import matplotlib.figure  # noqa: F401
@@ -53,6 +54,10 @@ def child(name: str, arguments: list[str], cwd: str, out: str, err: str) -> int:
             print(ended.code, file=sys.stderr)
             return 1
         return int(ended.code or 0)
+    # As Python ends a process; raised further, it would end the fork in the middle of the server's own loop.
+    except BaseException:  # noqa: BLE001
+        traceback.print_exc()
+        return 1
     return 0
 
 

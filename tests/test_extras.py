@@ -47,10 +47,10 @@ def test_pruning_needs_no_extra() -> None:
 )
 def test_a_script_names_the_extra_that_it_misses(script: str, extra: str, tmp_path: pathlib.Path) -> None:
     code = f"sys.argv[0] = 'tlt-{script}'\nimport tlt_prune.cli.{script} as s\ns.entry()"
-    done = run(code, "-r", str(tmp_path), *(["-m", "x.keras"] if script != "train" else []))
+    done = run(code, "-r", str(tmp_path), *(["-m", "x.keras"] if script != "train" else ["dataset.train_dataset_path=x.npz"]))
     assert done.returncode == 1
     (line,) = done.stderr.strip().splitlines()
-    assert line.startswith(f"tlt-{script}: error: tlt-{script} needs filelock, which is not installed")
+    assert line.startswith(f"tlt-{script}: error: tlt-{script} needs matplotlib, which is not installed")
     assert line.endswith("pip install 'tlt_prune[train]'.")
 
 

@@ -16,12 +16,12 @@ from tlt_prune.options import OptionArguments, Options
 def test_public_names() -> None:
     assert tlt_prune.__all__ == [
         "Bias", "CallTrace", "LeastSquares", "Options", "PruningPlan", "RecalibrateBatchNorm", "Sensitivity", "TltPruneError",
-        "criteria", "iterative_prune", "plan_pruning", "prune_model", "recalibrate_batch_norm", "register_rule", "sensitivity",
-        "sweep",
+        "criteria", "data", "detection", "errors", "export", "iterative_prune", "models", "plan_pruning", "prune_model",
+        "quantization", "recalibrate_batch_norm", "register_rule", "sensitivity", "specs", "sweep", "training",
     ]  # fmt: skip
     for name in tlt_prune.__all__:
         assert getattr(tlt_prune, name).__doc__
-        assert name in dir(tlt_prune)
+    assert dir(tlt_prune) == sorted([*tlt_prune.__all__, "__version__"])
     with pytest.raises(AttributeError, match="no attribute 'prune'"):
         _ = tlt_prune.prune
 

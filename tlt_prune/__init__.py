@@ -5,12 +5,15 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from tlt_prune.registration import register_with_keras
 from tlt_prune.version import VERSION
 
 __version__ = VERSION
 
+register_with_keras()
+
 if TYPE_CHECKING:
-    from tlt_prune import criteria
+    from tlt_prune import criteria, data, detection, errors, export, models, quantization, specs, training
     from tlt_prune.errors import TltPruneError
     from tlt_prune.graph.call_trace import CallTrace
     from tlt_prune.graph.rules import register_rule
@@ -40,7 +43,7 @@ _HOMES = {
     "sweep": "tlt_prune.pruning.sweep",
 }
 
-_MODULES = ("criteria",)
+_MODULES = ("criteria", "data", "detection", "errors", "export", "models", "quantization", "specs", "training")
 
 __all__ = [
     "Bias",
@@ -52,24 +55,32 @@ __all__ = [
     "Sensitivity",
     "TltPruneError",
     "criteria",
+    "data",
+    "detection",
+    "errors",
+    "export",
     "iterative_prune",
+    "models",
     "plan_pruning",
     "prune_model",
+    "quantization",
     "recalibrate_batch_norm",
     "register_rule",
     "sensitivity",
+    "specs",
     "sweep",
+    "training",
 ]
 
 
 def __getattr__(name: str) -> Any:
     # Importing the package must not load a framework: it is imported to read a version or a spec, too.
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
-    if name in _MODULES:
-        return importlib.import_module(f"tlt_prune.{name}")
+    if name in _HOMES or name in _MODULES:
+        module = importlib.import_module(_HOMES.get(name, f"tlt_prune.{name}"))
+        register_with_keras()
+        return getattr(module, name) if name in _HOMES else module
     raise AttributeError(f"module 'tlt_prune' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES, *_MODULES])
+    return [*__all__, "__version__"]

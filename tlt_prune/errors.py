@@ -2,9 +2,23 @@
 
 import re
 
+# Longer ones are cut: a file may hold anything, and a message quotes it.
+_LONGEST = 1000
+
+
+def escaped(text: str, kept: str = "") -> str:
+    """Text for people: what would move the cursor, color the terminal or break the line is escaped, but for what is `kept`."""
+    return "".join(
+        c if c.isprintable() or c in kept else c.encode("unicode_escape", "surrogatepass").decode("ascii") for c in text
+    )
+
 
 class TltPruneError(Exception):
-    """Base class of every error this package raises on purpose."""
+    """Base class of every error this package raises on purpose. Its message is one line that can be shown anywhere."""
+
+    def __init__(self, message: str = "") -> None:
+        line = escaped(message)
+        super().__init__(line if len(line) <= _LONGEST else f"{line[:_LONGEST].rpartition(' ')[0] or line[:_LONGEST]} ...")
 
 
 class UnsupportedModelError(TltPruneError, TypeError):

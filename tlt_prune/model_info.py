@@ -7,16 +7,15 @@ property, in a SavedModel a file beside the graph.
 
 from __future__ import annotations
 
-import json
 import pathlib
 from importlib import metadata
 from typing import Any, Literal
 
 from tlt_prune import files
 from tlt_prune.errors import SpecError, first_line
-from tlt_prune.options import Settings
+from tlt_prune.options import Settings, checked
 from tlt_prune.specs import Spec
-from tlt_prune.texts import shown
+from tlt_prune.texts import TextError, decoded, json_of, shown
 from tlt_prune.version import VERSION
 
 _MEMBER = "tlt_prune/model.json"
@@ -122,8 +121,17 @@ def write(path: pathlib.Path, info: ModelInfo) -> None:
 
 
 def read(path: pathlib.Path) -> ModelInfo | None:
-    """What a .keras file says of itself; None for one of another program."""
-    return parse(files.read_from_zip(path, _MEMBER), str(path))
+    """What a .keras file says of itself; None for one of another program.
+
+    Raises:
+        SpecError: it is damaged.
+    """
+    try:
+        return parse(files.read_from_zip(path, _MEMBER), str(path))
+    except ValueError as error:
+        if isinstance(error, SpecError):
+            raise
+        raise SpecError(f"{path} is damaged: {first_line(error, 150)}. Train or export the model again.") from error
 
 
 def parse(text: bytes | str | None, source: str) -> ModelInfo | None:
@@ -135,9 +143,13 @@ def parse(text: bytes | str | None, source: str) -> ModelInfo | None:
     if text is None:
         return None
     try:
-        data = json.loads(text)
-        return ModelInfo.model_validate_json(json.dumps({k: v for k, v in data.items() if k in ModelInfo.model_fields}))
-    except (ValueError, AttributeError) as error:
+        data = json_of(text if isinstance(text, str) else decoded(text, source))
+        known = {key: value for key, value in data.items() if key in ModelInfo.model_fields}
+        info = checked(ModelInfo, known, "it", SpecError)
+        if not info.classes or len(set(info.classes)) < len(info.classes):
+            raise SpecError("classes: expected different names, one at least")
+        return info
+    except (TextError, SpecError) as error:
         raise SpecError(
             f"{source} holds a record of its classes and preprocessing that cannot be read: {first_line(error, 150)}. "
             "Expected one that tlt-train wrote; train or export the model again."

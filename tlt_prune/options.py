@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Literal, Self, TypedDict, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, TypedDict, TypeVar, get_args, get_origin
 
 import pydantic
 from pydantic import Field
 
-from tlt_prune.errors import PlanError
+from tlt_prune.errors import PlanError, TltPruneError
+
+S = TypeVar("S", bound="Settings")
 
 
 class Settings(pydantic.BaseModel):
@@ -23,7 +26,7 @@ class Settings(pydantic.BaseModel):
     def _plain(cls, data: Any) -> Any:
         if not isinstance(data, Mapping):
             return data
-        return {key: cls._in_any_case(key, _as_plain(value)) for key, value in data.items()}
+        return {key: cls._in_any_case(str(key), _as_plain(value, str(key))) for key, value in data.items()}
 
     @classmethod
     def _in_any_case(cls, key: str, value: Any) -> Any:
@@ -43,19 +46,64 @@ def _literals(annotation: Any) -> list[Any]:
     return [x for part in get_args(annotation) for x in _literals(part)]
 
 
-def _as_plain(value: Any) -> Any:
+# Of float32, which is what is computed with.
+_LARGEST_NUMBER = 3.4e38
+
+
+def _as_plain(value: Any, key: str) -> Any:
     if isinstance(value, (list, tuple)):
-        return tuple(_as_plain(x) for x in value)
-    return value.item() if hasattr(value, "item") and getattr(value, "ndim", None) == 0 else value
+        return tuple(_as_plain(x, key) for x in value)
+    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
+        value = value.item()
+    if isinstance(value, str) and ("\0" in value or not _is_utf8(value)):
+        raise ValueError(f"'{key[:60]}': expected text in UTF-8 without NUL. Received: {value[:60]!r}")
+    if isinstance(value, (int, float)) and math.isfinite(value) and abs(value) > _LARGEST_NUMBER:
+        raise ValueError(f"'{key[:60]}': expected a number below {_LARGEST_NUMBER:.1e}. Received: {str(value)[:60]}")
+    return value
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def at_most(limit: float, why: str) -> pydantic.AfterValidator:
+    """A bound that says what it is for."""
+
+    def check(value: float) -> float:
+        if value > limit:
+            raise ValueError(f"expected at most {limit:,}: {why}. Received: {str(value)[:40]}")
+        return value
+
+    return pydantic.AfterValidator(check)
+
+
+def checked(kind: type[S], data: Mapping[str, Any], what: str, error: type[TltPruneError]) -> S:
+    """What was read from a file, held against the class that says what it is.
+
+    Raises:
+        TltPruneError: of the type `error`, where it is something else; `what` begins the message.
+    """
+    try:
+        return kind.model_validate(data)
+    except pydantic.ValidationError as found:
+        raise error(f"{what}: {'; '.join(problems(found, kind))}") from found
+
+
+def _percent(text: str) -> float:
+    """50 of "50%"; NaN of what is no share."""
+    try:
+        return float(text.removesuffix("%")) if text.endswith("%") else math.nan
+    except ValueError:
+        return math.nan
 
 
 def _is_amount(value: float | str) -> float | str:
     if isinstance(value, str):
-        try:
-            share = float(value.removesuffix("%")) if value.endswith("%") else math.nan
-        except ValueError:
-            share = math.nan
-        if not 0 < share <= 100:
+        if not 0 < _percent(value) <= 100:
             raise ValueError(f'expected a number above 0, or a share like "50%". Received: {value!r}')
     elif not (math.isfinite(value) and value > 0):
         raise ValueError(f'expected a number above 0, or a share like "50%". Received: {value!r}')
@@ -64,7 +112,19 @@ def _is_amount(value: float | str) -> float | str:
 
 Amount = Annotated[float | str, pydantic.AfterValidator(_is_amount)]
 """An absolute number, or a share of the whole model's as a text like "50%"."""
-Ratio = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _as_share(value: Any) -> Any:
+    """A share of channels: 0.5, or "50%"."""
+    share = _percent(value) / 100 if isinstance(value, str) else value
+    if isinstance(share, (int, float)) and not isinstance(share, bool) and not 0 <= share < 1:
+        hint = f' For {share:g} per cent say {share / 100:g} or "{share:g}%".' if 1 < share < 100 else ""
+        raise ValueError(f'expected a number of at least 0 and below 1, or a share like "50%".{hint} Received: {value!r}')
+    return share
+
+
+Ratio = Annotated[float, pydantic.BeforeValidator(_as_share)]
+Whole = Annotated[int, Field(ge=1), at_most(2**31 - 1, "no layer has more channels")]
 
 BUDGETS = ("threshold", "ratio", "params", "macs", "size_mb", "latency_ms")
 """The fields of `Options` that say how much goes; exactly one of them is given."""
@@ -79,8 +139,8 @@ class LayerOptions(Settings):
     """Share of the channels to remove there, whatever the budget."""
     max_ratio: Ratio | None = None
     """Largest share that may go."""
-    granularity: Annotated[int, Field(ge=1)] | None = None
-    min_num_filters: Annotated[int, Field(ge=1)] | None = None
+    granularity: Whole | None = None
+    min_num_filters: Whole | None = None
 
 
 class Options(Settings):
@@ -125,9 +185,10 @@ class Options(Settings):
     through."""
     latency_table: str | None = None
     """File that measured latencies of layers are kept in; None measures anew."""
-    granularity: Annotated[int, Field(ge=1)] | Literal["auto"] = 8
-    """Retained counts are multiples of it, where the layer's width is; "auto" takes it from the model's dtype policy."""
-    min_num_filters: Annotated[int, Field(ge=1)] = 16
+    granularity: Whole | Literal["auto"] = 8
+    """Retained counts are multiples of it, where the layer's width is; a head of attention counts as the channels it has: 2 heads
+    of 6 are 12. "auto" takes it from the model's dtype policy."""
+    min_num_filters: Whole = 16
     """Fewest filters a layer keeps."""
     excluded_layers: tuple[str | type, ...] = ()
     """Names, paths, shell patterns or types of layers whose channels all stay."""
@@ -168,7 +229,7 @@ class OptionArguments(TypedDict, total=False):
     """The fields of `Options` as keyword arguments, for type checkers; a test holds the two together."""
 
     threshold: float | None
-    ratio: float | None
+    ratio: float | str | None
     params: float | str | None
     macs: float | str | None
     size_mb: float | str | None
@@ -177,13 +238,36 @@ class OptionArguments(TypedDict, total=False):
     normalizer: Literal["auto", "max", "L2", "off"]
     equalization_criterion: Literal["union", "intersection", "arithmetic_mean", "geometric_mean", "sum", "mean"]
     ranking: Literal["auto", "local", "global"]
-    max_ratio: float | None
+    max_ratio: float | str | None
     latency_table: str | None
     granularity: int | Literal["auto"]
     min_num_filters: int
     excluded_layers: Sequence[str | type] | str | type
     channelwise_layers: Sequence[str] | str
     layer_options: Mapping[str, Mapping[str, Any]]
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def options_spelled_out(function: F, without: Sequence[str] = ()) -> F:
+    """Writes the options that a function takes as `**options` into its signature and its docstring, but for those `without`."""
+    chosen = {name: field for name, field in Options.model_fields.items() if name not in without}
+    signature = inspect.signature(function)
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    spelled = [inspect.Parameter(name, keyword, default=field.default) for name, field in chosen.items()]
+    own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    before, after = ([p for p in own if (p.kind is keyword) is last] for last in (False, True))
+    function.__signature__ = signature.replace(parameters=[*before, *spelled, *after])  # type: ignore[attr-defined]
+    lines = [
+        f"            {name} (default {field.default!r}): {' '.join(str(field.description).split())}"
+        for name, field in chosen.items()
+    ]
+    head, separator, rest = str(function.__doc__).partition("        **options: ")
+    if separator:
+        said, _, others = rest.partition("\n\n")
+        function.__doc__ = f"{head}{separator}{said}\n" + "\n".join(lines) + f"\n\n{others}"
+    return function
 
 
 def options_of(arguments: Mapping[str, Any]) -> Options:
@@ -213,6 +297,8 @@ def with_budget(options: Options) -> Options:
     return options
 
 
+# Told of at once.
+_MOST_PROBLEMS = 5
 # In a user's words; pydantic's own where they do.
 _EXPECTED = {
     "int_type": "a whole number",
@@ -225,14 +311,27 @@ _EXPECTED = {
 }
 
 
-def problems(error: pydantic.ValidationError, model: type[pydantic.BaseModel]) -> list[str]:
-    """One line a mistake: where, what was expected, what was received; the nearest known name for an unknown one."""
+def problems(
+    error: pydantic.ValidationError,
+    model: type[pydantic.BaseModel],
+    also: Sequence[str] = (),
+    meant: Mapping[str, str] | None = None,
+) -> list[str]:
+    """One line a mistake: where, what was expected, what was received; the nearest known name for an unknown one.
+
+    Args:
+        error: what `model` says of the data.
+        also: further names that are known at the top.
+        meant: unknown name -> what is meant by it, where that is no question of spelling.
+    """
     found: dict[str, list[str]] = {}
     received: dict[str, Any] = {}
     for item in error.errors():
         where, fields = _located(item["loc"], model)
         if item["type"] == "extra_forbidden":
-            found[where] = [f"unknown key '{where}'.{_nearest(where, fields)}"]
+            known = [*fields, *also] if "." not in where else fields
+            hint = f" Did you mean '{meant[where]}'?" if meant and where in meant else _nearest(where, known)
+            found[where] = [f"unknown key '{where}'.{hint}"]
         elif item["type"] == "value_error":
             text = str(item["ctx"]["error"])
             found[where] = [f"'{where}': {text}." if where else f"{text[0].upper()}{text[1:]}."]
@@ -243,7 +342,8 @@ def problems(error: pydantic.ValidationError, model: type[pydantic.BaseModel]) -
             )
     for where, value in received.items():
         found[where] = [f"'{where}' must be {' or '.join(dict.fromkeys(found[where]))}. Received: {_shown(value)}."]
-    return [texts[0] for texts in found.values()]
+    texts = [texts[0] for texts in found.values()]
+    return texts if len(texts) <= _MOST_PROBLEMS else [*texts[:_MOST_PROBLEMS], f"And {len(texts) - _MOST_PROBLEMS} more."]
 
 
 def _located(location: Sequence[Any], model: type[pydantic.BaseModel]) -> tuple[str, list[str]]:
@@ -263,7 +363,7 @@ def _located(location: Sequence[Any], model: type[pydantic.BaseModel]) -> tuple[
             current = get_args(current)[1]
         else:
             break
-    return ".".join(names), fields
+    return ".".join(str(name)[:60] for name in names), fields
 
 
 def _is_section(kind: Any) -> bool:

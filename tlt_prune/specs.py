@@ -8,14 +8,13 @@ and this package has no use for are accepted and listed in `IGNORED`.
 from __future__ import annotations
 
 import pathlib
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pydantic
 import yaml
 
-from tlt_prune.errors import SpecError, first_line
+from tlt_prune.errors import SpecError
 from tlt_prune.options import Settings, problems
 from tlt_prune.sections import (
     Augmentation,
@@ -33,6 +32,7 @@ from tlt_prune.sections import (
     Spec,
     Train,
 )
+from tlt_prune.texts import TextError, read_text, yaml_of
 
 __all__ = [
     "Augmentation",
@@ -103,6 +103,20 @@ IGNORED = frozenset(
     )
 )
 
+# What people write, and what it is called here.
+MEANT = {
+    "dataset.test_dataset_path": "dataset.val_dataset_path",
+    "dataset.eval_dataset_path": "dataset.val_dataset_path",
+    "dataset.image_directory_path": "dataset.train_dataset_path",
+    "train.lr": "train.lr_config.learning_rate",
+    "train.learning_rate": "train.lr_config.learning_rate",
+    "train.batch_size": "train.batch_size_per_gpu",
+    "train.epochs": "train.num_epochs",
+    "prune.amount": "prune.ratio",
+    "eval_config": "evaluate",
+    **{key: f"{key}, with task: detection" for key in EXPERIMENT},
+}
+
 # Bring-your-own-model files are TAO's encrypted archives: an empty path means none.
 UNREADABLE = {
     "model.byom_model": "export the model to .keras or .h5 there and give train.pretrained_model_path",
@@ -110,19 +124,21 @@ UNREADABLE = {
 }
 
 
-def load_spec(path: str | pathlib.Path | None, overrides: Sequence[str] = ()) -> Spec:
+def load_spec(path: str | pathlib.Path | None, overrides: Sequence[str] = (), values: Mapping[str, Any] | None = None) -> Spec:
     """Reads a spec file and applies overrides.
 
     Args:
         path: a YAML file; None starts from the defaults.
         overrides: "section.key=value" strings; the value is read as YAML.
+        values: dotted key -> value, as it is; they win.
 
     Raises:
         SpecError: the file cannot be read, a key is unknown or given twice, or a value has the wrong kind or is out of
             range. All mistakes are reported at once.
     """
     data = {} if path is None else read_yaml(pathlib.Path(path))
-    return spec_from_dict(data, "command line" if path is None else str(path), parse_overrides(overrides))
+    given = {**parse_overrides(overrides), **(values or {})}
+    return spec_from_dict(data, "command line" if path is None else str(path), given)
 
 
 def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
@@ -135,8 +151,8 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator:
-            raise SpecError(f"Expected an override like train.num_epochs=3. Received: {override!r}.")
-        given[key.strip().lstrip("+")] = parse_value(text, f"override {override!r}")
+            raise SpecError(f"Expected an override like train.num_epochs=3. Received: {override[:80]!r}.")
+        given[key.strip().lstrip("+")] = parse_value(text, f"The override {override[:80]!r}")
     return given
 
 
@@ -147,16 +163,19 @@ def spec_from_dict(data: Mapping[str, Any], source: str = "spec", overrides: Map
     for key, value in (overrides or {}).items():
         # One by one: a later one may say otherwise than an earlier one or the file.
         nested = value
-        for part in reversed(key.split(".")):
+        for part in reversed(_parts(key, source)):
             nested = {part: nested}
         ignored += _add_renamed(nested, plain, None)
-    if plain.get("task") == "detection":
+    if "ignored" in plain:
+        raise SpecError(f"{source}: unknown key 'ignored'.")
+    if plain.get("task") == "detection" and isinstance(plain.get("experiment", {}), dict):
         found = {key: plain.pop(key) for key in EXPERIMENT if key in plain}
         plain["experiment"] = {**(plain.get("experiment") or {}), **found}
     try:
         return Spec.model_validate({**plain, "ignored": tuple(sorted(ignored))})
     except pydantic.ValidationError as error:
-        raise SpecError(f"{source}: {' '.join(problems(error, Spec))}") from error
+        also = EXPERIMENT if plain.get("task") == "detection" else ()
+        raise SpecError(f"{source}: {' '.join(problems(error, Spec, also, MEANT))}") from error
 
 
 def to_yaml(spec: Spec) -> str:
@@ -170,33 +189,12 @@ def _listed(value: Any) -> Any:
     return [_listed(v) for v in value] if isinstance(value, tuple) else value
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 with two mends: 1e-4 is a number, and a key given twice is a mistake."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        merge = "tag:yaml.org,2002:merge"
-        keys = [
-            self.construct_object(key, deep=True)  # type: ignore[no-untyped-call]
-            for key, _ in node.value
-            if key.tag != merge
-        ]
-        twice = sorted({str(key) for key in keys if keys.count(key) > 1})
-        if twice:
-            raise yaml.constructor.ConstructorError(None, None, f"the key {twice[0]!r} is given twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
-
-
 def parse_value(text: str, what: str) -> Any:
     """A value as YAML has it; `what` names it in errors."""
     try:
-        return yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        raise SpecError(f"{what} is not valid YAML: {first_line(error)}") from error
+        return yaml_of(text)
+    except TextError as error:
+        raise SpecError(f"{what} cannot be read: {error}") from error
 
 
 def read_yaml(path: pathlib.Path) -> dict[str, Any]:
@@ -206,12 +204,12 @@ def read_yaml(path: pathlib.Path) -> dict[str, Any]:
         SpecError: it cannot be read, is no YAML, gives a key twice, or has no sections.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except OSError as error:
         raise SpecError(f"Cannot read the spec file {path}: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise SpecError(f"Cannot read the spec file {path}: expected UTF-8 text. {first_line(error)}.") from error
-    data = parse_value(text, str(path))
+    except TextError as error:
+        raise SpecError(f"Cannot read the spec file {error}") from error
+    data = parse_value(text, f"The spec file {path}")
     if data is None:
         return {}
     if not isinstance(data, dict):
@@ -219,15 +217,27 @@ def read_yaml(path: pathlib.Path) -> dict[str, Any]:
     return data
 
 
-def _put(data: dict[str, Any], key: str, value: Any) -> None:
-    *sections, last = key.split(".")
+# No section lies deeper.
+_MOST_PARTS = 8
+
+
+def _parts(key: str, source: str | None) -> list[str]:
+    """A dotted key's sections and its last name."""
+    parts = key.split(".")
+    if not all(parts) or len(parts) > _MOST_PARTS:
+        raise SpecError(f"{source or 'override'}: expected a key like train.num_epochs. Received: {key[:80]!r}.")
+    return parts
+
+
+def _put(data: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
+    *sections, last = path
     for section in sections:
         # A section that the file leaves empty is None.
         inner = data.get(section)
         data[section] = {} if inner is None else inner
         data = data[section]
         if not isinstance(data, dict):
-            raise SpecError(f"Override {key!r}: '{section}' is not a section.")
+            raise SpecError(f"{'.'.join(path)[:80]!r}: '{section}' is not a section.")
     data[last] = value
 
 
@@ -235,44 +245,60 @@ def _add_renamed(data: Mapping[str, Any], plain: dict[str, Any], source: str | N
     """Puts `data` into `plain` with aliases replaced, to any depth; returns the keys that are ignored.
 
     Raises:
-        SpecError: with a `source`, one thing is said under two names, and differently; or a file that nobody here can read
-            is named.
+        SpecError: with a `source`, one thing is said twice; or a file that nobody here can read is named.
     """
     ignored: list[str] = []
-    seen: dict[str, tuple[str, Any]] = {}
+    seen: dict[tuple[str, ...], tuple[str, Any]] = {}
 
-    def visit(prefix: str, value: Any, written: str) -> None:
-        prefix = ALIASES.get(prefix, prefix)
-        if prefix in IGNORED:
-            ignored.append(prefix)
-        elif prefix in UNREADABLE:
+    def visit(path: tuple[str, ...], value: Any, written: str) -> None:
+        name = ".".join(path)
+        if name in ALIASES:
+            path, name = tuple(ALIASES[name].split(".")), ALIASES[name]
+        if name in IGNORED:
+            ignored.append(name)
+        elif name in UNREADABLE:
             if value:
-                raise SpecError(f"{written}: {value} is one of TAO's encrypted files. Expected none: {UNREADABLE[prefix]}.")
+                raise SpecError(
+                    f"{written}: {str(value)[:80]} is one of TAO's encrypted files. Expected none: {UNREADABLE[name]}."
+                )
         elif isinstance(value, Mapping):
             if not value:
-                _put(plain, prefix, {})
+                _put(plain, path, {})
             for key, item in value.items():
-                visit(f"{prefix}.{key}", item, f"{written}.{key}")
+                # Elsewhere a dot is part of a name, of a layer or a class.
+                split = _parts(str(key), source) if "." in str(key) and _section(path) is not None else [str(key)]
+                visit((*path, *split), item, f"{written}.{key}")
         else:
-            other, before = seen.setdefault(prefix, (written, value))
-            if source is not None and other != written and before != value:
+            other, before = seen.get(path, (None, None))
+            if source is not None and other is not None and (other == written or before != value):
+                if other == written:
+                    raise SpecError(f"{source}: '{written}' is given twice.")
                 raise SpecError(f"{source}: '{other}' and '{written}' are the same key and say {before!r} and {value!r}.")
-            _put(plain, prefix, _default_if_empty(prefix, value))
+            seen[path] = written, value
+            _put(plain, path, _default_if_empty(path, value))
 
     for key, value in data.items():
-        visit(str(key), value, str(key))
+        visit(tuple(_parts(str(key), source)), value, str(key))
     return ignored
 
 
-def _default_if_empty(key: str, value: Any) -> Any:
+def _section(path: tuple[str, ...]) -> type[Settings] | None:
+    """The class of the section at a path; None where there is none."""
+    kind: Any = Spec
+    for part in path:
+        field = kind.model_fields.get(part)
+        kind = field.annotation if field is not None else None
+        if not (isinstance(kind, type) and issubclass(kind, Settings)):
+            return None
+    return kind  # type: ignore[no-any-return]
+
+
+def _default_if_empty(path: tuple[str, ...], value: Any) -> Any:
     """`key:` with nothing behind it: the default, be it an empty text or a section."""
     if value is not None:
         return value
-    kind: Any = Spec
-    field = None
-    for part in key.split("."):
-        field = kind.model_fields.get(part) if isinstance(kind, type) and issubclass(kind, Settings) else None
-        kind = field.annotation if field is not None else None
-    if isinstance(kind, type) and issubclass(kind, Settings):
+    if _section(path) is not None:
         return {}
-    return field.default if field is not None and kind is str else None
+    section = _section(path[:-1])
+    field = section.model_fields.get(path[-1]) if section is not None else None
+    return field.default if field is not None and field.annotation is str else None

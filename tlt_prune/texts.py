@@ -1,37 +1,65 @@
-"""Text from outside, read and shown: encodings, names of files and classes, control characters."""
+"""Text from outside, read with budgets, so that a small file takes little time whatever is in it; and shown, so that it moves no
+cursor."""
 
 from __future__ import annotations
 
 import io
 import json
+import math
 import pathlib
+import re
 import unicodedata
+from collections.abc import Callable
 from typing import Any
 
-from tlt_prune.errors import DataError, first_line
+import yaml
+
+from tlt_prune.errors import DataError, escaped, first_line
 
 # Larger ones are no labels, names or annotations of a data set that fits into memory.
 _MOST_BYTES = 2**30
+# Of YAML: values, aliases counted as what they stand for, and how deep they may be nested. Of numbers: characters.
+_NODES, _DEPTH, _DIGITS = 50_000, 50, 400
 
 
-def decoded(data: bytes, source: str) -> str:
+class TextError(DataError):
+    """Why a text was not read, as the rest of a line."""
+
+
+def decoded(data: bytes, source: object) -> str:
     """Text in UTF-8, with or without a byte order mark.
 
     Raises:
-        DataError: it is in another encoding; the message names `source`, the line and what to do.
+        TextError: it is in another encoding; the message names `source`, the line and what to do.
     """
     if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in data[:4096]:
-        raise DataError(
-            f"{shown(source)}: expected text in UTF-8. Received UTF-16, or no text. Convert it: iconv -f utf-16 -t utf-8."
-        )
+        raise TextError(f"{source}: expected text in UTF-8. Received UTF-16 or no text. Convert it: iconv -f utf-16 -t utf-8.")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        raise DataError(
-            f"{shown(source)}, line {line}: expected text in UTF-8. Received the byte 0x{data[error.start]:02x}. "
+        raise TextError(
+            f"{source}, line {line}: expected text in UTF-8. Received the byte 0x{data[error.start]:02x}. "
             "Convert it: iconv -f latin1 -t utf-8."
         ) from error
+
+
+def read_text(path: pathlib.Path, most: int = 2**20) -> str:
+    """A text file in UTF-8 of at most `most` bytes.
+
+    Raises:
+        OSError: it cannot be read.
+        TextError: it is larger, or in another encoding.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(most + 1)
+    # A NUL in the name.
+    except ValueError as error:
+        raise TextError(f"{path}: expected the name of a file. {error}.") from error
+    if len(content) > most:
+        raise TextError(f"{path}: expected text of at most {most:,} bytes. It is larger.")
+    return decoded(content, path)
 
 
 def read_lines(path: pathlib.Path) -> list[str]:
@@ -39,33 +67,146 @@ def read_lines(path: pathlib.Path) -> list[str]:
 
     Raises:
         OSError: it cannot be read.
-        DataError: it is in another encoding, or above 2^30 bytes.
+        TextError: it is in another encoding, or above 2^30 bytes.
     """
-    if path.stat().st_size > _MOST_BYTES:
-        raise DataError(f"{shown(path)}: expected text of at most {_MOST_BYTES:,} bytes. Received {path.stat().st_size:,}.")
-    return io.StringIO(decoded(path.read_bytes(), str(path)), newline=None).read().split("\n")
+    return io.StringIO(read_text(path, _MOST_BYTES), newline=None).read().split("\n")
 
 
-def read_json(path: pathlib.Path, what: str) -> Any:
-    """What a JSON file holds.
+def read_json(path: pathlib.Path, what: str, most: int = 2**20) -> dict[str, Any]:
+    """The object that a JSON file holds.
 
     Args:
         path: the file.
         what: it is expected to hold, for errors.
+        most: bytes.
 
     Raises:
-        DataError: it cannot be read, or is no JSON.
+        TextError: it cannot be read, or holds something else.
     """
     try:
-        return json.loads("\n".join(read_lines(path)))
+        return json_of(read_text(path, most))
     except OSError as error:
-        raise DataError(f"{shown(path)}: expected {what}. {error.strerror}.") from error
-    except RecursionError as error:
-        raise DataError(f"{shown(path)}: expected {what}. Received lists within lists, too many to be read.") from error
-    except ValueError as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{shown(path)}: expected {what}. {first_line(error, 150)}.") from error
+        raise TextError(f"{path}: expected {what}. {error.strerror}.") from error
+    except TextError as error:
+        raise TextError(f"{path}: expected {what}. {error}") from error
+
+
+def json_of(text: str) -> dict[str, Any]:
+    """A JSON object: numbers are finite, no key comes twice.
+
+    Raises:
+        TextError: it is none.
+    """
+
+    def number(kind: Callable[[str], Any]) -> Callable[[str], Any]:
+        def read(word: str) -> Any:
+            value = kind(word) if len(word) <= _DIGITS else math.nan
+            if isinstance(value, float) and not math.isfinite(value):
+                raise TextError(f"Received a number that is not finite or has too many digits: {word[:40]}.")
+            return value
+
+        return read
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            raise TextError("A key is given twice.")
+        return found
+
+    try:
+        data = json.loads(
+            text, parse_int=number(int), parse_float=number(float), parse_constant=number(float), object_pairs_hook=unique
+        )
+    except TextError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise TextError(f"It is no JSON: {first_line(error, 150)}.") from error
+    if not isinstance(data, dict):
+        raise TextError(f"It is no JSON object, but a {type(data).__name__}.")
+    return data
+
+
+def yaml_of(text: str) -> Any:
+    """What a YAML text says: maps, lists, texts, numbers, true, false and null.
+
+    Raises:
+        TextError: it is no YAML, says a key twice, or is larger than the budgets allow, aliases counted as what they stand for.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except TextError:
+        raise
+    except yaml.MarkedYAMLError as error:
+        where = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise TextError(f"is not valid YAML: {where}{str(error.problem)[:150]}") from error
+    # Constructors raise what they like: a KeyError of `!!bool abc`, an IndexError of `!!int ""`.
+    except Exception as error:
+        raise TextError(f"is not valid YAML: {first_line(error, 150)} ({type(error).__name__})") from error
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 with mends: 1e-4 is a number, dates stay text, a key given twice is a mistake; and with budgets."""
+
+    def __init__(self, stream: Any) -> None:
+        super().__init__(stream)
+        self._nodes = self._depth = 0
+        self._sizes: dict[str, int] = {}
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        line = event.start_mark.line + 1
+        if isinstance(event, yaml.AliasEvent):
+            if event.anchor in self.anchors and event.anchor not in self._sizes:
+                raise TextError(f"line {line}: *{event.anchor} is inside what it stands for")
+            # What it stands for counts again: that is what grows without end.
+            self._count(self._sizes.get(str(event.anchor), 0), line)
+            return super().compose_node(parent, index)  # type: ignore[no-untyped-call]
+        before = self._nodes
+        self._depth += 1
+        self._count(1, line)
+        if self._depth > _DEPTH:
+            raise TextError(f"line {line}: nested deeper than {_DEPTH}")
+        node = super().compose_node(parent, index)  # type: ignore[no-untyped-call]
+        self._depth -= 1
+        if event.anchor is not None:
+            self._sizes[event.anchor] = self._nodes - before
+        return node
+
+    def _count(self, more: int, line: int) -> None:
+        self._nodes += more
+        if self._nodes > _NODES:
+            raise TextError(f"line {line}: more than {_NODES:,} values, aliases counted as what they stand for")
+
+    def construct_scalar(self, node: Any) -> Any:
+        if len(str(node.value)) > _DIGITS and node.tag.endswith((":int", ":float")):
+            raise TextError(f"line {node.start_mark.line + 1}: a number of {len(node.value):,} digits")
+        return super().construct_scalar(node)  # type: ignore[no-untyped-call]
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if key.tag == "tag:yaml.org,2002:merge":
+                continue
+            if not isinstance(key, yaml.ScalarNode):
+                raise TextError(f"line {key.start_mark.line + 1}: a key that is no text")
+            name = self.construct_object(key, deep=True)  # type: ignore[no-untyped-call]
+            if name in seen:
+                raise TextError(f"line {key.start_mark.line + 1}: the key {str(name)[:60]!r} is given twice")
+            seen.add(name)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in found if not tag.endswith((":timestamp", ":value"))]
+    for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+_KINDS = ("null", "bool", "int", "float", "str", "seq", "map")
+_Loader.yaml_constructors = {
+    tag: make for tag, make in yaml.SafeLoader.yaml_constructors.items() if tag is None or tag.rpartition(":")[2] in _KINDS
+}
 
 
 def nfc(name: str) -> str:
@@ -93,7 +234,4 @@ def shown(text: object, *, lines: bool = False) -> str:
         text: anything; its `str`.
         lines: whether line feeds may stay.
     """
-    kept = "\n" if lines else ""
-    return "".join(
-        c if c.isprintable() or c in kept else c.encode("unicode_escape", "surrogatepass").decode("ascii") for c in str(text)
-    )
+    return escaped(str(text), "\n" if lines else "")

@@ -133,7 +133,7 @@ def open_sizes() -> keras.Model:
         ({"params": 10.0}, r"params=10.0 cannot be met.*parameters"),
         ({"size_mb": 0.001}, r"size_mb=0.001 cannot be met.* MB"),
         ({"ratio": 0.5, "ranking": "global"}, "needs a budget for the whole network"),
-        ({"macs": 0.5, "max_ratio": 1.0}, "'max_ratio' must be less than 1"),
+        ({"macs": 0.5, "max_ratio": 1.0}, "'max_ratio': expected a number of at least 0 and below 1"),
         ({"macs": 0.5, "layer_options": {"x9": {"ratio": 0.5}}}, "no layer with filters matches 'x9'"),
         ({"macs": 0.5, "layer_options": {"c0": {"rate": 0.5}}}, "unknown key.*rate"),
     ],

@@ -88,7 +88,7 @@ def test_nan_weights_are_an_error_that_names_the_layer() -> None:
     [
         ({}, "threshold="),
         ({"threshold": 0.5, "ratio": 0.5}, "Expected one of"),
-        ({"ratio": 1.0}, "'ratio' must be less than 1. Received: 1.0"),
+        ({"ratio": 1.0}, "'ratio': expected a number of at least 0 and below 1.* Received: 1.0"),
         ({"threshold": 1.5}, "at most 1"),
         ({"threshold": -0.1}, "'threshold' must be greater than or equal to 0"),
         ({"threshold": True}, "'threshold' must be a number. Received: True"),

@@ -121,7 +121,7 @@ def test_another_training_is_refused_and_nothing_is_lost(tmp_path: pathlib.Path)
     before = (tmp_path / "checkpoints/epoch_001.keras").read_bytes()
     with pytest.raises(TrainingError, match=r"optim_config\.optimizer was 'sgd' and is 'adam'.*--restart"):
         run(tmp_path, epochs=1, optim_config=OptimConfig(optimizer="adam"))
-    with pytest.raises(TrainingError, match=r"num_epochs was 1 and is 2"):
+    with pytest.raises(TrainingError, match=r"it was asked for 1 epochs and is now asked for 2, .*in another folder"):
         run(tmp_path, epochs=2)
     assert (tmp_path / "checkpoints/epoch_001.keras").read_bytes() == before
     # With --restart only the training's own files go.
@@ -157,10 +157,13 @@ def test_the_fingerprint_is_in_the_checkpoint_itself(tmp_path: pathlib.Path) -> 
     run(tmp_path / "b", epochs=1, random_seed=7)
     stolen = tmp_path / "a/checkpoints/epoch_002.keras"
     stolen.write_bytes((tmp_path / "b/checkpoints/epoch_001.keras").read_bytes())
+    with pytest.raises(TrainingError, match=r"epoch_002\.keras is damaged: it is the checkpoint of epoch 1, renamed"):
+        run(tmp_path / "a", epochs=1)
+    stolen.rename(tmp_path / "a/checkpoints/epoch_001.keras")
     with pytest.raises(TrainingError, match="random_seed was 7 and is 42"):
         run(tmp_path / "a", epochs=1)
     stolen.write_bytes(b"no zip file")
-    with pytest.raises(TrainingError, match=r"epoch_002\.keras is not of this version's making"):
+    with pytest.raises(TrainingError, match=r"epoch_002\.keras is damaged: it is cut off"):
         run(tmp_path / "a", epochs=1)
 
 
@@ -172,9 +175,12 @@ def test_two_trainings_into_one_folder(tmp_path: pathlib.Path) -> None:
 
 def test_what_a_killed_process_left_is_removed(tmp_path: pathlib.Path) -> None:
     run(tmp_path, epochs=1)
-    (tmp_path / "checkpoints/.epoch_002.partial.keras").write_bytes(b"half")
+    for place in (tmp_path, tmp_path / "checkpoints"):
+        (place / ".tlt_prune-x7/new").mkdir(parents=True)
+        (place / ".tlt_prune-x7/new/epoch_002.keras").write_bytes(b"half")
     run(tmp_path, epochs=1)
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["epoch_001.keras"]
+    assert not [p.name for p in tmp_path.iterdir() if p.name.startswith(".")]
 
 
 def test_early_stopping_is_final(tmp_path: pathlib.Path) -> None:

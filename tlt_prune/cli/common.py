@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import json
+import os
 import pathlib
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
+from tlt_prune import interrupt
 from tlt_prune.cli.startup import import_frameworks
-from tlt_prune.errors import SpecError, TltPruneError
+from tlt_prune.errors import SpecError, TltPruneError, first_line
 from tlt_prune.specs import Spec, load_spec, parse_overrides, spec_from_dict
+from tlt_prune.texts import shown
 
 FLAGS = flags.FLAGS
 
@@ -49,17 +52,17 @@ def load(arguments: Sequence[str], flag_overrides: Mapping[str, Any], without: S
     """
     for argument in arguments:
         if "=" not in argument:
-            raise app.UsageError(
+            raise SpecError(
                 f"Unexpected argument: {argument!r}. Expected flags, or overrides like train.num_epochs=3; see --help."
             )
     for name, flag in FLAGS.flag_values_dict().items():
         if flag == "" and FLAGS[name].present:
             raise SpecError(f"--{FLAGS[name].name} is empty. Expected a value: is a variable of your shell unset?")
-    given = [f"{key}=null" for key in without]
-    given += [f"{key}={json.dumps(value)}" for key, value in flag_overrides.items() if value is not None]
+    given: dict[str, Any] = dict.fromkeys(without)
+    given |= {key: value for key, value in flag_overrides.items() if value is not None}
     if FLAGS.results_dir is not None:
-        given.append(f"results_dir={json.dumps(FLAGS.results_dir)}")
-    spec = _read(FLAGS.experiment_spec_file, [*FLAGS.set, *arguments, *given])
+        given["results_dir"] = FLAGS.results_dir
+    spec = _read(FLAGS.experiment_spec_file, [*FLAGS.set, *arguments], given)
     if spec.ignored:
         say(f"Ignored, without effect here: {', '.join(spec.ignored)}.")
     if FLAGS.key is not None:
@@ -67,30 +70,68 @@ def load(arguments: Sequence[str], flag_overrides: Mapping[str, Any], without: S
     return spec
 
 
-def _read(path: str | None, overrides: list[str]) -> Spec:
+def _read(path: str | None, overrides: list[str], values: dict[str, Any]) -> Spec:
     """YAML, or the toolkit's protobuf text of detection."""
     if path is None or pathlib.Path(path).suffix in (".yaml", ".yml") or not pathlib.Path(path).is_file():
-        return load_spec(path, overrides)
+        return load_spec(path, overrides, values)
     # Before the first import of TensorFlow.
     import_frameworks()
     from tlt_prune.detection import experiment
 
     sections = experiment.to_dict(experiment.load(path))
-    return spec_from_dict({"task": "detection", **sections}, path, parse_overrides(overrides))
+    return spec_from_dict({"task": "detection", **sections}, path, {**parse_overrides(overrides), **values})
 
 
 def run(main: Callable[[list[str]], None]) -> None:
-    """Runs a script; every foreseeable failure becomes one line and exit code 1."""
-    define_flags()
+    """Runs a script, and ends the process; every foreseeable failure becomes one line and exit code 1."""
     module = sys.modules[main.__module__]
+    script = "tlt-" + pathlib.Path(str(module.__file__)).stem
+    onwards = " Run the same command again to go on from the last checkpoint." if script == "tlt-train" else ""
+    interrupt.install(f"{script}: error: interrupted.{onwards}")
+    _open_streams()
+    define_flags()
     # absl prints the help of the program's main module; as an installed script, that is a stub.
     sys.modules["__main__"].__doc__ = module.__doc__
     for name in (*_OWN_FLAGS, *(flag.name for flag in FLAGS.flags_by_module_dict().get(module.__name__, []))):
         FLAGS.register_key_flag_for_module(sys.argv[0], FLAGS[name])
-    script = "tlt-" + pathlib.Path(str(module.__file__)).stem
     logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING)
-    app.run(lambda argv: _guarded(main, argv, script))
+    code = 0
+    try:
+        app.run(lambda argv: _guarded(main, argv, script), flags_parser=lambda argv: _parsed(argv, script))
+    except SystemExit as ended:
+        if isinstance(ended.code, str):
+            print(ended.code, file=sys.stderr)
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    # What nobody foresaw is shown whole: it is a defect.
+    except BaseException:  # noqa: BLE001
+        traceback.print_exc()
+        code = 1
+    interrupt.end(code)
+
+
+def _open_streams() -> None:
+    """Streams that take any text; a closed one leads nowhere, since its number would be given to the next file that is opened."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            # The lowest number that is free is this one.
+            os.open(os.devnull, os.O_RDWR)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _parsed(argv: list[str], script: str) -> list[str]:
+    """The command line without its flags; what is wrong with them is said as any other mistake is."""
+    try:
+        return list(FLAGS(argv))
+    except flags.Error as error:
+        fail(script, f"{first_line(error).removesuffix('.')}. See {script} --help.")
 
 
 def _guarded(main: Callable[[list[str]], None], argv: list[str], script: str) -> None:
@@ -100,9 +141,6 @@ def _guarded(main: Callable[[list[str]], None], argv: list[str], script: str) ->
         fail(script, str(error))
     except OSError as error:
         fail(script, _os_error(error))
-    except KeyboardInterrupt:
-        onwards = " Run the same command again to go on from the last checkpoint." if script == "tlt-train" else ""
-        fail(script, f"interrupted.{onwards}", code=130)
     except Exception as error:
         known = foreseeable(error)
         if known is None:
@@ -112,6 +150,8 @@ def _guarded(main: Callable[[list[str]], None], argv: list[str], script: str) ->
 
 def foreseeable(error: BaseException) -> str | None:
     """The one line for a user, where a library wrapped a full disk or a broken picture in an error of its own."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError" or "OOM when allocating" in str(error):
+        return "out of memory. Lower the batch size, the size of the pictures or the width of the model."
     lines = str(error).splitlines()
     for line in lines:
         _, found, message = line.partition("DataError: ")
@@ -121,9 +161,9 @@ def foreseeable(error: BaseException) -> str | None:
     return next((line for line in lines if any(hint in line.lower() for hint in hints)), None)
 
 
-def fail(script: str, message: str, code: int = 1) -> None:
-    print(f"{script}: error: {message}", file=sys.stderr)
-    raise SystemExit(code)
+def fail(script: str, message: str) -> NoReturn:
+    print(f"{script}: error: {shown(message)}", file=sys.stderr)
+    raise SystemExit(1)
 
 
 def _os_error(error: OSError) -> str:
@@ -133,7 +173,7 @@ def _os_error(error: OSError) -> str:
 
 
 def say(message: str = "") -> None:
-    print(message, flush=True)
+    print(shown(message, lines=True), flush=True)
 
 
 def spec_name() -> str:
@@ -146,6 +186,25 @@ def required(value: str, key: str, flag: str) -> str:
     if not value:
         raise TltPruneError(f"No model is given. Expected {key} in the spec, or {flag} on the command line.")
     return value
+
+
+def spec_input() -> dict[str, Any]:
+    """The spec file as an input of this script: see `places`."""
+    return {"-e": FLAGS.experiment_spec_file}
+
+
+def data_inputs(spec: Spec) -> dict[str, Any]:
+    """Where the spec's data is, as inputs of this script."""
+    named = {f"dataset.{key}": getattr(spec.dataset, key) for key in ("train_dataset_path", "val_dataset_path")}
+    config = spec.experiment.get("dataset_config", {})
+    for key, value in config.items() if isinstance(config, dict) else ():
+        for i, source in enumerate(value if isinstance(value, list) else [value]):
+            for field, path in source.items() if isinstance(source, dict) else ():
+                if field.endswith("_path") and isinstance(path, str):
+                    named[f"dataset_config.{key}.{i}.{field}"] = path
+        if key.endswith("_path") and isinstance(value, str):
+            named[f"dataset_config.{key}"] = value
+    return named
 
 
 def spec_flag() -> str:

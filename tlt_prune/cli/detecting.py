@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,7 +54,7 @@ def opened(job: Detection, predictor: Any) -> tuple[Outputs, tuple[int, int], An
             f"outputs are {shapes}."
         )
     columns, rows, outputs_first = layout
-    return outputs_of(predictor.run, first, outputs_first), (columns, rows), one
+    return outputs_of(predictor.answers, first, outputs_first), (columns, rows), one
 
 
 def run_evaluation(spec: Spec, path: str, folder: pathlib.Path) -> None:
@@ -86,23 +86,26 @@ def run_evaluation(spec: Spec, path: str, folder: pathlib.Path) -> None:
         f"\nmean average precision ({found.mode}) {100 * found.mean_average_precision:.2f} %   parameters {predictor.params:,}   "
         f"latency at batch 1 {report['latency_ms']:.2f} ms"
     )
+    if found.explained():
+        common.say(found.explained())
     if "coco" in report:
         common.say("   ".join(f"COCO {name} {100 * report['coco'][name]:.2f} %" for name in ("AP", "AP50", "AP75")))
-    common.say(f"Wrote {folder}")
 
 
-def run_inference(spec: Spec, path: str, folder: pathlib.Path) -> None:
+def pictures_of(spec: Spec) -> dict[str, pathlib.Path]:
+    """Name -> file of the pictures to detect objects in."""
+    job = read(spec)
+    source = spec.inference.image_dir or str(job.message.dataset_config.data_sources[0].image_directory_path)
+    root = pathlib.Path(source)
+    return by_name(((x.relative_to(root).as_posix() if root.is_dir() else x.name, x) for x in picture_files(source)), source)
+
+
+def run_inference(spec: Spec, path: str, folder: pathlib.Path, named: Mapping[str, pathlib.Path]) -> None:
     """Detects objects in pictures: a label file in KITTI's format with confidences and an annotated picture for each."""
     job = read(spec)
     outputs, output, _ = opened(job, load_predictor(path))
     postprocessing = job.postprocessing(*output)
-    source = spec.inference.image_dir or str(job.message.dataset_config.data_sources[0].image_directory_path)
-    paths = picture_files(source)
-    root = pathlib.Path(source)
-    named = by_name(((x.relative_to(root).as_posix() if root.is_dir() else x.name, x) for x in paths), source)
     total = 0
-    for kind in ("labels", "images"):
-        files.output_folder(folder / kind)
     size, channels = job.size, job.channels
     items = list(named.items())
     for start in range(0, len(items), spec.inference.batch_size):
@@ -119,8 +122,7 @@ def run_inference(spec: Spec, path: str, folder: pathlib.Path) -> None:
             files.write_text(folder / f"labels/{name}.txt", "".join(label_line(*x) for x in boxes))
             with files.whole_file(folder / f"images/{name}.png") as partial:
                 drawn(np.asarray(picture), boxes, tuple(found)).save(partial)
-    common.say(f"Found {total} objects in {len(paths)} pictures.")
-    common.say(f"Wrote {folder / 'labels'} and {folder / 'images'}")
+    common.say(f"Found {total} objects in {len(named)} pictures.")
 
 
 def drawn(pixels: Any, boxes: Sequence[tuple[str | None, Any, float | None]], classes: tuple[str, ...]) -> Any:

@@ -33,6 +33,12 @@ def run_training(spec: Spec, folder: pathlib.Path, *, restart: bool) -> tuple[Sp
     plan = _plan(job)
     keras.utils.set_random_seed(seed)
     teacher = read_teacher(spec)
+    known = experiment.class_names(message)
+    if teacher is not None and teacher.info is not None and teacher.info.classes != known:
+        raise SpecError(
+            f"train.distill.teacher: {teacher.path} was trained on the classes {', '.join(teacher.info.classes[:10])}. Expected "
+            f"those of this training, in the same order: {', '.join(known[:10])}."
+        )
     train_split, validation = job.splits()
     start = _start(job)
     if config.enable_qat and start is None:
@@ -92,7 +98,7 @@ def run_training(spec: Spec, folder: pathlib.Path, *, restart: bool) -> tuple[Sp
             "contents": [train_split.checksum(), validation.checksum()],
         },
         info=info_of(job, start.info if start is not None else None),
-        teacher=teacher,
+        teacher=None if teacher is None else teacher.model,
         restart=restart,
         say=common.say,
         task=training.Task(
@@ -251,7 +257,8 @@ class _Validation(keras.callbacks.Callback):
             outputs = outputs_of(keras_runner(self.model), self._first)
             found = self._job.evaluated(outputs, self._split, self._output)
             logs["val_map"] = found.mean_average_precision
-            common.say(f"Mean average precision after epoch {done}: {100 * found.mean_average_precision:.2f} %")
+            if found.explained():
+                common.say(f"Mean average precision 0 after epoch {done}: {found.explained()}")
             if self._shown is not None:
                 self._shown.write(found, done)
 

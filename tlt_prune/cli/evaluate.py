@@ -9,6 +9,7 @@ confusion_matrix.csv and evaluation.json to <results_dir>/evaluate/<model>.
 
 from __future__ import annotations
 
+import pathlib
 import re
 from typing import Any
 
@@ -16,8 +17,11 @@ import numpy as np
 from absl import flags
 
 from tlt_prune import extras, files
-from tlt_prune.cli import common
+from tlt_prune.cli import common, places
 from tlt_prune.cli.startup import import_frameworks
+from tlt_prune.specs import Spec
+
+_FILES = ("scores.csv", "per_class.csv", "confusion_matrix.csv", "evaluation.json")
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("model", None, "Model to score.", short_name="m")
@@ -34,15 +38,26 @@ def main(argv: list[str]) -> None:
     }
     spec = common.load(argv, overrides)
     path = common.required(spec.evaluate.model_path, "evaluate.model_path", "-m")
-    name = re.sub(r"[^A-Za-z0-9._-]+", "_", path).strip("_")
-    folder = files.output_folder(FLAGS.output_dir or f"{spec.results_dir}/evaluate/{name}")
+    name = re.sub(r"[^A-Za-z0-9_-]+", "_", path).strip("_")
+    folder = pathlib.Path(FLAGS.output_dir or f"{spec.results_dir}/evaluate/{name}")
     extras.require("train", "tlt-evaluate")
-    import_frameworks()
-    if spec.task == "detection":
-        from tlt_prune.cli.detecting import run_evaluation
+    detects = spec.task == "detection"
+    names = ("per_class.csv", "evaluation.json", "precision_recall.png") if detects else _FILES
+    inputs = {**common.spec_input(), **common.data_inputs(spec), "evaluate.model_path (-m)": path}
+    inputs["evaluate.dataset_path (-i)"] = spec.evaluate.dataset_path
+    outputs = [places.Output("The results (-o)", folder / x) for x in names]
+    with places.writing(inputs, outputs, "evaluating into"):
+        import_frameworks()
+        if detects:
+            from tlt_prune.cli.detecting import run_evaluation
 
-        run_evaluation(spec, path, folder)
-        return
+            run_evaluation(spec, path, folder)
+        else:
+            _evaluate(spec, path, folder)
+    common.say(f"Wrote {', '.join(names)} to the folder {folder}")
+
+
+def _evaluate(spec: Spec, path: str, folder: pathlib.Path) -> None:
     from tlt_prune import data, model_info, training
     from tlt_prune.cli.models import agreed, facts
     from tlt_prune.export import latency_ms, load_predictor
@@ -79,7 +94,6 @@ def main(argv: list[str]) -> None:
         f"\naccuracy {100 * scores.accuracy:.2f} %   top-{scores.top_k} {100 * scores.top_k_accuracy:.2f} %   "
         f"loss {scores.loss:.4f}   parameters {predictor.params:,}   latency at batch 1 {report['latency_ms']:.2f} ms"
     )
-    common.say(f"Wrote {folder}")
 
 
 def entry() -> None:

@@ -13,7 +13,6 @@ where the tensorrt package is installed.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import pathlib
 from typing import Any
@@ -22,7 +21,7 @@ import numpy as np
 from absl import flags
 
 from tlt_prune import extras, files
-from tlt_prune.cli import common
+from tlt_prune.cli import common, places
 from tlt_prune.cli.startup import import_frameworks
 from tlt_prune.errors import SpecError
 from tlt_prune.specs import Spec
@@ -51,12 +50,66 @@ def main(argv: list[str]) -> None:
     onnx_path = pathlib.Path(e.onnx_file or f"{spec.results_dir}/export/model.onnx")
     saved_model_path = pathlib.Path(e.saved_model_dir or f"{spec.results_dir}/export/saved_model")
     litert_path = pathlib.Path(e.litert_file or f"{spec.results_dir}/export/model.tflite")
-    files.output_folder(onnx_path.parent)
     extras.require("train", "tlt-export")
     extras.require("export", "tlt-export")
     import_frameworks()
+    from tlt_prune.export import build_engine
+
+    inputs = {**common.spec_input(), **common.data_inputs(spec), "export.model_path (-m)": source}
+    inputs["export.cal_image_dir"] = e.cal_image_dir
+    with places.writing(inputs, _outputs(spec, onnx_path, saved_model_path, litert_path), "exporting to"):
+        said, script = _export(spec, source, onnx_path, saved_model_path, litert_path)
+    for line in said:
+        common.say(line)
+    if script is not None and build_engine(script):
+        common.say("The tensorrt package is installed: built the engine.")
+    paths = {"onnx": onnx_path, "saved_model": saved_model_path, "litert": litert_path}
+    written = next(path for name, path in paths.items() if name in e.formats)
+    common.say(f"Next: tlt-evaluate{common.spec_flag()} -m {written}")
+
+
+def _outputs(spec: Spec, onnx: pathlib.Path, saved_model: pathlib.Path, litert: pathlib.Path) -> list[places.Output]:
+    from tlt_prune.export.tensorrt import build_script
+
+    e = spec.export
+    outputs = []
+    if "onnx" in e.formats or e.decoding:
+        outputs.append(places.Output("export.onnx_file (-o)", onnx, (".onnx",)))
+    if "onnx" in e.formats:
+        outputs.append(places.Output("The build script, beside -o", build_script(onnx), (".py",)))
+        engine = pathlib.Path(e.engine_file) if e.engine_file else onnx.with_suffix(".engine")
+        outputs.append(places.Output("export.engine_file", engine, (".engine", ".plan", ".trt")))
+        if e.data_type == "int8":
+            outputs.append(places.Output("The float file, beside -o", _float_file(onnx)))
+            outputs.append(places.Output("export.cal_cache_file", _cache_file(spec, onnx), (".bin", ".cache", ".txt")))
+    if e.decoding:
+        outputs.append(places.Output("The decoding file, beside -o", _decoded_file(onnx)))
+    if "saved_model" in e.formats:
+        outputs.append(places.Output("export.saved_model_dir", saved_model, folder=True))
+    if "litert" in e.formats:
+        outputs.append(places.Output("export.litert_file", litert, (".tflite",)))
+    return outputs
+
+
+def _float_file(onnx: pathlib.Path) -> pathlib.Path:
+    return onnx.with_name(f"{onnx.stem}_fp32.onnx")
+
+
+def _decoded_file(onnx: pathlib.Path) -> pathlib.Path:
+    return onnx.with_name(f"{onnx.stem}_decoded.onnx")
+
+
+def _cache_file(spec: Spec, onnx: pathlib.Path) -> pathlib.Path:
+    return pathlib.Path(spec.export.cal_cache_file) if spec.export.cal_cache_file else onnx.with_name("cal.bin")
+
+
+def _export(
+    spec: Spec, source: str, onnx_path: pathlib.Path, saved_model_path: pathlib.Path, litert_path: pathlib.Path
+) -> tuple[list[str], pathlib.Path | None]:
+    """Writes everything; returns what to say of it once it is in its place, and the script that builds an engine."""
     from tlt_prune.export import export_onnx, export_saved_model, load_predictor
 
+    e = spec.export
     predictor = load_predictor(source)
     if "litert" in e.formats:
         extras.require("litert", "export.formats: litert")
@@ -64,29 +117,21 @@ def main(argv: list[str]) -> None:
         raise SpecError(f"export.model_path: expected a .keras file. Received: {source}.")
     job: Any = _Detector(spec, predictor) if spec.task == "detection" else _Classifier(spec, predictor)
     samples = job.samples()
-    with contextlib.ExitStack() as stack:
-        # Where one of the files cannot be written, none is.
-        if "saved_model" in e.formats:
-            partial = stack.enter_context(files.whole_folder(saved_model_path, "saved_model.pb"))
-            pictures = job.pictures() if e.preprocessing else None
-            error = export_saved_model(predictor.model, partial, samples, e.tolerance or 1e-4, predictor.info, pictures)
-        if "litert" in e.formats:
-            said = _litert(job, stack.enter_context(files.whole_file(litert_path)), samples)
-        if e.decoding:
-            decoded = onnx_path.with_name(f"{onnx_path.stem}_decoded.onnx")
-            partial = stack.enter_context(files.whole_file(decoded))
-            export_onnx(job.decoded(), partial, samples, opset=e.opset, layout=e.onnx_layout, info=predictor.info)
-        if "onnx" in e.formats:
-            _onnx(job, onnx_path, samples)
+    said: list[str] = []
+    script = None
+    if "onnx" in e.formats:
+        script = _onnx(job, onnx_path, samples, said)
     if e.decoding:
-        common.say(f"Wrote {decoded}: boxes (pictures, classes, cells, 4) in pixels, and scores (pictures, classes, cells).")
+        decoded = _decoded_file(onnx_path)
+        export_onnx(job.decoded(), decoded, samples, opset=e.opset, layout=e.onnx_layout, info=predictor.info)
+        said.append(f"Wrote {decoded}: boxes (pictures, classes, cells, 4) in pixels, and scores (pictures, classes, cells).")
     if "litert" in e.formats:
-        common.say(f"Wrote {litert_path}: {said}")
+        said.append(f"Wrote {litert_path}: {_litert(job, litert_path, samples)}")
     if "saved_model" in e.formats:
-        common.say(f"Wrote {saved_model_path}: equal to Keras on {len(samples)} pictures, to {error:.1e}.")
-    paths = {"onnx": onnx_path, "saved_model": saved_model_path, "litert": litert_path}
-    written = next(path for name, path in paths.items() if name in e.formats)
-    common.say(f"Next: tlt-evaluate{common.spec_flag()} -m {written}")
+        pictures = job.pictures() if e.preprocessing else None
+        error = export_saved_model(predictor.model, saved_model_path, samples, e.tolerance or 1e-4, predictor.info, pictures)
+        said.append(f"Wrote the folder {saved_model_path}: equal to Keras on {len(samples)} pictures, to {error:.1e}.")
+    return said, script
 
 
 class _Classifier:
@@ -214,36 +259,33 @@ class _Detector:
         return as_input(pictures.astype(np.float32) / 255, self.channels_first)
 
 
-def _onnx(job: Any, path: pathlib.Path, samples: Any) -> None:
-    from tlt_prune.export import EngineOptions, build_engine, export_onnx, trtexec_command, write_build_script
+def _onnx(job: Any, path: pathlib.Path, samples: Any, said: list[str]) -> pathlib.Path:
+    """Writes the ONNX file and what belongs to it; returns the script that builds its engine."""
+    from tlt_prune.export import EngineOptions, export_onnx, trtexec_command, write_build_script
     from tlt_prune.quantization import is_quantisation_aware, write_calibration_cache
 
     e, model = job.spec.export, job.predictor.model
     aware = is_quantisation_aware(model)
     calibrated = e.data_type == "int8" and not aware
     precision = "float16" if e.data_type == "fp16" else "float32"
-    source = path.with_name(f"{path.stem}_fp32.onnx") if calibrated else path
-    found = None
-    # The float file appears once the int8 file does.
-    with files.whole_file(source) as partial:
-        error = export_onnx(
-            model,
-            partial,
-            samples,
-            opset=e.opset,
-            layout=e.onnx_layout,
-            precision=precision,
-            tolerance=e.tolerance,
-            info=job.predictor.info,
-        )
-        if calibrated:
-            found = _calibrated(job, partial, path)
+    source = _float_file(path) if calibrated else path
+    error = export_onnx(
+        model,
+        source,
+        samples,
+        opset=e.opset,
+        layout=e.onnx_layout,
+        precision=precision,
+        tolerance=e.tolerance,
+        info=job.predictor.info,
+    )
     kind = "int8, trained so" if aware else {"float32": "fp32", "float16": "fp16"}[precision]
-    common.say(
+    said.append(
         f"Wrote {source}: {kind}, opset {e.opset}, {e.onnx_layout}, equal to Keras on {len(samples)} pictures, to {error:.1e}."
     )
+    found = _calibrated(job, files.written(source), path) if calibrated else None
     if found is not None:
-        common.say(
+        said.append(
             f"Wrote {path}: int8 for {e.target}, calibrated by {e.calibration} on {found.examples} pictures; the largest class "
             f"is that of the float file on {100 * found.agreement:.1f} % of them."
         )
@@ -255,15 +297,14 @@ def _onnx(job: Any, path: pathlib.Path, samples: Any) -> None:
         pathlib.Path(e.engine_file) if e.engine_file else None,
     )
     script = write_build_script(path, engine)
-    common.say(f"TensorRT engine, {'int8 and ' if aware or calibrated else ''}float16: python {script}, or")
-    common.say(f"  {trtexec_command(path, engine)}")
+    said.append(f"TensorRT engine, {'int8 and ' if aware or calibrated else ''}float16: python {script}, or")
+    said.append(f"  {trtexec_command(path, engine)}")
     if found is not None:
-        cache = pathlib.Path(e.cal_cache_file) if e.cal_cache_file else path.with_name("cal.bin")
+        cache = _cache_file(job.spec, path)
         write_calibration_cache(cache, found.scales, e.calibration)
-        common.say(f"or, where TensorRT is to place int8 by itself, by the scales in {cache}:")
-        common.say(f"  {trtexec_command(source, dataclasses.replace(engine, calibration_cache=cache))}")
-    if build_engine(script):
-        common.say("The tensorrt package is installed: built the engine.")
+        said.append(f"or, where TensorRT is to place int8 by itself, by the scales in {cache}:")
+        said.append(f"  {trtexec_command(source, dataclasses.replace(engine, calibration_cache=cache))}")
+    return script
 
 
 def _litert(job: Any, path: pathlib.Path, samples: Any) -> str:
@@ -283,7 +324,7 @@ def _litert(job: Any, path: pathlib.Path, samples: Any) -> str:
     )
     if e.data_type != "int8":
         return f"LiteRT, {how}, equal to Keras on {len(samples)} pictures, to {error:.1e}."
-    same = np.mean(load_predictor(path)(samples).argmax(1) == job.predictor(samples).argmax(1))
+    same = np.mean(load_predictor(files.written(path))(samples).argmax(1) == job.predictor(samples).argmax(1))
     return f"LiteRT, {how}; the largest class is that of Keras on {100 * same:.1f} % of {len(samples)} pictures."
 
 

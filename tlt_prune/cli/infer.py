@@ -17,10 +17,13 @@ import numpy as np
 from absl import flags
 
 from tlt_prune import extras, files
-from tlt_prune.cli import common
+from tlt_prune.cli import common, places
 from tlt_prune.cli.startup import import_frameworks
 from tlt_prune.errors import DataError
+from tlt_prune.specs import Spec
 
+# Of each picture that objects are detected in: folder -> suffix.
+_DETECTED = {"labels": ".txt", "images": ".png"}
 # Pictures on a contact sheet.
 _SHEET = 48
 
@@ -44,14 +47,28 @@ def main(argv: list[str]) -> None:
     }
     spec = common.load(argv, overrides)
     path = common.required(spec.inference.model_path, "inference.model_path", "-m")
-    folder = files.output_folder(FLAGS.output_dir or f"{spec.results_dir}/infer")
+    folder = pathlib.Path(FLAGS.output_dir or f"{spec.results_dir}/infer")
     extras.require("train", "tlt-infer")
     import_frameworks()
+    inputs = {**common.spec_input(), **common.data_inputs(spec), "inference.model_path (-m)": path}
+    inputs |= {"inference.image_dir (-d)": spec.inference.image_dir, "inference.classmap (-cm)": spec.inference.classmap}
     if spec.task == "detection":
-        from tlt_prune.cli.detecting import run_inference
+        from tlt_prune.cli.detecting import pictures_of, run_inference
 
-        run_inference(spec, path, folder)
+        named = pictures_of(spec)
+        results = [folder / f"{kind}/{name}{suffix}" for kind, suffix in _DETECTED.items() for name in named]
+        places.check(inputs, [places.Output("The results (-o)", x) for x in results])
+        with files.claimed([files.output_folder(folder) / "labels"], "detecting objects into"), files.together():
+            run_inference(spec, path, folder, named)
+        common.say(f"Wrote the folders {folder / 'labels'} and {folder / 'images'}")
         return
+    written = [folder / "predictions.csv", *([folder / "contact_sheet.png"] if FLAGS.contact_sheet else [])]
+    with places.writing(inputs, [places.Output("The results (-o)", x) for x in written], "classifying into"):
+        _classify(spec, path, folder)
+    common.say("\n".join(f"Wrote {x}" for x in written))
+
+
+def _classify(spec: Spec, path: str, folder: pathlib.Path) -> None:
     import pandas as pd
 
     from tlt_prune.cli.models import agreed
@@ -76,11 +93,9 @@ def main(argv: list[str]) -> None:
     common.say(frame.head(20).to_string(index=False, float_format="{:.4f}".format))
     if len(frame) > 20:
         common.say(f"... {len(frame) - 20} more")
-    common.say(f"Wrote {target}")
     if FLAGS.contact_sheet:
         sheet = folder / "contact_sheet.png"
         contact_sheet(sheet, shown, frame)
-        common.say(f"Wrote {sheet}")
 
 
 def _pictures(spec: Any, form: Any) -> tuple[list[str], tuple[str, ...], Iterator[Any]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tlt_prune import extras
+from tlt_prune import extras, files
 from tlt_prune.cli import common
 from tlt_prune.export import export_onnx, latency_ms, load_predictor
 from tlt_prune.options import Options
@@ -21,7 +21,7 @@ def measured_ms(model: Any) -> float:
     extras.require("export", "A budget of latency")
     shape = [n or 1 for n in model.inputs[0].shape]
     x = np.random.default_rng(0).standard_normal([1, *shape[1:]]).astype(np.float32)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, files.apart():
         path = pathlib.Path(folder) / "model.onnx"
         export_onnx(model, path, x)
         predictor = load_predictor(path)

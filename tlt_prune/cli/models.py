@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import math
 import pathlib
-from typing import Any
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from tlt_prune import model_info
 from tlt_prune.cli import common
-from tlt_prune.errors import SpecError, first_line
+from tlt_prune.errors import DataError, SpecError, first_line
+from tlt_prune.options import Settings, checked
 from tlt_prune.specs import Spec
+from tlt_prune.texts import read_json
 
 
 def seed(spec: Spec) -> None:
@@ -21,7 +26,7 @@ def seed(spec: Spec) -> None:
 
 def load_keras(path: str) -> Any:
     """A .keras (or .h5) model, not compiled."""
-    from tlt_prune.export.runtime import load_keras as load
+    from tlt_prune.model_files import load_keras as load
 
     return load(pathlib.Path(path))
 
@@ -135,12 +140,23 @@ def classmap(classes: tuple[str, ...]) -> str:
     return json.dumps({name: i for i, name in enumerate(classes)}, indent=1) + "\n"
 
 
+class _ClassMap(Settings):
+    names: Mapping[str, Annotated[int, Field(ge=0, lt=2**31)]]
+
+
 def read_classmap(path: str) -> tuple[str, ...]:
+    """Class names by index.
+
+    Raises:
+        SpecError: the file is no JSON object of names with the indices 0, 1, 2...
+    """
     try:
-        data = dict(json.loads(pathlib.Path(path).read_text("utf-8")))
-        return tuple(sorted(data, key=lambda name: data[name]))
-    except (OSError, ValueError, TypeError) as error:
-        raise SpecError(f"Cannot read the class map {path}: {error}. Expected JSON {{class name: index}}.") from error
+        found = checked(_ClassMap, {"names": read_json(pathlib.Path(path), "JSON {class name: index}")}, path, SpecError).names
+    except (DataError, SpecError) as error:
+        raise SpecError(f"Cannot read the class map: {error}") from error
+    if sorted(found.values()) != list(range(len(found))):
+        raise SpecError(f"Cannot read the class map {path}: expected the indices 0 to {len(found) - 1}, each once.")
+    return tuple(sorted(found, key=lambda name: found[name]))
 
 
 def facts(predictor: Any, path: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ filters' consumers zeroed, then writes the model and its plan (model.plan.json).
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -20,11 +21,11 @@ import numpy as np
 from absl import flags
 
 from tlt_prune import extras, files
-from tlt_prune.cli import common
+from tlt_prune.cli import common, places
 from tlt_prune.cli.startup import import_frameworks
 from tlt_prune.cli.twin_training import train_on_twin
 from tlt_prune.errors import MissingPackageError, PlanError, SpecError
-from tlt_prune.options import BUDGETS, Options, with_budget
+from tlt_prune.options import BUDGETS, Options, Settings, with_budget
 from tlt_prune.specs import Prune, Spec, parse_value
 
 # The fields of Options that the toolkit's script has under another name, and its short forms.
@@ -62,7 +63,8 @@ def _define_options() -> None:
     """One flag for each field of the spec's `prune` section, with its own description."""
     for field in _FIELDS:
         info = Prune.model_fields[field]
-        text = " ".join(str(info.description).split())
+        default = "" if info.default in (None, "", ()) or isinstance(info.default, Settings) else f" Default: {info.default}."
+        text = f"{' '.join(str(info.description).split())}{default}"
         choices = [x for x in get_args(info.annotation) if isinstance(x, str)]
         if choices and len(choices) == len(get_args(info.annotation)):
             flags.DEFINE_enum(_flag(field), None, choices, text, case_sensitive=False)
@@ -102,23 +104,47 @@ def main(argv: list[str]) -> None:
     spec = common.load(argv, overrides, without=[f"prune.{x}" for x in BUDGETS if x not in chosen] if chosen else [])
     source = common.required(spec.prune.model_path, "prune.model_path", "-m")
     output = pathlib.Path(spec.prune.output_path or f"{spec.results_dir}/prune/model.keras")
-    if output.suffix != ".keras":
-        raise PlanError(f"prune.output_path: expected a .keras file. Received: {output}.")
+    if not (spec.prune.output_path or FLAGS.dry_run or FLAGS.sweep or spec.prune.schedule.steps > 1) and output.exists():
+        raise PlanError(
+            f"{output} is there already, from an earlier prune. Name the output with -o or prune.output_path; the same name "
+            "replaces it."
+        )
     by_channels = not spec.prune.on_twin or any(getattr(spec.prune, name) is not None for name in BUDGETS)
     if by_channels and not FLAGS.sweep:
         with_budget(spec.prune)
-    if not FLAGS.dry_run:
-        files.output_folder(output.parent)
-    import_frameworks()
-    if spec.prune.schedule.steps > 1 and not FLAGS.sweep:
-        _by_steps(spec, source, output)
-    elif by_channels or FLAGS.sweep:
-        _prune(spec, source, output, onwards=not spec.prune.on_twin)
-    if spec.prune.on_twin and not FLAGS.sweep:
-        train_on_twin(spec, str(output) if by_channels and not FLAGS.dry_run else source, output, FLAGS.dry_run)
+    inputs = {**common.spec_input(), **common.data_inputs(spec), "prune.model_path (-m)": source}
+    inputs["prune.latency_table"] = spec.prune.latency_table
+    in_steps = spec.prune.schedule.steps > 1 and not FLAGS.sweep
+    # What a step has done stays, whatever becomes of the next.
+    place = (
+        contextlib.nullcontext()
+        if FLAGS.dry_run
+        else (places.claiming if in_steps else places.writing)(inputs, _outputs(output), "pruning to")
+    )
+    said: list[str] = []
+    with place:
+        import_frameworks()
+        if in_steps:
+            said = _by_steps(spec, source, output)
+        elif by_channels or FLAGS.sweep:
+            said = _prune(spec, source, output, onwards=not spec.prune.on_twin)
+        if spec.prune.on_twin and not FLAGS.sweep:
+            pruned = str(files.written(output)) if by_channels and not FLAGS.dry_run else source
+            said += train_on_twin(spec, pruned, output, FLAGS.dry_run)
+    for line in said:
+        common.say(line)
 
 
-def _by_steps(spec: Spec, source: str, output: pathlib.Path) -> None:
+def _outputs(output: pathlib.Path) -> list[places.Output]:
+    if FLAGS.sweep:
+        return [places.Output("The sweep, beside -o", output.parent / x) for x in ("sweep.csv", "sweep.png")]
+    beside = [
+        places.Output("The plan, beside prune.output_path (-o)", output.with_suffix(x)) for x in (".plan.json", ".plan.png")
+    ]
+    return [places.Output("prune.output_path (-o)", output, (".keras",)), *beside]
+
+
+def _by_steps(spec: Spec, source: str, output: pathlib.Path) -> list[str]:
     """Prunes in steps, with training in between; run again after being killed, it goes on where it was."""
     from tlt_prune.cli.models import load_keras
     from tlt_prune.graph.tracer import trace
@@ -135,22 +161,30 @@ def _by_steps(spec: Spec, source: str, output: pathlib.Path) -> None:
         "or that folder removed."
     )
     record = StepRecord(folder / "steps.json", _deciding(source, spec), otherwise)
-    current = source
+
+    def file_of(step: int) -> pathlib.Path:
+        return output if step == schedule.steps else folder / f"step_{step}/pruned.keras"
+
+    intact = record.intact(file_of)
+    if intact < record.count:
+        common.say(f"Step {intact + 1} is made again: {file_of(intact + 1)} is not what was written there.")
+    current, said = source, [f"All {schedule.steps} steps are done: {output}."]
     for step in range(1, schedule.steps + 1):
-        last = step == schedule.steps
-        pruned = output if last else folder / f"step_{step}/pruned.keras"
         common.say(f"\nStep {step} of {schedule.steps}")
-        if step > record.step or not pruned.exists():
+        last, pruned, again = step == schedule.steps, file_of(step), step > intact
+        if again:
             adjusted = functools.partial(step_options, original=original, step=step, steps=schedule.steps, kind=schedule.kind)
-            _prune(spec, current, pruned, adjusted, onwards=last)
+            said = _prune(spec, current, pruned, adjusted, onwards=last)
             if FLAGS.dry_run:
-                common.say("The later steps depend on the training after this one.")
-                return
-            record.done(step)
+                return ["The later steps depend on the training after this one."]
+            record.done(step, pruned)
         if not last:
             train = spec.train.model_copy(update={"pretrained_model_path": str(pruned), "num_epochs": schedule.epochs})
-            _, result = run_training(spec.model_copy(update={"train": train}), pruned.parent / "train", restart=False)
+            # What is there of a step that is made again is another training's.
+            restart = again and (pruned.parent / "train/checkpoints").exists()
+            _, result = run_training(spec.model_copy(update={"train": train}), pruned.parent / "train", restart=restart)
             current = str(result.path)
+    return said
 
 
 def _deciding(source: str, spec: Spec) -> str:
@@ -167,8 +201,12 @@ def _prune(
     adjusted: Callable[..., Options] | None = None,
     *,
     onwards: bool = True,
-) -> None:
-    """One prune, by the spec's options, or what `adjusted` makes of them for a model; `onwards` says what to do next."""
+) -> list[str]:
+    """One prune, by the spec's options, or what `adjusted` makes of them for a model.
+
+    Returns:
+        What to say once the files are in their place; with `onwards` what to do next, too.
+    """
     from tlt_prune import model_info
     from tlt_prune.cli.calibration import choose
     from tlt_prune.cli.latency import calibrate, measured_ms
@@ -184,8 +222,7 @@ def _prune(
     model = predictor.model
     excluded = _known(spec.prune.excluded_layers, model)
     if FLAGS.sweep:
-        _sweep(model, spec.prune.options.model_copy(update={"excluded_layers": excluded}), output)
-        return
+        return _sweep(model, spec.prune.options.model_copy(update={"excluded_layers": excluded}), output)
     choice = choose(spec, predictor)
     options = choice.options.model_copy(update={"excluded_layers": excluded})
     channels = trace(model, options.channelwise_layers)
@@ -200,8 +237,7 @@ def _prune(
     if advice:
         common.say(f"WARNING: this prune removes next to nothing. {advice}")
     if FLAGS.dry_run:
-        common.say("Dry run: nothing is written.")
-        return
+        return ["Dry run: nothing is written."]
     pruned = rewrite(channels, alive)
     if FLAGS.verify:
         report = check_law(channels, alive, pruned)
@@ -215,16 +251,17 @@ def _prune(
     for line in _compensated(done, choice.compensation):
         common.say(line)
     plan_path = output.with_suffix(".plan.json")
-    with files.whole_file(plan_path) as partial:
-        plan.to_json(partial)
+    with files.together():
+        plan.to_json(plan_path)
+        written = [plan_path.name, *_saved(plan.plot, plan_path.with_suffix(".png"))]
         save_model(pruned, output, info=model_info.pruned(predictor.info, plan.summary()))
-    written = [plan_path.name, *_saved(plan.plot, plan_path.with_suffix(".png"))]
-    common.say(f"Wrote {output}, {' and '.join(written)}")
+    said = [f"Wrote {output}, {' and '.join(written)}"]
     if plan.latency_ms_after is not None:
-        common.say(f"Latency: {plan.latency_ms_after:.3g} ms predicted, {measured_ms(pruned):.3g} ms measured in onnxruntime.")
+        said.append(f"Latency: {plan.latency_ms_after:.3g} ms predicted, {measured_ms(pruned):.3g} ms measured in onnxruntime.")
     if onwards:
         start = "model_config.pretrained_model_file" if spec.task == "detection" else "train.pretrained_model_path"
-        common.say(f"Next: tlt-train{common.spec_flag()} --set {start}={output} -o {spec.results_dir}/retrain")
+        said.append(f"Next: tlt-train{common.spec_flag()} --set {start}={output} -o {spec.results_dir}/retrain")
+    return said
 
 
 def _compensated(done: Any, compensation: list[Any]) -> Iterator[str]:
@@ -263,7 +300,7 @@ def _saved(draw: Callable[[], Any], path: pathlib.Path) -> list[str]:
     return [path.name]
 
 
-def _sweep(model: Any, options: Options, output: pathlib.Path) -> None:
+def _sweep(model: Any, options: Options, output: pathlib.Path) -> list[str]:
     from tlt_prune.pruning import pictures
     from tlt_prune.pruning.sweep import sweep
 
@@ -273,11 +310,11 @@ def _sweep(model: Any, options: Options, output: pathlib.Path) -> None:
     shown = frame.assign(**shares).set_axis(np.ceil(frame.index * 1e4) / 1e4)
     common.say(shown.to_string())
     if FLAGS.dry_run:
-        return
+        return []
     target = output.parent / "sweep.csv"
     files.write_text(target, frame.to_csv())
     written = [target.name, *_saved(lambda: pictures.draw_sweep(frame), target.with_suffix(".png"))]
-    common.say(f"Wrote {' and '.join(written)} to {target.parent}. Choose a threshold: tlt-prune{common.spec_flag()} -pth ...")
+    return [f"Wrote {' and '.join(written)} to {target.parent}. Choose a threshold: tlt-prune{common.spec_flag()} -pth ..."]
 
 
 def table(plan: Any) -> str:

@@ -13,6 +13,9 @@ import sys
 import tempfile
 import warnings
 
+from tlt_prune import interrupt
+from tlt_prune.errors import MissingPackageError, SpecError, first_line
+
 _CHATTER = re.compile(
     rb"^(WARNING: All log messages before absl::InitializeLog\(\) is called are written to STDERR"
     rb"|[IW]\d{4} [\d:.]+\s+\d+ .*(oneDNN|cuda|CUDA|cpu_feature_guard|TensorRT|cudart_stub|cuda_executor|port\.cc).*"
@@ -24,9 +27,13 @@ _CHATTER = re.compile(
 def import_frameworks() -> None:
     """Imports TensorFlow and Keras; anything but their chatter still reaches standard error."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    os.environ["KERAS_BACKEND"] = os.environ.get("KERAS_BACKEND") or "tensorflow"
+    if os.environ["KERAS_BACKEND"] not in ("tensorflow", "jax"):
+        backend = os.environ["KERAS_BACKEND"]
+        raise SpecError(f"KERAS_BACKEND={backend}: expected tensorflow or jax. Unset it, or set one of these.")
     sys.stderr.flush()
     saved = os.dup(2)
+    interrupt.errors = saved
     with tempfile.TemporaryFile() as captured:
         os.dup2(captured.fileno(), 2)
         try:
@@ -35,9 +42,16 @@ def import_frameworks() -> None:
 
             # The first operation initialises the device layer, which talks too.
             tf.constant(0)
+        # Whatever is missing or broken in an installation.
+        except Exception as error:
+            raise MissingPackageError(
+                f"TensorFlow and Keras cannot be imported: {first_line(error, 200)}. Install the package again, with its "
+                "requirements."
+            ) from error
         finally:
             sys.stderr.flush()
             os.dup2(saved, 2)
+            interrupt.errors = 2
             os.close(saved)
             captured.seek(0)
             for line in captured:

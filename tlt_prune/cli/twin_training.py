@@ -11,8 +11,12 @@ from tlt_prune.errors import SpecError
 from tlt_prune.specs import Spec
 
 
-def train_on_twin(spec: Spec, source: str, output: pathlib.Path, dry_run: bool) -> None:
-    """Writes `source` with 2:4 sparsity or clustered weights; with `dry_run`, prints what would get them."""
+def train_on_twin(spec: Spec, source: str, output: pathlib.Path, dry_run: bool) -> list[str]:
+    """Writes `source` with 2:4 sparsity or clustered weights; with `dry_run`, prints what would get them.
+
+    Returns:
+        What to say once the file is in its place.
+    """
     key, what = ("sparsity", "2:4 sparsity") if spec.prune.sparsity != "none" else ("clusters", "clustered weights")
     if "train_dataset_path" not in spec.dataset.model_fields_set:
         raise SpecError(f"prune.{key}: expected a spec (-e) whose dataset.train_dataset_path is the model's training data.")
@@ -27,7 +31,7 @@ def train_on_twin(spec: Spec, source: str, output: pathlib.Path, dry_run: bool) 
     predictor = keras_predictor(pathlib.Path(source))
     if dry_run:
         common.say(table(predictor.model).to_string())
-        return
+        return []
     spec, form, first = agreed(spec, predictor)
     splits = data.load_splits(spec.dataset, form)
     outputs = int(predictor.model.outputs[0].shape[-1])
@@ -52,8 +56,7 @@ def train_on_twin(spec: Spec, source: str, output: pathlib.Path, dry_run: bool) 
     )
     common.say(f"Accuracy on the held-out pictures: {100 * before:.2f} % before, {100 * after:.2f} % with {what}.")
     save_model(model, output, info=predictor.info)
-    common.say(f"Wrote {output}")
-    common.say(f"Next: tlt-export{common.spec_flag()} -m {output}")
+    return [f"Wrote {output}", f"Next: tlt-export{common.spec_flag()} -m {output}"]
 
 
 def how_to_train(spec: Spec, split: Any, form: Any, channels_first: bool, epochs: int) -> dict[str, Any]:

@@ -44,6 +44,7 @@ def training_pipeline(
     The order and the augmentation of an epoch follow from `seed` and the epoch's number.
     """
     n = len(split)
+    batch_size = min(batch_size, n)
     steps = math.ceil(n / batch_size)
     # Training pictures are stretched, never cropped.
     load = _loader(split, dataclasses.replace(form, center_crop=False))
@@ -82,6 +83,7 @@ def evaluation_pipeline(
     """The split in its order, without augmentation, cached when it is in memory."""
     load = _loader(split, form)
     classes = len(split.classes)
+    batch_size = min(batch_size, len(split))
 
     def finish(images: Any, labels: Any) -> Any:
         return preprocess(images, dataset, channels_first, form.depth), tf.one_hot(labels, classes)

@@ -175,6 +175,7 @@ def training_batches(
     pictures, and every source is drawn from as often as the others.
     """
     n = len(split)
+    batch_size = min(batch_size, n)
     steps = math.ceil(n / batch_size)
     load = _loader(split)
 

@@ -52,21 +52,39 @@ class Postprocessing:
         ]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Evaluation:
-    """What a detector came to.
+    """Evaluation result of a detector.
 
     Attributes:
         curves: class -> precision against recall.
         detections: a picture each, by class.
         mode: of average precision.
         compatible: as the toolkit computes it.
+        objects: how many there are in the pictures.
+        largest_coverage: of any cell of any picture; None where only detections were scored.
     """
 
     curves: dict[str, Curve]
     detections: list[dict[str, Detections]]
     mode: Mode = "INTEGRATE"
     compatible: bool = False
+    objects: int = 0
+    largest_coverage: float | None = None
+
+    def __repr__(self) -> str:
+        return f"<Evaluation of {len(self.detections)} pictures: mean average precision {self.mean_average_precision:.4f}>"
+
+    def explained(self) -> str:
+        """Why nothing is right: empty where something is."""
+        if self.mean_average_precision > 0:
+            return ""
+        boxes = sum(len(found.boxes) for picture in self.detections for found in picture.values())
+        coverage = "" if self.largest_coverage is None else f"; the largest coverage of a cell is {self.largest_coverage:.3g}"
+        advice = (
+            "none overlaps an object enough" if boxes else "no cell is sure enough: train longer, or lower coverage_threshold"
+        )
+        return f"{boxes} boxes for {self.objects} objects{coverage}: {advice}."
 
     @property
     def mean_average_precision(self) -> float:
@@ -115,10 +133,13 @@ def evaluate(
         batch_size: of pictures at once.
     """
     found: list[dict[str, Detections]] = []
+    largest = 0.0
     for i in range(0, len(split), batch_size):
         bbox, cov = outputs(split.pictures[i : i + batch_size].astype(np.float32) / 255)
+        largest = max(largest, float(np.max(cov, initial=0.0)))
         found += postprocessing(bbox, cov)
-    return scored(found, split, boxes, mode=mode, compatible=compatible)
+    result = scored(found, split, boxes, mode=mode, compatible=compatible)
+    return dataclasses.replace(result, largest_coverage=largest)
 
 
 def scored(
@@ -138,7 +159,7 @@ def scored(
         )
         for name in split.classes
     }
-    return Evaluation(curves, found, mode, compatible)
+    return Evaluation(curves, found, mode, compatible, int(split.is_object.sum()))
 
 
 def outputs_of(run: Callable[[Any], list[Array]], channels_first: bool, outputs_first: bool | None = None) -> Outputs:

@@ -11,6 +11,7 @@ not set is 0, "" or the first value of an enumeration, as there. Its checks go b
 
 from __future__ import annotations
 
+import difflib
 import functools
 import importlib.resources
 import json
@@ -56,6 +57,13 @@ _CHECKS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
     "in": ("one of {}", lambda value, allowed: value in allowed),
     "%": ("a multiple of {}", lambda value, step: value % step == 0),
 }
+# Sizes that no machine holds, by the name of a field: as in `tlt_prune.sections`.
+_LIMITS = {
+    "batch_size_per_gpu": 65_536,
+    "num_epochs": 1_000_000,
+    "output_image_width": 16_384,
+    "output_image_height": 16_384,
+}
 # Messages and maps that the toolkit misses when they are not there, by the message they belong to.
 _REQUIRED = {
     "DatasetConfig": ("data_sources", "target_class_mapping"),
@@ -91,7 +99,36 @@ def from_dict(data: Mapping[str, Any], source: str, kind: str = "train") -> Any:
     Raises:
         SpecError: a key or a type is unknown, or a value is out of range.
     """
+    root = _messages()[_schema()["roots"][kind]].DESCRIPTOR
+    unknown = list(_unknown_keys(data, root, ""))
+    if unknown:
+        raise SpecError(f"{source}: {' '.join(unknown[:5])}{' ...' if len(unknown) > 5 else ''}")
     return _parsed(json_format.ParseDict, dict(data), json_format.ParseError, "the keys", source, kind)
+
+
+def _unknown_keys(data: Any, descriptor: Any, path: str) -> Iterator[str]:
+    """A sentence for each key that a message does not have."""
+    if not isinstance(data, Mapping):
+        return
+    fields = {x.name: x for x in descriptor.fields}
+    camel = {x.json_name: x for x in descriptor.fields}
+    for key, value in data.items():
+        field = fields.get(key) or camel.get(key)
+        if field is None:
+            near = difflib.get_close_matches(str(key), list(fields), n=1, cutoff=0.5)
+            hint = f"Did you mean '{path}{near[0]}'?" if near else f"Expected one of: {', '.join(fields)}."
+            yield f"unknown key '{path}{key}'. {hint}"
+        elif field.message_type is not None:
+            is_map = field.message_type.GetOptions().map_entry
+            inner = field.message_type.fields_by_name["value"].message_type if is_map else field.message_type
+            several: Any = None
+            if is_map and isinstance(value, Mapping):
+                several = value.items()
+            elif isinstance(value, list):
+                several = enumerate(value)
+            for name, each in [("", value)] if several is None else several:
+                where = f"{path}{field.name}." if several is None else f"{path}{field.name}[{name}]."
+                yield from _unknown_keys(each, inner, where) if inner is not None else ()
 
 
 def _parsed(parse: Callable[[Any, Any], Any], data: Any, refused: Any, form: str, source: str, kind: str) -> Any:
@@ -372,6 +409,8 @@ def _check(message: Any, source: str, kind: str) -> None:
             ]
             if failed:
                 problems.append(f"{path}{field.name}: expected {' and '.join(failed)}. Received: {value!r}")
+            if field.name in _LIMITS and value > _LIMITS[field.name]:
+                problems.append(f"{path}{field.name}: expected at most {_LIMITS[field.name]:,}. Received: {value!r}")
     if problems:
         raise SpecError(f"{source}: {'; '.join(problems[:5])}{'; ...' if len(problems) > 5 else '.'}")
 

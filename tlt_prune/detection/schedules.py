@@ -58,7 +58,7 @@ class EarlyStoppingAnnealing:
         if self._began is None:
             share = min(step / up, 1.0) if up else 1.0
         else:
-            share = max(1 - (step - self._began) / down, 0.0) if down else 0.0
+            share = max(1 - (step - self._began) / down, 0.0) if down else 1.0
         return _between(*self._rates, share)
 
     def validated(self, cost: float, next_step: int) -> None:

@@ -57,6 +57,7 @@ def export_litert(
         ExportError: an option is out of range, the inputs do not fit, LiteRT lacks an operation, or the outputs differ; nothing
             is written.
     """
+    extras.require_tensorflow("export_litert")
     extras.require("litert", "Exporting to LiteRT")
     path = pathlib.Path(path)
     if precision not in PRECISIONS:

@@ -63,6 +63,7 @@ def export_onnx(
     Raises:
         ExportError: an option is out of range, the samples do not fit, or the outputs differ; nothing is written.
     """
+    extras.require_tensorflow("export_onnx")
     extras.require("export", "Exporting to ONNX")
     path = pathlib.Path(path)
     if opset not in OPSETS:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import pathlib
 import statistics
 import time
-import zipfile
 from typing import Any
 
 import numpy as np
@@ -17,6 +15,7 @@ from tlt_prune import extras, model_info
 from tlt_prune.errors import ExportError, first_line
 from tlt_prune.export.noise import quiet_natively
 from tlt_prune.graph.family import all_layers
+from tlt_prune.model_files import load_keras, machine_error, refuse_foreign
 from tlt_prune.model_info import ModelInfo
 from tlt_prune.parity import Run, session_of
 
@@ -48,7 +47,23 @@ class Predictor:
     info: ModelInfo | None = None
 
     def __call__(self, batch: Array) -> Array:
-        return self.run(batch)[0]
+        return self.answers(batch)[0]
+
+    def answers(self, batch: Array) -> list[Array]:
+        """The outputs of a batch.
+
+        Raises:
+            ExportError: one is NaN or infinite: whatever is counted of such answers would be wrong.
+        """
+        outputs = self.run(batch)
+        for output in outputs:
+            if not np.isfinite(output).all():
+                bad = int((~np.isfinite(output.reshape(len(output), -1))).any(axis=1).sum())
+                raise ExportError(
+                    f"{self.path} answers NaN or infinity for {bad} of {len(output)} pictures. Expected a trained model without "
+                    "NaN; look at its training log."
+                )
+        return outputs
 
     @property
     def input_shape(self) -> tuple[int | None, ...]:
@@ -94,6 +109,7 @@ def load_predictor(path: str | pathlib.Path) -> Predictor:
         ExportError: the file is missing or no model.
     """
     path = pathlib.Path(path)
+    refuse_foreign(path)
     if not path.exists():
         raise ExportError(f"There is no model {path}. Expected a .keras, .onnx or .tflite file, or a SavedModel folder.")
     if path.is_dir():
@@ -119,6 +135,7 @@ def latency_ms(predictor: Predictor, batch: Array, runs: int = 50) -> float:
 
 def keras_runner(model: Any) -> Run:
     """A compiled forward pass in inference mode."""
+    extras.require_tensorflow("Running a model file")
     import keras
     import tensorflow as tf
 
@@ -160,42 +177,6 @@ def keras_predictor(path: pathlib.Path) -> Predictor:
     return Predictor("keras", path, shapes, model.count_params(), size, keras_runner(model), model, model_info.read(path))
 
 
-def load_keras(path: pathlib.Path) -> Any:
-    """A .keras (or .h5) model, not compiled.
-
-    Raises:
-        ExportError: the file is missing, is no whole model, or would take far more memory than its size says.
-    """
-    import keras
-
-    # Registers the layers of models that were trained with quantisation.
-    importlib.import_module("tlt_prune.quantization.layers")
-    if not path.is_file():
-        raise ExportError(f"There is no model file {path}. Expected a .keras file, as tlt-train writes it.")
-    if path.suffix == ".keras":
-        _check_archive(path)
-    try:
-        return keras.models.load_model(path, compile=False)
-    # Whatever is in the file, the user needs one line.
-    except Exception as error:
-        raise ExportError(
-            f"Cannot load {path} as a Keras model: {first_line(error, 150)}. Expected a file that Keras wrote."
-        ) from error
-
-
-# A .keras file stores its weights uncompressed; whatever unpacks to so much more than its size is no model.
-_LARGEST_RATIO, _LARGEST_EXCESS = 100, 2**28
-
-
-def _check_archive(path: pathlib.Path) -> None:
-    if not zipfile.is_zipfile(path):
-        raise ExportError(f"{path} is no whole .keras file: it is cut off, or of another format. Copy or train it again.")
-    with zipfile.ZipFile(path) as archive:
-        size = sum(x.file_size for x in archive.infolist())
-    if size > _LARGEST_RATIO * path.stat().st_size + _LARGEST_EXCESS:
-        raise ExportError(f"{path} would unpack to {size:,} bytes. Expected a .keras file, which stores its weights as they are.")
-
-
 def _saved_model(path: pathlib.Path) -> Predictor:
     import tensorflow as tf
 
@@ -203,13 +184,15 @@ def _saved_model(path: pathlib.Path) -> Predictor:
         loaded = tf.saved_model.load(str(path))
         serve = loaded.signatures["serving_default"]
     except Exception as error:
+        if (refused := machine_error(error)) is not None:
+            raise refused from error
         reason = first_line(error, 150)
         raise ExportError(f"Cannot load the folder {path} as a SavedModel with a serving signature: {reason}.") from error
     shapes = {name: tuple(x.shape) for name, x in serve.structured_input_signature[1].items()}
     params = sum(int(np.prod(v.shape)) for v in serve.variables)
     size = sum(x.stat().st_size for x in path.rglob("*") if x.is_file())
     beside = path / model_info.SAVED_MODEL_FILE
-    info = model_info.parse(beside.read_text("utf-8") if beside.is_file() else None, str(path))
+    info = model_info.parse(beside.read_bytes() if beside.is_file() else None, str(path))
 
     def run(batch: Any) -> list[Array]:
         results = serve(**dict(zip(shapes, map(tf.constant, arrays_of(batch)), strict=True)))
@@ -228,6 +211,8 @@ def _onnx(path: pathlib.Path) -> Predictor:
         model = onnx.load(path)
         session = session_of(model.SerializeToString())
     except Exception as error:
+        if (refused := machine_error(error)) is not None:
+            raise refused from error
         raise ExportError(
             f"Cannot load {path} as ONNX: {first_line(error, 150)}. Expected a file that tlt-export wrote."
         ) from error
@@ -258,6 +243,8 @@ def _litert(path: pathlib.Path) -> Predictor:
         }
         stored = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
     except Exception as error:
+        if (refused := machine_error(error)) is not None:
+            raise refused from error
         raise ExportError(
             f"Cannot load {path} as LiteRT: {first_line(error, 150)}. Expected a file that tlt-export wrote."
         ) from error

@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from tlt_prune import files, model_info
+from tlt_prune import extras, files, model_info
 from tlt_prune.export.noise import quiet
 from tlt_prune.export.runtime import inputs_of, keras_runner, load_predictor
 from tlt_prune.graph.family import family_of
@@ -64,10 +64,11 @@ def export_saved_model(
         ExportError: the written model computes something else; what was at `path` stays.
         NotReplacedError: there is something else than an earlier export at `path`.
     """
+    extras.require_tensorflow("export_saved_model")
     path = pathlib.Path(path)
     arrays = samples_of(model, samples)
     family = family_of(model)
-    with family.untouched(model), files.whole_folder(path, "saved_model.pb") as partial:
+    with family.untouched(model), files.whole_folder(path) as partial:
         family.reset_states(model)
         write_saved_model(model, partial, pictures)
         if info is not None:

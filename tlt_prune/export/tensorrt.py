@@ -52,7 +52,7 @@ def write_build_script(path: str | pathlib.Path, options: EngineOptions) -> path
     """Writes beside an ONNX file a Python script that builds its engine with the tensorrt package; returns its path."""
     path = pathlib.Path(path)
     shapes, quantised = _facts(path, options)
-    script = path.with_name(f"{path.stem}_build_engine.py")
+    script = build_script(path)
     values = {
         "onnx": path.name,
         "engine": str(_engine(path, options).resolve()),
@@ -64,6 +64,11 @@ def write_build_script(path: str | pathlib.Path, options: EngineOptions) -> path
         text = text.replace(f"@{name}@", repr(value))
     files.write_text(script, text)
     return script
+
+
+def build_script(path: pathlib.Path) -> pathlib.Path:
+    """The name of the script of an ONNX file."""
+    return path.with_name(f"{path.stem}_build_engine.py")
 
 
 def build_engine(script: pathlib.Path) -> bool:
@@ -91,7 +96,7 @@ def _facts(path: pathlib.Path, options: EngineOptions) -> tuple[Shapes, bool]:
     """(input name -> smallest, usual and largest shape; whether the file is quantised)."""
     import onnx
 
-    model = onnx.load(path)
+    model = onnx.load(files.written(path))
     shapes = {}
     for value in model.graph.input:
         batch, *sizes = [d.dim_value for d in value.type.tensor_type.shape.dim]

@@ -117,7 +117,7 @@ class TensorLabels:
     labels: Labels
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class ChannelGraph:
     """What `trace` found. All label vectors index into `bundles.root`.
 
@@ -139,6 +139,9 @@ class ChannelGraph:
     work: tuple[Work, ...]
     labels_of: dict[int, Labels]
     unknown: tuple[tuple[str, str], ...]
+
+    def __repr__(self) -> str:
+        return f"<ChannelGraph of '{self.graph.model.name}': {len(self.producers)} producing layers, {self.n_labels} labels>"
 
     @property
     def n_labels(self) -> int:

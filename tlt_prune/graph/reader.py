@@ -53,7 +53,7 @@ class Call:
         return tuple(x for x in tree.flatten((self.args, self.kwargs)) if isinstance(x, Tensor))
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Graph:
     """A model as an ordered list of calls; every tensor is made before it is used.
 
@@ -70,6 +70,9 @@ class Graph:
     outputs: Any
     input_ops: tuple[Any, ...]
     calls: tuple[Call, ...]
+
+    def __repr__(self) -> str:
+        return f"<Graph of '{self.model.name}': {len(self.calls)} calls>"
 
     @property
     def flat_inputs(self) -> list[Tensor]:

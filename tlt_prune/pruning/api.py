@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Unpack
+
+import keras
 
 from tlt_prune.graph.channel_graph import ChannelGraph
 from tlt_prune.graph.labels import Alive
 from tlt_prune.graph.tracer import trace
-from tlt_prune.options import OptionArguments, Options, options_of
+from tlt_prune.options import OptionArguments, Options, options_of, options_spelled_out
 from tlt_prune.pruning.budgets import resource_of
 from tlt_prune.pruning.compensation import compensate
 from tlt_prune.pruning.costs import by_row, costs
@@ -49,7 +50,7 @@ def prune_model(
     compensation: Any = None,
     verify: bool = False,
     **options: Unpack[OptionArguments],
-) -> Any:
+) -> keras.Model:
     """Returns a smaller model: `model` without its least important channels.
 
     Without `compensation` the result equals the original with the consumers' rows of every removed channel set to zero. A
@@ -66,7 +67,7 @@ def prune_model(
             or `latency_ms`), and how it is reached.
 
     Returns:
-        A model of the same kind, with the same layer names and compile arguments.
+        A model of the same kind and class (of tf_keras where it was one), with the same layer names and compile arguments.
 
     Raises:
         PlanError: an option is unknown or out of range, options contradict each other, a name matches no layer, or
@@ -80,28 +81,15 @@ def prune_model(
     advice = plan.advice()
     if advice:
         warnings.warn(f"{plan.summary()}. {advice}", stacklevel=2)
-    pruned = rewrite(channels, alive, layer_config_overrides)
+    pruned: keras.Model = rewrite(channels, alive, layer_config_overrides)
     if verify:
         check_law(channels, alive, pruned)
     compensate(compensation, channels, alive, pruned)
     return pruned
 
 
-def _with_options_spelled_out(function: Callable[..., Any]) -> None:
-    """`help(prune_model)` shows every option with its default."""
-    signature = inspect.signature(function)
-    spelled = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.annotation)
-        for name, field in Options.model_fields.items()
-    ]
-    own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    positional = [p for p in own if p.kind is not inspect.Parameter.KEYWORD_ONLY]
-    keywords = [p for p in own if p.kind is inspect.Parameter.KEYWORD_ONLY]
-    function.__signature__ = signature.replace(parameters=[*positional, *spelled, *keywords])  # type: ignore[attr-defined]
-
-
-_with_options_spelled_out(plan_pruning)
-_with_options_spelled_out(prune_model)
+options_spelled_out(plan_pruning)
+options_spelled_out(prune_model)
 
 
 def plan_of(channels: ChannelGraph, options: Options, statistic: Scores | None = None) -> tuple[PruningPlan, Alive]:
@@ -171,6 +159,8 @@ def _note(name: str, selection: Selection) -> str:
     notes = []
     if name in selection.reason:
         notes.append(f"frozen: {selection.reason[name]}")
+    if name in selection.held:
+        notes.append(selection.held[name])
     if name in selection.approximate and selection.group[name]:
         notes.append(f"approximate: {selection.approximate[name]}")
     return "; ".join(notes)

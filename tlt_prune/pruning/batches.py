@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import pathlib
 import sys
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -41,6 +43,11 @@ class Batches(Sequence[Batch]):
         self, data: Any, graph: Graph, *, steps: int | None = None, batch_size: int = 64, labelled: bool = False, what: str
     ) -> None:
         self._batches: list[Batch] = []
+        _check_count(steps, "steps", what)
+        _check_count(batch_size, "batch_size", what)
+        if steps is None and _is_endless(data):
+            raise PlanError(f"{what}: the data has no end. Expected steps=, the batches to read, or a dataset without repeat().")
+        sized, size = hasattr(data, "__len__"), 0
         try:
             for raw in itertools.islice(_raw(data, batch_size), steps):
                 x, y = _split(raw)
@@ -48,13 +55,22 @@ class Batches(Sequence[Batch]):
                 if labelled and y is None:
                     raise PlanError(f"{what} needs labels. Expected data of (x, y). Received inputs only.")
                 self._batches.append((x, None if y is None else tree.map_structure(_array, y)))
+                size += sum(a.nbytes for a in tree.flatten(x))
+                if steps is None and not sized and (len(self) > _MOST_BATCHES or size > _MOST_BYTES):
+                    raise PlanError(
+                        f"{what}: {self} were read, and there are more. Expected steps=, the batches to read: the data may "
+                        "have no end."
+                    )
+        except PlanError:
+            raise
         except (TypeError, ValueError) as error:
             raise PlanError(
                 f"{what}: expected arrays, a tf.data.Dataset, a PyDataset or batches (x, y). Received {type(data).__name__}: "
-                f"{first_line(error)}"
+                f"{_hint(data, graph) or first_line(error)}"
             ) from error
         if not len(self):
-            raise PlanError(f"{what}: the data is empty. Expected at least one batch.")
+            raise PlanError(f"{what}: {_why_empty(data)}")
+        _remember(data, what)
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -100,6 +116,63 @@ class TakesData:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.used})"
+
+
+# Of data that does not say how much it is: beyond it, it is taken for endless.
+_MOST_BATCHES, _MOST_BYTES = 10_000, 2**33
+# Iterators can be read once: who did.
+_READERS: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+
+
+def _check_count(value: Any, name: str, what: str) -> None:
+    if value is not None and (not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1):
+        raise PlanError(f"{what}: {name} must be a whole number of at least 1. Received: {value!r}.")
+
+
+def _is_endless(data: Any) -> bool:
+    """Whether data says of itself that it never ends."""
+    if isinstance(data, keras.utils.PyDataset):
+        return data.num_batches is None
+    if isinstance(data, (itertools.cycle, itertools.count)):
+        return True
+    # tf.data's INFINITE_CARDINALITY.
+    return hasattr(data, "cardinality") and int(data.cardinality()) == -1
+
+
+def _is_iterator(data: Any) -> bool:
+    return hasattr(data, "__next__")
+
+
+def _remember(data: Any, what: str) -> None:
+    if _is_iterator(data):
+        # Some iterators cannot be referred to weakly: then nobody knows who read them.
+        with contextlib.suppress(TypeError):
+            _READERS[data] = what
+
+
+def _why_empty(data: Any) -> str:
+    if not _is_iterator(data):
+        return "the data is empty. Expected at least one batch."
+    try:
+        reader = _READERS.get(data)
+    except TypeError:
+        reader = None
+    who = f"{reader} has used it up" if reader else "it was read before, or never had any"
+    return (
+        f"this {type(data).__name__} has no batches left: {who}. Expected something that can be read again: a list of batches, a "
+        "tf.data.Dataset or arrays."
+    )
+
+
+def _hint(data: Any, graph: Graph) -> str:
+    """What to do about the usual slips; empty where there is none."""
+    if isinstance(data, (str, pathlib.Path)):
+        return "it is a name. Read the data first: arrays or batches are expected."
+    if callable(data) and not hasattr(data, "__iter__"):
+        return "it is a function. Call it: data=function(), not data=function."
+    if isinstance(data, list) and data and np.shape(data[0]) == tuple(graph.flat_inputs[0].shape[1:]):
+        return "it is a list of single examples. Make one array of them: np.stack(list)."
+    return ""
 
 
 def _raw(data: Any, batch_size: int) -> Any:
@@ -148,8 +221,15 @@ def _in_structure(x: Any, graph: Graph) -> Any:
 def _checked(x: Any, graph: Graph, what: str) -> Any:
     for array, expected in zip(tree.flatten(x), graph.flat_inputs, strict=True):
         if not fits(array.shape, expected.shape):
-            raise PlanError(f"{what}: the model takes inputs of shape {expected.shape}. Received a batch of shape {array.shape}.")
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            single = fits((1, *array.shape), expected.shape)
+            hint = " That is a single example: call .batch(64) on the dataset, or give x[None]." if single else ""
+            raise PlanError(
+                f"{what}: the model takes inputs of shape {expected.shape}. Received a batch of shape {array.shape}.{hint}"
+            )
+        # In the type that the model computes in: what is finite in float64 may not be there.
+        with np.errstate(over="ignore"):
+            computed = array.astype(np.float32) if array.dtype == np.float64 else array
+        if array.dtype.kind == "f" and not np.isfinite(computed).all():
             raise PlanError(f"{what}: the data holds values that are not finite. Expected numbers without NaN and infinity.")
     return x
 

@@ -42,12 +42,13 @@ def _definer(cls: type, name: str) -> type:
 
 
 def _fresh(value: Any, family: Family) -> Any:
-    """A compile argument for another model: equal, and with no variable in common."""
+    """A compile argument for another model: equal, and with no variable in common. A loss seldom has any."""
     if isinstance(value, dict):
         return {key: _fresh(x, family) for key, x in value.items()}
     if isinstance(value, (list, tuple)):
         return type(value)(_fresh(x, family) for x in value)
-    if not hasattr(value, "get_config") or isinstance(value, family.namespace().losses.Loss):
+    is_loss = isinstance(value, family.namespace().losses.Loss)
+    if not hasattr(value, "get_config") or (is_loss and not any(hasattr(x, "assign") for x in vars(value).values())):
         return value
     inside = [x for x in vars(value).values() if inspect.isfunction(x) or hasattr(x, "get_config")]
     named: list[Any] = [x if inspect.isfunction(x) else type(x) for x in inside]

@@ -34,6 +34,7 @@ class Group:
         step: the number that stays is a multiple of it, or all.
         fewest: the number that stays at least.
         ratio: share to remove there, whatever the budget; None for none.
+        why_fewest, why_step: the options that `fewest` and `step` come from, as "min_num_filters=16".
     """
 
     members: Labels
@@ -42,6 +43,8 @@ class Group:
     step: int
     fewest: int
     ratio: float | None = None
+    why_fewest: str = ""
+    why_step: str = ""
 
     @property
     def depth(self) -> int:
@@ -58,6 +61,16 @@ class Group:
     def above(self, threshold: float) -> int:
         """The number that stays of those strictly above a threshold."""
         return self.rounded(int(np.sum(self.scores > threshold)))
+
+    def held(self, wanted: float) -> str:
+        """Why more stay than `wanted`; empty where no more do."""
+        stay = self.rounded(wanted)
+        if stay <= wanted:
+            return ""
+        reasons = [self.why_fewest] if self.fewest > wanted else []
+        if stay > max(wanted, self.fewest) or self.step > self.depth:
+            reasons.append(self.why_step)
+        return " and ".join(x for x in reasons if x)
 
     def first_threshold(self) -> float:
         """The smallest threshold that removes anything."""
@@ -140,19 +153,28 @@ def _group(
 ) -> Group:
     """`made_by`: (layer, how many of its channels one bundle holds)."""
     depth = len(members)
-    fewest, steps, ratios = 1, [1], []
+    fewest, steps, ratios = [(1, "")], [(1, "")], []
     for name, channels in made_by:
         special = own.get(name, LayerOptions())
         multiple = special.granularity or granularity
-        steps.append(multiple // math.gcd(multiple, channels))
-        fewest = max(fewest, math.ceil((special.min_num_filters or options.min_num_filters) / channels))
+        steps.append((multiple // math.gcd(multiple, channels), f"granularity={multiple}"))
+        filters = special.min_num_filters or options.min_num_filters
+        fewest.append((math.ceil(filters / channels), f"min_num_filters={filters}"))
         share = special.max_ratio if special.max_ratio is not None else largest_share(options)
         if share is not None:
-            fewest = max(fewest, math.ceil((1 - share) * depth - 1e-9))
+            fewest.append((math.ceil((1 - share) * depth - 1e-9), f"max_ratio={share:g}"))
         if special.ratio is not None:
             ratios.append(special.ratio)
+    most, why_fewest = max(fewest, key=lambda x: x[0])
     return Group(
-        members, scores, tuple(name for name, _ in made_by), math.lcm(*steps), min(fewest, depth), min(ratios, default=None)
+        members,
+        scores,
+        tuple(name for name, _ in made_by),
+        math.lcm(*(step for step, _ in steps)),
+        min(most, depth),
+        min(ratios, default=None),
+        why_fewest,
+        max(steps, key=lambda x: x[0])[1],
     )
 
 

@@ -13,25 +13,37 @@ import json
 import pathlib
 import platform
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from tlt_prune import extras, files
-from tlt_prune.errors import PlanError
+from tlt_prune.errors import DataError, PlanError
 from tlt_prune.graph.channel_graph import ChannelGraph
 from tlt_prune.graph.labels import Labels
 from tlt_prune.graph.reader import Call
+from tlt_prune.options import Settings, checked
 from tlt_prune.pruning.batches import progress
 from tlt_prune.pruning.layer_kinds import is_any, is_convolution, is_dense
 from tlt_prune.pruning.ledger import Term, charged
+from tlt_prune.texts import read_json
 
 # Channel counts that are measured on either side of a layer.
 _POINTS = 5
 _SHORTEST_RUNS, _SHORTEST_SECONDS, _REPEATS = 5, 0.003, 5
 _DEPTHWISE = ("DepthwiseConv1D", "DepthwiseConv2D")
+
+
+Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class _Table(Settings):
+    of: Mapping[str, str | int]
+    scales: Mapping[str, Milliseconds]
+    layers: Mapping[str, Milliseconds]
 
 
 class LatencyTable:
@@ -58,12 +70,10 @@ class LatencyTable:
 
     def _read(self, path: pathlib.Path) -> None:
         try:
-            data = json.loads(path.read_text("utf-8"))
-            of, layers, scales = data["of"], dict(data["layers"]), dict(data["scales"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise PlanError(
-                f"latency_table: {path} is no table of latencies. Expected one that was written here, or none."
-            ) from error
+            table = checked(_Table, read_json(path, "a table of latencies", most=2**26), str(path), PlanError)
+        except (DataError, PlanError) as error:
+            raise PlanError(f"latency_table: {error} Expected a table that was written here, or none.") from error
+        of, layers, scales = table.of, dict(table.layers), dict(table.scales)
         if of != self._of:
             raise PlanError(
                 f"latency_table: {path} was measured on {of.get('machine')} with {of.get('threads')} threads. Expected this "
@@ -76,7 +86,8 @@ class LatencyTable:
         if self._path is not None:
             files.output_folder(self._path.parent)
             data = {"of": self._of, "scales": self._scales, "layers": self._layers}
-            files.write_text(self._path, json.dumps(data, indent=0))
+            with files.apart():
+                files.write_text(self._path, json.dumps(data, indent=0))
 
     def calibrated(self, channels: ChannelGraph) -> bool:
         """Whether the whole of this model, or of what it was before a prune, was measured."""

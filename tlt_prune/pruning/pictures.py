@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import io
 import pathlib
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +21,8 @@ BEFORE, AFTER = "#d9d9d9", "#76b900"
 
 def draw_plan(plan: PruningPlan) -> Any:
     """A matplotlib figure: a bar a layer, its channels before and after."""
-    plt = _pyplot("Drawing a plan")
     names = [x.layer for x in plan.layers]
-    figure, axis = plt.subplots(figsize=(9, 0.32 * len(names) + 1.2))
+    figure, axis = picture("Drawing a plan", (9, 0.32 * len(names) + 1.2))
     axis.barh(names, [x.filters_before for x in plan.layers], color=BEFORE, label="before")
     axis.barh(names, [x.filters_after for x in plan.layers], color=AFTER, label="after", height=0.5)
     for i, x in enumerate(plan.layers):
@@ -39,8 +39,7 @@ def draw_plan(plan: PruningPlan) -> Any:
 
 def draw_sweep(frame: pd.DataFrame) -> Any:
     """A matplotlib figure: what is left of channels, parameters and MACs at each threshold."""
-    plt = _pyplot("Drawing a sweep")
-    figure, axis = plt.subplots(figsize=(7, 4))
+    figure, axis = picture("Drawing a sweep", (7, 4))
     for column, colour in (("channels", "#444444"), ("parameters", AFTER), ("MACs", "#1f77b4")):
         if frame[column].notna().all():
             axis.plot(
@@ -57,9 +56,9 @@ def draw_sweep(frame: pd.DataFrame) -> Any:
 
 def draw_sensitivity(found: Sensitivity) -> Any:
     """A matplotlib figure: a heat map of what the metric loses, a row a group, a column a ratio."""
-    plt = _pyplot("Drawing a sensitivity")
     lost = found.whole - found.frame
-    figure, axis = plt.subplots(figsize=(1.6 + 0.75 * len(lost.columns), 1.2 + 0.28 * len(lost)))
+    size = 1.6 + 0.75 * len(lost.columns), 1.2 + 0.28 * len(lost)
+    figure, axis = picture("Drawing a sensitivity", size)
     image = axis.imshow(lost.to_numpy(), aspect="auto", cmap="YlOrRd", vmin=0)
     for (row, column), value in np.ndenumerate(found.frame.to_numpy()):
         dark = value < found.whole - 0.6 * max(float(np.nanmax(lost.to_numpy())), 1e-12)
@@ -75,10 +74,9 @@ def draw_sensitivity(found: Sensitivity) -> Any:
 
 
 def save(figure: Any, path: pathlib.Path) -> None:
-    """Writes a figure, whole or not at all, and closes it."""
+    """Writes a figure, whole or not at all."""
     with files.whole_file(path) as partial:
         figure.savefig(partial, dpi=150)
-    _pyplot("Drawing").close(figure)
 
 
 def plan_as_html(plan: PruningPlan) -> str:
@@ -106,8 +104,16 @@ def _bar(before: int, after: int, widest: int) -> str:
     )
 
 
-def _pyplot(what: str) -> Any:
+def picture(what: str, size: tuple[float, float]) -> tuple[Any, Any]:
+    """(figure, axis) of `size` in inches. The figure is the caller's alone: a notebook shows it once, as a cell's result."""
     extras.require("train", what, "matplotlib")
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
-    return plt
+    class Picture(Figure):
+        def _repr_png_(self) -> bytes:
+            content = io.BytesIO()
+            self.savefig(content, format="png", dpi=100)
+            return content.getvalue()
+
+    figure = Picture(figsize=size)
+    return figure, figure.subplots()

@@ -7,21 +7,25 @@ import json
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
+import pydantic
 from numpy.typing import NDArray
+from pydantic import Field
 
-from tlt_prune.errors import PlanError
+from tlt_prune import files
+from tlt_prune.errors import DataError, PlanError
 from tlt_prune.graph.channel_graph import ChannelGraph
 from tlt_prune.graph.labels import Alive
 from tlt_prune.graph.tracer import trace
-from tlt_prune.options import BUDGETS
+from tlt_prune.options import BUDGETS, Settings, checked
 from tlt_prune.pruning import pictures
 from tlt_prune.pruning.compensation import compensate
 from tlt_prune.pruning.rewrite import rewrite
 from tlt_prune.pruning.sweep import sweep
+from tlt_prune.texts import json_of, read_json
 
 _FORMAT = 3
 # Below this share of channels, parameters and MACs alike, a prune has done next to nothing.
@@ -55,7 +59,7 @@ class LayerPlan:
     note: str
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class PruningPlan:
     """The retained channels of every layer, and what that saves.
 
@@ -168,7 +172,7 @@ class PruningPlan:
         return sweep(model, thresholds, **others)  # type: ignore[arg-type]
 
     def plot(self) -> Any:
-        """A matplotlib figure: a bar a layer, its channels before and after."""
+        """A matplotlib figure: one bar for each layer, its channels before and after. A notebook shows it as a cell's result."""
         return pictures.draw_plan(self)
 
     def _repr_html_(self) -> str:
@@ -213,8 +217,8 @@ class PruningPlan:
             why = f"Many lie below it, but {floor} keep them: lower those"
         elif self.scores[1] > 0.1:
             why = (
-                "No channel is weak beside its layer's strongest, so there is no sign of weight decay: train with a kernel "
-                "regularizer first (train.reg_config in a spec), raise the threshold"
+                "No channel is weak beside its layer's strongest: train with more weight decay (train.reg_config in a spec), so "
+                "that channels become weak, raise the threshold"
             )
         else:
             why = "Nearly all lie above it: raise the threshold"
@@ -223,6 +227,9 @@ class PruningPlan:
             f"{_first_threshold(self.first_threshold, floor)} "
             f"{why}, or say ratio=0.5 to remove half of every layer whatever its scores."
         )
+
+    def __repr__(self) -> str:
+        return f"<PruningPlan {self.summary()}>"
 
     def __str__(self) -> str:
         return f"{self.to_frame().to_string()}\n{self.summary()}"
@@ -239,7 +246,7 @@ class PruningPlan:
             data["first_threshold"] = None
         text = json.dumps(_macs_to_json(data), indent=1, default=_plain)
         if path is not None:
-            pathlib.Path(path).write_text(text, encoding="utf-8")
+            files.write_text(path, text)
         return text
 
     @classmethod
@@ -249,20 +256,74 @@ class PruningPlan:
         Raises:
             PlanError: this is no plan, or one of another format.
         """
-        text = source if isinstance(source, str) and source.lstrip().startswith("{") else pathlib.Path(source).read_text("utf-8")
+        if isinstance(source, str) and source.lstrip().startswith("{"):
+            name, text = "the plan", source
+        else:
+            name, text = str(source), ""
         try:
-            data = json.loads(text)
-            if data.pop("format") != _FORMAT:
-                raise KeyError("format")
-            layers = tuple(LayerPlan(**{**_macs_from_json(x), "groups": tuple(x["groups"])}) for x in data.pop("layers"))
-            kept = {name: np.asarray(x, dtype=np.int64) for name, x in data.pop("kept").items()}
-            settings = {k: tuple(v) if isinstance(v, list) else v for k, v in data.pop("settings").items()}
-            data["scores"], data["frozen"] = tuple(data["scores"]), tuple(data.get("frozen", ()))
-            if data["first_threshold"] is None:
-                data["first_threshold"] = math.inf
-            return cls(kept=kept, layers=layers, settings=settings, **_macs_from_json(data))
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise PlanError(f"Expected a pruning plan as written by to_json(). Received something else: {error!r}.") from error
+            data = json_of(text) if text else read_json(pathlib.Path(source), "a pruning plan", most=2**28)
+            found = checked(_PlanFile, data, name, PlanError)
+        except (DataError, PlanError) as error:
+            raise PlanError(f"Expected a pruning plan as written by to_json(). {error}") from error
+        values = {f.name: getattr(found, f.name) for f in dataclasses.fields(cls)}
+        values["layers"] = tuple(LayerPlan(**_macs_from_json(x.model_dump())) for x in found.layers)
+        values["kept"] = {key: np.asarray(x, dtype=np.int64) for key, x in found.kept.items()}
+        values["first_threshold"] = math.inf if found.first_threshold is None else found.first_threshold
+        return cls(**_macs_from_json(values))
+
+
+_Index = Annotated[int, Field(ge=0, lt=2**31)]
+_Number = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class _LayerFile(Settings):
+    layer: str
+    kind: str
+    filters_before: _Index
+    filters_after: _Index
+    params_before: Annotated[int, Field(ge=0)]
+    params_after: Annotated[int, Field(ge=0)]
+    macs_before: _Number | None
+    macs_after: _Number | None
+    groups: tuple[_Index, ...]
+    note: str
+
+
+class _Chosen(Settings):
+    """The settings of a plan: those of `Options`, whose criterion may be an object that only its maker has."""
+
+    model_config = pydantic.ConfigDict(extra="allow", strict=True, frozen=True)
+
+    channelwise_layers: tuple[str, ...] = ()
+    excluded_layers: tuple[str, ...] = ()
+    granularity: _Index | None = None
+    min_num_filters: _Index | None = None
+
+
+class _PlanFile(Settings):
+    format: Literal[3]
+    model_name: str
+    kept: Mapping[str, list[Annotated[int, Field(ge=-(2**31), lt=2**31)]]]
+    layers: tuple[_LayerFile, ...]
+    params_before: Annotated[int, Field(ge=0)]
+    params_after: Annotated[int, Field(ge=0)]
+    macs_before: _Number | None
+    macs_after: _Number | None
+    size_mb_before: _Number
+    size_mb_after: _Number
+    latency_ms_before: _Number | None
+    latency_ms_after: _Number | None
+    scores: tuple[float, ...]
+    first_threshold: float | None
+    settings: Mapping[str, Any]
+    unknown: Mapping[str, str]
+    frozen: tuple[str, ...] = ()
+
+    @pydantic.field_validator("settings")
+    @classmethod
+    def _chosen(cls, value: Mapping[str, Any]) -> Mapping[str, Any]:
+        _Chosen.model_validate(value)
+        return {key: tuple(x) if isinstance(x, list) else x for key, x in value.items()}
 
 
 def _macs_to_json(data: dict[str, Any]) -> dict[str, Any]:

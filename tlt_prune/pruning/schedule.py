@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import pathlib
 import warnings
 from collections.abc import Callable
-from typing import Any, Literal, Unpack
+from typing import Annotated, Any, Literal, Unpack
 
-import keras
+from pydantic import Field
 
 from tlt_prune import files
-from tlt_prune.errors import PlanError, first_line
+from tlt_prune.errors import DataError, PlanError, first_line
 from tlt_prune.graph.channel_graph import ChannelGraph
 from tlt_prune.graph.family import Family
 from tlt_prune.graph.tracer import trace
-from tlt_prune.options import LayerOptions, OptionArguments, Options, options_of
+from tlt_prune.options import LayerOptions, OptionArguments, Options, Settings, checked, options_of, options_spelled_out
 from tlt_prune.pruning.api import plan_of
 from tlt_prune.pruning.budgets import absolute, resource_of
 from tlt_prune.pruning.compensation import compensate
 from tlt_prune.pruning.ledger import charged
 from tlt_prune.pruning.rewrite import rewrite
 from tlt_prune.pruning.select import bundle_scores
+from tlt_prune.texts import read_json
 
 Kind = Literal["linear", "cubic"]
 
@@ -103,19 +105,25 @@ def iterative_prune(
     plan_of(channels, chosen, statistic)
     if folder is not None:
         _refuse_what_cannot_be_loaded(model, channels.graph.family)
-    done = _Steps(pathlib.Path(folder), _identity(model, chosen, steps, schedule)) if folder is not None else None
-    current, first = (done.latest() if done is not None else None) or (model, 1)
-    for step in range(first, steps + 1):
-        traced = channels if step == 1 else trace(current, chosen.channelwise_layers)
-        now = step_options(chosen, original=channels, current=traced, step=step, steps=steps, kind=schedule)
-        _, alive = plan_of(traced, now, statistic if step == 1 else None)
-        pruned = rewrite(traced, alive)
-        compensate(compensation, traced, alive, pruned)
-        returned = retrain(pruned, step)
-        current = pruned if returned is None else returned
-        if done is not None:
-            done.save(current, step)
-    return current
+    with contextlib.nullcontext() if folder is None else files.claimed([folder], "pruning in steps into"):
+        done = None
+        if folder is not None:
+            done = _Steps(pathlib.Path(folder), _identity(model, chosen, steps, schedule), channels.graph.family)
+        current, first = (done.latest() if done is not None else None) or (model, 1)
+        for step in range(first, steps + 1):
+            traced = channels if step == 1 else trace(current, chosen.channelwise_layers)
+            now = step_options(chosen, original=channels, current=traced, step=step, steps=steps, kind=schedule)
+            _, alive = plan_of(traced, now, statistic if step == 1 else None)
+            pruned = rewrite(traced, alive)
+            compensate(compensation, traced, alive, pruned)
+            returned = retrain(pruned, step)
+            current = pruned if returned is None else returned
+            if done is not None:
+                done.save(current, step)
+        return current
+
+
+options_spelled_out(iterative_prune)
 
 
 def _refuse_what_cannot_be_loaded(model: Any, family: Family) -> None:
@@ -146,35 +154,65 @@ def _identity(model: Any, options: Options, steps: int, schedule: str) -> str:
 
 
 class StepRecord:
-    """The last step that was done, and what it belongs to, in a file.
+    """The steps that were done, and what they belong to, in a file.
 
     Args:
         path: the file.
         of: what decides the steps, as text that is equal for equal things.
         otherwise: raised where the file belongs to something else.
 
-    Attributes:
-        step: number of the last step that was done, 0 for none.
+    Raises:
+        PlanError: the file is damaged.
     """
 
     def __init__(self, path: pathlib.Path, of: str, otherwise: Exception) -> None:
         self._path, self._of = path, of
-        record: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {"of": of, "step": 0}
-        if record["of"] != of:
+        record = _read_record(path) if path.exists() else _Record(of=of)
+        if record.of != of:
             raise otherwise
-        self.step: int = record["step"]
+        self._digests = list(record.steps)
 
-    def done(self, step: int) -> None:
-        files.output_folder(self._path.parent)
-        files.write_text(self._path, json.dumps({"of": self._of, "step": step}))
-        self.step = step
+    @property
+    def count(self) -> int:
+        """Steps that were done once."""
+        return len(self._digests)
+
+    def intact(self, file_of: Callable[[int], pathlib.Path]) -> int:
+        """Number of the last step up to which all files are what was written."""
+        for step, digest in enumerate(self._digests, start=1):
+            if not file_of(step).is_file() or _digest(file_of(step)) != digest:
+                return step - 1
+        return self.count
+
+    def done(self, step: int, file: pathlib.Path) -> None:
+        """Notes a step and the file that it wrote; what came after it belongs to it no longer."""
+        self._digests = [*self._digests[: step - 1], _digest(file)]
+        files.write_text(self._path, json.dumps({"of": self._of, "steps": self._digests}))
+
+
+class _Record(Settings):
+    of: str
+    steps: tuple[Annotated[str, Field(pattern="^[0-9a-f]{64}$")], ...] = ()
+    """SHA-256 of the file of each step."""
+
+
+def _read_record(path: pathlib.Path) -> _Record:
+    try:
+        return checked(_Record, read_json(path, "the record of a prune in steps"), str(path), PlanError)
+    except (DataError, PlanError) as error:
+        raise PlanError(f"The record of the steps is damaged: {error} Delete {path.parent} to start afresh.") from error
+
+
+def _digest(path: pathlib.Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class _Steps:
     """The models after each step, in a folder."""
 
-    def __init__(self, folder: pathlib.Path, identity: str) -> None:
-        self._folder = folder
+    def __init__(self, folder: pathlib.Path, identity: str, family: Family) -> None:
+        self._folder, self._family = folder, family
         files.output_folder(folder)
         otherwise = PlanError(
             f"{folder} holds the steps of another model or with other arguments. Expected another folder, or an empty one."
@@ -183,10 +221,17 @@ class _Steps:
 
     def latest(self) -> tuple[Any, int] | None:
         """(the model after the last step that is there, the number of the next)."""
-        step = self._record.step
-        return (keras.models.load_model(self._folder / f"step_{step}.keras"), step + 1) if step else None
+        step = self._record.intact(self._file)
+        if step < self._record.count:
+            raise PlanError(
+                f"{self._file(step + 1)} is damaged, or not what step {step + 1} wrote. Delete {self._folder} to start afresh."
+            )
+        return (self._family.namespace().models.load_model(self._file(step)), step + 1) if step else None
 
     def save(self, model: Any, step: int) -> None:
-        with files.whole_file(self._folder / f"step_{step}.keras") as partial:
+        with files.whole_file(self._file(step)) as partial:
             model.save(partial)
-        self._record.done(step)
+        self._record.done(step, self._file(step))
+
+    def _file(self, step: int) -> pathlib.Path:
+        return self._folder / f"step_{step}.keras"

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,7 @@ class Selection:
         group: producer name -> group numbers its filters belong to, the frozen ones left out.
         reason: producer name -> why (some of) its filters are frozen; absent if none is.
         approximate: producer name -> why removing its filters is not exact; absent if it is.
+        held: producer name -> which options keep more of its filters than was asked for; absent if none does.
         granularity: the one that was used, also where the options say "auto".
         excluded: paths of the layers that `excluded_layers` named, sorted.
         scores: normalised and equalised score of every channel bundle that may go, ascending.
@@ -53,6 +55,7 @@ class Selection:
     group: dict[str, tuple[int, ...]]
     reason: dict[str, str]
     approximate: dict[str, str]
+    held: dict[str, str]
     granularity: int
     excluded: tuple[str, ...]
 
@@ -73,7 +76,8 @@ def select(channels: ChannelGraph, options: Options, statistic: Scores | None = 
     options = options.model_copy(update={"ranking": ranking_of(options)})
     statistic = bundle_scores(channels, options) if statistic is None else statistic
     found = grouping(channels, statistic, options, granularity)
-    alive = alive_of(channels, found, _counts(channels, found, statistic, options), statistic)
+    counts = _counts(channels, found, statistic, options)
+    alive = alive_of(channels, found, counts, statistic)
     return Selection(
         alive=alive,
         scores=np.sort(np.concatenate([np.zeros(0), *(group.scores for group in found.groups)])),
@@ -81,9 +85,29 @@ def select(channels: ChannelGraph, options: Options, statistic: Scores | None = 
         group={p.name: found.of(root[p.labels]) for p in channels.producers},
         reason=_per_producer(channels, found.reason),
         approximate=_per_producer(channels, channels.bundles.approximate),
+        held=_held(channels, found, counts, alive, options),
         granularity=granularity,
         excluded=found.excluded,
     )
+
+
+def _held(channels: ChannelGraph, found: Grouping, counts: Sequence[int], alive: Alive, options: Options) -> dict[str, str]:
+    held: dict[str, str] = {}
+    for group, count in zip(found.groups, counts, strict=True):
+        ratio = group.ratio if group.ratio is not None else options.ratio
+        if ratio is not None:
+            wanted = group.depth - math.floor(ratio * group.depth + 1e-9)
+        elif options.threshold is not None:
+            wanted = int(np.sum(group.scores > options.threshold))
+        else:
+            # A budget asks for nothing in particular: only a group that could give nothing is worth a word.
+            wanted = 0 if group.rounded(0) == group.depth else group.depth
+        reason = group.held(wanted)
+        if int(alive[group.members].sum()) > count:
+            reason = f"granularity={found.granularity} of a layer coupled to it"
+        if reason:
+            held |= dict.fromkeys(group.layers, f"{int(alive[group.members].sum())} of {group.depth} stay: {reason}")
+    return held
 
 
 def ranking_of(options: Options) -> str:

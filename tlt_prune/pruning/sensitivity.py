@@ -15,7 +15,7 @@ import pandas as pd
 from tlt_prune.errors import PlanError
 from tlt_prune.graph.channel_graph import ChannelGraph
 from tlt_prune.graph.tracer import trace
-from tlt_prune.options import BUDGETS, OptionArguments, Options, options_of
+from tlt_prune.options import BUDGETS, OptionArguments, Options, options_of, options_spelled_out
 from tlt_prune.pruning import pictures
 from tlt_prune.pruning.ablation import consumers, metric_of, metrics_without
 from tlt_prune.pruning.batches import Batches, progress
@@ -28,7 +28,7 @@ from tlt_prune.pruning.select import bundle_scores
 RATIOS = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Sensitivity:
     """What `sensitivity` measured.
 
@@ -49,6 +49,9 @@ class Sensitivity:
     used: str
     _channels: ChannelGraph
     _found: Grouping
+
+    def __repr__(self) -> str:
+        return f"<Sensitivity of {len(self.frame)} groups: {self.metric} {self.whole:.4f} on {self.used}>"
 
     def plot(self) -> Any:
         """A matplotlib figure: a heat map of what the metric loses."""
@@ -150,3 +153,6 @@ def sensitivity(
     frame = pd.DataFrame(table, index=pd.Index([x.layers[0] for x in found.groups], name="layer"), columns=list(ratios))
     layers = {x.layers[0]: x.layers for x in found.groups}
     return Sensitivity(frame, values[0], name, layers, str(batches), channels, found)
+
+
+options_spelled_out(sensitivity, without=BUDGETS)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from tlt_prune.graph.tracer import trace
-from tlt_prune.options import BUDGETS, OptionArguments, options_of
+from tlt_prune.options import BUDGETS, OptionArguments, options_of, options_spelled_out
 from tlt_prune.pruning.costs import costs
 from tlt_prune.pruning.select import bundle_scores, select
 
@@ -54,3 +54,6 @@ def sweep(model: Any, thresholds: Sequence[float] | None = None, **options: Unpa
     filters = sum(len(p.labels) for p in channels.producers)
     frame.attrs["whole"] = {"channels": filters, "parameters": whole.total_params, "MACs": whole.total_macs}
     return frame
+
+
+options_spelled_out(sweep, without=(*BUDGETS, "ranking"))

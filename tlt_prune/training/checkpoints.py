@@ -5,17 +5,24 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import math
 import pathlib
 import re
-from collections.abc import Mapping
-from typing import Any
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 import keras
 import numpy as np
+from pydantic import Field
 
 from tlt_prune import files
-from tlt_prune.errors import TrainingError
+from tlt_prune.errors import ExportError, TrainingError, first_line
 from tlt_prune.graph.family import all_layers
+from tlt_prune.model_files import load_keras
+from tlt_prune.options import Settings, checked
+from tlt_prune.texts import decoded, json_of
 
 _RECORD = "tlt_prune/checkpoint.json"
 _STATE = "tlt_prune/random_state.npz"
@@ -29,18 +36,31 @@ class Checkpoint:
         epoch: epochs done.
         finished: nothing is left to train.
         fingerprint: everything that decides what the training computes, by dotted name; None in a file of another program.
+        history: a row for each epoch that is done.
     """
 
     path: pathlib.Path
     epoch: int
     finished: bool
     fingerprint: Mapping[str, Any] | None
+    history: tuple[Mapping[str, Any], ...] = ()
+
+
+class _Record(Settings):
+    """What is inside a checkpoint beside the model."""
+
+    epoch: Annotated[int, Field(ge=1, lt=2**31)]
+    finished: bool
+    fingerprint: Mapping[str, Any]
+    history: tuple[Mapping[str, float | None], ...]
+    members: Mapping[str, Annotated[int, Field(ge=0, lt=2**32)]]
+    """CRC-32 of each part of the archive."""
 
 
 class Checkpoints:
     """The numbered .keras files of one training, with the optimizer and the state of random numbers in them.
 
-    Only files named `epoch_*.keras` (and what a killed process left of one) are ever removed.
+    Only files named `epoch_*.keras` are ever removed.
     """
 
     def __init__(self, folder: pathlib.Path, fingerprint: Mapping[str, Any]) -> None:
@@ -59,8 +79,8 @@ class Checkpoints:
         Raises:
             TrainingError: it is another training's, and `restart` is not given.
         """
-        found = self.latest()
-        if found is None or restart:
+        found = None if restart else self.latest()
+        if found is None:
             return None
         if found.fingerprint != self._fingerprint:
             raise TrainingError(
@@ -76,55 +96,100 @@ class Checkpoints:
             path.unlink()
         return len(found)
 
-    def clean(self) -> None:
-        """Removes what a killed process left half written."""
-        for path in self._folder.glob(".epoch_*.partial.keras"):
-            path.unlink()
-
-    def save(self, model: keras.Model, epochs_done: int, *, finished: bool) -> None:
+    def save(self, model: keras.Model, epochs_done: int, *, finished: bool, history: Sequence[Mapping[Any, Any]] = ()) -> None:
         newest = self._folder / f"epoch_{epochs_done:03d}.keras"
-        record = {"finished": finished, "fingerprint": self._fingerprint}
         state = io.BytesIO()
         np.savez(state, *[keras.ops.convert_to_numpy(v) for v in _random_states(model)])
+        rows = [{str(key): x if math.isfinite(x) else None for key, x in row.items()} for row in history]
         with files.whole_file(newest) as partial:
             model.save(partial)
-            files.add_to_zip(partial, _RECORD, json.dumps(record).encode())
             files.add_to_zip(partial, _STATE, state.getvalue())
+            with zipfile.ZipFile(partial) as archive:
+                members = {x.filename: x.CRC for x in archive.infolist()}
+            record = {
+                "epoch": epochs_done,
+                "finished": finished,
+                "fingerprint": self._fingerprint,
+                "history": rows,
+                "members": members,
+            }
+            files.add_to_zip(partial, _RECORD, json.dumps(record).encode())
         for _, old in self._files():
             if old != newest:
                 old.unlink()
 
     @staticmethod
     def load(checkpoint: Checkpoint) -> keras.Model:
-        """The model, compiled, as it was: weights, optimizer and random numbers."""
-        model = keras.models.load_model(checkpoint.path)
-        stored = files.read_from_zip(checkpoint.path, _STATE)
-        if stored is not None:
-            with np.load(io.BytesIO(stored)) as values:
-                for variable, name in zip(_random_states(model), values.files, strict=True):
-                    variable.assign(values[name])
+        """The model, compiled, as it was: weights, optimizer and random numbers.
+
+        Raises:
+            TrainingError: the file is damaged.
+        """
+        try:
+            model = load_keras(checkpoint.path, compiled=True)
+            stored = files.read_from_zip(checkpoint.path, _STATE)
+            with np.load(io.BytesIO(stored or b"")) as values:
+                states = [values[name] for name in values.files]
+            for variable, value in zip(_random_states(model), states, strict=True):
+                variable.assign(value)
+        # Whatever the damage leads a library to.
+        except (ExportError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise _damaged(checkpoint.path, first_line(error, 200)) from error
         return model
 
     def _files(self) -> list[tuple[int, pathlib.Path]]:
         """(epochs done, file) of every checkpoint."""
-        return [(int(m[1]), p) for p in self._folder.glob("epoch_*.keras") if (m := re.fullmatch(r"epoch_(\d+)", p.stem))]
+        named = [(re.fullmatch(r"epoch_([0-9]{3,9})", x.stem), x) for x in self._folder.glob("epoch_*.keras") if x.is_file()]
+        return [(int(m[1]), x) for m, x in named if m is not None]
 
     def _difference(self, found: Checkpoint) -> str:
         if found.fingerprint is None:
-            return f"{found.path.name} is not of this version's making"
+            return f"{found.path.name} is another program's or another version's"
         keys = sorted(
             key for key in {*found.fingerprint, *self._fingerprint} if found.fingerprint.get(key) != self._fingerprint.get(key)
         )
+        asked = [key for key in keys if key.split(".")[-1] == "num_epochs"]
+        if asked and len(asked) == len(keys):
+            before, now = found.fingerprint.get(asked[0]), self._fingerprint.get(asked[0])
+            model = self._folder.parent / "model.keras"
+            return (
+                f"it was asked for {before} epochs and is now asked for {now}, and its learning rate followed from {before}. To "
+                f"train on, start a training of the further epochs from {model} in another folder"
+            )
         texts = [f"{key} was {found.fingerprint.get(key)!r} and is {self._fingerprint.get(key)!r}" for key in keys[:3]]
         return "; ".join(texts) + (f"; and {len(keys) - 3} more" if len(keys) > 3 else "")
 
 
 def _read(epoch: int, path: pathlib.Path) -> Checkpoint:
+    """Raises TrainingError where a file is damaged."""
+    with path.open("rb") as file:
+        if not zipfile.is_zipfile(file):
+            raise _damaged(path, "it is cut off, or of another format")
     try:
-        record = json.loads(files.read_from_zip(path, _RECORD) or b"")
-        return Checkpoint(path, epoch, bool(record["finished"]), record["fingerprint"])
-    except (ValueError, KeyError, TypeError):
-        return Checkpoint(path, epoch, False, None)
+        content = files.read_from_zip(path, _RECORD)
+        if content is None:
+            return Checkpoint(path, epoch, False, None)
+        data = json_of(decoded(content, "its record"))
+        # Of versions before: it is not known whether such a file is whole.
+        if "members" not in data and "epoch" not in data:
+            return Checkpoint(path, epoch, False, None)
+        record = checked(_Record, data, "its record", TrainingError)
+        with zipfile.ZipFile(path) as archive:
+            wrong = archive.testzip()
+            members = {x.filename: x.CRC for x in archive.infolist() if x.filename != _RECORD}
+    # Whatever the damage leads the library to.
+    except (TrainingError, ValueError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise _damaged(path, first_line(error, 200)) from error
+    if wrong is not None or members != dict(record.members):
+        changed = wrong or sorted({*members.items()} ^ {*record.members.items()})[0][0]
+        raise _damaged(path, f"{changed} is not what was written")
+    if record.epoch != epoch:
+        raise _damaged(path, f"it is the checkpoint of epoch {record.epoch}, renamed")
+    return Checkpoint(path, epoch, record.finished, record.fingerprint, record.history)
+
+
+def _damaged(path: pathlib.Path, reason: str) -> TrainingError:
+    return TrainingError(f"{path} is damaged: {reason.rstrip('.')}. Delete it, or give --restart to start afresh.")
 
 
 def _random_states(model: keras.Model) -> list[Any]:

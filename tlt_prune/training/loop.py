@@ -120,8 +120,9 @@ def train(
     """
     with files.locked(folder, "training"):
         checkpoints = Checkpoints(folder / "checkpoints", {"train": _deciding(config), **(identity or {})})
+        for place in (folder, folder / "checkpoints"):
+            files.remove_leftovers(place)
         found = checkpoints.to_resume(restart=restart)
-        checkpoints.clean()
         if found is None:
             model = make_model()
             removed = checkpoints.clear()
@@ -135,12 +136,16 @@ def train(
                 say(f"Going on after epoch {found.epoch}, from the last checkpoint.")
         task = task or classification(config)
         first_epoch = found.epoch if found is not None else 0
-        history = _History(folder / "history.csv", first_epoch)
+        history = _History(folder / "history.csv", [] if found is None else [dict(row) for row in found.history])
         if found is None or not found.finished:
             best = _Best(folder / "best.keras", history, config, task.measure, info)
-            _run(model, make_batches, validation, config, folder, checkpoints, history, found, teacher, task, best)
+            _run(model, make_batches, validation, config, folder, checkpoints, history, found, teacher, task, best, say)
         _save_result(model, folder / "model.keras", config, info)
         best_epoch = _best_epoch(history.rows, task.measure) if config.keep_best else 0
+        if best_epoch and not (folder / "best.keras").is_file():
+            # The epochs before were trained without keep_best, or the file was removed.
+            say(f"The model of epoch {best_epoch}, the best one, was not kept.")
+            best_epoch = 0
         return TrainResult(
             model,
             folder / "model.keras",
@@ -164,6 +169,7 @@ def _run(
     teacher: keras.Model | None,
     task: Task,
     best: _Best,
+    say: Callable[[str], None],
 ) -> None:
     first_epoch = found.epoch if found is not None else 0
     set_regularizers(model, config.reg_config)
@@ -177,6 +183,7 @@ def _run(
         _Finite(config, steps),
         *task.callbacks(history.rows),
         history,
+        *([] if sys.stdout.isatty() else [_Line(config, task.measure, say)]),
         *([best] if config.keep_best else []),
         _Save(checkpoints, history, config, task),
     ]
@@ -190,8 +197,8 @@ def _run(
             steps_per_epoch=steps,
             validation_data=validation,
             callbacks=callbacks,
-            # A bar is for a person at a terminal; a log gets a line an epoch.
-            verbose=1 if sys.stdout.isatty() else 2,
+            # A bar is for a person at a terminal; a log gets a line for each epoch, from `_Line`.
+            verbose=1 if sys.stdout.isatty() else 0,
             shuffle=False,
         )
 
@@ -313,14 +320,16 @@ class _Finite(keras.callbacks.Callback):
 
 
 class _History(keras.callbacks.Callback):
-    """history.csv, cut back on resumption to the epochs that count."""
+    """history.csv, which goes on from the rows of a checkpoint, whatever has become of the file."""
 
-    def __init__(self, path: pathlib.Path, first_epoch: int) -> None:
+    def __init__(self, path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
         super().__init__()
         self._path = path
-        self.rows: list[dict[Any, Any]] = []
-        if first_epoch and path.exists():
-            self.rows = pd.read_csv(path).head(first_epoch).to_dict("records")
+        self.rows: list[dict[Any, Any]] = [{key: math.nan if x is None else x for key, x in row.items()} for row in rows]
+        for row in self.rows:
+            row["epoch"] = int(row["epoch"])
+        if self.rows:
+            self._write()
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._started = time.perf_counter()
@@ -329,7 +338,28 @@ class _History(keras.callbacks.Callback):
         seconds = round(time.perf_counter() - self._started, 3)
         rate = float(self.model.optimizer.learning_rate.numpy())
         self.rows.append({"epoch": epoch + 1, **(logs or {}), "learning_rate": rate, "seconds": seconds})
+        self._write()
+
+    def _write(self) -> None:
         files.write_text(self._path, pd.DataFrame(self.rows).to_csv(index=False))
+
+
+class _Line(keras.callbacks.Callback):
+    """What a log says of an epoch, in a line that fits a terminal; the rest is in history.csv."""
+
+    def __init__(self, config: Train, measure: str, say: Callable[[str], None]) -> None:
+        super().__init__()
+        self._epochs, self._measure, self._say = config.num_epochs, measure, say
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._started = time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        values = logs or {}
+        parts = [f"{name} {values[name]:.4f}" for name in ("loss", "val_loss") if name in values]
+        trained = self._measure.removeprefix("val_")
+        parts += [f"{name} {100 * values[name]:.2f} %" for name in (trained, self._measure) if name in values]
+        self._say(f"epoch {epoch + 1}/{self._epochs}: {', '.join(parts)}, {time.perf_counter() - self._started:.1f} s")
 
 
 def _best_epoch(rows: Sequence[Mapping[Any, Any]], measure: str) -> int:
@@ -362,7 +392,7 @@ class _Save(keras.callbacks.Callback):
         early = self._task.stopped(self._history.rows)
         finished = early or done == self._config.num_epochs
         if finished or done % self._config.checkpoint_interval == 0:
-            self._checkpoints.save(self.model, done, finished=finished)
+            self._checkpoints.save(self.model, done, finished=finished, history=self._history.rows)
         if early:
             self.model.stop_training = True
 

@@ -5,20 +5,28 @@ from __future__ import annotations
 import json
 import pathlib
 import zlib
-from typing import Any
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import numpy as np
 from keras import tree
+from pydantic import Field
 
 from tlt_prune import files
-from tlt_prune.errors import PlanError
+from tlt_prune.errors import DataError, PlanError
 from tlt_prune.graph.labels import Labels
-from tlt_prune.options import Options
+from tlt_prune.options import Options, Settings, checked
 from tlt_prune.pruning.ablation import consumers, metric_of, metrics_without
 from tlt_prune.pruning.batches import Batches, TakesData, progress
 from tlt_prune.pruning.groups import grouping
 from tlt_prune.pruning.importance.network import Network, Scores
 from tlt_prune.pruning.importance.norms import L2
+from tlt_prune.texts import read_json
+
+
+class _Cache(Settings):
+    of: str
+    metrics: Mapping[str, Annotated[float, Field(allow_inf_nan=False)]]
 
 
 class Ablation(TakesData):
@@ -97,13 +105,13 @@ class Ablation(TakesData):
         if self._cache is None or not self._cache.exists():
             return {}
         try:
-            data = json.loads(self._cache.read_text("utf-8"))
-            if data["of"] == identity:
-                return dict(data["metrics"])
-        except (ValueError, KeyError, TypeError) as error:
+            found = checked(_Cache, read_json(self._cache, "results of an ablation", most=2**26), str(self._cache), PlanError)
+        except (DataError, PlanError) as error:
             raise PlanError(
-                f"criterion Ablation: {self._cache} holds no results of an ablation. Expected another file."
+                f"criterion Ablation: {self._cache} holds no results of an ablation. {error} Expected another file."
             ) from error
+        if found.of == identity:
+            return dict(found.metrics)
         raise PlanError(
             f"criterion Ablation: {self._cache} holds the results of another model, other data or another metric. "
             "Expected another file, or none there."
@@ -111,7 +119,8 @@ class Ablation(TakesData):
 
     def _write(self, identity: str, known: dict[str, float]) -> None:
         if self._cache is not None:
-            files.write_text(self._cache, json.dumps({"of": identity, "metrics": known}))
+            with files.apart():
+                files.write_text(self._cache, json.dumps({"of": identity, "metrics": known}))
 
 
 def _chunks(network: Network, size: int) -> list[Labels]:

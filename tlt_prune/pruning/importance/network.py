@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -54,11 +53,15 @@ class Filters:
             kernel = self._weights[index]
             others = tuple(axis for axis in range(kernel.ndim) if axis not in axes)
             # float64 from the first operation on: a filter's rank must not depend on summation order.
-            sums = np.sum(np.abs(kernel.astype(np.float64)) ** power, axis=others).reshape(-1)
+            # In place: a kernel in float64 is twice as large as it is, and every copy counts.
+            powers = kernel.astype(np.float64)
+            np.abs(powers, out=powers)
+            powers **= power
+            sums = np.sum(powers, axis=others).reshape(-1)
             np.add.at(total, np.searchsorted(values, labels), sums)
         return self._finite(total[inverse])
 
-    @functools.cached_property
+    @property
     def matrix(self) -> Scores:
         """All kernel weights of each filter, one row a filter: `(count, n_weights)`. Filters of fewer weights end in zeros."""
         values, inverse = np.unique(self.labels, return_inverse=True)
@@ -98,7 +101,7 @@ class Network:
     def __init__(self, channels: ChannelGraph) -> None:
         self.channels = channels
         self.model = channels.graph.model
-        self._stored: dict[int, list[NDArray[Any]]] = {}
+        self._kept: tuple[Any, list[NDArray[Any]]] | None = None
         self.layers = tuple(Filters(p, _Lazy(self, p.call.op)) for p in channels.producers)
         self.removable = np.ones(channels.n_labels, dtype=bool)
         if channels.bundles.frozen:
@@ -106,11 +109,13 @@ class Network:
         self.removable = self.removable[channels.bundles.root]
 
     def weights(self, layer: Any) -> list[NDArray[Any]]:
-        """The weight arrays of a layer, in the order of `ChannelGraph`'s weight indices; read once."""
-        if id(layer) not in self._stored:
+        """The weight arrays of a layer, in the order of `ChannelGraph`'s weight indices; one layer's are kept at a time."""
+        if self._kept is None or self._kept[0] is not layer:
+            # Gone before the next ones come.
+            self._kept = None
             family = self.channels.graph.family
-            self._stored[id(layer)] = [family.numpy(w) for w in family.weights(layer)]
-        return self._stored[id(layer)]
+            self._kept = layer, [family.numpy(w) for w in family.weights(layer)]
+        return self._kept[1]
 
     def of_bundles(self, scores: Scores) -> dict[str, Scores]:
         """What the layers say where a score was found for whole bundles: `scores` is `(n_labels,)`, meaningful at roots."""

@@ -1,0 +1,78 @@
+"""How a script ends: at once, with its exit code, whatever threads and callbacks of libraries are in the middle of.
+
+A KeyboardInterrupt is an exception, which callbacks from C++ and finalizers swallow; a training then goes on and ends with exit
+code 0. And an interpreter that shuts down waits for reader threads that never report back. So the handler ends the process
+itself: all files are whole at any moment, and what is unfinished is removed first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+
+_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+
+errors = 2
+"""The descriptor that a last line is written to, while standard error is somewhere else."""
+
+_line = ""
+_asked = 0
+_held = 0
+_cleanups: list[Callable[[], None]] = []
+
+
+def install(line: str) -> None:
+    """Ends this process with `line` and the usual exit code when it is interrupted (130) or terminated (143)."""
+    global _line
+    _line = line
+    for number in _CODES:
+        signal.signal(number, _handler)
+
+
+def at_stop(cleanup: Callable[[], None]) -> None:
+    """`cleanup` runs before a process is ended in the middle."""
+    _cleanups.append(cleanup)
+
+
+@contextlib.contextmanager
+def held() -> Iterator[None]:
+    """What the block does is done whole: a signal that comes meanwhile ends the process afterwards."""
+    global _held
+    _held += 1
+    try:
+        yield
+    finally:
+        _held -= 1
+        if _asked and not _held:
+            _stop(_asked)
+
+
+def end(code: int) -> NoReturn:
+    """Ends the process without the ends of libraries: some wait for threads that are gone."""
+    for stream in (sys.stdout, sys.stderr):
+        # A stream that is closed, or a reader that is gone, takes no last words.
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(code)
+
+
+def _handler(number: int, frame: Any) -> None:
+    global _asked
+    _asked = number
+    if not _held:
+        _stop(number)
+
+
+def _stop(number: int) -> NoReturn:
+    # One is enough: cleaning up must not be interrupted.
+    for each in _CODES:
+        signal.signal(each, signal.SIG_IGN)
+    with contextlib.suppress(OSError):
+        os.write(errors, f"{_line}\n".encode())
+    for cleanup in _cleanups:
+        cleanup()
+    os._exit(_CODES[signal.Signals(number)])
