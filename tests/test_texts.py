@@ -212,7 +212,8 @@ def test_indices_that_are_none(index: Any) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"format": 2}, {"format": "3"}, {"settings": {"channelwise_layers": 3}}, {"settings": {"channelwise_layers": [{}]}}, {"settings": []},
+        {"format": 2}, {"format": "3"}, {"settings": {"channelwise_layers": 3}}, {"settings": {"channelwise_layers": [{}]}},
+        {"settings": []},
         {"layers": [{**PLAN["layers"][0], "layer": ["a"]}]}, {"layers": [{**PLAN["layers"][0], "filters_before": "8"}]},  # type: ignore[index]
         {"params_before": "x"}, {"macs_before": "many"}, {"scores": "x"}, {"unknown": 3}, {"more": 1}, {"kept": []},
     ],
@@ -232,7 +233,8 @@ def test_names_that_are_no_files(tmp_path: pathlib.Path) -> None:
 
 INPUTS = int(os.environ.get("TLT_PRUNE_FUZZ_TEXTS", "400"))
 _SEEDS = [
-    *YAML.values(), *JSON, json.dumps(PLAN), "car 0 0 0 1 2 30 40 0 0 0 0 0 0 0", "train: {num_epochs: 3}\nmodel: {backbone: resnet_10}",
+    *YAML.values(), *JSON, json.dumps(PLAN), "car 0 0 0 1 2 30 40 0 0 0 0 0 0 0",
+    "train: {num_epochs: 3}\nmodel: {backbone: resnet_10}",
     json.dumps({"images": [{"id": 1, "file_name": "a.png"}], "categories": [{"id": 1, "name": "car"}], "annotations": [
         {"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4]}]}),
 ]  # fmt: skip

