@@ -191,7 +191,9 @@ class Builder:
             "gru": lambda: layers.GRU(width, return_sequences=True)(y),
             "lstm": lambda: layers.LSTM(width, return_sequences=True)(y),
             "both": lambda: layers.Bidirectional(layers.LSTM(width, return_sequences=True))(y),
-            "attention": lambda: layers.MultiHeadAttention(self.draw(st.sampled_from([1, 2, 4])), 3)(y, y),
+            "attention": lambda: layers.MultiHeadAttention(
+                self.draw(st.sampled_from([1, 2, 4])), self.draw(st.sampled_from([2, 3, 4, 6]))
+            )(y, y),
             "grouped": lambda: layers.GroupQueryAttention(3, 4, self.draw(st.sampled_from([1, 2])))(y, y),
             "einsum": lambda: layers.EinsumDense("abc,cd->abd", output_shape=(None, width), bias_axes="d")(y),
             "states": lambda: self.with_states(y, width),
@@ -217,6 +219,59 @@ class Builder:
             y = layers.Conv3D(self.width(), 1)(layers.Reshape((6, 6, 1, x.shape[-1]))(x))
             return layers.Reshape((6, 6, y.shape[-1]))(y)
         return layers.ConvLSTM2D(self.width(), 3, padding="same")(layers.Reshape((1, 6, 6, x.shape[-1]))(x))
+
+    def windows(self, x: Any) -> Any:
+        """Windows of 3 x 3 join the batch, and come apart again."""
+        width = x.shape[-1]
+        y = ops.transpose(ops.reshape(x, (-1, 2, 3, 2, 3, width)), (0, 1, 3, 2, 4, 5))
+        y = layers.Dense(self.width(), activation="relu")(ops.reshape(y, (-1, 9, width)))
+        y = ops.transpose(ops.reshape(y, (-1, 2, 2, 3, 3, y.shape[-1])), (0, 1, 3, 2, 4, 5))
+        return ops.reshape(y, (-1, 6, 6, y.shape[-1]))
+
+    def wrapped(self, x: Any) -> Any:
+        """Wrappers in wrappers, and layers in lists, which nobody has a rule for."""
+        width = self.width()
+        cells = lambda: [layers.GRUCell(width), layers.LSTMCell(2)]  # noqa: E731
+        normalization = layers.Normalization(mean=0.1, variance=2.0)
+        # Keras cannot build it inside the pipeline.
+        normalization.build(x.shape)
+        inner = keras.Sequential([keras.Input((x.shape[-1],)), layers.Dense(width), layers.Dense(3)])
+        choices: dict[str, Callable[[], Any]] = {
+            "twice": lambda: layers.TimeDistributed(layers.TimeDistributed(layers.Dense(width)))(x),
+            "model twice": lambda: layers.TimeDistributed(layers.TimeDistributed(inner))(x),
+            "both over time": lambda: layers.TimeDistributed(layers.Bidirectional(layers.GRU(width, return_sequences=True)))(x),
+            "cells": lambda: layers.TimeDistributed(layers.RNN(cells(), return_sequences=True))(x),
+            "cells both ways": lambda: layers.TimeDistributed(layers.Bidirectional(layers.RNN(cells(), return_sequences=True)))(
+                x
+            ),
+            "pipeline": lambda: layers.Pipeline([layers.Rescaling(0.5), normalization])(x),
+        }
+        return self.one_of(choices)
+
+    def tied(self, x: Any) -> Any:
+        """One layer, called by itself and inside a wrapper."""
+        layer = layers.Dense(self.width(), activation="relu")
+        y = layer(x)
+        return layers.Concatenate()([y, layers.TimeDistributed(layer)(x)])
+
+    def from_arrays(self, x: Any) -> Any:
+        """Weights that begin as arrays."""
+        width, channels = self.width(), x.shape[-1]
+
+        def array(*shape: int) -> Any:
+            return keras.initializers.Constant(np.linspace(-1, 1, int(np.prod(shape)), dtype="float32").reshape(shape))
+
+        choices: dict[str, Callable[[], Any]] = {
+            "kernel": lambda: layers.Conv2D(width, 1, kernel_initializer=array(1, 1, channels, width))(x),
+            "bias": lambda: layers.Conv2D(width, 3, padding="same", bias_initializer=array(width))(x),
+            "depthwise": lambda: layers.DepthwiseConv2D(3, padding="same", depthwise_initializer=array(3, 3, channels, 1))(x),
+            "norm": lambda: layers.BatchNormalization(gamma_initializer=array(channels), beta_initializer=array(channels))(x),
+            "over time": lambda: layers.TimeDistributed(layers.Dense(width, kernel_initializer=array(channels, width)))(x),
+            "recurrent": lambda: layers.TimeDistributed(
+                layers.LSTM(width, return_sequences=True, recurrent_initializer=array(width, 4 * width))
+            )(x),
+        }
+        return self.one_of(choices)
 
     def arithmetic(self, x: Any) -> Any:
         return ops.relu(x * 0.5 + 0.1) - ops.mean(x, axis=(1, 2), keepdims=True)
@@ -248,6 +303,10 @@ class Builder:
             "rearranged",
             "rearranged",
             "identity_in_inference",
+            "windows",
+            "wrapped",
+            "tied",
+            "from_arrays",
         ]
         binary = ["merge", "merge", "concat", "concat", "gate"]
         kinds = unary + binary + (["nested", "nested"] if nested else [])

@@ -190,7 +190,7 @@ def load_coco(
 def _known(row: Mapping[str, Any], key: str, known: Mapping[Any, str], where: str) -> str:
     value = row.get(key)
     if isinstance(value, (list, dict)) or value not in known:
-        raise DataError(f"{where}: expected an {key} that the file has. Received: {_brief(value)}.")
+        raise DataError(f"{where}: expected the {key} of something that the file has. Received: {_brief(value)}.")
     return known[value]
 
 
