@@ -167,13 +167,13 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     "no name": ({"images": [{"id": 1, "file_name": ""}]}, "a text 'file_name'"),
     "control characters": ({"images": [{"id": 1, "file_name": "a\x1b[31m.png"}]}, "a text 'file_name'"),
     "annotation null": ({"annotations": [None]}, "a list of objects called 'annotations'"),
-    "other picture": ({"annotations": [{**BOX, "image_id": 9}]}, "annotation 0: expected the image_id of something that the file has"),
+    "other picture": ({"annotations": [{**BOX, "image_id": 9}]}, "annotation 0: expected the image_id of something that"),
     "unhashable picture": ({"annotations": [{**BOX, "image_id": [1]}]}, "annotation 0: expected the image_id"),
     "other category": ({"annotations": [{**BOX, "category_id": 9}]}, "expected the category_id"),
     "box of texts": ({"annotations": [{**BOX, "bbox": ["1", 2, 3, 4]}]}, "expected bbox as four numbers"),
     "box of three": ({"annotations": [{**BOX, "bbox": [1, 2, 3]}]}, "expected bbox as four numbers"),
     "box beyond float": ({"annotations": [{**BOX, "bbox": [10**390, 2, 3, 4]}]}, "expected finite boxes"),
-    "other size": ({"images": [{**IMAGE, "width": 64, "height": 32}], "annotations": [BOX]}, "said to be 64 x 32, but has 32"),
+    "other size": ({"images": [{**IMAGE, "width": 64, "height": 32}], "annotations": [BOX]}, "is said to be 64 x 32"),
 }  # fmt: skip
 
 

@@ -222,6 +222,25 @@ def test_a_layer_inside_a_wrapper_and_outside_is_one_layer_and_pruned_alike() ->
     assert plan.params_before == model.count_params()
 
 
+@pytest.mark.parametrize("kind", ["layer", "variable"])
+def test_what_reads_the_model_from_outside_is_refused(kind: str) -> None:
+    """A Lambda with the kernel of another layer: in the new model it would be the original's."""
+    x = keras.Input((20,))
+    encoder = layers.Dense(16, name="encoder")
+    y = layers.Dense(16, name="middle")(layers.Dense(24, name="wide")(encoder(x)))
+    kernel = encoder.kernel
+
+    def by_layer(z: Any) -> Any:
+        return ops.matmul(z, ops.transpose(encoder.kernel))
+
+    def by_variable(z: Any) -> Any:
+        return ops.matmul(z, ops.transpose(kernel))
+
+    y = layers.Lambda(by_layer if kind == "layer" else by_variable, name="reads")(y)
+    with pytest.raises(UnsupportedModelError, match=r"'reads' reads 'encoder.*' of the model from outside of its inputs"):
+        tlt_prune.prune_model(keras.Model(x, y), ratio=0.5, **TINY)
+
+
 class Pair(layers.Layer):
     """Two layers in a list, which may be one."""
 

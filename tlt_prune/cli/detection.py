@@ -50,6 +50,10 @@ class Detection:
         parts = splits(self.message, tao=self.tao)
         for note in dict.fromkeys(note for part in parts for note in part.notes):
             common.say(note)
+        known = {hash(x.tobytes()) for x in parts[0].pictures}
+        shared = sum(hash(x.tobytes()) in known for x in parts[1].pictures)
+        if shared:
+            common.say(f"{shared} of the {len(parts[1])} held-out pictures are training pictures too: scores will be too good.")
         return parts
 
     def postprocessing(self, columns: int, rows: int) -> Postprocessing:

@@ -11,11 +11,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from tlt_prune import files
 from tlt_prune.detection.average_precision import Curve, EvaluationBox, Mode, curve_of, mean_average_precision, table
 from tlt_prune.detection.clustering import ClusteringConfig, Compatibility, Detections, cluster
 from tlt_prune.detection.dataset import BoxSplit
 from tlt_prune.detection.decoding import decode
 from tlt_prune.detection.geometry import Grid
+from tlt_prune.pruning.pictures import picture
 
 Array = NDArray[Any]
 Outputs = Callable[[Array], tuple[Array, Array]]
@@ -97,18 +99,21 @@ class Evaluation:
 
     def plot(self, path: str | pathlib.Path | None = None) -> Any:
         """Precision against recall, a line a class; saved to `path`, or returned as a figure."""
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(5, 4), layout="constrained")
-        axis = figure.subplots()
+        figure, axis = picture("Drawing precision against recall", (5, 4))
+        lines = []
         for name, curve in self.curves.items():
             score = curve.average_precision(self.mode, compatible=self.compatible)
-            axis.plot(curve.recall, curve.precision, label=f"{name}, {100 * score:.1f} %")
+            (line,) = axis.plot(curve.recall, curve.precision)
+            lines.append((line, f"{name}, {100 * score:.1f} %"))
         axis.set(xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.01))
         axis.spines[["top", "right"]].set_visible(False)
-        axis.legend(frameon=False, fontsize=8)
+        # Names are text, whatever characters they have.
+        for text in axis.legend(*zip(*lines, strict=True), frameon=False, fontsize=8).get_texts():
+            text.set_parse_math(False)
+        figure.tight_layout()
         if path is not None:
-            figure.savefig(path, dpi=110)
+            with files.whole_file(path) as staged:
+                figure.savefig(staged, dpi=110)
         return figure
 
 

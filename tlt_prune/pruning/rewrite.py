@@ -14,7 +14,7 @@ from typing import Any
 
 from keras import tree
 
-from tlt_prune.errors import PlanError
+from tlt_prune.errors import PlanError, UnsupportedModelError
 from tlt_prune.graph.channel_graph import ChannelGraph, Edit, resolve
 from tlt_prune.graph.classes import is_keras_class
 from tlt_prune.graph.family import Family, all_layers
@@ -70,6 +70,7 @@ class _Rewriter:
         self._calls = {id(call.op): call for call in reversed(calls)}
         self._shared = _held_and_elsewhere(self._calls, self._family)
         self._resized = _resized(channels, alive, calls)
+        self._variables = {id(v) for v in self._family.weights(channels.graph.model)}
 
     def new_layers(self) -> dict[int, Any]:
         return {key: new for key, (_, new) in self._ops.items()}
@@ -151,6 +152,7 @@ class _Rewriter:
     def _rebuilt(self, call: Call) -> Any:
         """What becomes of an operation; first of the layers that it holds and the model has elsewhere too."""
         if id(call.op) not in self._ops:
+            self._refuse_outside_references(call)
             held = {x: self._rebuilt(self._call_of(x, call)) for x in all_layers(call.op) if id(x) in self._shared}
             override = {
                 key: value for pattern, x in self._overrides.items() if matches(call, pattern) for key, value in x.items()
@@ -162,6 +164,22 @@ class _Rewriter:
                 rebuild(call, self._family, edits, self._alive, override, held, resized=id(call.op) in self._resized),
             )
         return self._ops[id(call.op)][1]
+
+    def _refuse_outside_references(self, call: Call) -> None:
+        """A function that reads a layer of the model from outside of its arguments would go on reading the original's.
+
+        Raises:
+            UnsupportedModelError: the function of a Lambda layer, or an argument of an operation, holds such a layer or variable.
+        """
+        closure = getattr(getattr(call.op, "function", None), "__closure__", None) or ()
+        inside = [*tree.flatten((call.args, call.kwargs)), *(_content(cell) for cell in closure)]
+        for value in inside:
+            if id(value) in self._calls or id(value) in self._variables:
+                name = getattr(value, "path", getattr(value, "name", value))
+                raise UnsupportedModelError(
+                    f"'{call.path}' reads '{name}' of the model from outside of its inputs: a new model would still read "
+                    "the original's. Expected a layer that holds the other one and says so in get_config()."
+                )
 
     def _call_of(self, layer: Any, holder: Call) -> Call:
         """A call of a layer that another one holds; it may never be called in the model itself."""
@@ -201,6 +219,14 @@ class _Rewriter:
             for old, layer in layer_pairs(op, new) if self._family.is_layer(op) else ():
                 if layer.trainable != old.trainable:
                     layer.trainable = old.trainable
+
+
+def _content(cell: Any) -> Any:
+    """What a variable of a function's surroundings holds; None where it holds nothing yet."""
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return None
 
 
 def _resized(channels: ChannelGraph, alive: Alive, calls: Iterable[Call]) -> set[int]:

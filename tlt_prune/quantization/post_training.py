@@ -35,6 +35,10 @@ _AVERAGES = ("GlobalAveragePool", "AveragePool")
 _ORT_TYPES = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Mul", "Relu", "Clip", "MaxPool", "Concat", *_AVERAGES)
 
 
+# More are no calibration set: the data has no end.
+_MOST_BATCHES = 10_000
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Quantized:
     """What became of a quantisation.
@@ -134,7 +138,9 @@ def calibrate(
     outer = {*inputs, *(x.name for x in model.graph.output)}
     histograms = {name: Histogram() for name in (*inputs, *names)}
     without: dict[str, QuantizationError] = {}
-    for batch in batches:
+    for count, batch in enumerate(batches):
+        if count == _MOST_BATCHES:
+            raise QuantizationError(f"Calibration: {count:,} batches were read, and there are more. Expected data that ends.")
         fed = dict(zip(inputs, batch, strict=True))
         for name, values in (*fed.items(), *zip(names, session.run(names, fed), strict=True)):
             try:
