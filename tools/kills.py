@@ -3,8 +3,8 @@
 
     python tools/kills.py [SIGNALS] [--seed N]          default 50, about ten minutes
 
-A chain trains, prunes, retrains, evaluates, infers and exports on made-up pictures. Each of its commands is started again until it
-ends by itself; before that it is ended by SIGKILL, SIGTERM or SIGINT after a random time. Prints a line for each chain.
+A chain trains, prunes, retrains, evaluates, infers and exports on made-up pictures. Each of its commands is started again until
+it ends by itself; before that it is ended by SIGKILL, SIGTERM or SIGINT after a random time. Prints a line for each chain.
 """
 
 from __future__ import annotations
@@ -65,9 +65,8 @@ def chain(folder: pathlib.Path, results: pathlib.Path, rng: random.Random | None
         disturbed = rng is not None
         while True:
             code = f"from tlt_prune.cli import scripts; scripts.{command[0]}()"
-            process = subprocess.Popen(
-                [sys.executable, "-c", code, *command[1:]], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-            )
+            words = [sys.executable, "-c", code, *command[1:]]
+            process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
             if rng is not None and disturbed and sent < budget:
                 try:
                     process.wait(rng.uniform(0.2, 7.0))
@@ -114,10 +113,8 @@ def main() -> None:
             found, sent = chain(folder, folder / f"chain{number}", rng, arguments.signals - total)
             total += sent
             wrong = [name for name, value in expected.items() if found[name] != value]
-            print(
-                f"chain {number}: {sent} signals, {time.perf_counter() - started:.0f} s, {'differs: ' + str(wrong) if wrong else 'equal'}",
-                flush=True,
-            )
+            outcome = f"differs: {wrong}" if wrong else "equal"
+            print(f"chain {number}: {sent} signals, {time.perf_counter() - started:.0f} s, {outcome}", flush=True)
             if wrong:
                 sys.exit(1)
     print(f"{total} signals in {number} chains; all end as the undisturbed one.")
