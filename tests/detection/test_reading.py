@@ -85,7 +85,7 @@ def test_what_is_left_out_is_said(name: str, tmp_path: pathlib.Path) -> None:
     assert note in said
     assert said.endswith("the first in a.")
     found = split.boxes[0][split.is_object[0]].tolist()
-    assert found == [*boxes, [2, 3, 12, 13], [20, 4, 30, 14]]
+    assert sorted(found) == sorted([*boxes, [2, 3, 12, 13], [20, 4, 30, 14]])
     alone = tmp_path / "alone"
     alone.mkdir()
     if not boxes:

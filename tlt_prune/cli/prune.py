@@ -216,7 +216,7 @@ def _prune(
     from tlt_prune.pruning.compensation import compensate
     from tlt_prune.pruning.law import check_law
     from tlt_prune.pruning.rewrite import rewrite
-    from tlt_prune.training.loop import save_model
+    from tlt_prune.training.saving import save_model
 
     predictor = keras_predictor(pathlib.Path(source))
     model = predictor.model

@@ -24,7 +24,7 @@ def train_on_twin(spec: Spec, source: str, output: pathlib.Path, dry_run: bool) 
     from tlt_prune import data, model_info, quantization, training
     from tlt_prune.cli.models import agreed, seed
     from tlt_prune.export.runtime import keras_predictor, keras_runner
-    from tlt_prune.training.loop import save_model
+    from tlt_prune.training.saving import save_model
 
     table = quantization.sparsity_table if key == "sparsity" else quantization.cluster_table
     seed(spec)

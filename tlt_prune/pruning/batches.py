@@ -47,7 +47,7 @@ class Batches(Sequence[Batch]):
         _check_count(batch_size, "batch_size", what)
         if steps is None and _is_endless(data):
             raise PlanError(f"{what}: the data has no end. Expected steps=, the batches to read, or a dataset without repeat().")
-        sized, size = hasattr(data, "__len__"), 0
+        sized, size = _has_size(data), 0
         try:
             for raw in itertools.islice(_raw(data, batch_size), steps):
                 x, y = _split(raw)
@@ -139,6 +139,14 @@ def _is_endless(data: Any) -> bool:
     return hasattr(data, "cardinality") and int(data.cardinality()) == -1
 
 
+def _has_size(data: Any) -> bool:
+    try:
+        return len(data) >= 0
+    # tf.data has a length only where it knows it.
+    except TypeError:
+        return False
+
+
 def _is_iterator(data: Any) -> bool:
     return hasattr(data, "__next__")
 
@@ -178,6 +186,8 @@ def _hint(data: Any, graph: Graph) -> str:
 def _raw(data: Any, batch_size: int) -> Any:
     if data is None:
         raise ValueError("no data.")
+    if isinstance(data, (str, bytes, pathlib.PurePath)):
+        raise TypeError("a name.")
     if isinstance(data, keras.utils.PyDataset):
         if data.num_batches is None:
             return (data[i] for i in itertools.count())

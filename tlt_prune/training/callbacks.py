@@ -1,0 +1,154 @@
+"""What runs in a training beside the steps: the schedule, history, checkpoints, the best epoch, TensorBoard."""
+
+from __future__ import annotations
+
+import math
+import pathlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import keras
+import pandas as pd
+
+from tlt_prune import files
+from tlt_prune.errors import TrainingError
+from tlt_prune.model_info import ModelInfo
+from tlt_prune.specs import Train
+from tlt_prune.training.checkpoints import Checkpoints
+from tlt_prune.training.saving import save_result
+
+if TYPE_CHECKING:
+    from tlt_prune.training.loop import Task
+
+
+class Schedule(keras.callbacks.Callback):
+    def __init__(self, config: Train, steps: int, task: Task) -> None:
+        super().__init__()
+        self._rate, self._decay = task.rate, config.optim_config.decay
+        self._total = steps * config.num_epochs
+        self._step = 0
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self._step = int(self.model.optimizer.iterations.numpy())
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        rate = self._rate(self._step, self._total)
+        self.model.optimizer.learning_rate = rate / (1 + self._decay * self._step)
+        self._step += 1
+
+
+class Finite(keras.callbacks.Callback):
+    """Stops at the first loss that is not a number: nothing that follows could be right."""
+
+    def __init__(self, config: Train, steps: int) -> None:
+        super().__init__()
+        self._config, self._steps, self._epoch = config, steps, 0
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._epoch = epoch + 1
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        loss = float((logs or {}).get("loss", 0.0))
+        if not math.isfinite(loss):
+            rate = self._config.lr_config.learning_rate
+            raise TrainingError(
+                f"The loss is {loss} in epoch {self._epoch}, step {batch + 1} of {self._steps}. Expected a finite number. Try a "
+                f"lower train.lr_config.learning_rate than {rate} or a longer soft_start, and look for NaN in the data; "
+                "checkpoints of earlier epochs are kept."
+            )
+
+
+class History(keras.callbacks.Callback):
+    """history.csv, which goes on from the rows of a checkpoint, whatever has become of the file."""
+
+    def __init__(self, path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
+        super().__init__()
+        self._path = path
+        self.rows: list[dict[Any, Any]] = [{key: math.nan if x is None else x for key, x in row.items()} for row in rows]
+        for row in self.rows:
+            row["epoch"] = int(row["epoch"])
+        if self.rows:
+            self._write()
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._started = time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        seconds = round(time.perf_counter() - self._started, 3)
+        rate = float(self.model.optimizer.learning_rate.numpy())
+        self.rows.append({"epoch": epoch + 1, **(logs or {}), "learning_rate": rate, "seconds": seconds})
+        self._write()
+
+    def _write(self) -> None:
+        files.write_text(self._path, pd.DataFrame(self.rows).to_csv(index=False))
+
+
+class Line(keras.callbacks.Callback):
+    """What a log says of an epoch, in a line that fits a terminal; the rest is in history.csv."""
+
+    def __init__(self, config: Train, measure: str, say: Callable[[str], None]) -> None:
+        super().__init__()
+        self._epochs, self._measure, self._say = config.num_epochs, measure, say
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._started = time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        values = logs or {}
+        parts = [f"{name} {values[name]:.4f}" for name in ("loss", "val_loss") if name in values]
+        trained = self._measure.removeprefix("val_")
+        parts += [f"{name} {100 * values[name]:.2f} %" for name in (trained, self._measure) if name in values]
+        self._say(f"epoch {epoch + 1}/{self._epochs}: {', '.join(parts)}, {time.perf_counter() - self._started:.1f} s")
+
+
+def best_epoch(rows: Sequence[Mapping[Any, Any]], measure: str) -> int:
+    """The first epoch with the highest value, from 1; 0 where none has one."""
+    known = {row["epoch"]: row[measure] for row in rows if measure in row and math.isfinite(row[measure])}
+    return int(max(known, key=lambda epoch: known[epoch])) if known else 0
+
+
+class Best(keras.callbacks.Callback):
+    """Keeps the model of the best epoch so far, in a file of its own."""
+
+    def __init__(self, path: pathlib.Path, history: History, config: Train, measure: str, info: ModelInfo | None) -> None:
+        super().__init__()
+        self._path, self._history, self._config, self._measure, self._info = path, history, config, measure, info
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if best_epoch(self._history.rows, self._measure) == epoch + 1:
+            save_result(self.model, self._path, self._config, self._info)
+
+
+class Save(keras.callbacks.Callback):
+    """Checkpoints, and the decision to stop early, which follows from the history alone: it is the same after a resumption."""
+
+    def __init__(self, checkpoints: Checkpoints, history: History, config: Train, task: Task) -> None:
+        super().__init__()
+        self._checkpoints, self._history, self._config, self._task = checkpoints, history, config, task
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        done = epoch + 1
+        early = self._task.stopped(self._history.rows)
+        finished = early or done == self._config.num_epochs
+        if finished or done % self._config.checkpoint_interval == 0:
+            self._checkpoints.save(self.model, done, finished=finished, history=self._history.rows)
+        if early:
+            self.model.stop_training = True
+
+
+class TensorBoard(keras.callbacks.Callback):
+    """Scalars an epoch, in TensorBoard's event format."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        super().__init__()
+        import tensorflow as tf
+
+        self._summary = tf.summary
+        self._writer = tf.summary.create_file_writer(str(folder))
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        with self._writer.as_default(step=epoch + 1):
+            for name, value in (logs or {}).items():
+                self._summary.scalar(name, float(value))
+        self._writer.flush()

@@ -1,0 +1,44 @@
+"""Model files of a training: whole, with what belongs to the model inside."""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+from collections.abc import Iterator
+
+import keras
+
+from tlt_prune import files, model_info
+from tlt_prune.model_info import ModelInfo
+from tlt_prune.specs import Train
+from tlt_prune.training.regularizers import set_regularizers
+
+
+def save_model(model: keras.Model, path: pathlib.Path, *, info: ModelInfo | None = None, include_optimizer: bool = True) -> None:
+    """Writes a .keras file, with what belongs to the model inside: a killed process leaves no half of it."""
+    with files.whole_file(path) as partial:
+        with contextlib.nullcontext() if include_optimizer else _without_optimizer(model):
+            model.save(partial)
+        if info is not None:
+            model_info.write(partial, info)
+
+
+def save_result(model: keras.Model, path: pathlib.Path, config: Train, info: ModelInfo | None) -> None:
+    """What is for people: without an optimizer, and to be loaded without this package, which group lasso comes from."""
+    lasso = config.reg_config.type == "group_lasso"
+    if lasso:
+        set_regularizers(model, config.reg_config.model_copy(update={"type": "none"}))
+    save_model(model, path, info=info, include_optimizer=False)
+    if lasso:
+        set_regularizers(model, config.reg_config)
+
+
+@contextlib.contextmanager
+def _without_optimizer(model: keras.Model) -> Iterator[None]:
+    """Keras' own `include_optimizer` argument has no effect on .keras files."""
+    optimizer, compiled = model.optimizer, model.compiled
+    model.optimizer, model.compiled = None, False
+    try:
+        yield
+    finally:
+        model.optimizer, model.compiled = optimizer, compiled
