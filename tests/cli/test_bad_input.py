@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import pathlib
 import re
@@ -10,6 +11,7 @@ import shutil
 import zipfile
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from PIL import Image
@@ -78,6 +80,32 @@ def model_files(folder: pathlib.Path) -> None:
     run("export", "-e", folder / "spec.yaml", "-m", folder / "model.keras", "-o", folder / "good.onnx", "export.formats=[onnx]")
     (folder / "folder").mkdir()
     (folder / "classmap.json").write_text("[1, 2]")
+    (folder / "encrypted.keras").write_bytes(encrypted(whole))
+    for suffix in ("tlt", "engine"):
+        (folder / f"model.{suffix}").write_bytes(b"\x93\x07\xff")
+    nan_weight(folder)
+
+
+def encrypted(archive: bytes) -> bytes:
+    """A zip archive whose members all say that they need a password."""
+    data = bytearray(archive)
+    for signature, flags in ((b"PK\x01\x02", 8), (b"PK\x03\x04", 6)):
+        for found in re.finditer(signature, archive):
+            data[found.start() + flags] |= 1
+    return bytes(data)
+
+
+def nan_weight(folder: pathlib.Path) -> None:
+    """nan.keras: model.keras with one NaN in a kernel of its last layer."""
+    with zipfile.ZipFile(folder / "model.keras") as good, zipfile.ZipFile(folder / "nan.keras", "w") as bad:
+        for name in good.namelist():
+            data = good.read(name)
+            if name == "model.weights.h5":
+                stream = io.BytesIO(data)
+                with h5py.File(stream, "r+") as file:
+                    file["layers/dense/vars/0"][0, 0] = np.nan
+                data = stream.getvalue()
+            bad.writestr(name, data)
 
 
 def spec_files(folder: pathlib.Path) -> None:
@@ -172,7 +200,7 @@ TABLE: list[tuple[str, list[str], str]] = [
     (P, [*MODEL, "-pth", "1.5"], "scores divided by their layer's largest are at most 1"),
     (P, [*MODEL, "-pth", "-1"], "'prune.threshold' must be greater than or equal to 0"),
     (P, [*MODEL, "-pth", "True"], "'prune.threshold' must be a number"),
-    (P, [*MODEL, "--ratio", "1"], "'prune.ratio' must be less than 1"),
+    (P, [*MODEL, "--ratio", "1"], "'prune.ratio': expected a number of at least 0 and below 1"),
     (P, [*MODEL, "--ratio", "0.5", "-pth", "0.5"], "expected one of threshold, ratio, params"),
     (P, [*MODEL, "-pg", "0"], "'prune.granularity' must be"),
     (P, [*MODEL, "--macs", "0.001"], "macs=0.001 .* cannot be met.*this model keeps at least"),
@@ -208,6 +236,24 @@ TABLE: list[tuple[str, list[str], str]] = [
     (X, [*MODEL, "--set", "export.saved_model_dir={job}/results"], "results is no earlier export .*stays as it is"),
     (T, [*data("five.npz"), "train.pretrained_model_path={job}/model.keras"], "has 3 outputs. Expected 5"),
     (T, [*BASE, "train.pretrained_model_path={job}/model.keras", "model.input_width=16"], "the spec says 16, but .* has 8"),
+    (E, [*BASE, "-m", "{job}/nan.keras"], "answers NaN or infinity for 1 of the 1 pictures of a batch"),
+    (N, [*BASE, "-m", "{job}/nan.keras", "-d", "{job}/pictures"], "answers NaN or infinity"),
+    (P, [*BASE, "-m", "{job}/nan.keras"], "has weights that are not finite: 1 of"),
+    (E, [*BASE, "-m", "{job}/model.tlt"], "one of TAO's encrypted files, which only TAO reads: export it to .keras or .h5 there"),
+    (P, [*BASE, "-m", "{job}/model.engine"], "is a TensorRT engine"),
+    (E, [*BASE, "-m", "{job}/encrypted.keras"], "is encrypted, password required"),
+    # Names and sizes.
+    (T, [*BASE, "-r", "a\udce9"], "'results_dir': expected text in UTF-8"),
+    (P, [*MODEL, "-o", "{out}/" + "n" * 300 + ".keras"], "cannot write or read .*too long"),
+    (T, [*BASE, "train.batch_size_per_gpu=1000000000000"], "expected at most 65,536: a batch is in memory at once"),
+    (T, [*BASE, "train.num_epochs=9223372036854775808"], "expected at most"),
+    (T, [*BASE, "model.input_width=1000000"], "expected at most 16,384: a picture is decoded in memory"),
+    (T, [*BASE, "dataset.split_seed=-1"], "greater than or equal to 0"),
+    (T, [*BASE, "model.backbone=resnet_11"], "Did you mean 'resnet1"),
+    (T, [*BASE, "dataset.test_dataset_path=x"], "Did you mean 'dataset.val_dataset_path'"),
+    (P, ["--ratoi", "0.5"], "Unknown command line flag 'ratoi'"),
+    (X, ["--opset", "many"], "flag --opset=many"),
+    (P, ["--ratio", "150%"], "expected a number of at least 0 and below 1, or a share"),
     # Data.
     (T, data("nowhere"), "Expected a folder of class folders, a .npz file or one of"),
     (T, data("cut.npz"), "Cannot read .*cut.npz as .npz"),

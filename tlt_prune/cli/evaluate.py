@@ -26,8 +26,10 @@ _FILES = ("scores.csv", "per_class.csv", "confusion_matrix.csv", "evaluation.jso
 FLAGS = flags.FLAGS
 flags.DEFINE_string("model", None, "Model to score.", short_name="m")
 flags.DEFINE_string("dataset_path", None, "Folder of class folders, or .npz; default the spec's test split.", short_name="i")
-flags.DEFINE_integer("batch_size", None, "Pictures a batch.", short_name="b")
-flags.DEFINE_string("output_dir", None, "Folder for the tables.", short_name="o")
+flags.DEFINE_integer("batch_size", None, common.with_default("Pictures a batch.", "evaluate.batch_size"), short_name="b")
+flags.DEFINE_string(
+    "output_dir", None, "Folder for the tables; default one for the model in <results_dir>/evaluate.", short_name="o"
+)
 
 
 def main(argv: list[str]) -> None:

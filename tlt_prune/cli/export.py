@@ -28,10 +28,12 @@ from tlt_prune.specs import Spec
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("model", None, "Trained .keras model.", short_name="m")
-flags.DEFINE_string("output_file", None, "ONNX file to write.", short_name="o")
-flags.DEFINE_integer("opset", None, "ONNX opset, 13 to 17.")
-flags.DEFINE_enum("onnx_layout", None, ["NHWC", "NCHW"], "Layout of the ONNX input.")
-flags.DEFINE_enum("data_type", None, ["fp32", "fp16", "int8"], "Of the ONNX and LiteRT files.")
+flags.DEFINE_string("output_file", None, "ONNX file to write; default <results_dir>/export/model.onnx.", short_name="o")
+flags.DEFINE_integer("opset", None, common.with_default("ONNX opset, 13 to 17.", "export.opset"))
+flags.DEFINE_enum("onnx_layout", None, ["NHWC", "NCHW"], common.with_default("Layout of the ONNX input.", "export.onnx_layout"))
+flags.DEFINE_enum(
+    "data_type", None, ["fp32", "fp16", "int8"], common.with_default("Of the ONNX and LiteRT files.", "export.data_type")
+)
 flags.DEFINE_string("cal_cache_file", None, "TensorRT calibration cache to write, with int8; default cal.bin beside the file.")
 
 

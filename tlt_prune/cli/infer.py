@@ -32,7 +32,7 @@ flags.DEFINE_string("model", None, "Model: .keras, SavedModel folder or .onnx.",
 flags.DEFINE_string("image_dir", None, "Folder of pictures.", short_name="d")
 flags.DEFINE_string("image", None, "One picture.", short_name="i")
 flags.DEFINE_string("classmap", None, "JSON file {class name: index}, as tlt-train writes it.")
-flags.DEFINE_integer("batch_size", None, "Pictures a batch.", short_name="b")
+flags.DEFINE_integer("batch_size", None, common.with_default("Pictures a batch.", "inference.batch_size"), short_name="b")
 flags.DEFINE_bool("contact_sheet", False, "Draw contact_sheet.png: up to 48 pictures with their classes.")
 flags.DEFINE_string("output_dir", None, "Folder for the results; default <results_dir>/infer.", short_name="o")
 flags.DEFINE_alias("cm", "classmap")

@@ -41,7 +41,7 @@ _SHORT = {
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("model", None, "Trained .keras model.", short_name="m")
-flags.DEFINE_string("output_file", None, "Pruned .keras model to write.", short_name="o")
+flags.DEFINE_string("output_file", None, "Pruned .keras model to write; default <results_dir>/prune/model.keras.", short_name="o")
 flags.DEFINE_bool("verify", True, "Check the pruned model against the original before writing.")
 flags.DEFINE_bool("dry_run", False, "Print what would be removed and write nothing.")
 flags.DEFINE_bool("plain", False, "The toolkit's plain result: norms, the same share everywhere, no data, no compensation.")

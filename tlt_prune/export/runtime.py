@@ -60,8 +60,8 @@ class Predictor:
             if not np.isfinite(output).all():
                 bad = int((~np.isfinite(output.reshape(len(output), -1))).any(axis=1).sum())
                 raise ExportError(
-                    f"{self.path} answers NaN or infinity for {bad} of {len(output)} pictures. Expected a trained model without "
-                    "NaN; look at its training log."
+                    f"{self.path} answers NaN or infinity for {bad} of the {len(output)} pictures of a batch. Expected a "
+                    "trained model without NaN; look at its training log."
                 )
         return outputs
 
