@@ -406,7 +406,7 @@ class Spec(Settings):
     """
 
     task: Literal["classification", "detection"] = "classification"
-    experiment: Annotated[dict[str, Any], Field(default_factory=dict)]
+    experiment: dict[str, Any] = Field(default_factory=dict)
     results_dir: Annotated[str, Field(min_length=1)] = "results"
     dataset: Dataset = Dataset()
     model: Model = Model()

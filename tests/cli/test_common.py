@@ -21,3 +21,25 @@ from tlt_prune.cli.common import foreseeable
 )
 def test_foreseeable(text: str, expected: str | None) -> None:
     assert foreseeable(RuntimeError(text)) == expected
+
+
+class ResourceExhaustedError(Exception):
+    """By this name TensorFlow says that memory, or a disk, is full."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        ResourceExhaustedError("failed to allocate"),
+        RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8589934592 bytes."),
+        RuntimeError("OOM when allocating tensor with shape[65536,512,512,64]"),
+    ],
+)
+def test_out_of_memory_is_one_line(error: Exception) -> None:
+    assert str(foreseeable(error)).startswith("out of memory. Lower the batch size")
+
+
+def test_a_full_disk_is_not_called_out_of_memory() -> None:
+    line = "/out/variables; No space left on device"
+    assert foreseeable(ResourceExhaustedError(f"RESOURCE_EXHAUSTED\n{line}")) == line

@@ -220,3 +220,14 @@ def test_npz_files_that_are_none(tmp_path: pathlib.Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(memory, "limit", lambda: 10**6)
     with pytest.raises(DataError, match=r"holds arrays of 1\.9 MiB\. Expected what fits into"):
         load("bomb.npz")
+
+
+def test_pictures_of_a_folder_are_read_batch_by_batch(tmp_path: pathlib.Path) -> None:
+    for i in range(7):
+        Image.new("L", (4, 4), i).save(tmp_path / f"{i}.png")
+    batches = data.picture_batches(data.picture_files(tmp_path), data.PictureFormat(4, 4, 1), 3)
+    assert [x.max() for x in next(batches)] == [0, 1, 2]
+    (tmp_path / "6.png").write_bytes(b"")
+    assert [x.max() for x in next(batches)] == [3, 4, 5]
+    with pytest.raises(DataError, match=r"6\.png"):
+        next(batches)

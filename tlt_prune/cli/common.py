@@ -156,17 +156,26 @@ def _guarded(main: Callable[[list[str]], None], argv: list[str], script: str) ->
         fail(script, known)
 
 
+# What the machine refuses, as systems and libraries word it. Of an error with both, the disk is the reason: TensorFlow says of a
+# full one that a resource is exhausted, too.
+_DISK = ("no space left", "file too large", "read-only file system", "disk quota", "permission denied")
+_MEMORY = ("resource_exhausted", "resource exhausted", "oom when allocating", "out of memory")
+
+
 def foreseeable(error: BaseException) -> str | None:
     """The one line for a user, where a library wrapped a full disk or a broken picture in an error of its own."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError" or "OOM when allocating" in str(error):
-        return "out of memory. Lower the batch size, the size of the pictures or the width of the model."
     lines = str(error).splitlines()
     for line in lines:
         _, found, message = line.partition("DataError: ")
         if found:
             return message
-    hints = ("no space left", "file too large", "read-only file system", "disk quota", "resource exhausted", "permission denied")
-    return next((line for line in lines if any(hint in line.lower() for hint in hints)), None)
+    for line in lines:
+        if any(hint in line.lower() for hint in _DISK):
+            return line
+    exhausted = isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError"
+    if exhausted or any(hint in str(error).lower() for hint in _MEMORY):
+        return "out of memory. Lower the batch size, the size of the pictures or the width of the model."
+    return None
 
 
 def fail(script: str, message: str) -> NoReturn:
