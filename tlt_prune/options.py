@@ -184,7 +184,7 @@ class Options(Settings):
     """Largest share of a group's channels that may go; none by default, 0.9 with global ranking, which must not cut a layer
     through."""
     latency_table: str | None = None
-    """File that measured latencies of layers are kept in; None measures anew."""
+    """File that keeps measured latencies; without one all are measured anew."""
     granularity: Whole | Literal["auto"] = 8
     """Retained counts are multiples of it, where the layer's width is; a head of attention counts as the channels it has: 2 heads
     of 6 are 12. "auto" takes it from the model's dtype policy."""

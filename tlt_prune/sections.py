@@ -274,8 +274,7 @@ class Schedule(Settings):
     Attributes:
         steps: number of prunes; 1 prunes at once.
         kind: what is removed up to step k of n: "linear" k/n of it, "cubic" 1 - (1 - k/n)^3, most at the beginning (Zhu and
-            Gupta, "To
-            prune, or not to prune", 2017, arXiv:1710.01878, section 3).
+            Gupta, "To prune, or not to prune", 2017, arXiv:1710.01878, section 3).
         epochs: of training after each step but the last, by the spec's `train` section.
     """
 
@@ -298,6 +297,7 @@ class Prune(Options):
     samples: Count = 1000
     """Pictures of the training split for what takes data."""
     schedule: Schedule = Schedule()
+    """Several prunes with training in between, like "{steps: 3, epochs: 2}"."""
     sparsity: Literal["none", "2:4"] = "none"
     """Of the weights that stay: "2:4" leaves two in every four along the input channels, for sparse tensor cores, and trains on
     with that. Without a budget nothing else is removed. Comes last: a training after it would fill the zeros."""

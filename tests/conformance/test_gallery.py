@@ -50,7 +50,7 @@ def check(model: Any, name: str) -> None:
     assert pruned.count_params() == plan.params_after
     tolerance = 2e-2 if name == "mixed_precision" else 1e-5
     channels = assert_law(model, plan, pruned, tolerance)
-    frozen = {note.removeprefix("frozen: ") for note in plan.to_frame()["note"] if note}
+    frozen = {note.removeprefix("frozen: ") for note in plan.to_frame()["note"] if note and " stay: " not in note}
     expected = {gallery.FROZEN[name]} if name in gallery.FROZEN else set()
     assert frozen - {"model output", "a single channel"} == expected - {"model output"}
     inputs = random_inputs(channels, 0, 2)

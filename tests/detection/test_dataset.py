@@ -122,7 +122,9 @@ def test_coco(tmp_path: pathlib.Path) -> None:
 
 def test_no_object_is_left(tmp_path: pathlib.Path) -> None:
     write(tmp_path, {"a": {"image_hwc": np.zeros((32, 32, 3)), "labels": [["bush", [1, 2, 9, 9]]]}})
-    with pytest.raises(DataError, match=r"no object of a class in target_class_mapping \(car\)\. The labels have: bush"):
+    with pytest.raises(
+        DataError, match=r"No object of a class .*\(car\) is left\. .*1 labels are of classes .*\(bush 1\), the first in a"
+    ):
         load_kitti(tmp_path / "images", tmp_path / "labels", {"car": "car"}, (32, 32))
 
 

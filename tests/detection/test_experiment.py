@@ -56,7 +56,9 @@ def test_yaml_with_the_same_keys(tmp_path: pathlib.Path) -> None:
     (tmp_path / "spec.txt").write_text(GOLDEN["base_train"])
     assert experiment.load(tmp_path / "spec.txt") == base()
     path.write_text("training_config: {batch_size: 4}")
-    with pytest.raises(SpecError, match=r"spec\.yaml: expected the keys of the toolkit's train spec.*batch_size"):
+    with pytest.raises(
+        SpecError, match=r"spec\.yaml: unknown key 'training_config\.batch_size'\. Did you mean .*batch_size_per_gpu"
+    ):
         experiment.load(path)
     with pytest.raises(SpecError, match="Cannot read the spec"):
         experiment.load(tmp_path / "nowhere.txt")

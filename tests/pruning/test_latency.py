@@ -92,7 +92,7 @@ def test_noise_never_makes_fewer_channels_slower() -> None:
 def test_what_is_refused(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "latency.json"
     path.write_text("[]")
-    with pytest.raises(PlanError, match="is no table of latencies"):
+    with pytest.raises(PlanError, match="expected a table of latencies"):
         LatencyTable(path)
     path.write_text(json.dumps({"of": {"machine": "another", "threads": 0}, "layers": {}, "scales": {}}))
     with pytest.raises(PlanError, match="was measured on another with 0 threads"):

@@ -277,7 +277,7 @@ def weak(scores: list[float]) -> keras.Model:
     ("scores", "options", "advice"),
     [
         # Evenly strong filters: nobody trained this with weight decay.
-        (np.linspace(0.7, 1.0, 64), {"threshold": 0.3}, "no sign of weight decay"),
+        (np.linspace(0.7, 1.0, 64), {"threshold": 0.3}, "No channel is weak beside its layer's strongest"),
         (np.linspace(0.0, 1.0, 64), {"threshold": 0.0}, "raise the threshold"),
         (np.linspace(0.0, 1.0, 64), {"threshold": 0.3, "granularity": 64}, "granularity=64 and min_num_filters=16 keep them"),
         (np.linspace(0.0, 1.0, 64), {"ratio": 0.01}, "raise the ratio"),

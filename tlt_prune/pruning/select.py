@@ -104,7 +104,9 @@ def _held(channels: ChannelGraph, found: Grouping, counts: Sequence[int], alive:
             wanted = 0 if group.rounded(0) == group.depth else group.depth
         reason = group.held(wanted)
         if int(alive[group.members].sum()) > count:
-            reason = f"granularity={found.granularity} of a layer coupled to it"
+            coupled = "a layer coupled to it"
+            several = found.granularity > 1
+            reason = f"granularity={found.granularity} of {coupled}" if several else f"{coupled} keeps one channel at least"
         if reason:
             held |= dict.fromkeys(group.layers, f"{int(alive[group.members].sum())} of {group.depth} stay: {reason}")
     return held

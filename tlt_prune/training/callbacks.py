@@ -95,11 +95,21 @@ class Line(keras.callbacks.Callback):
         self._started = time.perf_counter()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        values = logs or {}
-        parts = [f"{name} {values[name]:.4f}" for name in ("loss", "val_loss") if name in values]
-        trained = self._measure.removeprefix("val_")
-        parts += [f"{name} {100 * values[name]:.2f} %" for name in (trained, self._measure) if name in values]
-        self._say(f"epoch {epoch + 1}/{self._epochs}: {', '.join(parts)}, {time.perf_counter() - self._started:.1f} s")
+        values, measure = logs or {}, self._measure.removeprefix("val_")
+        sides = []
+        for prefix in ("", "val_"):
+            told = {}
+            if prefix + "loss" in values:
+                told["loss"] = f"{values[prefix + 'loss']:.4f}"
+            if prefix + measure in values:
+                told[measure] = f"{100 * values[prefix + measure]:.2f} %"
+            sides.append(told)
+        trained, held_out = sides
+        parts = [", ".join(f"{name} {text}" for name, text in trained.items())]
+        if held_out:
+            # In the same order: what is named once need not be named again.
+            parts.append("validation " + ", ".join(x if name in trained else f"{name} {x}" for name, x in held_out.items()))
+        self._say(f"epoch {epoch + 1}/{self._epochs}: {'; '.join(parts)}; {time.perf_counter() - self._started:.1f} s")
 
 
 def best_epoch(rows: Sequence[Mapping[Any, Any]], measure: str) -> int:
