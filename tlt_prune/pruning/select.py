@@ -102,13 +102,15 @@ def _held(channels: ChannelGraph, found: Grouping, counts: Sequence[int], alive:
         else:
             # A budget asks for nothing in particular: only a group that could give nothing is worth a word.
             wanted = 0 if group.rounded(0) == group.depth else group.depth
-        reason = group.held(wanted)
-        if int(alive[group.members].sum()) > count:
-            coupled = "a layer coupled to it"
-            several = found.granularity > 1
-            reason = f"granularity={found.granularity} of {coupled}" if several else f"{coupled} keeps one channel at least"
+        left = int(alive[group.members].sum())
+        if left <= count:
+            reason = group.held(wanted)
+        elif found.granularity > 1:
+            reason = f"granularity={found.granularity} of a layer coupled to it"
+        else:
+            reason = "a layer coupled to it keeps one channel at least"
         if reason:
-            held |= dict.fromkeys(group.layers, f"{int(alive[group.members].sum())} of {group.depth} stay: {reason}")
+            held |= dict.fromkeys(group.layers, f"{left} of {group.depth} stay: {reason}")
     return held
 
 
