@@ -54,10 +54,8 @@ class Record:
         Where one of them has said nothing about an axis, nobody knows what it does with it: nothing of it may be removed.
         """
         holders: dict[int, dict[int, tuple[Any, int]]] = {}
-        for call in self.graph.walk():
-            if call.inner is None and self.graph.family.is_layer(call.op):
-                for index, variable in enumerate(self.graph.family.weights(call.op)):
-                    holders.setdefault(id(variable), {})[id(call.op)] = (call.op, index)
+        for call, index, variable in self.graph.weights():
+            holders.setdefault(id(variable), {})[id(call.op)] = (call.op, index)
         for places in holders.values():
             if len(places) > 1:
                 self._tie([*places.values()])

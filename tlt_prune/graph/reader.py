@@ -96,6 +96,14 @@ class Graph:
                 if call.inner is not None:
                     pending.append(call.inner)
 
+    def weights(self) -> Iterator[tuple[Call, int, Any]]:
+        """(call, position in its layer, variable) of every layer, those inside nested models included; once for each call."""
+        for call in self.walk():
+            # The layers of a nested model are walked themselves.
+            if call.inner is None and self.family.is_layer(call.op):
+                for index, variable in enumerate(self.family.weights(call.op)):
+                    yield call, index, variable
+
 
 def matches(call: Call, pattern: str | type) -> bool:
     """Whether a call's layer has that name or path, fits that shell pattern, or is of that type."""

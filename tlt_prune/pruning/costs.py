@@ -74,12 +74,7 @@ def costs(channels: ChannelGraph, alive: Alive | None = None) -> Costs:
 
 def all_weights(channels: ChannelGraph) -> dict[tuple[int, int], Any]:
     """Every variable of the model, by the `id` of its layer and its position there."""
-    found: dict[tuple[int, int], Any] = {}
-    for call in channels.graph.walk():
-        # The layers of a nested model are walked themselves.
-        if call.inner is None and channels.graph.family.is_layer(call.op):
-            found.update({(id(call.op), i): weight for i, weight in enumerate(channels.graph.family.weights(call.op))})
-    return found
+    return {(id(call.op), index): weight for call, index, weight in channels.graph.weights()}
 
 
 def distinct_weights(channels: ChannelGraph) -> dict[tuple[int, int], Any]:

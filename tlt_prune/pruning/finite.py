@@ -15,18 +15,17 @@ from tlt_prune.graph.reader import Graph
 def refuse_not_finite(graph: Graph) -> None:
     """Raises a PlanError that names the first weight of the model that holds NaN or infinity."""
     seen: set[int] = set()
-    for call in graph.walk():
-        for variable in graph.family.weights(call.op) if call.inner is None and graph.family.is_layer(call.op) else ():
-            if id(variable) in seen:
-                continue
-            seen.add(id(variable))
-            value = graph.family.numpy(variable)
-            if not _is_finite(value):
-                bad = np.count_nonzero(~np.isfinite(value.astype(np.float32)))
-                raise PlanError(
-                    f"Layer '{call.path}' has weights that are not finite: {bad} of {value.size:,} in '{variable.name}'. "
-                    "Expected a trained model without NaN or infinity; check its training log."
-                )
+    for call, _, variable in graph.weights():
+        if id(variable) in seen:
+            continue
+        seen.add(id(variable))
+        value = graph.family.numpy(variable)
+        if not _is_finite(value):
+            bad = np.count_nonzero(~np.isfinite(value.astype(np.float32)))
+            raise PlanError(
+                f"Layer '{call.path}' has weights that are not finite: {bad} of {value.size:,} in '{variable.name}'. "
+                "Expected a trained model without NaN or infinity; check its training log."
+            )
 
 
 def assign_finite(family: Family, variable: Any, value: NDArray[np.float64], who: str) -> None:
