@@ -102,7 +102,7 @@ class Line(keras.callbacks.Callback):
             if prefix + "loss" in values:
                 told["loss"] = f"{values[prefix + 'loss']:.4f}"
             if prefix + measure in values:
-                told[measure] = f"{100 * values[prefix + measure]:.2f} %"
+                told["mAP" if measure == "map" else measure] = f"{100 * values[prefix + measure]:.2f} %"
             sides.append(told)
         trained, held_out = sides
         parts = [", ".join(f"{name} {text}" for name, text in trained.items())]
