@@ -11,15 +11,15 @@ import keras
 import numpy as np
 
 import tlt_prune
+from tlt_prune.config.options import options_of
 from tlt_prune.errors import PlanError
 from tlt_prune.graph.family import family_of
 from tlt_prune.graph.tracer import ChannelGraph, trace
-from tlt_prune.model_info import ModelInfo
-from tlt_prune.options import options_of
-from tlt_prune.pruning.costs import costs
-from tlt_prune.pruning.groups import alive_of, grouping
-from tlt_prune.pruning.law import check_law, random_inputs, relative_error
-from tlt_prune.pruning.select import bundle_scores, ranking_of
+from tlt_prune.io.model_info import ModelInfo
+from tlt_prune.pruning.cost.costs import costs
+from tlt_prune.pruning.rewrite.law import check_law, random_inputs, relative_error
+from tlt_prune.pruning.select.groups import alive_of, grouping
+from tlt_prune.pruning.select.select import bundle_scores, ranking_of
 
 INFO = ModelInfo(
     classes=("a", "b"),
@@ -41,7 +41,7 @@ def pretended_milliseconds(model: Any, x: Any, threads: int) -> float:
     return 1e-3 + float(np.prod(kernel) * positions) * 1e-6
 
 
-def randomise(model: Any, seed: int = 0) -> Any:
+def randomize(model: Any, seed: int = 0) -> Any:
     """Random values in every weight: fresh models have zero biases and neutral statistics, which hide mistakes.
 
     Kernels get a scale a filter, so that filters differ in norm; variances and scales stay positive.
@@ -70,7 +70,7 @@ def around(layer: Any) -> keras.Model:
     x = keras.Input((8, 8, 3))
     y = layer(keras.layers.Conv2D(12, 3, name="before")(x))
     y = keras.layers.Conv2D(8, 3, name="after")(y)
-    return randomise(keras.Model(x, keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(y))))
+    return randomize(keras.Model(x, keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(y))))
 
 
 def assert_law(model: Any, plan: Any, pruned: Any, tolerance: float = 1e-5) -> ChannelGraph:

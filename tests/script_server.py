@@ -19,7 +19,7 @@ import sklearn.datasets  # noqa: F401
 import tensorflow as tf  # noqa: F401
 import tf_keras  # noqa: F401
 
-from tlt_prune.cli.startup import import_frameworks
+from tlt_prune.io.frameworks import import_frameworks
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import keras
 
 from tlt_prune import data, training
-from tlt_prune.specs import Dataset, Train
+from tlt_prune.config.specs import Dataset, Train
 from tlt_prune.training.loop import train
 
 DIGITS = Dataset(train_dataset_path="sklearn_digits")

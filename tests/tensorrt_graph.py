@@ -35,7 +35,7 @@ def pictures(model: keras.Model, n: int = 64) -> np.ndarray:
 
 
 def check_tensorrt(path: pathlib.Path) -> dict[str, Any]:
-    """What TensorRT's parser asks of explicit quantisation; returns the nodes by output."""
+    """What TensorRT's parser asks of explicit quantization; returns the nodes by output."""
     graph = onnx.load(path).graph
     onnx.checker.check_model(onnx.load(path), full_check=True)
     constants = {x.name: onnx.numpy_helper.to_array(x) for x in graph.initializer}

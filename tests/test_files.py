@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tlt_prune import files
 from tlt_prune.errors import FolderInUseError, NotReplacedError
+from tlt_prune.io import files
 
 
 def tree(folder: pathlib.Path) -> dict[str, Any]:

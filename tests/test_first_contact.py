@@ -14,19 +14,19 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from helpers import randomise
+from helpers import randomize
 
 import tlt_prune
+from tlt_prune.config.options import BUDGETS, Options
+from tlt_prune.config.sections import BACKBONES
 from tlt_prune.errors import PlanError
-from tlt_prune.options import BUDGETS, Options
-from tlt_prune.sections import BACKBONES
 
 
 def net(*widths: int) -> keras.Model:
     x = y = keras.Input((8, 8, 3))
     for width in widths:
         y = keras.layers.Conv2D(width, 3, padding="same", activation="relu")(y)
-    return randomise(keras.Model(x, keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(y))))
+    return randomize(keras.Model(x, keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(y))))
 
 
 @pytest.mark.parametrize("name", ["models", "export", "quantization", "training", "data", "detection", "specs", "errors"])
@@ -121,7 +121,7 @@ def test_a_picture_is_shown_once(tmp_path: pathlib.Path) -> None:
 
 SAVED = {
     "quantization": "from tlt_prune import quantization\nimport numpy as np\n"
-    "m = quantization.quantisation_aware(m, np.zeros((4, 8, 8, 3), 'float32'))",
+    "m = quantization.quantization_aware(m, np.zeros((4, 8, 8, 3), 'float32'))",
     "group lasso": "from tlt_prune.training.regularizers import GroupLasso\nm.layers[1].kernel_regularizer = GroupLasso(0.1)",
 }
 

@@ -10,14 +10,14 @@ import sys
 import pytest
 
 import tlt_prune
-from tlt_prune.options import OptionArguments, Options
+from tlt_prune.config.options import OptionArguments, Options
 
 
 def test_public_names() -> None:
     assert tlt_prune.__all__ == [
         "Bias", "CallTrace", "LeastSquares", "Options", "PruningPlan", "RecalibrateBatchNorm", "Sensitivity", "TltPruneError",
-        "criteria", "data", "detection", "errors", "export", "iterative_prune", "models", "plan_pruning", "prune_model",
-        "quantization", "recalibrate_batch_norm", "register_rule", "sensitivity", "specs", "sweep", "training",
+        "config", "criteria", "data", "detection", "errors", "export", "iterative_prune", "models", "plan_pruning", "prune_model",
+        "quantization", "recalibrate_batch_norm", "register_rule", "sensitivity", "sweep", "training",
     ]  # fmt: skip
     for name in tlt_prune.__all__:
         assert getattr(tlt_prune, name).__doc__
@@ -38,7 +38,7 @@ def test_the_options_are_written_once() -> None:
     assert all(field.description for field in Options.model_fields.values())
 
 
-@pytest.mark.parametrize("module", ["tlt_prune", "tlt_prune.specs", "tlt_prune.cli.prune"])
+@pytest.mark.parametrize("module", ["tlt_prune", "tlt_prune.config.specs", "tlt_prune.cli.prune"])
 def test_importing_loads_no_framework(module: str) -> None:
     code = f"import sys, {module}; print([m for m in ('tensorflow', 'keras', 'torch', 'jax') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

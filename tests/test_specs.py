@@ -8,9 +8,9 @@ import pydantic
 import pytest
 import yaml
 
+from tlt_prune.config.options import Options
+from tlt_prune.config.specs import Spec, load_spec, spec_from_dict, to_yaml
 from tlt_prune.errors import SpecError
-from tlt_prune.options import Options
-from tlt_prune.specs import Spec, load_spec, spec_from_dict, to_yaml
 
 SPECS = sorted((pathlib.Path(__file__).resolve().parent.parent / "specs").glob("*.yaml"))
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from tlt_prune.config.specs import spec_from_dict
 from tlt_prune.errors import SpecError
-from tlt_prune.specs import spec_from_dict
 
 OPTIM = ("lr", "decay", "epsilon", "rho", "beta_1", "beta_2", "momentum", "nesterov")
 # Dotted key -> the value it has in one of them, of all keys in any.

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from tlt_prune import specs
+from tlt_prune.config import specs
+from tlt_prune.config.texts import TextError, json_of, nfc, read_lines, read_text, shown, yaml_of
 from tlt_prune.detection.kitti import parse_labels
 from tlt_prune.detection.reading import load_coco
 from tlt_prune.errors import DataError, PlanError, SpecError, TltPruneError
 from tlt_prune.pruning.plan import PruningPlan
 from tlt_prune.pruning.schedule import StepRecord
-from tlt_prune.texts import TextError, json_of, nfc, read_lines, read_text, shown, yaml_of
 
 
 def refused(call: Any, *errors: type[TltPruneError]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from tlt_prune.registration import register_with_keras
+from tlt_prune.io.registration import register_with_keras
 from tlt_prune.version import VERSION
 
 __version__ = VERSION
@@ -13,11 +13,11 @@ __version__ = VERSION
 register_with_keras()
 
 if TYPE_CHECKING:
-    from tlt_prune import criteria, data, detection, errors, export, models, quantization, specs, training
+    from tlt_prune import config, criteria, data, detection, errors, export, models, quantization, training
+    from tlt_prune.config.options import Options
     from tlt_prune.errors import TltPruneError
     from tlt_prune.graph.call_trace import CallTrace
     from tlt_prune.graph.rules import register_rule
-    from tlt_prune.options import Options
     from tlt_prune.pruning.api import plan_pruning, prune_model
     from tlt_prune.pruning.compensation import Bias, LeastSquares, RecalibrateBatchNorm, recalibrate_batch_norm
     from tlt_prune.pruning.plan import PruningPlan
@@ -29,7 +29,7 @@ _HOMES = {
     "Bias": "tlt_prune.pruning.compensation",
     "CallTrace": "tlt_prune.graph.call_trace",
     "LeastSquares": "tlt_prune.pruning.compensation",
-    "Options": "tlt_prune.options",
+    "Options": "tlt_prune.config.options",
     "PruningPlan": "tlt_prune.pruning.plan",
     "RecalibrateBatchNorm": "tlt_prune.pruning.compensation",
     "Sensitivity": "tlt_prune.pruning.sensitivity",
@@ -43,7 +43,7 @@ _HOMES = {
     "sweep": "tlt_prune.pruning.sweep",
 }
 
-_MODULES = ("criteria", "data", "detection", "errors", "export", "models", "quantization", "specs", "training")
+_MODULES = ("config", "criteria", "data", "detection", "errors", "export", "models", "quantization", "training")
 
 __all__ = [
     "Bias",
@@ -54,6 +54,7 @@ __all__ = [
     "RecalibrateBatchNorm",
     "Sensitivity",
     "TltPruneError",
+    "config",
     "criteria",
     "data",
     "detection",
@@ -67,7 +68,6 @@ __all__ = [
     "recalibrate_batch_norm",
     "register_rule",
     "sensitivity",
-    "specs",
     "sweep",
     "training",
 ]

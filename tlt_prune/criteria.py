@@ -5,21 +5,8 @@ With data: `Taylor(data, loss)`, `Fisher(data, loss)`, `Activation(data)`, `APoZ
 Your own: any function of a `Network`; see `Criterion`.
 """
 
-from tlt_prune.pruning.importance import (
-    FPGM,
-    L1,
-    L2,
-    LAMP,
-    Ablation,
-    Activation,
-    APoZ,
-    BNScale,
-    Fisher,
-    Linf,
-    Random,
-    Taylor,
-)
-from tlt_prune.pruning.importance.network import Criterion, Filters, Network
+from tlt_prune.pruning.criteria import FPGM, L1, L2, LAMP, Ablation, Activation, APoZ, BNScale, Fisher, Linf, Random, Taylor
+from tlt_prune.pruning.criteria.network import Criterion, Filters, Network
 
 __all__ = [
     "FPGM",

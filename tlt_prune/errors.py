@@ -66,7 +66,7 @@ class ExportError(TltPruneError):
 
 
 class QuantizationError(TltPruneError, ValueError):
-    """A model cannot be quantised, or a calibration set or cache is not what it should be."""
+    """A model cannot be quantized, or a calibration set or cache is not what it should be."""
 
 
 def first_line(error: BaseException, limit: int = 300) -> str:

@@ -32,7 +32,7 @@ import pandas as pd
 import tlt_prune
 from tlt_prune import criteria, data
 from tlt_prune.cli.models import picture_format
-from tlt_prune.specs import load_spec
+from tlt_prune.config.specs import load_spec
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TABLE = ROOT / "tools/bench_criteria.csv"
@@ -247,14 +247,14 @@ def draw(table: pd.DataFrame) -> None:
     for (row, share), (column, (network, measure)) in itertools.product(enumerate(MACS), enumerate(panels)):
         axis, part = axes[row, column], table[(table.network == network) & (table.macs == share)]
         order = part[part.compensation == "least squares"].groupby("criterion").accuracy.mean().sort_values().index
-        for offset, (kind, colour) in enumerate(kinds.items()):
+        for offset, (kind, color) in enumerate(kinds.items()):
             of_kind = part[part.compensation == kind].dropna(subset=[measure]).groupby("criterion")[measure]
             if not len(of_kind):
                 continue
             mean, low, high = (getattr(of_kind, f)().reindex(order) for f in ("mean", "min", "max"))
             at = np.arange(len(order)) + 0.2 * (offset - 1.5)
             bars = np.clip(np.array([mean - low, high - mean]), 0, None)
-            axis.bar(at, 100 * mean, 0.2, color=colour, label=kind, yerr=100 * bars, error_kw={"lw": 0.8})
+            axis.bar(at, 100 * mean, 0.2, color=color, label=kind, yerr=100 * bars, error_kw={"lw": 0.8})
         axis.axhline(100 * part.dense.mean(), color="k", lw=0.8, ls=":")
         axis.set_xticks(np.arange(len(order)), order, rotation=40, ha="right", fontsize=8)
         axis.set_title(f"{network}, {share:.0%} of the MACs, {moments[measure]}", fontsize=10, loc="left")

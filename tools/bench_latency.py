@@ -56,15 +56,15 @@ def variants(name: str, folder: pathlib.Path) -> pd.DataFrame:
                 model, macs=share, criterion="Random", granularity=granularity, min_num_filters=granularity
             )
         macs = tlt_prune.plan_pruning(model, ratio=0.01, granularity=1).macs_before if plan is None else plan.macs_after
-        path, quantised = (folder / f"{NETWORKS[name]}_{share:g}_{granularity}_{kind}.onnx" for kind in ("fp32", "int8"))
+        path, quantized = (folder / f"{NETWORKS[name]}_{share:g}_{granularity}_{kind}.onnx" for kind in ("fp32", "int8"))
         if not path.exists():
             export.export_onnx(plan.apply(model) if plan else model, path, x[:1], layout="NCHW", tolerance=1e-3)
         rows.append({"share": share, "granularity": granularity, "precision": "fp32", "macs": macs, "path": path})
         if granularity == 8:
             turned = np.ascontiguousarray(np.transpose(x, (0, 3, 1, 2)))
-            if not quantised.exists():
-                quantization.quantize_onnx(path, quantised, turned, method="min_max", target="onnxruntime")
-            rows.append({**rows[-1], "precision": "int8", "path": quantised})
+            if not quantized.exists():
+                quantization.quantize_onnx(path, quantized, turned, method="min_max", target="onnxruntime")
+            rows.append({**rows[-1], "precision": "int8", "path": quantized})
     return pd.DataFrame(rows)
 
 
@@ -134,11 +134,11 @@ def draw(table: pd.DataFrame) -> None:
 
     part = table[(table.batch == 1) & (table.threads == 1) & (table.granularity == 8)]
     figure, axes = plt.subplots(1, len(NETWORKS), figsize=(13, 4))
-    colours = {"fp32": "#1f77b4", "int8": "#76b900"}
+    colors = {"fp32": "#1f77b4", "int8": "#76b900"}
     for axis, network in zip(axes, NETWORKS, strict=True):
         for (runtime, precision), own in part[part.network == network].groupby(["runtime", "precision"]):
             style = "-" if runtime == "onnxruntime" else "--"
-            axis.plot(own.macs / 1e9, own.ms, style, marker="o", color=colours[str(precision)], label=f"{runtime}, {precision}")
+            axis.plot(own.macs / 1e9, own.ms, style, marker="o", color=colors[str(precision)], label=f"{runtime}, {precision}")
         axis.set_title(f"{network}, batch 1, one thread", fontsize=10, loc="left")
         axis.set_xlabel("MACs, billions")
         axis.set_ylabel("ms")

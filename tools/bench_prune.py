@@ -65,7 +65,7 @@ def compare(name: str, repeat: int) -> dict[str, Any]:
     }
     for action in actions.values():
         action()
-    # In turn, so that a noisy neighbour meets all of them.
+    # In turn, so that a noisy neighbor meets all of them.
     times = {key: [] for key in actions}
     for _ in range(repeat):
         for key, action in actions.items():

@@ -41,7 +41,7 @@ class Same(nn.Module):
 
 
 def convolution(weights: Any, name: str, norm: str, stride: int = 1) -> nn.Sequential:
-    """Keras' convolution `name` and batch normalisation `norm`."""
+    """Keras' convolution `name` and batch normalization `norm`."""
     kernel = torch.tensor(weights[f"{name}/kernel"]).permute(3, 2, 0, 1)
     layer = nn.Conv2d(kernel.shape[1], kernel.shape[0], kernel.shape[2], stride, bias=False)
     layer.weight.data = kernel.contiguous()

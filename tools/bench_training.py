@@ -27,8 +27,8 @@ import pandas as pd
 from bench_criteria import dense, script, trained
 
 from tlt_prune import criteria
+from tlt_prune.config.specs import load_spec
 from tlt_prune.graph.tracer import trace
-from tlt_prune.specs import load_spec
 
 HERE = pathlib.Path(__file__).resolve().parent
 SCRATCH, DECAY = HERE / "bench_scratch.csv", HERE / "bench_decay.csv"

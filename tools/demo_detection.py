@@ -113,7 +113,7 @@ def strip(results: pathlib.Path, path: pathlib.Path, size: int = 256) -> None:
     for y, row in enumerate(rows):
         for x, picture in enumerate(row):
             sheet.paste(picture, (step * x, step * y))
-    # A quarter of the bytes, for a repository; an octree keeps the few pixels that have a colour.
+    # A quarter of the bytes, for a repository; an octree keeps the few pixels that have a color.
     sheet.quantize(128, method=Image.Quantize.FASTOCTREE).save(path)
 
 

@@ -4,7 +4,7 @@
     python tools/draw_targets.py SPEC OUT.png [--pictures 8] [--epoch 0] [KEY=VALUE ...]
 
 SPEC is a spec with task: detection; KEY=VALUE overrides what it says. Look at it before you train: boxes that are shifted,
-missing or of another class, and pictures that nobody could recognise, are seen here first.
+missing or of another class, and pictures that nobody could recognize, are seen here first.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ import tensorflow as tf
 
 from tlt_prune.cli.detecting import COLORS
 from tlt_prune.cli.detection import read
+from tlt_prune.config.specs import load_spec
 from tlt_prune.detection import dataset, experiment
-from tlt_prune.specs import load_spec
 
 
 def main(spec: str, target: pathlib.Path, pictures: int, epoch: int, overrides: list[str]) -> None:
@@ -54,7 +54,7 @@ def main(spec: str, target: pathlib.Path, pictures: int, epoch: int, overrides: 
             if number >= 0:
                 x1, y1, x2, y2 = box
                 masks = number >= len(few.classes)
-                color, name = ("grey", "masks") if masks else (COLORS[number % len(COLORS)], few.classes[number])
+                color, name = ("gray", "masks") if masks else (COLORS[number % len(COLORS)], few.classes[number])
                 upper.add_patch(
                     plt.Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color=color, lw=1, ls=":" if masks else "-")
                 )

@@ -3,11 +3,11 @@
 
     python tools/get_trees.py OUT_DIR [--size 400] [--stride 400] [--keep 0.5]
 
-Source: PyPI package deepforest 2.1.0 (21 MB; MIT licence, Copyright (c) 2019 Ben Weinstein; its four
+Source: PyPI package deepforest 2.1.0 (21 MB; MIT license, Copyright (c) 2019 Ben Weinstein; its four
 scenes are NEON airborne imagery - cite NEON and DeepForest when you publish). 951 boxes: 914 "Tree" in
 three scenes, 28 "Dead" and 9 "Alive" in the fourth. Scenes are cut into SIZE x SIZE tiles (a multiple of
 16). A rest at the right or bottom is left out when narrower than half a tile; else one more tile ends at
-the border and overlaps its neighbour. A box goes into a tile when at least KEEP of its area lies inside;
+the border and overlaps its neighbor. A box goes into a tile when at least KEEP of its area lies inside;
 it is clipped, and KITTI's "truncated" is the share cut off.
 
 OUT_DIR/images/*.png             RGB tiles

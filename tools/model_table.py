@@ -19,7 +19,7 @@ import pandas as pd
 
 from tlt_prune import models
 from tlt_prune.graph.tracer import trace
-from tlt_prune.pruning.costs import costs
+from tlt_prune.pruning.cost.costs import costs
 
 NATIVE = {
     "efficientnet_b1": 240,

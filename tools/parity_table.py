@@ -32,13 +32,13 @@ import pandas as pd
 import tlt_prune
 from tlt_prune import data, export, models, quantization
 from tlt_prune.cli.models import picture_format
+from tlt_prune.config.specs import load_spec
 from tlt_prune.errors import first_line
-from tlt_prune.export.runtime import keras_runner
 from tlt_prune.graph.family import family_of
 from tlt_prune.graph.tracer import trace
-from tlt_prune.parity import relative_difference
-from tlt_prune.pruning.law import random_inputs
-from tlt_prune.specs import load_spec
+from tlt_prune.onnx.parity import relative_difference
+from tlt_prune.onnx.predictor import keras_runner
+from tlt_prune.pruning.rewrite.law import random_inputs
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TABLE = ROOT / "tools/parity_table.csv"
@@ -46,7 +46,7 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests/conformance")]
 
 import applications  # noqa: E402
 import gallery  # noqa: E402
-from helpers import randomise  # noqa: E402
+from helpers import randomize  # noqa: E402
 
 # Whatever the difference is, it is to be seen.
 ANY = float("inf")
@@ -112,7 +112,7 @@ def row_of(kind: str, name: str, model: Any, x: Any) -> dict[str, Any]:
 
 def half_of(build: Callable[[], Any]) -> tuple[Any, Any]:
     keras.utils.set_random_seed(0)
-    model = randomise(build())
+    model = randomize(build())
     pruned = tlt_prune.prune_model(model, ratio=0.5, granularity=1, min_num_filters=1)
     return pruned, keras.tree.flatten(random_inputs(trace(pruned), 0, 16))
 

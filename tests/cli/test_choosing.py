@@ -14,7 +14,7 @@ from scripts import one_line, run
 
 import tlt_prune
 from tlt_prune.graph.tracer import trace
-from tlt_prune.pruning import latency
+from tlt_prune.pruning.cost import latency
 
 SPEC = """
 results_dir: {results}

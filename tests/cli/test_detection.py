@@ -18,8 +18,8 @@ import yaml
 from PIL import Image
 from scripts import one_line, run, start
 
+from tlt_prune.config.specs import load_spec
 from tlt_prune.errors import TltPruneError
-from tlt_prune.specs import load_spec
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 

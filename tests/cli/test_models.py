@@ -8,8 +8,8 @@ import keras
 import pytest
 
 from tlt_prune.cli.models import picture_format, starting_model
+from tlt_prune.config.specs import spec_from_dict
 from tlt_prune.errors import SpecError
-from tlt_prune.specs import spec_from_dict
 
 
 def built(**model: Any) -> keras.Model:

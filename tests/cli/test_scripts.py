@@ -126,7 +126,7 @@ def test_int8_after_training_and_in_training(trained: pathlib.Path, tmp_path: pa
         "train.num_epochs=1",
     )
     out, _ = run("train", "-e", spec, "-o", tmp_path / "qat", *aware)
-    assert "Quantisation-aware: int8 ranges start from 500 training pictures" in out
+    assert "Quantization-aware: int8 ranges start from 500 training pictures" in out
     assert "Next: tlt-export" in out
     out, _ = run("export", "-e", spec, "-m", tmp_path / "qat/model.keras", "-o", tmp_path / "q/aware.onnx", *only)
     assert "int8, trained so" in out

@@ -19,7 +19,7 @@ from scripts import one_line, run
 
 
 def pictures(folder: pathlib.Path, count: int, *, deep: bool = False) -> None:
-    """Three kinds of stripes, in colour or in grey of 16 bits."""
+    """Three kinds of stripes, in color or in gray of 16 bits."""
     rng = np.random.default_rng(count)
     y, x = np.mgrid[:16, :16]
     for name, pattern in {"across": y, "along": x, "slanted": x + y}.items():
@@ -27,11 +27,11 @@ def pictures(folder: pathlib.Path, count: int, *, deep: bool = False) -> None:
         for i in range(count):
             stripes = ((pattern + rng.integers(0, 4)) // 2 % 2).astype(float)
             if deep:
-                grey = 20_000 * stripes + rng.uniform(0, 9_000, (16, 16))
-                Image.fromarray(grey.astype(np.uint16)).save(folder / name / f"{i}.png")
+                gray = 20_000 * stripes + rng.uniform(0, 9_000, (16, 16))
+                Image.fromarray(gray.astype(np.uint16)).save(folder / name / f"{i}.png")
             else:
-                colours = 150 * stripes[..., None] + rng.uniform(0, 90, (16, 16, 3))
-                Image.fromarray(colours.astype(np.uint8)).save(folder / name / f"{i}.png")
+                colors = 150 * stripes[..., None] + rng.uniform(0, 90, (16, 16, 3))
+                Image.fromarray(colors.astype(np.uint8)).save(folder / name / f"{i}.png")
 
 
 def written(path: pathlib.Path, spec: dict[str, Any]) -> pathlib.Path:

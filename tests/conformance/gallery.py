@@ -220,7 +220,7 @@ def einsum_dense_sums_an_axis_out(g: Any) -> Any:
 
 @case(keras3=True)
 def embedding_from_a_matrix(g: Any) -> Any:
-    """An initialiser that holds an array must be cut too, or the saved model cannot be loaded."""
+    """An initializer that holds an array must be cut too, or the saved model cannot be loaded."""
     x = g.Input((6,), dtype="int32")
     table = np.random.default_rng(0).standard_normal((20, 16)).astype("float32")
     y = keras.layers.Embedding(20, 16, embeddings_initializer=keras.initializers.Constant(table))(x)
@@ -235,7 +235,7 @@ def embedding(g: Any) -> Any:
     return head(g, x, g.layers.Conv1D(8, 3)(y))
 
 
-# --- normalisation and parameters a channel ---
+# --- normalization and parameters a channel ---
 
 
 @case()

@@ -1,4 +1,4 @@
-"""The recorded behaviour of the Transfer Learning Toolkit, as Keras 3 models and expectations.
+"""The recorded behavior of the Transfer Learning Toolkit, as Keras 3 models and expectations.
 
 tests/data/tao_golden/README.md says how it was recorded and what rule it follows.
 """

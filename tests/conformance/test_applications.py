@@ -9,12 +9,12 @@ import keras
 import numpy as np
 import pytest
 from applications import FAMILIES, NAMES
-from helpers import assert_law, assert_met_to_within_one_step, randomise
-from renormalised import keep_of, reference
+from helpers import assert_law, assert_met_to_within_one_step, randomize
+from renormalized import keep_of, reference
 
 import tlt_prune
 from tlt_prune.graph.tracer import trace
-from tlt_prune.pruning.law import random_inputs, relative_error
+from tlt_prune.pruning.rewrite.law import random_inputs, relative_error
 
 SIZES = {"InceptionV3": 75, "InceptionResNetV2": 75, "Xception": 71}
 
@@ -36,7 +36,7 @@ def test_half_of_the_channels(name: str) -> None:
     # A head of its own: several models insist on 1,000 classes or larger pictures with theirs.
     body = getattr(keras.applications, name)(weights=None, include_top=False, input_shape=(size, size, 3))
     pooled = keras.layers.GlobalAveragePooling2D(name="pool")(body.output)
-    model = randomise(keras.Model(body.input, keras.layers.Dense(10, name="head")(pooled), name=name))
+    model = randomize(keras.Model(body.input, keras.layers.Dense(10, name="head")(pooled), name=name))
     for ranking in ("local", "global"):
         assert assert_met_to_within_one_step(model, "macs", 0.5, ranking=ranking, granularity=8, min_num_filters=8)
     plan = tlt_prune.plan_pruning(model, ratio=0.5, granularity=8, min_num_filters=8)

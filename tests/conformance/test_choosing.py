@@ -6,13 +6,13 @@ import gallery
 import keras
 import numpy as np
 import pytest
-from helpers import assert_met_to_within_one_step, randomise
+from helpers import assert_met_to_within_one_step, randomize
 
 import tlt_prune
 from tlt_prune.graph.tracer import trace
 from tlt_prune.pruning.batches import Batches
-from tlt_prune.pruning.costs import costs
-from tlt_prune.pruning.law import random_inputs
+from tlt_prune.pruning.cost.costs import costs
+from tlt_prune.pruning.rewrite.law import random_inputs
 from tlt_prune.pruning.walk import Walk
 
 ALL = {**gallery.EXACT, **gallery.APPROXIMATE}
@@ -20,7 +20,7 @@ ALL = {**gallery.EXACT, **gallery.APPROXIMATE}
 
 @pytest.mark.parametrize("name", ALL)
 def test_every_piece(name: str) -> None:
-    model = randomise(ALL[name](keras))
+    model = randomize(ALL[name](keras))
     channels = trace(model)
     before = [w.copy() for w in model.get_weights()]
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tf_keras
-from helpers import randomise
+from helpers import randomize
 
 import tlt_prune
 from tlt_prune import criteria
@@ -24,7 +24,7 @@ def net() -> Any:
     z = tf_keras.layers.Conv2D(16, 3, padding="same", name="b")(y)
     y = tf_keras.layers.Conv2D(8, 3, name="c")(tf_keras.layers.Add()([y, z]))
     y = tf_keras.layers.Dense(3, activation="softmax", name="head")(tf_keras.layers.GlobalAveragePooling2D()(y))
-    return randomise(tf_keras.Model(x, y))
+    return randomize(tf_keras.Model(x, y))
 
 
 @pytest.mark.parametrize(
@@ -54,11 +54,11 @@ def test_compensation_brings_the_outputs_nearer(kind: str) -> None:
         "least squares": tlt_prune.LeastSquares(X),
         "batch norm": tlt_prune.RecalibrateBatchNorm(X),
     }[kind]
-    # The statistics of the data, so that what batch normalisation says of its channels is true.
+    # The statistics of the data, so that what batch normalization says of its channels is true.
     tlt_prune.recalibrate_batch_norm(model, X)
     plan = tlt_prune.plan_pruning(model, ratio=0.5, granularity=4, min_num_filters=4)
     plain, compensated = plan.apply(model), plan.apply(model, compensation=compensation)
     expected = np.log(model.predict(X, verbose=0))
     before, after = (np.abs(np.log(m.predict(X, verbose=0)) - expected).mean() for m in (plain, compensated))
-    # Its one batch normalisation comes before anything that is removed.
+    # Its one batch normalization comes before anything that is removed.
     assert after < before if kind != "batch norm" else after == pytest.approx(before, rel=1e-3)

@@ -8,13 +8,13 @@ import gallery
 import keras
 import onnx
 import pytest
-from helpers import randomise
+from helpers import randomize
 
 import tlt_prune
 from tlt_prune import export
 from tlt_prune.errors import ExportError
 from tlt_prune.graph.tracer import trace
-from tlt_prune.pruning.law import random_inputs
+from tlt_prune.pruning.rewrite.law import random_inputs
 
 # What a converter gets wrong is said, and nothing written.
 REFUSED = {
@@ -27,7 +27,7 @@ NAMES = [name for name in (*gallery.EXACT, *gallery.APPROXIMATE) if name not in 
 @pytest.mark.parametrize("name", NAMES)
 def test_onnx_computes_what_keras_does(name: str, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture) -> None:
     model = tlt_prune.prune_model(
-        randomise({**gallery.EXACT, **gallery.APPROXIMATE}[name](keras)), ratio=0.5, granularity=1, min_num_filters=1
+        randomize({**gallery.EXACT, **gallery.APPROXIMATE}[name](keras)), ratio=0.5, granularity=1, min_num_filters=1
     )
     inputs = keras.tree.flatten(random_inputs(trace(model), 0, 2))
     assert export.export_onnx(model, tmp_path / "m.onnx", inputs) < 1e-4
@@ -40,7 +40,7 @@ def test_onnx_computes_what_keras_does(name: str, tmp_path: pathlib.Path, caplog
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_exported_is_said(name: str, tmp_path: pathlib.Path) -> None:
-    model = randomise(gallery.EXACT[name](keras))
+    model = randomize(gallery.EXACT[name](keras))
     inputs = keras.tree.flatten(random_inputs(trace(model), 0, 2))
     with pytest.raises(ExportError, match=REFUSED[name]):
         export.export_onnx(model, tmp_path / "m.onnx", inputs)

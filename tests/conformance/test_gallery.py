@@ -10,12 +10,12 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
-import renormalised
-from helpers import assert_independent, assert_law, assert_same_after_reload, randomise
+import renormalized
+from helpers import assert_independent, assert_law, assert_same_after_reload, randomize
 
 import tlt_prune
 from tlt_prune.graph.tracer import trace
-from tlt_prune.pruning.law import check_law, random_inputs, relative_error, zeroed_reference
+from tlt_prune.pruning.rewrite.law import check_law, random_inputs, relative_error, zeroed_reference
 
 ALL = {**gallery.EXACT, **gallery.APPROXIMATE}
 
@@ -41,7 +41,7 @@ def test_law_in_tf_keras(name: str) -> None:
 
 
 def check(model: Any, name: str) -> None:
-    randomise(model)
+    randomize(model)
     plan = plan_of(model)
     assert plan.removed, "the case must prune something"
     assert not plan.unknown
@@ -63,7 +63,7 @@ def check(model: Any, name: str) -> None:
 def test_approximate_cases_are_marked_and_still_whole(name: str, family: str) -> None:
     if family == "tf_keras" and name in gallery.KERAS3:
         pytest.skip("not in tf_keras")
-    model = randomise(gallery.APPROXIMATE[name](keras if family == "keras" else tf_keras()))
+    model = randomize(gallery.APPROXIMATE[name](keras if family == "keras" else tf_keras()))
     plan = plan_of(model)
     assert plan.removed
     assert "approximate" in " ".join(plan.to_frame()["note"])
@@ -90,7 +90,7 @@ KINDS = {
 @pytest.mark.parametrize("name", gallery.APPROXIMATE)
 def test_approximate_cases_are_exact_over_what_is_retained(name: str) -> None:
     """With the statistics taken over the retained channels in both, the law holds."""
-    model = randomise(gallery.APPROXIMATE[name](keras))
+    model = randomize(gallery.APPROXIMATE[name](keras))
     plan = plan_of(model)
     channels = trace(model)
     alive = plan.alive(channels)
@@ -99,9 +99,9 @@ def test_approximate_cases_are_exact_over_what_is_retained(name: str) -> None:
     first_conv = next(x for x in model.layers if isinstance(x, keras.layers.Conv2D))
     keep = np.isin(np.arange(first_conv.filters), plan.kept[first_conv.name])
     inputs = random_inputs(channels, 0, 2)
-    expected = np.asarray(renormalised.reference(channels, alive, pruned, {layer.name: keep})(inputs), np.float64)
+    expected = np.asarray(renormalized.reference(channels, alive, pruned, {layer.name: keep})(inputs), np.float64)
     assert relative_error(expected, np.asarray(pruned(inputs), np.float64)) < 1e-5
-    # And it is the statistics alone: without renormalisation the two differ.
+    # And it is the statistics alone: without renormalization the two differ.
     plain = np.asarray(zeroed_reference(channels, alive)(inputs), np.float64)
     assert relative_error(plain, np.asarray(pruned(inputs), np.float64)) > 1e-4
 

@@ -7,15 +7,15 @@ import os
 import keras
 import numpy as np
 import pytest
-from helpers import assert_same_after_reload, randomise
+from helpers import assert_same_after_reload, randomize
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from random_graphs import models
-from renormalised import keep_of, reference
+from renormalized import keep_of, reference
 
 import tlt_prune
 from tlt_prune.graph.tracer import trace
-from tlt_prune.pruning.law import check_law, random_inputs, relative_error
+from tlt_prune.pruning.rewrite.law import check_law, random_inputs, relative_error
 
 NORMALISING = (keras.layers.LayerNormalization, keras.layers.RMSNormalization, keras.layers.GroupNormalization)
 # Layers that hold others in a list, and models two wrappers deep.
@@ -34,10 +34,10 @@ SEED = os.environ.get("TLT_PRUNE_FUZZ_SEED")
 )
 @(seed(int(SEED)) if SEED is not None else lambda test: test)
 @given(models(), st.sampled_from([0.3, 0.5, 0.8]), st.sampled_from([1, 2, 4]), st.booleans())
-# Keras draws the seeds of initialisers and dropout from the `random` module while layers are built.
+# Keras draws the seeds of initializers and dropout from the `random` module while layers are built.
 @pytest.mark.filterwarnings("ignore:Do not use the `random` module")
 def test_random_graph(model: keras.Model, ratio: float, granularity: int, reload: bool) -> None:
-    randomise(model)
+    randomize(model)
     plan = tlt_prune.plan_pruning(model, ratio=ratio, granularity=granularity, min_num_filters=1)
     assert set(plan.unknown.values()) <= WITHOUT_A_RULE
     pruned = plan.apply(model)

@@ -11,7 +11,7 @@ import golden
 import keras
 import numpy as np
 import pytest
-from helpers import assert_law, randomise
+from helpers import assert_law, randomize
 
 import tlt_prune
 from tlt_prune import models
@@ -143,7 +143,7 @@ def test_what_the_toolkit_refuses_works_here(name: str) -> None:
         model = models.build("shufflenet", (64, 64, 3), 10, groups=groups)
     else:
         model = models.build(name.partition("_head")[0].partition("_channels")[0], (64, 64, 3), data_format="channels_last")
-    randomise(model)
+    randomize(model)
     inputs = np.random.default_rng(0).standard_normal((2, 64, 64, 3)).astype("float32")
     outputs = np.asarray(model(inputs), np.float64)
     assert outputs.shape == (2, *model.output_shape[1:])

@@ -13,12 +13,12 @@ import golden
 import keras
 import numpy as np
 import pytest
-from helpers import assert_law, randomise
+from helpers import assert_law, randomize
 
 import tlt_prune
+from tlt_prune.config.options import Options
 from tlt_prune.graph.tracer import ChannelGraph, trace
-from tlt_prune.options import Options
-from tlt_prune.pruning.select import select
+from tlt_prune.pruning.select.select import select
 
 # model -> (layers concerned, why ours differ)
 DEVIATIONS = {
@@ -113,7 +113,7 @@ REFUSED = sorted({name for name, i in RUNS if golden.load(f"prune/{name}.json.gz
 @pytest.mark.parametrize("name", REFUSED)
 def test_where_the_toolkit_refuses_the_law_holds(name: str) -> None:
     run = golden.load(f"prune/{name}.json.gz")["runs"][0]
-    model = randomise(golden.build_model(small(golden.load(f"models/{name}.json.gz"))))
+    model = randomize(golden.build_model(small(golden.load(f"models/{name}.json.gz"))))
     plan = tlt_prune.plan_pruning(model, ratio=0.5, excluded_layers=run["args"]["excluded_layers"])
     assert plan.params_after < 0.6 * plan.params_before
     assert_law(model, plan, plan.apply(model), tolerance=2e-5)

@@ -7,7 +7,7 @@ import warnings
 
 import numpy as np
 import pytest
-from helpers import assert_law, randomise
+from helpers import assert_law, randomize
 
 import tlt_prune
 
@@ -18,7 +18,7 @@ def test_half_of_the_channels(name: str) -> None:
 
     model = getattr(tf_keras.applications, name)(weights=None, include_top=False, input_shape=(32, 32, 3), pooling="avg")
     head = tf_keras.layers.Dense(5, name="head")(model.output)
-    model = randomise(tf_keras.Model(model.input, head))
+    model = randomize(tf_keras.Model(model.input, head))
     plan = tlt_prune.plan_pruning(model, ratio=0.5, min_num_filters=8)
     assert plan.params_after < 0.4 * plan.params_before
     assert not plan.unknown
@@ -41,7 +41,7 @@ def test_an_old_file(tmp_path: pathlib.Path) -> None:
         ]
     )
     model.compile("sgd", "categorical_crossentropy", metrics=["accuracy"])
-    randomise(model)
+    randomize(model)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "You are saving your model as an HDF5 file")
         model.save(tmp_path / "old.h5")

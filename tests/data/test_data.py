@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from tlt_prune import data
+from tlt_prune.config.specs import Augmentation, Dataset
 from tlt_prune.data import sources
 from tlt_prune.data.pipeline import preprocess
 from tlt_prune.errors import DataError
-from tlt_prune.specs import Augmentation, Dataset
 
 FORM = data.PictureFormat(8, 8, 3)
 

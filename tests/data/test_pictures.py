@@ -160,7 +160,7 @@ def folder(path: pathlib.Path, names: list[str]) -> pathlib.Path:
 
 
 def test_class_folders_are_compared_as_people_write_them(tmp_path: pathlib.Path) -> None:
-    from tlt_prune.specs import Dataset
+    from tlt_prune.config.specs import Dataset
 
     train = folder(tmp_path / "train", ["ve\u0301lo", "auto"])
     val = folder(tmp_path / "val", ["v\u00e9lo"])
@@ -191,7 +191,7 @@ LABELS: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", LABELS)
 def test_labels_of_npz_files(name: str, tmp_path: pathlib.Path) -> None:
-    from tlt_prune.specs import Dataset
+    from tlt_prune.config.specs import Dataset
 
     images = np.zeros((2, 4, 4), np.uint8)
     np.savez(tmp_path / "x.npz", x_train=images, y_train=LABELS[name], x_test=images, y_test=LABELS[name])
@@ -200,8 +200,8 @@ def test_labels_of_npz_files(name: str, tmp_path: pathlib.Path) -> None:
 
 
 def test_npz_files_that_are_none(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tlt_prune import memory
-    from tlt_prune.specs import Dataset
+    from tlt_prune.config.specs import Dataset
+    from tlt_prune.io import memory
 
     def load(name: str) -> Any:
         return data.load_splits(Dataset(train_dataset_path=str(tmp_path / name)), data.PictureFormat(4, 4, 1))

@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 import onnx
 import pytest
-from helpers import randomise
+from helpers import randomize
 
 from tlt_prune import export, models
 from tlt_prune.detection.decoded import with_decoding
@@ -18,7 +18,7 @@ from tlt_prune.detection.geometry import Grid
 @pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
 def test_with_decoding(data_format: str, tmp_path: pathlib.Path) -> None:
     first = data_format == "channels_first"
-    model = randomise(models.build("detectnet_v2_resnet10", (48, 80, 3), 2, width=0.25, data_format=data_format))
+    model = randomize(models.build("detectnet_v2_resnet10", (48, 80, 3), 2, width=0.25, data_format=data_format))
     grid = Grid(80, 48, 5, 3, 12.0, 3.0)
     decoded = with_decoding(model, grid, first)
     x = np.random.default_rng(0).standard_normal((3, *model.input_shape[1:])).astype("float32")

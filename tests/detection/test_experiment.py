@@ -10,9 +10,9 @@ import pytest
 import yaml
 from golden_detection import cases, load
 
+from tlt_prune.config.specs import EXPERIMENT, read_yaml
 from tlt_prune.detection import experiment
 from tlt_prune.errors import SpecError
-from tlt_prune.specs import EXPERIMENT, read_yaml
 
 GOLDEN = load("spec_cases.json.gz")
 CASES = cases("spec_cases.json.gz")

@@ -1,4 +1,4 @@
-"""The rasteriser against the toolkit's own, and its rules one by one."""
+"""The rasterizer against the toolkit's own, and its rules one by one."""
 
 from __future__ import annotations
 

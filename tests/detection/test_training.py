@@ -21,7 +21,7 @@ CASES = cases("training.json.gz")
 
 
 def network(case: Any) -> keras.Model:
-    """A convolution, batch normalisation where the case has it, and the two heads; channels last."""
+    """A convolution, batch normalization where the case has it, and the two heads; channels last."""
     kinds = {"L1": keras.regularizers.L1, "L2": keras.regularizers.L2}
     regularizer = kinds[case["regularizer"]["type"]](case["regularizer"]["weight"])
     both = {"kernel_regularizer": regularizer, "bias_regularizer": regularizer}

@@ -9,17 +9,18 @@ import keras
 import numpy as np
 import onnx
 import pytest
-from helpers import INFO, randomise
+from helpers import INFO, randomize
 
 import tlt_prune
-from tlt_prune import export, model_info, models
+from tlt_prune import export, models
 from tlt_prune.errors import ExportError, NotReplacedError, SpecError
+from tlt_prune.io import model_info
 
 
 @pytest.fixture(scope="module", params=["channels_last", "channels_first"])
 def model(request: pytest.FixtureRequest) -> keras.Model:
     keras.utils.set_random_seed(0)
-    dense = randomise(models.build("resnet10", (36, 36, 3), 5, width=0.125, data_format=request.param))
+    dense = randomize(models.build("resnet10", (36, 36, 3), 5, width=0.125, data_format=request.param))
     return tlt_prune.prune_model(dense, ratio=0.5, granularity=4, min_num_filters=4)
 
 
@@ -57,7 +58,7 @@ def test_depthwise_batch_norm_is_folded(tmp_path: pathlib.Path) -> None:
     y = keras.layers.ReLU()(keras.layers.BatchNormalization()(y))
     y = keras.layers.DepthwiseConv2D(3, use_bias=False)(y)
     y = keras.layers.ReLU()(keras.layers.BatchNormalization()(y))
-    net = randomise(keras.Model(x, keras.layers.Dense(2, name="out")(keras.layers.GlobalAveragePooling2D()(y))))
+    net = randomize(keras.Model(x, keras.layers.Dense(2, name="out")(keras.layers.GlobalAveragePooling2D()(y))))
     export.export_onnx(net, tmp_path / "m.onnx", samples(net))
     kinds = [node.op_type for node in onnx.load(tmp_path / "m.onnx").graph.node]
     assert kinds.count("Conv") == 2
@@ -144,13 +145,13 @@ def test_what_belongs_to_a_model_travels_with_every_file(model: keras.Model, tmp
 
 
 def test_nodes_are_called_as_layers(tmp_path: pathlib.Path) -> None:
-    net = randomise(models.build("efficientnet_b0", (32, 32, 3), 4, width=0.25))
+    net = randomize(models.build("efficientnet_b0", (32, 32, 3), 4, width=0.25))
     export.export_onnx(net, tmp_path / "m.onnx", samples(net), tolerance=1e-3)
     graph = onnx.load(tmp_path / "m.onnx").graph
     convolutions = [node for node in graph.node if node.op_type == "Conv"]
     named = {node.name: node for node in convolutions}
     assert {x.name for x in net.layers if type(x) is keras.layers.Conv2D} <= set(named)
-    # A depthwise one is called by itself, or by the normalisation folded into it.
+    # A depthwise one is called by itself, or by the normalization folded into it.
     others = [x.name for x in net.layers if isinstance(x, keras.layers.DepthwiseConv2D)]
     assert all((name in named) != (name.replace("_dwconv", "_bn") in named) for name in others)
     assert len(named) == len(convolutions)
@@ -322,7 +323,7 @@ def test_a_saved_model_takes_pictures_as_they_are(tmp_path: pathlib.Path) -> Non
 
     from tlt_prune.export.saved_model import Pictures
 
-    net = randomise(models.build("resnet10", (16, 16, 3), 4, width=0.125))
+    net = randomize(models.build("resnet10", (16, 16, 3), 4, width=0.125))
     prepare = Pictures(3, "uint8", lambda x: tf.image.resize(tf.cast(x, tf.float32), (16, 16)) / 255)
     export.export_saved_model(net, tmp_path / "saved", samples(net), pictures=prepare)
     served = tf.saved_model.load(str(tmp_path / "saved")).signatures["serve_pictures"]

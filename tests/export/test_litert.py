@@ -7,16 +7,16 @@ import pathlib
 import keras
 import numpy as np
 import pytest
-from helpers import INFO, randomise
+from helpers import INFO, randomize
 
 from tlt_prune import export, models, prune_model
 from tlt_prune.errors import ExportError, QuantizationError
-from tlt_prune.quantization import quantisation_aware, train_for_litert
+from tlt_prune.quantization import quantization_aware, train_for_litert
 
 
 @pytest.fixture(scope="module")
 def model() -> keras.Model:
-    return prune_model(randomise(models.build("resnet10", (16, 16, 3), 4, width=0.5)), ratio=0.5)
+    return prune_model(randomize(models.build("resnet10", (16, 16, 3), 4, width=0.5)), ratio=0.5)
 
 
 def pictures(model: keras.Model, count: int) -> np.ndarray:
@@ -32,7 +32,7 @@ def test_precisions(model: keras.Model, tmp_path: pathlib.Path, precision: str) 
     assert read.kind == "litert"
     assert read.info == INFO
     assert read.input_shapes == {"input_1": (None, 16, 16, 3)}
-    # Batch normalisation is folded: two numbers a channel become one.
+    # Batch normalization is folded: two numbers a channel become one.
     folded = sum(x.count_params() for x in model.layers if not isinstance(x, keras.layers.BatchNormalization))
     assert folded <= read.params <= folded + 200
     size = {"float32": 4, "float16": 2, "int8": 1}[precision]
@@ -62,14 +62,14 @@ def test_several_inputs_and_outputs(tmp_path: pathlib.Path) -> None:
             np.testing.assert_allclose(received, wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_trained_with_quantisation(tmp_path: pathlib.Path) -> None:
+def test_trained_with_quantization(tmp_path: pathlib.Path) -> None:
     import tensorflow as tf
 
     keras.utils.set_random_seed(0)
     image = keras.Input((16, 16, 3), name="image")
     y = keras.layers.ReLU()(keras.layers.BatchNormalization()(keras.layers.Conv2D(8, 3, use_bias=False)(image)))
     y = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(8, 3, activation="relu")(y))
-    model = randomise(keras.Model(image, keras.layers.Dense(4, activation="softmax")(y)))
+    model = randomize(keras.Model(image, keras.layers.Dense(4, activation="softmax")(y)))
     before = [np.array(w) for w in model.get_weights()]
     x, y = pictures(model, 64), np.eye(4, dtype="float32")[np.arange(64) % 4]
     aware = train_for_litert(model, tf.data.Dataset.from_tensor_slices((x, y)).batch(16), epochs=2)
@@ -92,16 +92,16 @@ def test_bad_input(model: keras.Model, tmp_path: pathlib.Path) -> None:
         with pytest.raises(ExportError, match=message):
             export.export_litert(model, path, x, **options)  # type: ignore[arg-type]
     with pytest.raises(ExportError, match=r"symmetric int8 of TensorRT and onnxruntime \(train.qat\)"):
-        export.export_litert(quantisation_aware(model, [x]), path, x)
+        export.export_litert(quantization_aware(model, [x]), path, x)
     assert list(tmp_path.iterdir()) == []
     path.write_bytes(b"nothing")
     with pytest.raises(ExportError, match="as LiteRT"):
         export.load_predictor(path)
 
 
-def test_what_model_optimization_cannot_quantise() -> None:
+def test_what_model_optimization_cannot_quantize() -> None:
     x = keras.Input((8, 8, 4))
-    with pytest.raises(QuantizationError, match="cannot quantise"):
+    with pytest.raises(QuantizationError, match="cannot quantize"):
         train_for_litert(keras.Model(x, keras.layers.Conv3D(2, 1)(keras.layers.Reshape((8, 8, 4, 1))(x))), None)
 
 

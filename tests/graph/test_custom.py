@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from helpers import around, assert_law, randomise
+from helpers import around, assert_law, randomize
 
 import tlt_prune
 from tlt_prune.errors import RuleError
@@ -56,7 +56,7 @@ def test_an_unknown_layer_freezes_and_is_named() -> None:
 def test_an_unknown_layer_in_a_wrapper_is_named() -> None:
     x = keras.Input((5, 6))
     y = keras.layers.TimeDistributed(Scale(), name="steps")(keras.layers.Dense(12, name="before")(x))
-    model = randomise(keras.Model(x, keras.layers.Dense(2)(keras.layers.Dense(8)(y))))
+    model = randomize(keras.Model(x, keras.layers.Dense(2)(keras.layers.Dense(8)(y))))
     plan = plan_of(model)
     assert dict(plan.unknown) == {"steps": "Scale"}
     assert plan.to_frame().loc["before", "note"] == "frozen: unknown layer Scale 'steps'"
@@ -158,15 +158,15 @@ def test_a_layer_as_an_activation_is_not_taken_for_a_function() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Layer InputLayer does not have a `quantize` method")
-def test_a_quantised_layer_is_kept_as_it_is() -> None:
+def test_a_quantized_layer_is_kept_as_it_is() -> None:
     x = keras.Input((16,))
     y = keras.layers.Dense(24, name="free")(keras.layers.Dense(32, name="before")(x))
-    quantised = keras.layers.Dense(20, name="quantised")
-    y = keras.layers.Dense(12, name="after")(quantised(y))
-    model = randomise(keras.Model(x, keras.layers.Dense(2)(y)))
-    quantised.quantize("int8")
+    quantized = keras.layers.Dense(20, name="quantized")
+    y = keras.layers.Dense(12, name="after")(quantized(y))
+    model = randomize(keras.Model(x, keras.layers.Dense(2)(y)))
+    quantized.quantize("int8")
     plan = plan_of(model)
-    assert plan.to_frame().loc["free", "note"] == "frozen: 'quantised' is quantised to int8: prune first, then quantise"
+    assert plan.to_frame().loc["free", "note"] == "frozen: 'quantized' is quantized to int8: prune first, then quantize"
     assert [len(plan.kept[name]) for name in ("before", "free", "after")] == [16, 24, 6]
     assert_law(model, plan, plan.apply(model))
 
@@ -175,7 +175,7 @@ def test_a_layer_with_low_rank_adapters_is_kept_as_it_is() -> None:
     x = keras.Input((16,))
     adapted = keras.layers.Dense(24, name="adapted")
     y = keras.layers.Dense(12, name="after")(adapted(keras.layers.Dense(32, name="before")(x)))
-    model = randomise(keras.Model(x, keras.layers.Dense(2)(y)))
+    model = randomize(keras.Model(x, keras.layers.Dense(2)(y)))
     adapted.enable_lora(4)
     adapted.set_weights([np.random.default_rng(0).standard_normal(w.shape) for w in adapted.get_weights()])
     plan = plan_of(model)
@@ -227,7 +227,7 @@ def test_a_rule_with_a_kernel_of_its_own() -> None:
 
     x = keras.Input((9, 6))
     y = PatchProjection(16, name="patches")(keras.layers.Dense(12, name="before")(x))
-    model = randomise(keras.Model(x, keras.layers.Dense(2)(keras.layers.ReLU()(y))))
+    model = randomize(keras.Model(x, keras.layers.Dense(2)(keras.layers.ReLU()(y))))
     with rules.scoped():
 
         @tlt_prune.register_rule(PatchProjection)

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from helpers import assert_law, randomise
+from helpers import assert_law, randomize
 from keras import ops
 
 import tlt_prune
@@ -133,7 +133,7 @@ def model_of(branches: dict[str, list[Branch]]) -> keras.Model:
             # A convolution each: what one operation freezes is not blamed on another.
             y = keras.layers.Conv2D(8, 3, padding="same", activation="sigmoid")(x)
             outputs += [keras.layers.Dense(2)(pooled(part)) for part in keras.tree.flatten(branch(y))]
-    return randomise(keras.Model(x, outputs))
+    return randomize(keras.Model(x, outputs))
 
 
 @pytest.mark.parametrize("group", GROUPS)
@@ -174,7 +174,7 @@ def test_a_product_of_channels_on_different_axes() -> None:
     x, z = keras.Input((6, 5)), keras.Input((8, 5))
     a = ops.transpose(keras.layers.Dense(8, name="a")(x), (0, 2, 1))
     y = ops.einsum("bxz,bxz->bx", a, keras.layers.Dense(6, name="b")(z))
-    model = randomise(keras.Model([x, z], keras.layers.Dense(3)(keras.layers.Dense(10, name="c")(y))))
+    model = randomize(keras.Model([x, z], keras.layers.Dense(3)(keras.layers.Dense(10, name="c")(y))))
     plan = tlt_prune.plan_pruning(model, ratio=0.5, min_num_filters=1, granularity=1)
     assert [len(plan.kept[name]) for name in "abc"] == [8, 6, 5]
     assert "multiplied with a tensor whose channels lie on another axis" in plan.to_frame().loc["a", "note"]
@@ -189,7 +189,7 @@ class Gate(keras.layers.Layer):
 def test_further_tensors_freeze_instead_of_crashing() -> None:
     x = keras.Input((6, 6, 3))
     y, z = (keras.layers.Conv2D(8, 3, padding="same", name=name)(x) for name in "yz")
-    model = randomise(keras.Model(x, keras.layers.Conv2D(2, 1)(Gate(name="gate")(y, gate=z))))
+    model = randomize(keras.Model(x, keras.layers.Conv2D(2, 1)(Gate(name="gate")(y, gate=z))))
     with rules.scoped():
         tlt_prune.register_rule(Gate)(lambda call, x: x)
         plan = tlt_prune.plan_pruning(model, ratio=0.5, min_num_filters=1, granularity=1)
@@ -310,7 +310,7 @@ def test_tensorflow_functions(group: str) -> None:
         y = tf_keras.layers.Conv2D(8, 3, padding="same", activation="sigmoid")(x)
         for part in keras.tree.flatten(branch(y)):
             outputs.append(tf_keras.layers.Dense(2)(tf_keras.layers.Flatten()(tf.cast(part, tf.float32))))
-    model = randomise(tf_keras.Model(x, outputs))
+    model = randomize(tf_keras.Model(x, outputs))
     plan = tlt_prune.plan_pruning(model, ratio=0.5, granularity=1, min_num_filters=1)
     assert not plan.unknown
     if group == "product":
@@ -345,7 +345,7 @@ def test_the_batch_size_is_harmless_and_the_number_of_channels_is_not() -> None:
     y = tf_keras.layers.Dense(4)(tf.reshape(a, [batch, 36, 8]))
     z = tf_keras.layers.Dense(4)(b) / channels
     outputs = [tf_keras.layers.Dense(2)(y), tf_keras.layers.Dense(2)(z)]
-    model = randomise(tf_keras.Model(x, outputs))
+    model = randomize(tf_keras.Model(x, outputs))
     plan = tlt_prune.plan_pruning(model, ratio=0.5, granularity=1, min_num_filters=1)
     assert not plan.unknown
     assert (len(plan.kept["a"]), len(plan.kept["b"])) == (4, 8)

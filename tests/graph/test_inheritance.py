@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from helpers import around, assert_law, randomise
+from helpers import around, assert_law, randomize
 from keras import ops
 
 import tlt_prune
@@ -18,8 +18,8 @@ def plan_of(model: keras.Model, **options: Any) -> Any:
     return tlt_prune.plan_pruning(model, ratio=0.5, granularity=1, min_num_filters=1, **options)
 
 
-class WeightStandardised(keras.layers.Conv2D):
-    """Overrides what `call` calls: its kernel is normalised over the incoming channels."""
+class WeightStandardized(keras.layers.Conv2D):
+    """Overrides what `call` calls: its kernel is normalized over the incoming channels."""
 
     def convolution_op(self, inputs: Any, kernel: Any) -> Any:
         mean = ops.mean(kernel, axis=(0, 1, 2), keepdims=True)
@@ -32,7 +32,7 @@ class KernelProperty(keras.layers.Dense):
         return ops.softmax(self._kernel, axis=0)
 
 
-class Centred(keras.layers.BatchNormalization):
+class Centered(keras.layers.BatchNormalization):
     def _moments(self, inputs: Any, mask: Any) -> Any:
         return super()._moments(inputs, mask)
 
@@ -46,9 +46,9 @@ class Called(keras.layers.ReLU):
 @pytest.mark.parametrize(
     "layer",
     [
-        lambda: WeightStandardised(12, 3, name="own"),
+        lambda: WeightStandardized(12, 3, name="own"),
         lambda: KernelProperty(12, name="own"),
-        lambda: Centred(name="own"),
+        lambda: Centered(name="own"),
     ],
 )
 def test_a_subclass_that_overrides_what_computes_is_unknown(layer: Any) -> None:
@@ -136,7 +136,7 @@ def relu(x: Any) -> Any:
 
 
 @pytest.mark.parametrize("layer", [lambda: keras.layers.Activation(relu), lambda: keras.layers.Conv2D(12, 1, activation=relu)])
-def test_an_activation_is_recognised_by_what_it_is(layer: Any) -> None:
+def test_an_activation_is_recognized_by_what_it_is(layer: Any) -> None:
     model = around(layer())
     plan = plan_of(model)
     frozen = [x for x in plan.layers if "activation 'relu' is not known to be elementwise" in x.note]
@@ -173,7 +173,7 @@ def test_a_users_function_inside_a_wrapper() -> None:
     x = keras.Input((4, 6))
     y = keras.layers.TimeDistributed(keras.layers.Dense(12, activation=relu, name="inner"), name="steps")(x)
     y = keras.layers.TimeDistributed(keras.layers.Dense(10, kernel_regularizer=OwnPenalty()), name="more")(y)
-    model = randomise(keras.Model(x, keras.layers.Dense(2)(y)))
+    model = randomize(keras.Model(x, keras.layers.Dense(2)(y)))
     plan = plan_of(model)
     assert "activation 'relu'" in plan.to_frame().loc["steps", "note"]
     pruned = plan.apply(model)
@@ -184,7 +184,7 @@ def test_a_users_function_inside_a_wrapper() -> None:
 def test_a_users_function_inside_a_recurrent_layer() -> None:
     x = keras.Input((4, 6))
     y = keras.layers.LSTM(12, activation=relu, name="memory")(x)
-    model = randomise(keras.Model(x, keras.layers.Dense(2)(keras.layers.Dense(10)(y))))
+    model = randomize(keras.Model(x, keras.layers.Dense(2)(keras.layers.Dense(10)(y))))
     plan = plan_of(model)
     assert "activation 'relu' is not known" in plan.to_frame().loc["memory", "note"]
     pruned = plan.apply(model)
@@ -227,17 +227,17 @@ def test_a_model_with_a_call_of_its_own_has_no_graph() -> None:
         tlt_prune.prune_model(inner_of(Scaled), ratio=0.5)
     x = keras.Input((8, 8, 3))
     y = inner_of(Scaled)(keras.layers.Conv2D(12, 3, padding="same", name="before")(x))
-    model = randomise(keras.Model(x, keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(y))))
+    model = randomize(keras.Model(x, keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(y))))
     plan = plan_of(model)
     assert dict(plan.unknown) == {"inner": "Scaled"}
     assert len(plan.kept["before"]) == 12
 
 
 def test_a_model_with_a_training_step_of_its_own_has_one() -> None:
-    model = randomise(inner_of(Logged))
+    model = randomize(inner_of(Logged))
     a = model.inputs[0]
     whole = Logged(a, keras.layers.Dense(2)(keras.layers.Flatten()(model.outputs[0])), name="whole")
-    randomise(whole)
+    randomize(whole)
     plan = plan_of(whole)
     assert len(plan.kept["inner_conv"]) == 5
     pruned = plan.apply(whole)
@@ -246,8 +246,8 @@ def test_a_model_with_a_training_step_of_its_own_has_one() -> None:
 
 
 def test_values_are_compared_not_shapes() -> None:
-    """The weight-standardised convolution, had its rule been inherited: what the law would have said."""
-    layer = WeightStandardised(12, 3, name="own")
+    """The weight-standardized convolution, had its rule been inherited: what the law would have said."""
+    layer = WeightStandardized(12, 3, name="own")
     model = around(layer)
     x = np.random.default_rng(0).standard_normal((2, 8, 8, 3)).astype("float32")
     before = np.asarray(model(x))

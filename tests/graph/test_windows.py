@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from helpers import assert_law, randomise
+from helpers import assert_law, randomize
 from keras import layers, ops
 
 import tlt_prune
@@ -67,7 +67,7 @@ def test_channels_survive_a_change_of_layout(name: str) -> None:
     x = keras.Input((8, 8, 3))
     y = layers.Conv2D(16, 3, padding="same", activation="relu", name="stem")(x)
     y = layers.Conv2D(12, 3, name="after")(LAYOUTS[name](y))
-    model = randomise(keras.Model(x, layers.Dense(3)(layers.GlobalAveragePooling2D()(y))))
+    model = randomize(keras.Model(x, layers.Dense(3)(layers.GlobalAveragePooling2D()(y))))
     plan = tlt_prune.plan_pruning(model, ratio=0.5, granularity=1, min_num_filters=1)
     assert len(plan.kept["stem"]) == len(plan.kept["in_window"]) == 8, plan
     assert_law(model, plan, plan.apply(model))
@@ -77,7 +77,7 @@ def test_unknown_sizes_do_not_matter_to_an_axis_that_stays() -> None:
     x = keras.Input((None, None, 3))
     y = layers.Conv2D(16, 3, padding="same", name="stem")(x)
     y = layers.Dense(16, name="in_window")(layers.Reshape((-1, 16))(y))
-    model = randomise(keras.Model(x, layers.Dense(3)(layers.GlobalAveragePooling1D()(y))))
+    model = randomize(keras.Model(x, layers.Dense(3)(layers.GlobalAveragePooling1D()(y))))
     plan = tlt_prune.plan_pruning(model, ratio=0.5, granularity=1, min_num_filters=1)
     assert len(plan.kept["stem"]) == len(plan.kept["in_window"]) == 8
     assert_law(model, plan, plan.apply(model))

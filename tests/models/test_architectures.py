@@ -8,11 +8,11 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from helpers import assert_law, assert_same_after_reload, randomise
+from helpers import assert_law, assert_same_after_reload, randomize
 
 import tlt_prune
 from tlt_prune import export, models
-from tlt_prune.pruning.law import random_inputs
+from tlt_prune.pruning.rewrite.law import random_inputs
 from tlt_prune.training import subsampled_first
 
 # One of each shape; the detectors share one head: one on a backbone with Add, one with depthwise convolutions.
@@ -51,7 +51,7 @@ def test_every_verb(name: str, tmp_path: pathlib.Path) -> None:
     size = (72, 72, 3)
     model = models.build(name, size, 5, **{"width": 0.25, **OPTIONS.get(name, {})})
     train_one_step(model)
-    randomise(model)
+    randomize(model)
     plan = tlt_prune.plan_pruning(model, ratio=0.5, granularity=8, min_num_filters=8)
     assert plan.removed
     assert not plan.unknown
@@ -81,7 +81,7 @@ def train_one_step(model: keras.Model) -> None:
 
 @pytest.mark.parametrize("groups", [1, 3, 8])
 def test_shufflenet_groups(groups: int) -> None:
-    model = randomise(models.build("shufflenet", (64, 64, 3), 5, groups=groups))
+    model = randomize(models.build("shufflenet", (64, 64, 3), 5, groups=groups))
     plan = tlt_prune.plan_pruning(model, ratio=0.5, granularity=1, min_num_filters=1)
     assert plan.params_after < 0.6 * plan.params_before
     assert_law(model, plan, plan.apply(model), tolerance=2e-5)

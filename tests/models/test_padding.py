@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 from golden_detection import cases
-from helpers import randomise
+from helpers import randomize
 
 import tlt_prune
 from tlt_prune import models
@@ -57,7 +57,7 @@ def test_weights_and_shapes_are_the_same(name: str) -> None:
     assert [w.path for w in plain.weights] == [w.path for w in padded.weights]
     added = {x.name for x in padded.layers} - {x.name for x in plain.layers}
     assert all(isinstance(padded.get_layer(x), keras.layers.ZeroPadding2D) for x in added)
-    randomise(plain)
+    randomize(plain)
     padded.set_weights(plain.get_weights())
     x = np.random.default_rng(0).standard_normal((1, 64, 64, 3)).astype("float32")
     same = np.allclose(plain(x, training=False), padded(x, training=False), rtol=1e-3, atol=1e-4)
@@ -66,7 +66,7 @@ def test_weights_and_shapes_are_the_same(name: str) -> None:
 
 
 def test_such_a_model_is_pruned_exactly() -> None:
-    model = randomise(
+    model = randomize(
         models.build("detectnet_v2_resnet18", (64, 64, 3), 2, width=0.25, padding="tao", data_format="channels_last")
     )
     pruned = tlt_prune.prune_model(model, ratio=0.5, verify=True)
@@ -74,8 +74,8 @@ def test_such_a_model_is_pruned_exactly() -> None:
 
 
 def test_where_cells_look() -> None:
-    """Through four strides of 2, cell i is centred on pixel 16 i with it, and on 16 i + 15 without."""
-    for padding, centre in (("tao", 16), ("keras", 31)):
+    """Through four strides of 2, cell i is centered on pixel 16 i with it, and on 16 i + 15 without."""
+    for padding, center in (("tao", 16), ("keras", 31)):
         net = Net(Options(padding=padding), use_bias=False)
         image = keras.Input((160, 160, 1))
         x = image
@@ -88,7 +88,7 @@ def test_where_cells_look() -> None:
             for i in range(160)
             if model(np.eye(160, dtype="float32")[i][None, None, :, None] * np.ones((1, 160, 1, 1), "float32"))[0, 5, 1, 0] > 0
         ]
-        assert (reached[0] + reached[-1]) / 2 == centre
+        assert (reached[0] + reached[-1]) / 2 == center
 
 
 def test_unknown_padding() -> None:

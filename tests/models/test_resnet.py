@@ -7,12 +7,12 @@ import pathlib
 import keras
 import numpy as np
 import pytest
-from helpers import assert_law, assert_same_after_reload, randomise
+from helpers import assert_law, assert_same_after_reload, randomize
 
 import tlt_prune
 from tlt_prune import models
-from tlt_prune.pruning.law import random_inputs
-from tlt_prune.specs import load_spec
+from tlt_prune.config.specs import load_spec
+from tlt_prune.pruning.rewrite.law import random_inputs
 
 
 @pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
@@ -22,7 +22,7 @@ def test_pruning_is_exact(layers: int, data_format: str, variant: str) -> None:
     # 36 pixels: Keras' eager channels-first bias goes astray where the width equals the channel count (`add` in its
     # TensorFlow backend guesses the layout from the last axis); 18, 9, 5, 3 never do.
     options = {"all_projections": variant == "projections", "use_pooling": variant != "nopool", "width": 0.25}
-    model = randomise(models.build(f"resnet{layers}", (36, 36, 3), 10, data_format=data_format, **options))
+    model = randomize(models.build(f"resnet{layers}", (36, 36, 3), 10, data_format=data_format, **options))
     plan = tlt_prune.plan_pruning(model, ratio=0.5, min_num_filters=8)
     pruned = plan.apply(model)
     channels = assert_law(model, plan, pruned)
@@ -35,7 +35,7 @@ def test_pruning_is_exact(layers: int, data_format: str, variant: str) -> None:
 @pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
 @pytest.mark.parametrize("layers", [34, 101])
 def test_deep_ones_are_exact(layers: int, data_format: str) -> None:
-    model = randomise(models.build(f"resnet{layers}", (36, 36, 3), 10, width=0.125, data_format=data_format))
+    model = randomize(models.build(f"resnet{layers}", (36, 36, 3), 10, width=0.125, data_format=data_format))
     plan = tlt_prune.plan_pruning(model, ratio=0.5, min_num_filters=4, granularity=4)
     assert_law(model, plan, plan.apply(model))
 
@@ -44,7 +44,7 @@ def test_the_demo_network_is_exact(root: pathlib.Path) -> None:
     spec = load_spec(root / "specs" / "demo_digits.yaml")
     m = spec.model
     size = (m.input_height, m.input_width, m.input_channels)
-    model = randomise(models.build(m.backbone, size, 10, width=m.width, use_pooling=m.use_pooling, use_bias=m.use_bias))
+    model = randomize(models.build(m.backbone, size, 10, width=m.width, use_pooling=m.use_pooling, use_bias=m.use_bias))
     plan = tlt_prune.plan_pruning(model, macs=spec.prune.macs, min_num_filters=8)
     assert plan.removed
     assert_law(model, plan, plan.apply(model))
@@ -72,7 +72,7 @@ def test_options_reach_the_layers() -> None:
 
 
 def test_frozen_batch_norm_stays_in_inference_mode_after_pruning() -> None:
-    model = randomise(models.build("resnet10", (32, 32, 3), 10, freeze_bn=True, width=0.25))
+    model = randomize(models.build("resnet10", (32, 32, 3), 10, freeze_bn=True, width=0.25))
     pruned = tlt_prune.prune_model(model, ratio=0.5, min_num_filters=8)
     x = np.random.default_rng(0).standard_normal((4, 32, 32, 3)).astype("float32")
     for m in (model, pruned):

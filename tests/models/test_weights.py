@@ -7,7 +7,7 @@ import pathlib
 import keras
 import numpy as np
 import pytest
-from helpers import randomise
+from helpers import randomize
 
 from tlt_prune.models import build, load_weights_by_name
 
@@ -18,7 +18,7 @@ def net(classes: int = 5) -> keras.Model:
 
 @pytest.mark.parametrize("suffix", [".keras", ".weights.h5", ".h5"])
 def test_every_format(tmp_path: pathlib.Path, suffix: str) -> None:
-    source, target = randomise(net()), net()
+    source, target = randomize(net()), net()
     path = tmp_path / f"model{suffix}"
     if suffix == ".weights.h5":
         source.save_weights(path)
@@ -36,7 +36,7 @@ def test_tf_keras_weights(tmp_path: pathlib.Path) -> None:
 
     x = tf_keras.Input((8, 8, 3))
     y = tf_keras.layers.BatchNormalization(name="bn_conv1")(tf_keras.layers.Conv2D(8, 7, name="conv1")(x))
-    old = randomise(tf_keras.Model(x, y))
+    old = randomize(tf_keras.Model(x, y))
     old.save_weights(tmp_path / "old.hdf5")
     model = net()
     table = load_weights_by_name(model, tmp_path / "old.hdf5")
@@ -48,7 +48,7 @@ def test_tf_keras_weights(tmp_path: pathlib.Path) -> None:
 
 
 def test_what_does_not_fit_is_reported(tmp_path: pathlib.Path) -> None:
-    source = randomise(build("resnet18", (32, 32, 3), 7, width=0.125))
+    source = randomize(build("resnet18", (32, 32, 3), 7, width=0.125))
     source.save(tmp_path / "m.keras")
     target = net(5)
     head = target.get_layer("head_fc5").get_weights()[0]
@@ -63,7 +63,7 @@ def test_what_does_not_fit_is_reported(tmp_path: pathlib.Path) -> None:
 
 
 def test_shapes_that_differ_are_named(tmp_path: pathlib.Path) -> None:
-    source = randomise(build("resnet10", (32, 32, 1), 5, width=0.125))
+    source = randomize(build("resnet10", (32, 32, 1), 5, width=0.125))
     source.save(tmp_path / "m.keras")
     table = load_weights_by_name(net(), tmp_path / "m.keras")
     assert table.loc["conv1", "status"].startswith("shapes differ: [(7, 7, 1, 8), (8,)] in the file")

@@ -7,13 +7,13 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from helpers import assert_met_to_within_one_step, randomise
+from helpers import assert_met_to_within_one_step, randomize
 
 import tlt_prune
 from tlt_prune import models
 from tlt_prune.errors import PlanError
 from tlt_prune.graph.tracer import trace
-from tlt_prune.pruning.costs import costs
+from tlt_prune.pruning.cost.costs import costs
 
 
 def chain(widths: tuple[int, ...] = (32, 64, 64)) -> keras.Model:
@@ -21,14 +21,14 @@ def chain(widths: tuple[int, ...] = (32, 64, 64)) -> keras.Model:
     for i, width in enumerate(widths):
         y = keras.layers.Conv2D(width, 3, strides=2 if i else 1, padding="same", activation="relu", name=f"c{i}")(y)
     y = keras.layers.Dense(10, name="head")(keras.layers.GlobalAveragePooling2D()(y))
-    return randomise(keras.Model(x, y, name="chain"))
+    return randomize(keras.Model(x, y, name="chain"))
 
 
 @pytest.mark.parametrize("resource", ["macs", "params", "size_mb"])
 @pytest.mark.parametrize("ranking", ["local", "global"])
 @pytest.mark.parametrize("granularity", [1, 4, 8])
 def test_what_is_predicted_is_what_the_model_has(resource: str, ranking: str, granularity: int) -> None:
-    model = randomise(models.build("resnet20", (16, 16, 3), 10))
+    model = randomize(models.build("resnet20", (16, 16, 3), 10))
     said: Any = "45%" if resource == "size_mb" else 0.45
     options = {"ranking": ranking, "granularity": granularity, "min_num_filters": 4}
     assert assert_met_to_within_one_step(model, resource, said, **options)

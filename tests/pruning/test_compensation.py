@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from helpers import randomise
+from helpers import randomize
 
 import tlt_prune
 from tlt_prune.errors import PlanError
@@ -17,7 +17,7 @@ from tlt_prune.pruning.compensation import compensate
 from tlt_prune.pruning.compensation.moments import Moments, activated, moments, relu
 from tlt_prune.pruning.compensation.synthetic import pictures_for
 from tlt_prune.pruning.compensation.windows import Positions, window_rows
-from tlt_prune.pruning.rewrite import rewrite
+from tlt_prune.pruning.rewrite.rewrite import rewrite
 
 RNG = np.random.default_rng(0)
 
@@ -27,14 +27,14 @@ def difference(a: Any, b: Any, x: Any) -> float:
 
 
 def conv_net(consumer: Any, *, activation: str = "relu", gamma: float | None = None, bias: bool = False) -> keras.Model:
-    """conv -> batch normalisation -> activation -> `consumer` -> head."""
+    """conv -> batch normalization -> activation -> `consumer` -> head."""
     x = keras.Input((8, 8, 3))
     y = keras.layers.Conv2D(8, 3, padding="same", name="conv", use_bias=bias)(x)
     y = keras.layers.Activation(activation)(keras.layers.BatchNormalization(name="bn")(y))
     y = consumer(y)
     if len(y.shape) == 4:
         y = keras.layers.GlobalAveragePooling2D()(y)
-    model = randomise(keras.Model(x, keras.layers.Dense(3, name="head")(y)))
+    model = randomize(keras.Model(x, keras.layers.Dense(3, name="head")(y)))
     if gamma is not None:
         # Every second channel is constant.
         values = model.get_layer("bn").get_weights()
@@ -145,7 +145,7 @@ def test_a_shortcuts_loss_is_made_up_for_by_what_is_added_to_it() -> None:
         stream = keras.layers.Add()([stream, keras.layers.Conv2D(6, 1, name="first")(hidden)])
         y = keras.layers.Conv2D(6, 1, name="last", use_bias=False)(keras.layers.Conv2D(3, 1, name="copy", use_bias=False)(x))
         y = keras.layers.Add()([stream, keras.layers.BatchNormalization(name="norm")(y)])
-        return randomise(keras.Model(x, keras.layers.Dense(3)(keras.layers.Flatten()(y))))
+        return randomize(keras.Model(x, keras.layers.Dense(3)(keras.layers.Flatten()(y))))
 
     model = block(None, None)
     model.get_layer("copy").set_weights([np.eye(3, dtype=np.float32).reshape(1, 1, 3, 3)])
@@ -187,7 +187,7 @@ def test_moments_pass_through_sums_pools_and_concatenations() -> None:
     both = keras.layers.Concatenate(name="both")([keras.layers.AveragePooling2D(2)(total), keras.layers.AveragePooling2D(2)(a)])
     flat = keras.layers.Flatten(name="flat")(both)
     top = keras.layers.MaxPooling2D(name="max")(total)
-    model = randomise(keras.Model(x, [keras.layers.Dense(2)(flat), keras.layers.Flatten()(top)]))
+    model = randomize(keras.Model(x, [keras.layers.Dense(2)(flat), keras.layers.Flatten()(top)]))
     graph = read(model)
     known = moments(graph)
     of = {call.path: known.get(call.outputs[0].key) for call in graph.calls}
@@ -200,7 +200,7 @@ def test_moments_pass_through_sums_pools_and_concatenations() -> None:
     assert of["max"] is None
 
 
-# --- batch normalisation ---
+# --- batch normalization ---
 
 
 @pytest.mark.parametrize("batch_size", [7, 64])
@@ -244,14 +244,14 @@ def test_every_layer_that_is_left_alone_says_why() -> None:
     y = keras.layers.Conv2D(8, 3, groups=2, name="grouped")(y)
     y = keras.layers.Conv2DTranspose(8, 3, name="transposed")(keras.layers.BatchNormalization()(y))
     y = keras.layers.Conv2D(8, 3, use_bias=False, activation="relu", name="homeless")(keras.layers.BatchNormalization()(y))
-    model = randomise(keras.Model(x, keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(y))))
+    model = randomize(keras.Model(x, keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(y))))
     data = RNG.standard_normal((8, 8, 8, 4)).astype("float32")
     expected = {
         "bias": {
             "shared": "called several times",
             "grouped": "without groups",
             "transposed": "Conv2DTranspose is left alone",
-            "homeless": "no bias, and no batch normalisation",
+            "homeless": "no bias, and no batch normalization",
         },
         "least squares": {"shared": "called several times", "grouped": "without groups", "transposed": "is not fitted"},
     }
@@ -310,7 +310,7 @@ def test_made_up_pictures_have_the_mean_and_contrast_that_the_model_was_trained_
     x = keras.Input(size)
     y = keras.layers.Conv2D(24, 3, use_bias=False, **form)(x)
     y = keras.layers.ReLU()(keras.layers.BatchNormalization(axis=1 if first else -1, name="bn")(y))
-    model = randomise(keras.Model(x, keras.layers.Dense(2)(keras.layers.Flatten()(y))))
+    model = randomize(keras.Model(x, keras.layers.Dense(2)(keras.layers.Flatten()(y))))
     true_mean, true_contrast = np.linspace(0.3, 0.6, channels), 0.25
     base = np.moveaxis(true_contrast * pictures_for(read(model), 7), 1, -1) if first else pictures_for(read(model), 7)
     base = base / base.std() * true_contrast

@@ -10,7 +10,7 @@ import pytest
 
 import tlt_prune
 from tlt_prune.graph.tracer import trace
-from tlt_prune.pruning.costs import costs
+from tlt_prune.pruning.cost.costs import costs
 
 L = keras.layers
 

@@ -9,15 +9,15 @@ import hypothesis
 import keras
 import numpy as np
 import pytest
-from helpers import randomise
+from helpers import randomize
 from hypothesis import strategies as st
 
 import tlt_prune
 from tlt_prune import criteria
+from tlt_prune.config.options import Options
 from tlt_prune.errors import PlanError
 from tlt_prune.graph.tracer import trace
-from tlt_prune.options import Options
-from tlt_prune.pruning.select import bundle_scores
+from tlt_prune.pruning.select.select import bundle_scores
 
 
 def scores(model: Any, criterion: Any) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def test_batch_norm_scales() -> None:
     assert plan.kept["a"].tolist() == [1, 2]
     assert plan.kept["bare"].tolist() == list(range(5))
     assert "says nothing" in plan.to_frame().loc["bare", "note"]
-    with pytest.raises(PlanError, match=r"no layer .* followed by a batch normalisation"):
+    with pytest.raises(PlanError, match=r"no layer .* followed by a batch normalization"):
         tlt_prune.plan_pruning(dense_net(FILTERS, np.ones((3, 2))), ratio=0.5, criterion="BNScale")
 
 
@@ -172,7 +172,7 @@ def small_net(residual: bool = True) -> keras.Model:
     z = keras.layers.Conv2D(8, 3, padding="same", activation="relu", name="b")(y)
     y = keras.layers.Add()([y, z]) if residual else z
     y = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(12, 3, activation="relu", name="c")(y))
-    return randomise(keras.Model(x, keras.layers.Dense(3, activation="softmax", name="head")(y)))
+    return randomize(keras.Model(x, keras.layers.Dense(3, activation="softmax", name="head")(y)))
 
 
 def data(n: int = 24) -> tuple[Any, Any]:

@@ -9,14 +9,14 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from helpers import pretended_milliseconds, randomise
+from helpers import pretended_milliseconds, randomize
 
 import tlt_prune
 from tlt_prune.errors import PlanError
 from tlt_prune.graph.tracer import trace
-from tlt_prune.pruning import latency
-from tlt_prune.pruning.latency import LatencyTable
-from tlt_prune.pruning.ledger import charged
+from tlt_prune.pruning.cost import latency
+from tlt_prune.pruning.cost.latency import LatencyTable
+from tlt_prune.pruning.select.ledger import charged
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +30,7 @@ def net() -> keras.Model:
     for i in range(3):
         y = keras.layers.Conv2D(64, 3, padding="same", activation="relu", name=f"c{i}")(y)
     y = keras.layers.DepthwiseConv2D(3, padding="same", name="dw")(y)
-    return randomise(keras.Model(x, keras.layers.Dense(3, name="head")(keras.layers.GlobalAveragePooling2D()(y))))
+    return randomize(keras.Model(x, keras.layers.Dense(3, name="head")(keras.layers.GlobalAveragePooling2D()(y))))
 
 
 def test_the_sum_is_what_the_layers_take() -> None:

@@ -7,13 +7,13 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from helpers import randomise
+from helpers import randomize
 
 import tlt_prune
 from tlt_prune.errors import LawError
 from tlt_prune.graph.tracer import trace
-from tlt_prune.pruning.costs import costs
-from tlt_prune.pruning.law import check_law, random_inputs, relative_error
+from tlt_prune.pruning.cost.costs import costs
+from tlt_prune.pruning.rewrite.law import check_law, random_inputs, relative_error
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def pruned() -> tuple[Any, Any, keras.Model]:
     x = keras.Input((8, 8, 3))
     y = keras.layers.ReLU()(keras.layers.BatchNormalization(name="bn")(keras.layers.Conv2D(16, 3, name="a")(x)))
     y = keras.layers.Conv2D(8, 3, name="b")(y)
-    model = randomise(keras.Model(x, keras.layers.Dense(3, name="head")(keras.layers.Flatten()(y))))
+    model = randomize(keras.Model(x, keras.layers.Dense(3, name="head")(keras.layers.Flatten()(y))))
     plan = tlt_prune.plan_pruning(model, ratio=0.5, granularity=4, min_num_filters=4)
     channels = trace(model)
     return channels, plan.alive(channels), plan.apply(model)
@@ -77,7 +77,7 @@ def test_macs_over_time_count_every_step() -> None:
 
 def small(build: Any) -> keras.Model:
     x = keras.Input((8,))
-    return randomise(keras.Model(x, keras.layers.Dense(2)(keras.layers.Dense(16)(build(x)))))
+    return randomize(keras.Model(x, keras.layers.Dense(2)(keras.layers.Dense(16)(build(x)))))
 
 
 def verified(model: keras.Model) -> Any:
@@ -139,14 +139,14 @@ class Positions(keras.layers.Layer):
 def test_tokens_with_positions_of_a_limited_length_are_checked() -> None:
     x = keras.Input((None,), dtype="int32")
     y = keras.layers.Dense(16)(Positions()(keras.layers.Embedding(4, 16)(x)))
-    verified(randomise(keras.Model(x, keras.layers.Dense(2)(y))))
+    verified(randomize(keras.Model(x, keras.layers.Dense(2)(y))))
 
 
 def test_what_cannot_be_exact_is_reported_and_the_rest_checked() -> None:
     x = keras.Input((8, 8, 3))
     y = keras.layers.LayerNormalization()(keras.layers.Conv2D(16, 3)(x))
     y = keras.layers.Conv2D(16, 3, name="exact")(y)
-    model = randomise(keras.Model(x, keras.layers.Dense(2, name="head")(keras.layers.Flatten()(y))))
+    model = randomize(keras.Model(x, keras.layers.Dense(2, name="head")(keras.layers.Flatten()(y))))
     plan = tlt_prune.plan_pruning(model, ratio=0.5, granularity=1, min_num_filters=1)
     channels = trace(model)
     report = check_law(channels, plan.alive(channels), plan.apply(model))
@@ -158,7 +158,7 @@ def test_what_cannot_be_exact_is_reported_and_the_rest_checked() -> None:
 def test_the_check_leaves_the_model_as_it_was() -> None:
     x = keras.Input(batch_shape=(2, 4, 6))
     y = keras.layers.LSTM(16, stateful=True, name="memory")(x)
-    model = randomise(keras.Model(x, keras.layers.Dense(2)(y)))
+    model = randomize(keras.Model(x, keras.layers.Dense(2)(y)))
     model(np.ones((2, 4, 6), "float32"))
     states = [np.asarray(v) for v in model.get_layer("memory").states]
     assert any(np.abs(v).max() > 0.01 for v in states)
@@ -174,7 +174,7 @@ def test_a_size_that_a_nested_model_insists_on_is_used() -> None:
     x = keras.Input((None, None, 3))
     model = keras.Model(x, keras.layers.Dense(2)(inner(x)))
     assert random_inputs(trace(model), 0, 2).shape == (2, 12, 10, 3)
-    verified(randomise(model))
+    verified(randomize(model))
 
 
 def test_a_second_size_is_tried_before_giving_up() -> None:
@@ -183,7 +183,7 @@ def test_a_second_size_is_tried_before_giving_up() -> None:
     for _ in range(4):
         y = keras.layers.MaxPooling2D(3)(y)
     # 64 pixels are pooled away to nothing; 224 are not.
-    verified(randomise(keras.Model(x, keras.layers.Dense(2)(keras.layers.GlobalMaxPooling2D()(y)))))
+    verified(randomize(keras.Model(x, keras.layers.Dense(2)(keras.layers.GlobalMaxPooling2D()(y)))))
 
 
 @pytest.mark.parametrize("family", ["keras", "tf_keras"])
@@ -193,7 +193,7 @@ def test_a_network_that_is_sure_of_everything_is_checked_all_the_same(family: st
     g = keras if family == "keras" else pytest.importorskip("tf_keras")
     x = g.Input((8, 8, 3))
     y = g.layers.GlobalMaxPooling2D()(g.layers.Conv2D(8, 3, name="c")(x))
-    model = randomise(g.Model(x, g.layers.Dense(4, activation=activation, name="head")(y)))
+    model = randomize(g.Model(x, g.layers.Dense(4, activation=activation, name="head")(y)))
     kernel, bias = model.get_layer("head").get_weights()
     model.get_layer("head").set_weights([1e4 * kernel, bias])
     channels = trace(model)

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import assert_law, assert_same_after_reload, randomise
+from helpers import assert_law, assert_same_after_reload, randomize
 
 import tlt_prune
 from tlt_prune.errors import LawError, PlanError, UnsupportedModelError
@@ -28,7 +28,7 @@ def model() -> keras.Model:
     y = keras.layers.Add(name="add")([y, z])
     y = keras.layers.Flatten(name="flat")(y)
     y = keras.layers.Dense(24, activation="relu", name="fc")(y)
-    return randomise(keras.Model(x, keras.layers.Dense(3, name="head")(y), name="small"))
+    return randomize(keras.Model(x, keras.layers.Dense(3, name="head")(y), name="small"))
 
 
 def plan_of(model: keras.Model) -> PruningPlan:
@@ -120,7 +120,7 @@ def test_the_model_given_is_left_alone(model: keras.Model) -> None:
         np.testing.assert_array_equal(a, b)
 
 
-def test_names_regularizers_initialisers_trainable_and_compile_state_survive(model: keras.Model) -> None:
+def test_names_regularizers_initializers_trainable_and_compile_state_survive(model: keras.Model) -> None:
     model.get_layer("b").trainable = False
     model.compile(optimizer=keras.optimizers.SGD(0.01, momentum=0.5), loss="mse", metrics=["mae"])
     pruned = tlt_prune.prune_model(model, ratio=0.5, granularity=4, min_num_filters=4)

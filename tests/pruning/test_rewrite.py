@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from helpers import assert_independent, randomise
+from helpers import assert_independent, randomize
 from keras import layers, ops
 
 import tlt_prune
@@ -29,7 +29,7 @@ def untouched_but_rebuilt(model: keras.Model) -> keras.Model:
 def between(layer: Callable[[Any], Any], shape: tuple[int, ...] = (4, 6)) -> keras.Model:
     x = keras.Input(shape)
     y = layer(layers.Dense(8, name="before")(x))
-    return randomise(keras.Model(x, layers.Dense(3)(layers.Dense(16, activation="relu", name="after")(y))))
+    return randomize(keras.Model(x, layers.Dense(3)(layers.Dense(16, activation="relu", name="after")(y))))
 
 
 def normalization() -> keras.layers.Layer:
@@ -117,7 +117,7 @@ def test_a_model_with_constant_initializers_can_be_loaded(name: str, tmp_path: p
     make, shape = CONSTANTS[name]
     x = keras.Input((*shape, 3))
     y = make()(layers.Dense(12, activation="relu")(x))
-    model = randomise(keras.Model(x, layers.Dense(3)(layers.Dense(8)(layers.Flatten()(y)))))
+    model = randomize(keras.Model(x, layers.Dense(3)(layers.Dense(8)(layers.Flatten()(y)))))
     pruned = tlt_prune.prune_model(model, ratio=0.5, verify=True, **TINY)
     pruned.save(tmp_path / "pruned.keras")
     loaded = keras.saving.load_model(tmp_path / "pruned.keras", custom_objects={"Cut": Cut})
@@ -132,7 +132,7 @@ def test_a_constant_is_cut_where_its_weight_is() -> None:
     blur = np.arange(12, dtype="float32") * np.ones((3, 3, 12, 1), "float32")[..., 0]
     y = layers.Conv2D(12, 3, name="conv")(x)
     y = layers.DepthwiseConv2D(3, depthwise_initializer=keras.initializers.Constant(blur[..., None]), name="blur")(y)
-    model = randomise(keras.Model(x, layers.Dense(3)(layers.Flatten()(y))))
+    model = randomize(keras.Model(x, layers.Dense(3)(layers.Flatten()(y))))
     plan = tlt_prune.plan_pruning(model, ratio=0.5, **TINY)
     pruned = plan.apply(model)
     np.testing.assert_array_equal(pruned.get_layer("blur").depthwise_initializer.value[0, 0, :, 0], plan.kept["conv"])
@@ -188,7 +188,7 @@ def autoencoder(cls: type[Tied]) -> keras.Model:
     x = keras.Input((20,))
     encoder = layers.Dense(16, name="encoder")
     y = layers.Dense(16, name="middle")(layers.Dense(24, name="wide")(encoder(x)))
-    return randomise(keras.Model(x, cls(encoder, name="tied")(y)))
+    return randomize(keras.Model(x, cls(encoder, name="tied")(y)))
 
 
 @pytest.mark.parametrize("cls", [Tied, Lazy])
@@ -213,7 +213,7 @@ def test_a_layer_inside_a_wrapper_and_outside_is_one_layer_and_pruned_alike() ->
     dense = layers.Dense(12, name="both")
     steps = layers.TimeDistributed(dense, name="steps")(layers.RepeatVector(3)(x))
     y = layers.Concatenate()([dense(x), layers.Flatten()(steps)])
-    model = randomise(keras.Model(x, layers.Dense(2)(y)))
+    model = randomize(keras.Model(x, layers.Dense(2)(y)))
     plan = tlt_prune.plan_pruning(model, ratio=0.5, **TINY)
     pruned = tlt_prune.prune_model(model, ratio=0.5, verify=True, **TINY)
     assert pruned.get_layer("both").units == 6
@@ -266,7 +266,7 @@ def test_a_layer_that_is_held_twice_or_by_two_stays_one() -> None:
     one, common = layers.Dense(8, name="one"), layers.Dense(8, name="common")
     y = Pair([one, one, common], name="first")(layers.Dense(8, name="in")(layers.Dense(24, name="free")(x)))
     y = Pair([common, layers.Dense(8, name="other")], name="second")(y)
-    model = randomise(keras.Model(x, layers.Dense(3)(y)))
+    model = randomize(keras.Model(x, layers.Dense(3)(y)))
     pruned = tlt_prune.prune_model(model, ratio=0.5, verify=True, **TINY)
     first, second = pruned.get_layer("first").parts, pruned.get_layer("second").parts
     assert first[0] is first[1]
@@ -331,7 +331,7 @@ CLASSES = {
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_a_class_of_the_users_own_is_kept(name: str) -> None:
-    model = randomise(CLASSES[name]())
+    model = randomize(CLASSES[name]())
     pruned = tlt_prune.prune_model(model, ratio=0.5, **TINY)
     assert type(pruned) is type(model)
     assert getattr(pruned, "alpha", None) == getattr(model, "alpha", None)
@@ -356,7 +356,7 @@ def test_flags_of_layers_inside_layers_are_kept() -> None:
     attention = layers.MultiHeadAttention(2, 4, name="attention")
     y = attention(x, x)
     rnn = layers.Bidirectional(layers.GRU(4), name="both")
-    model = randomise(keras.Model(x, layers.Dense(3)(rnn(y))))
+    model = randomize(keras.Model(x, layers.Dense(3)(rnn(y))))
     attention._query_dense.trainable = False
     rnn.backward_layer.trainable = False
     pruned = tlt_prune.prune_model(model, ratio=0.5, **TINY)
@@ -369,7 +369,7 @@ def test_flags_of_layers_inside_layers_are_kept() -> None:
 
 def simple() -> keras.Model:
     x = keras.Input((8,))
-    return randomise(keras.Model(x, layers.Dense(3)(layers.Dense(16)(x))))
+    return randomize(keras.Model(x, layers.Dense(3)(layers.Dense(16)(x))))
 
 
 class Unregistered(keras.losses.Loss):
@@ -461,7 +461,7 @@ def test_a_mixin_with_a_call_of_its_own_takes_the_rule_away() -> None:
 def two_outputs() -> keras.Model:
     x = keras.Input((8,))
     y = layers.Dense(16, name="hidden")(x)
-    return randomise(keras.Model(x, {"a": layers.Dense(3, name="a")(y), "b": layers.Dense(2, name="b")(y)}))
+    return randomize(keras.Model(x, {"a": layers.Dense(3, name="a")(y), "b": layers.Dense(2, name="b")(y)}))
 
 
 X = np.random.default_rng(0).normal(size=(16, 8)).astype("float32")
@@ -505,7 +505,7 @@ def test_losses_that_fit_no_output(loss: Any, message: str) -> None:
 def test_a_plan_for_other_names() -> None:
     def made() -> keras.Model:
         x = keras.Input((8,))
-        return randomise(keras.Model(x, layers.Dense(3)(layers.Dense(16)(layers.Dense(12)(x)))))
+        return randomize(keras.Model(x, layers.Dense(3)(layers.Dense(16)(layers.Dense(12)(x)))))
 
     first, second = made(), made()
     plan = tlt_prune.plan_pruning(first, ratio=0.5, **TINY)
@@ -532,7 +532,7 @@ CRITERIA = {
 def test_weights_that_are_not_finite_are_refused_by_every_criterion(name: str, place: str) -> None:
     x = keras.Input((8,))
     y = layers.BatchNormalization(name="bn")(layers.Dense(16, name="hidden")(x))
-    model = randomise(keras.Model(x, layers.Dense(3, name="out")(y)))
+    model = randomize(keras.Model(x, layers.Dense(3, name="out")(y)))
     layer, index = {"kernel": ("hidden", 0), "bias": ("hidden", 1), "statistics": ("bn", 3), "output": ("out", 0)}[place]
     variable = model.get_layer(layer).weights[index]
     value = np.array(variable)
@@ -555,7 +555,7 @@ COMPENSATIONS = {
 def test_a_compensation_returns_finite_weights_or_an_error(name: str, data: float, filters: float) -> None:
     x = keras.Input((8,))
     y = layers.BatchNormalization(name="bn")(layers.Dense(16, name="hidden")(x))
-    model = randomise(keras.Model(x, layers.Dense(3)(layers.ReLU()(layers.Dense(6, name="next")(layers.ReLU()(y))))))
+    model = randomize(keras.Model(x, layers.Dense(3)(layers.ReLU()(layers.Dense(6, name="next")(layers.ReLU()(y))))))
     model.get_layer("hidden").kernel.assign(np.array(model.get_layer("hidden").kernel) * filters)
     before = [np.array(v) for v in model.weights]
     try:
@@ -573,7 +573,7 @@ def test_statistics_are_measured_all_or_none() -> None:
     x = keras.Input((8,))
     y = layers.BatchNormalization(name="first")(layers.Dense(16)(x))
     y = layers.BatchNormalization(name="second")(layers.Dense(16, name="large")(y))
-    model = randomise(keras.Model(x, layers.Dense(3)(y)))
+    model = randomize(keras.Model(x, layers.Dense(3)(y)))
     model.get_layer("large").kernel.assign(np.full((16, 16), 3e38, "float32"))
     before = [np.array(v) for v in model.weights]
     with pytest.raises(PlanError, match="finite"):
@@ -589,7 +589,7 @@ class Unknown(layers.Layer):
 
 def test_steps_that_could_not_be_loaded_are_refused_before_training(tmp_path: pathlib.Path) -> None:
     x = keras.Input((8,))
-    model = randomise(keras.Model(x, layers.Dense(3)(Unknown()(layers.Dense(16)(layers.Dense(16)(x))))))
+    model = randomize(keras.Model(x, layers.Dense(3)(Unknown()(layers.Dense(16)(layers.Dense(16)(x))))))
     trained = []
     with pytest.raises(PlanError, match="register_keras_serializable") as error:
         tlt_prune.iterative_prune(
@@ -609,6 +609,6 @@ def test_a_network_trained_for_int8_says_what_to_do() -> None:
     x = keras.Input((8, 8, 3))
     y = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(16, 3, use_bias=False)(x)))
     model = keras.Model(x, layers.Dense(3)(layers.Flatten()(layers.Conv2D(16, 3)(y))))
-    aware = quantization.quantisation_aware(model, np.random.default_rng(0).random((8, 8, 8, 3), "float32"))
-    with pytest.warns(UserWarning, match="trained for int8: prune the one it was made from, then call quantisation_aware"):
+    aware = quantization.quantization_aware(model, np.random.default_rng(0).random((8, 8, 8, 3), "float32"))
+    with pytest.warns(UserWarning, match="trained for int8: prune the one it was made from, then call quantization_aware"):
         tlt_prune.prune_model(aware, ratio=0.5, **TINY)

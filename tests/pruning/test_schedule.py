@@ -8,12 +8,12 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from helpers import randomise
+from helpers import randomize
 
 import tlt_prune
 from tlt_prune.errors import PlanError
 from tlt_prune.graph.tracer import trace
-from tlt_prune.pruning.costs import costs
+from tlt_prune.pruning.cost.costs import costs
 from tlt_prune.pruning.schedule import progress_of
 
 
@@ -21,7 +21,7 @@ def net() -> keras.Model:
     x = y = keras.Input((8, 8, 3))
     for i in range(3):
         y = keras.layers.Conv2D(64, 3, padding="same", activation="relu", name=f"c{i}")(y)
-    return randomise(keras.Model(x, keras.layers.Dense(3, name="head")(keras.layers.GlobalAveragePooling2D()(y))))
+    return randomize(keras.Model(x, keras.layers.Dense(3, name="head")(keras.layers.GlobalAveragePooling2D()(y))))
 
 
 def test_schedules() -> None:

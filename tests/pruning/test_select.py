@@ -8,7 +8,7 @@ import pytest
 
 import tlt_prune
 from tlt_prune.errors import PlanError
-from tlt_prune.pruning.select import equalise, normalise
+from tlt_prune.pruning.select.select import equalize, normalize
 
 
 def one_conv(norms: list[float]) -> keras.Model:
@@ -52,9 +52,9 @@ def test_count_is_raised_rounded_up_and_capped(filters: int, above: int, minimum
 
 
 def test_l2_normalizer_divides_by_the_norm_of_norms_times_their_number() -> None:
-    np.testing.assert_allclose(normalise(np.array([3.0, 4.0]), "L2"), [1.2, 1.6])
-    np.testing.assert_allclose(normalise(np.array([3.0, 4.0]), "max"), [0.75, 1.0])
-    np.testing.assert_allclose(normalise(np.array([3.0, 4.0]), "off"), [3.0, 4.0])
+    np.testing.assert_allclose(normalize(np.array([3.0, 4.0]), "L2"), [1.2, 1.6])
+    np.testing.assert_allclose(normalize(np.array([3.0, 4.0]), "max"), [0.75, 1.0])
+    np.testing.assert_allclose(normalize(np.array([3.0, 4.0]), "off"), [3.0, 4.0])
 
 
 def test_an_all_zero_kernel_is_no_accident() -> None:
@@ -65,9 +65,9 @@ def test_an_all_zero_kernel_is_no_accident() -> None:
     ("criterion", "expected"),
     [("union", [0.9, 0.8]), ("intersection", [0.1, 0.2]), ("arithmetic_mean", [0.5, 0.5]), ("geometric_mean", [0.3, 0.4])],
 )
-def test_equalisation(criterion: str, expected: list[float]) -> None:
+def test_equalization(criterion: str, expected: list[float]) -> None:
     votes, targets = np.array([0.9, 0.2, 0.1, 0.8]), np.array([0, 1, 0, 1])
-    np.testing.assert_allclose(equalise(votes, targets, 2, criterion), expected)
+    np.testing.assert_allclose(equalize(votes, targets, 2, criterion), expected)
 
 
 def test_ties_keep_the_lower_index() -> None:

@@ -8,12 +8,12 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import randomise
+from helpers import randomize
 
 import tlt_prune
 from tlt_prune.errors import PlanError
 from tlt_prune.graph.tracer import trace
-from tlt_prune.pruning.law import zeroed_reference
+from tlt_prune.pruning.rewrite.law import zeroed_reference
 
 
 def two_layers() -> keras.Model:
@@ -46,7 +46,7 @@ def test_it_is_the_metric_of_the_zeroed_model() -> None:
     y = keras.layers.Add()([y, keras.layers.Conv2D(8, 3, padding="same", activation="relu", name="b")(y)])
     y = keras.layers.Conv2D(8, 3, activation="relu", name="c")(y)
     y = keras.layers.Dense(3, activation="softmax", name="head")(keras.layers.Flatten()(y))
-    model = randomise(keras.Model(x, y))
+    model = randomize(keras.Model(x, y))
     rng = np.random.default_rng(0)
     data = rng.standard_normal((64, 8, 8, 3)).astype("float32"), keras.utils.to_categorical(rng.integers(0, 3, 64), 3)
     options = {"granularity": 1, "min_num_filters": 1}
@@ -66,7 +66,7 @@ def test_ratios_under_a_budget_spare_what_is_sensitive() -> None:
     for i in range(3):
         y = keras.layers.Conv2D(32, 3, padding="same", activation="relu", name=f"c{i}")(y)
     y = keras.layers.Dense(3, name="head")(keras.layers.GlobalAveragePooling2D()(y))
-    model = randomise(keras.Model(x, y))
+    model = randomize(keras.Model(x, y))
     calls = iter([1.0, 0.1, 0.1, 0.99, 0.98, 0.99, 0.97])
     rng = np.random.default_rng(0)
     data = rng.standard_normal((4, 8, 8, 3)).astype("float32"), rng.integers(0, 3, 4)

@@ -9,7 +9,7 @@ import re
 import keras
 import numpy as np
 import pytest
-from helpers import randomise
+from helpers import randomize
 from PIL import Image
 
 import tlt_prune
@@ -22,7 +22,7 @@ def model() -> keras.Model:
     x = keras.Input((8, 8, 3))
     y = keras.layers.Conv2D(24, 3, name="a")(x)
     y = keras.layers.Conv2D(16, 3, name="b<c>")(y)
-    return randomise(keras.Model(x, keras.layers.Dense(2, name="head")(keras.layers.GlobalAveragePooling2D()(y))))
+    return randomize(keras.Model(x, keras.layers.Dense(2, name="head")(keras.layers.GlobalAveragePooling2D()(y))))
 
 
 OPTIONS = {"granularity": 4, "min_num_filters": 4}

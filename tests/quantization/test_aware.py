@@ -1,4 +1,4 @@
-"""Training with quantisation in the loop: what is trained is what is exported."""
+"""Training with quantization in the loop: what is trained is what is exported."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import keras
 import numpy as np
 import onnx
 import pytest
-from helpers import randomise
+from helpers import randomize
 from tensorrt_graph import check_tensorrt, pictures
 
 from tlt_prune import export, models, quantization
 from tlt_prune.errors import ExportError, PlanError, QuantizationError
 from tlt_prune.quantization import layers
-from tlt_prune.quantization.layers import FakeQuantize, fake_quantise
-from tlt_prune.quantization.post_training import quantised_weight
+from tlt_prune.quantization.layers import FakeQuantize, fake_quantize
+from tlt_prune.quantization.post_training import quantized_weight
 
 
 def run(model: keras.Model, x: object) -> np.ndarray:
@@ -25,7 +25,7 @@ def run(model: keras.Model, x: object) -> np.ndarray:
 
 def residual() -> keras.Model:
     keras.utils.set_random_seed(0)
-    return randomise(models.build("resnet10", (24, 24, 3), 5, width=0.25))
+    return randomize(models.build("resnet10", (24, 24, 3), 5, width=0.25))
 
 
 def inner() -> keras.Model:
@@ -37,15 +37,15 @@ def inner() -> keras.Model:
     y = keras.layers.Conv2D(4, 1, name="twice_read")(x)
     y = keras.layers.BatchNormalization()(y) + y
     y = inside(inside(y))
-    return randomise(keras.Model(x, keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(y))))
+    return randomize(keras.Model(x, keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(y))))
 
 
 def mobile() -> keras.Model:
-    return randomise(models.build("mobilenet_v2", (24, 24, 3), 4, width=0.25))
+    return randomize(models.build("mobilenet_v2", (24, 24, 3), 4, width=0.25))
 
 
 def channels_first() -> keras.Model:
-    return randomise(models.build("resnet10", (24, 24, 3), 5, width=0.25, data_format="channels_first"))
+    return randomize(models.build("resnet10", (24, 24, 3), 5, width=0.25, data_format="channels_first"))
 
 
 def mixed() -> keras.Model:
@@ -57,7 +57,7 @@ def mixed() -> keras.Model:
     y = keras.layers.Conv2D(4, 3, activation="relu")(y)
     y = keras.layers.BatchNormalization(name="after_activation")(y)
     y = keras.layers.BatchNormalization(name="after_dense")(keras.layers.Dense(5)(keras.layers.Flatten()(y)))
-    return randomise(keras.Model(x, keras.layers.Dense(3, activation="softmax")(y)))
+    return randomize(keras.Model(x, keras.layers.Dense(3, activation="softmax")(y)))
 
 
 NETS: list[Callable[[], keras.Model]] = [residual, inner, mobile, channels_first, mixed]
@@ -85,7 +85,7 @@ def test_folding_is_exact(make: Callable[[], keras.Model]) -> None:
 def test_what_is_trained_is_what_is_exported(make: Callable[[], keras.Model], tmp_path: pathlib.Path) -> None:
     model = make()
     x = pictures(model, 48)
-    aware = quantization.quantisation_aware(model, x)
+    aware = quantization.quantization_aware(model, x)
     expected = run(aware, x)
     assert np.abs(expected - run(model, x)).max() < 0.25 * np.abs(expected).max()
     # It changes what is computed, in training as in inference.
@@ -100,12 +100,12 @@ def test_what_is_trained_is_what_is_exported(make: Callable[[], keras.Model], tm
     np.testing.assert_array_equal(run(keras.models.load_model(tmp_path / "aware.keras"), x), expected)
 
 
-def test_both_ways_quantise_the_same_places(tmp_path: pathlib.Path) -> None:
+def test_both_ways_quantize_the_same_places(tmp_path: pathlib.Path) -> None:
     model = residual()
     x = pictures(model)
     export.export_onnx(model, tmp_path / "float.onnx", x[:4])
     quantization.quantize_onnx(tmp_path / "float.onnx", tmp_path / "after.onnx", x)
-    export.export_onnx(quantization.quantisation_aware(model, x), tmp_path / "aware.onnx", x[:4])
+    export.export_onnx(quantization.quantization_aware(model, x), tmp_path / "aware.onnx", x[:4])
     counts = []
     for name in ("after", "aware"):
         kinds = [node.op_type for node in onnx.load(tmp_path / f"{name}.onnx").graph.node]
@@ -113,14 +113,14 @@ def test_both_ways_quantise_the_same_places(tmp_path: pathlib.Path) -> None:
     assert counts[0] == counts[1]
 
 
-def test_fake_quantisation_by_hand() -> None:
+def test_fake_quantization_by_hand() -> None:
     x = np.array([-3.0, -0.51, -0.5, 0.0, 0.004, 0.5, 1.0, 7.0], np.float32)
     step = np.float32(1.0) / 127
     expected = np.clip(np.rint(x / step), -127, 127) * step
-    np.testing.assert_allclose(keras.ops.convert_to_numpy(fake_quantise(x, 1.0)), expected, rtol=1e-6)
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(fake_quantize(x, 1.0)), expected, rtol=1e-6)
     np.testing.assert_array_equal(
         keras.ops.convert_to_numpy(layers._for_inference(x, np.float32(1.0))),
-        keras.ops.convert_to_numpy(fake_quantise(x, np.float32(1.0))),
+        keras.ops.convert_to_numpy(fake_quantize(x, np.float32(1.0))),
     )
 
 
@@ -130,7 +130,7 @@ def test_gradients_go_straight_through() -> None:
     x, maximum = tf.constant([-3.0, -0.3, 0.4, 2.0]), tf.constant(1.0)
     with tf.GradientTape() as tape:
         tape.watch([x, maximum])
-        y = tf.reduce_sum(fake_quantise(x, maximum))
+        y = tf.reduce_sum(fake_quantize(x, maximum))
     by_x, by_maximum = tape.gradient(y, [x, maximum])
     np.testing.assert_array_equal(by_x, [0, 1, 1, 0])
     # d/ds of s round(x / s), less what moves with x: round(x / s) - x / s inside, -127 and 127 outside.
@@ -138,12 +138,12 @@ def test_gradients_go_straight_through() -> None:
     np.testing.assert_allclose(by_maximum, (-127 + sum(inside) + 127) / 127, rtol=1e-3, atol=1e-5)
 
 
-def test_a_kernel_is_quantised_while_it_is_called_only() -> None:
+def test_a_kernel_is_quantized_while_it_is_called_only() -> None:
     layer = layers.QuantizedConv2D(3, 1, use_bias=False)
     layer.build((None, 4, 4, 2))
     weight = np.array([1.0, 0.3, -0.004, 0.5, -2.0, 0.01], np.float32).reshape(1, 1, 2, 3)
     layer.set_weights([weight])
-    integers, scales = quantised_weight(weight, 3)
+    integers, scales = quantized_weight(weight, 3)
     np.testing.assert_allclose(layer(np.eye(2, dtype="float32").reshape(1, 1, 2, 2))[0, 0], (integers * scales)[0, 0], rtol=1e-6)
     np.testing.assert_array_equal(layer.kernel, weight)
 
@@ -152,7 +152,7 @@ def test_a_kernel_is_quantised_while_it_is_called_only() -> None:
 def test_training_moves_ranges_and_lowers_the_loss(learned: bool) -> None:
     model = residual()
     x, y = pictures(model, 64), np.eye(5)[np.arange(64) % 5]
-    aware = quantization.quantisation_aware(model, x, learned=learned)
+    aware = quantization.quantization_aware(model, x, learned=learned)
     before = [float(layer.maximum.numpy()) for layer in aware.layers if isinstance(layer, FakeQuantize)]
     assert all(
         layer.trainable_weights == ([layer.maximum] if learned else []) for layer in aware.layers if "quantized" in layer.name
@@ -166,7 +166,7 @@ def test_training_moves_ranges_and_lowers_the_loss(learned: bool) -> None:
 
 def test_some_layers_stay_float() -> None:
     model = residual()
-    aware = quantization.quantisation_aware(model, pictures(model, 8), excluded=["conv1", "head_*"])
+    aware = quantization.quantization_aware(model, pictures(model, 8), excluded=["conv1", "head_*"])
     kinds = {layer.name: type(layer).__name__ for layer in aware.layers}
     assert (kinds["conv1"], kinds["head_fc5"], kinds["block_1a_conv_1"]) == ("Conv2D", "Dense", "QuantizedWithNorm")
 
@@ -175,21 +175,21 @@ def test_bad_input(tmp_path: pathlib.Path) -> None:
     model = residual()
     x = pictures(model, 4)
     with pytest.raises(QuantizationError, match=r"excluded: .* has no layer 'conv11'\. Did you mean 'conv1'\?"):
-        quantization.quantisation_aware(model, x, excluded=["conv11"])
+        quantization.quantization_aware(model, x, excluded=["conv11"])
     with pytest.raises(QuantizationError, match="expected one of min_max"):
-        quantization.quantisation_aware(model, x, method="best")
-    with pytest.raises(PlanError, match="quantisation_aware: the data is empty"):
-        quantization.quantisation_aware(model, x[:0])
-    with pytest.raises(PlanError, match="quantisation_aware: the model takes inputs of shape"):
-        quantization.quantisation_aware(model, x[:, 1:])
+        quantization.quantization_aware(model, x, method="best")
+    with pytest.raises(PlanError, match="quantization_aware: the data is empty"):
+        quantization.quantization_aware(model, x[:0])
+    with pytest.raises(PlanError, match="quantization_aware: the model takes inputs of shape"):
+        quantization.quantization_aware(model, x[:, 1:])
     sequence = keras.Input((4, 6))
     attention = keras.Model(sequence, keras.layers.MultiHeadAttention(2, 3, name="heads")(sequence, sequence))
-    with pytest.raises(QuantizationError, match=r"Layer 'heads' of type MultiHeadAttention has no quantised form.*excluded="):
-        quantization.quantisation_aware(attention, np.zeros((2, 4, 6), "float32"))
+    with pytest.raises(QuantizationError, match=r"Layer 'heads' of type MultiHeadAttention has no quantized form.*excluded="):
+        quantization.quantization_aware(attention, np.zeros((2, 4, 6), "float32"))
     model.get_layer("conv1").set_weights([np.full_like(w, np.nan) for w in model.get_layer("conv1").get_weights()])
     with pytest.raises(QuantizationError, match="values that are not finite"):
-        quantization.quantisation_aware(model, x)
-    aware = quantization.quantisation_aware(mixed(), pictures(mixed(), 4))
-    with pytest.raises(ExportError, match="a quantised model is written in int8"):
+        quantization.quantization_aware(model, x)
+    aware = quantization.quantization_aware(mixed(), pictures(mixed(), 4))
+    with pytest.raises(ExportError, match="a quantized model is written in int8"):
         export.export_onnx(aware, tmp_path / "a.onnx", pictures(mixed(), 4), precision="float16")
     assert list(tmp_path.iterdir()) == []

@@ -10,18 +10,18 @@ import keras
 import numpy as np
 import onnx
 import pytest
-from helpers import randomise
+from helpers import randomize
 from tensorrt_graph import check_tensorrt, pictures
 
 from tlt_prune import export, models, quantization
 from tlt_prune.errors import QuantizationError
-from tlt_prune.quantization.post_training import TARGETS, quantised_weight
+from tlt_prune.quantization.post_training import TARGETS, quantized_weight
 
 
 @pytest.fixture(scope="module")
 def residual(tmp_path_factory: pytest.TempPathFactory) -> tuple[keras.Model, pathlib.Path]:
     keras.utils.set_random_seed(0)
-    model = randomise(models.build("resnet10", (24, 24, 3), 5, width=0.25))
+    model = randomize(models.build("resnet10", (24, 24, 3), 5, width=0.25))
     path = tmp_path_factory.mktemp("float") / "model.onnx"
     export.export_onnx(model, path, pictures(model, 4))
     return model, path
@@ -63,7 +63,7 @@ def test_depthwise_and_grouped_kernels(tmp_path: pathlib.Path) -> None:
     y = keras.layers.DepthwiseConv2D(3, depth_multiplier=2)(y)
     y = keras.layers.ReLU(6.0)(y)
     y = keras.layers.Conv2DTranspose(6, 2, strides=2)(y)
-    net = randomise(keras.Model(x, keras.layers.Dense(3, name="out")(keras.layers.GlobalAveragePooling2D()(y))))
+    net = randomize(keras.Model(x, keras.layers.Dense(3, name="out")(keras.layers.GlobalAveragePooling2D()(y))))
     export.export_onnx(net, tmp_path / "m.onnx", pictures(net, 4))
     found = quantization.quantize_onnx(tmp_path / "m.onnx", tmp_path / "int8.onnx", pictures(net), method="min_max")
     graph = onnx.load(found.path).graph
@@ -88,7 +88,7 @@ def test_both_targets_and_exclusions(residual: tuple[keras.Model, pathlib.Path],
 
 def test_a_weight_is_rounded_to_the_nearest() -> None:
     weight = np.array([[1.0, -0.5, 0.003], [0.0, 0.0, 0.0], [254.0, 2.9, -127.0]], np.float32)
-    integers, scales = quantised_weight(weight, 0)
+    integers, scales = quantized_weight(weight, 0)
     np.testing.assert_array_equal(integers, [[127, -64, 0], [0, 0, 0], [127, 1, -64]])
     np.testing.assert_allclose(scales, [1 / 127, 1.0, 2.0], rtol=1e-7)
 
@@ -96,7 +96,7 @@ def test_a_weight_is_rounded_to_the_nearest() -> None:
 def test_several_inputs(tmp_path: pathlib.Path) -> None:
     a, b = keras.Input((8, 8, 3), name="left"), keras.Input((8, 8, 2), name="right")
     y = keras.layers.Concatenate()([keras.layers.Conv2D(4, 3)(a), keras.layers.Conv2D(4, 3)(b)])
-    net = randomise(keras.Model([a, b], keras.layers.Dense(3)(keras.layers.Flatten()(y))))
+    net = randomize(keras.Model([a, b], keras.layers.Dense(3)(keras.layers.Flatten()(y))))
     x = [np.random.default_rng(i).standard_normal((40, *s.shape[1:])).astype("float32") for i, s in enumerate((a, b))]
     export.export_onnx(net, tmp_path / "m.onnx", [v[:4] for v in x])
     assert quantization.quantize_onnx(tmp_path / "m.onnx", tmp_path / "q.onnx", tuple(x), method="min_max").difference < 0.05
@@ -108,7 +108,7 @@ def test_what_is_infinite_in_between_stays_float(target: str, tmp_path: pathlib.
     image = keras.Input((8, 8, 3), name="image")
     y = keras.layers.Conv2D(64, 1, activation="relu", use_bias=False)(image)
     y = keras.layers.Conv2D(4, 3)(keras.layers.UnitNormalization()(y))
-    net = randomise(keras.Model(image, keras.layers.Dense(3)(keras.layers.Flatten()(y))))
+    net = randomize(keras.Model(image, keras.layers.Dense(3)(keras.layers.Flatten()(y))))
     # Either nothing, or so much that rounding does not turn the vector around.
     x = np.random.default_rng(0).uniform(1, 2, (64, 8, 8, 3)).astype("float32")
     x[:, 0, 0] = 0
@@ -141,7 +141,7 @@ def test_bad_input_leaves_nothing(residual: tuple[keras.Model, pathlib.Path], tm
         quantization.quantize_onnx(tmp_path / "none.onnx", tmp_path / "int8.onnx", x)
     assert list(tmp_path.iterdir()) == []
     quantization.quantize_onnx(source, tmp_path / "int8.onnx", x)
-    with pytest.raises(QuantizationError, match="quantised already"):
+    with pytest.raises(QuantizationError, match="quantized already"):
         quantization.quantize_onnx(tmp_path / "int8.onnx", tmp_path / "twice.onnx", x)
 
 

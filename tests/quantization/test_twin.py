@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import onnx
 import pytest
-from helpers import randomise
+from helpers import randomize
 from tensorrt_graph import pictures
 
 from tlt_prune import export, models, prune_model
@@ -25,12 +25,12 @@ def nested() -> keras.Model:
     y = keras.layers.SeparableConv2D(6, 3)(keras.layers.PReLU(shared_axes=[1, 2])(y))
     y = keras.layers.LayerNormalization()(keras.layers.GlobalMaxPooling2D()(y))
     y = keras.layers.Concatenate()([y, keras.layers.Dense(3, activation="tanh", kernel_regularizer="l2")(z)])
-    return randomise(keras.Model([x, z], [keras.layers.Dropout(0.3)(y), keras.layers.Dense(2)(y)]))
+    return randomize(keras.Model([x, z], [keras.layers.Dropout(0.3)(y), keras.layers.Dense(2)(y)]))
 
 
 @pytest.mark.parametrize("name", ["resnet10", "vgg16", "mobilenet_v2", "googlenet", "squeezenet", "darknet19", "efficientnet_b0"])
 def test_architectures_go_there_and_back(name: str) -> None:
-    model = randomise(models.build(name, (32, 32, 3), 4))
+    model = randomize(models.build(name, (32, 32, 3), 4))
     twin, there = to_tf_keras(model)
     again, back = to_keras(twin)
     assert there < 1e-5
@@ -64,7 +64,7 @@ def test_two_of_four(tmp_path: pathlib.Path) -> None:
     import tensorflow as tf
 
     keras.utils.set_random_seed(0)
-    model = prune_model(randomise(models.build("resnet10", (16, 16, 3), 4, width=0.5)), ratio=0.5, granularity=16)
+    model = prune_model(randomize(models.build("resnet10", (16, 16, 3), 4, width=0.5)), ratio=0.5, granularity=16)
     before = [np.array(w) for w in model.get_weights()]
     x, y = pictures(model, 64), np.eye(4, dtype="float32")[np.arange(64) % 4]
     environment = dict(os.environ)
@@ -85,7 +85,7 @@ def test_two_of_four(tmp_path: pathlib.Path) -> None:
         groups = np.moveaxis(kernel, -2, -1).reshape(-1, 4)
         np.testing.assert_array_equal((groups != 0).sum(axis=1), 2)
     assert (sparsity_table(model)["sparse"].dropna() < 0.2).all()
-    # Nothing is densified on the way: the exported kernels have the same zeros, batch normalisation folded in.
+    # Nothing is densified on the way: the exported kernels have the same zeros, batch normalization folded in.
     export.export_onnx(sparse, tmp_path / "sparse.onnx", x[:4])
     for weight in onnx.load(tmp_path / "sparse.onnx").graph.initializer:
         if len(weight.dims) == 4 and weight.dims[1] != 3:
@@ -107,7 +107,7 @@ def test_clusters() -> None:
     import tensorflow as tf
 
     keras.utils.set_random_seed(0)
-    model = randomise(models.build("resnet10", (16, 16, 3), 4, width=0.25))
+    model = randomize(models.build("resnet10", (16, 16, 3), 4, width=0.25))
     before = [np.array(w) for w in model.get_weights()]
     x, y = pictures(model, 64), np.eye(4, dtype="float32")[np.arange(64) % 4]
     data = tf.data.Dataset.from_tensor_slices((x, y)).batch(16)

@@ -8,10 +8,10 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from helpers import randomise
+from helpers import randomize
 
 from tlt_prune import training
-from tlt_prune.specs import RegConfig
+from tlt_prune.config.specs import RegConfig
 
 L = keras.layers
 CONV = "conv2d"
@@ -36,9 +36,9 @@ def model_of(kind: str, use_bias: bool) -> tuple[keras.Model, Any]:
     _, shape, make, _ = KINDS[kind]
     layer = make(use_bias=use_bias, name="layer")
     x = keras.Input(shape)
-    # Out of scope here: its parameters must never be penalised.
+    # Out of scope here: its parameters must never be penalized.
     y = L.BatchNormalization()(layer(x))
-    model = randomise(keras.Model(x, L.Flatten()(y)))
+    model = randomize(keras.Model(x, L.Flatten()(y)))
     return model, layer
 
 
@@ -50,9 +50,9 @@ def test_the_loss_of_every_kind(kind: str, use_bias: bool, regularize_bias: bool
     model, layer = model_of(kind, use_bias)
     config = RegConfig(type="L2", weight_decay=0.5, scope=(scope,), bias=regularize_bias)
     assert training.set_regularizers(model, config) == 1
-    penalised = [getattr(layer, name) for name in kernels] + ([layer.bias] if use_bias and regularize_bias else [])
-    expected = 0.5 * sum(float(np.sum(np.asarray(v, np.float64) ** 2)) for v in penalised)
-    assert len(model.losses) == len(penalised)
+    penalized = [getattr(layer, name) for name in kernels] + ([layer.bias] if use_bias and regularize_bias else [])
+    expected = 0.5 * sum(float(np.sum(np.asarray(v, np.float64) ** 2)) for v in penalized)
+    assert len(model.losses) == len(penalized)
     assert float(sum(model.losses)) == pytest.approx(expected, rel=1e-5)
     assert expected > 0
 
@@ -142,7 +142,7 @@ def test_group_lasso_drives_filters_to_zero_and_has_a_gradient_there() -> None:
     assert again.get_config() == {"factor": 0.1, "axes": [-1]}
 
 
-def test_the_scales_of_batch_normalisation() -> None:
+def test_the_scales_of_batch_normalization() -> None:
     model, _ = model_of("Conv2D", use_bias=False)
     norm = next(x for x in model.layers if isinstance(x, L.BatchNormalization))
     assert training.set_regularizers(model, RegConfig(type="none", bn_scale_decay=0.5)) == 1

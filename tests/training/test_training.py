@@ -12,9 +12,10 @@ import pandas as pd
 import pytest
 from small_training import DIGITS, FORM, SIZE, run, small_model
 
-from tlt_prune import data, files, training
+from tlt_prune import data, training
+from tlt_prune.config.specs import EarlyStop, LRConfig, OptimConfig, Train
 from tlt_prune.errors import FolderInUseError, SpecError, TrainingError
-from tlt_prune.specs import EarlyStop, LRConfig, OptimConfig, Train
+from tlt_prune.io import files
 from tlt_prune.training import loop
 from tlt_prune.training.evaluation import score
 from tlt_prune.training.loop import train

@@ -7,9 +7,9 @@ from typing import Any
 
 from tlt_prune import extras
 from tlt_prune.cli import common
+from tlt_prune.config.options import CRITERIA_WITH_DATA, Options
+from tlt_prune.config.specs import Spec
 from tlt_prune.errors import MissingPackageError, SpecError
-from tlt_prune.options import CRITERIA_WITH_DATA, Options
-from tlt_prune.specs import Spec
 
 _LOSS = "categorical_crossentropy"
 
@@ -125,8 +125,9 @@ def _examples(spec: Spec, predictor: Any, *, required: bool) -> _Examples | None
         return None
     import numpy as np
 
-    from tlt_prune import data, model_info
+    from tlt_prune import data
     from tlt_prune.cli.models import agreed
+    from tlt_prune.io import model_info
 
     spec, form, first = agreed(spec, predictor)
     split, _ = data.load_splits(spec.dataset, form)

@@ -11,11 +11,11 @@ from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
-from tlt_prune import interrupt
-from tlt_prune.cli.startup import import_frameworks
+from tlt_prune.config.specs import Spec, load_spec, parse_overrides, spec_from_dict
+from tlt_prune.config.texts import shown
 from tlt_prune.errors import SpecError, TltPruneError, first_line
-from tlt_prune.specs import Spec, load_spec, parse_overrides, spec_from_dict
-from tlt_prune.texts import shown
+from tlt_prune.io import interrupt
+from tlt_prune.io.frameworks import import_frameworks
 
 FLAGS = flags.FLAGS
 

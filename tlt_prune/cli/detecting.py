@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from tlt_prune import files
 from tlt_prune.cli import common
 from tlt_prune.cli.detection import Detection, read
 from tlt_prune.cli.models import facts
+from tlt_prune.config.specs import Spec
 from tlt_prune.data.pictures import by_name, open_picture, picture_files
 from tlt_prune.detection import experiment
 from tlt_prune.detection.clustering import boxes_of
@@ -22,7 +22,7 @@ from tlt_prune.detection.kitti import label_line
 from tlt_prune.detection.reading import fitted
 from tlt_prune.errors import ExportError, MissingPackageError
 from tlt_prune.export import latency_ms, load_predictor
-from tlt_prune.specs import Spec
+from tlt_prune.io import files
 
 # Of the boxes of the first classes; others begin again.
 COLORS = ("#76b900", "#e69f00", "#1f77b4", "#d62728", "#9467bd", "#17becf")

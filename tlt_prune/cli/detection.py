@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from tlt_prune import model_info
 from tlt_prune.cli import common
+from tlt_prune.config.specs import Spec
 from tlt_prune.detection import dataset, experiment
 from tlt_prune.detection.evaluation import Evaluation, Outputs, Postprocessing, evaluate, output_layout, scored
 from tlt_prune.detection.splits import splits
 from tlt_prune.detection.training import objective
 from tlt_prune.errors import SpecError
-from tlt_prune.model_info import ModelInfo
-from tlt_prune.specs import Spec
+from tlt_prune.io import model_info
+from tlt_prune.io.model_info import ModelInfo
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

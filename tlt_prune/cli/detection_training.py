@@ -14,15 +14,15 @@ from tlt_prune.cli import common
 from tlt_prune.cli import models as model_files
 from tlt_prune.cli.detecting import drawn
 from tlt_prune.cli.detection import Detection, info_of, output_size, read
-from tlt_prune.cli.training_run import quantisation_aware, read_teacher
+from tlt_prune.cli.training_run import quantization_aware, read_teacher
+from tlt_prune.config.specs import OptimConfig, RegConfig, Spec, Train
 from tlt_prune.detection import dataset, experiment
 from tlt_prune.detection.clustering import boxes_of
 from tlt_prune.detection.evaluation import Evaluation, outputs_of
 from tlt_prune.detection.schedules import EarlyStoppingAnnealing, soft_start_annealing
 from tlt_prune.detection.training import AutoWeighting, objective
 from tlt_prune.errors import SpecError
-from tlt_prune.export.runtime import Predictor, keras_runner, load_predictor
-from tlt_prune.specs import OptimConfig, RegConfig, Spec, Train
+from tlt_prune.onnx.predictor import Predictor, keras_runner, load_predictor
 
 
 def run_training(spec: Spec, folder: pathlib.Path, *, restart: bool) -> tuple[Spec, Any]:
@@ -84,7 +84,7 @@ def run_training(spec: Spec, folder: pathlib.Path, *, restart: bool) -> tuple[Sp
             return built
         few = train_split.part(train_split.names[: plan.qat_config.samples])
         calibration = dataset.evaluation_batches(few, raster, batch_size=batch_size, channels_first=first)
-        return quantisation_aware(built, calibration, len(few), plan.qat_config)
+        return quantization_aware(built, calibration, len(few), plan.qat_config)
 
     result = training.train(
         make_model,

@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from tlt_prune import extras, files
-from tlt_prune.cli import common, places
-from tlt_prune.cli.startup import import_frameworks
-from tlt_prune.specs import Spec
+from tlt_prune import extras
+from tlt_prune.cli import common
+from tlt_prune.config.specs import Spec
+from tlt_prune.io import files, places
+from tlt_prune.io.frameworks import import_frameworks
 
 _FILES = ("scores.csv", "per_class.csv", "confusion_matrix.csv", "evaluation.json")
 
@@ -60,9 +61,10 @@ def main(argv: list[str]) -> None:
 
 
 def _evaluate(spec: Spec, path: str, folder: pathlib.Path) -> None:
-    from tlt_prune import data, model_info, training
+    from tlt_prune import data, training
     from tlt_prune.cli.models import agreed, facts
     from tlt_prune.export import latency_ms, load_predictor
+    from tlt_prune.io import model_info
 
     predictor = load_predictor(path)
     spec, form, first = agreed(spec, predictor)

@@ -20,11 +20,12 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from tlt_prune import extras, files
-from tlt_prune.cli import common, places
-from tlt_prune.cli.startup import import_frameworks
+from tlt_prune import extras
+from tlt_prune.cli import common
+from tlt_prune.config.specs import Spec
 from tlt_prune.errors import SpecError
-from tlt_prune.specs import Spec
+from tlt_prune.io import files, places
+from tlt_prune.io.frameworks import import_frameworks
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("model", None, "Trained .keras model.", short_name="m")
@@ -234,7 +235,7 @@ class _Detector:
         return self._inputs(self._training.pictures[: e.batches * e.batch_size])
 
     def training(self, epochs: int) -> dict[str, Any]:
-        raise SpecError("export.litert_qat_epochs: expected 0 for a detector, which is quantised after training.")
+        raise SpecError("export.litert_qat_epochs: expected 0 for a detector, which is quantized after training.")
 
     def decoded(self) -> Any:
         from tlt_prune.detection import experiment
@@ -264,10 +265,10 @@ class _Detector:
 def _onnx(job: Any, path: pathlib.Path, samples: Any, said: list[str]) -> pathlib.Path:
     """Writes the ONNX file and what belongs to it; returns the script that builds its engine."""
     from tlt_prune.export import EngineOptions, export_onnx, trtexec_command, write_build_script
-    from tlt_prune.quantization import is_quantisation_aware, write_calibration_cache
+    from tlt_prune.quantization import is_quantization_aware, write_calibration_cache
 
     e, model = job.spec.export, job.predictor.model
-    aware = is_quantisation_aware(model)
+    aware = is_quantization_aware(model)
     calibrated = e.data_type == "int8" and not aware
     precision = "float16" if e.data_type == "fp16" else "float32"
     source = _float_file(path) if calibrated else path

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from tlt_prune import extras, files
-from tlt_prune.cli import common, places
-from tlt_prune.cli.startup import import_frameworks
+from tlt_prune import extras
+from tlt_prune.cli import common
+from tlt_prune.config.specs import Spec
 from tlt_prune.errors import DataError
-from tlt_prune.specs import Spec
+from tlt_prune.io import files, places
+from tlt_prune.io.frameworks import import_frameworks
 
 # Of each picture that objects are detected in: folder -> suffix.
 _DETECTED = {"labels": ".txt", "images": ".png"}

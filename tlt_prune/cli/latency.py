@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from tlt_prune import extras, files
+from tlt_prune import extras
 from tlt_prune.cli import common
+from tlt_prune.config.options import Options
 from tlt_prune.export import export_onnx, latency_ms, load_predictor
-from tlt_prune.options import Options
-from tlt_prune.pruning.granularity import chosen_granularity
-from tlt_prune.pruning.latency import table_at
+from tlt_prune.io import files
+from tlt_prune.pruning.cost.granularity import chosen_granularity
+from tlt_prune.pruning.cost.latency import table_at
 
 
 def measured_ms(model: Any) -> float:

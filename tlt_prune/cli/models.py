@@ -10,12 +10,12 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from tlt_prune import model_info
 from tlt_prune.cli import common
+from tlt_prune.config.settings import Settings, checked
+from tlt_prune.config.specs import Spec
+from tlt_prune.config.texts import read_json
 from tlt_prune.errors import DataError, SpecError, first_line
-from tlt_prune.options import Settings, checked
-from tlt_prune.specs import Spec
-from tlt_prune.texts import read_json
+from tlt_prune.io import model_info
 
 
 def seed(spec: Spec) -> None:
@@ -26,7 +26,7 @@ def seed(spec: Spec) -> None:
 
 def load_keras(path: str) -> Any:
     """A .keras (or .h5) model, not compiled."""
-    from tlt_prune.model_files import load_keras as load
+    from tlt_prune.io.model_files import load_keras as load
 
     return load(pathlib.Path(path))
 
@@ -175,7 +175,7 @@ def macs(predictor: Any) -> float | None:
     if predictor.model is None:
         return None
     from tlt_prune.graph.tracer import trace
-    from tlt_prune.pruning.costs import costs
+    from tlt_prune.pruning.cost.costs import costs
     from tlt_prune.quantization import folded
 
     total = costs(trace(folded(predictor.model))).total_macs

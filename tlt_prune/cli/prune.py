@@ -20,13 +20,15 @@ from typing import Any, get_args
 import numpy as np
 from absl import flags
 
-from tlt_prune import extras, files
-from tlt_prune.cli import common, places
-from tlt_prune.cli.startup import import_frameworks
+from tlt_prune import extras
+from tlt_prune.cli import common
 from tlt_prune.cli.twin_training import train_on_twin
+from tlt_prune.config.options import BUDGETS, Options, with_budget
+from tlt_prune.config.settings import Settings
+from tlt_prune.config.specs import Prune, Spec, parse_value
 from tlt_prune.errors import MissingPackageError, PlanError, SpecError
-from tlt_prune.options import BUDGETS, Options, Settings, with_budget
-from tlt_prune.specs import Prune, Spec, parse_value
+from tlt_prune.io import files, places
+from tlt_prune.io.frameworks import import_frameworks
 
 # The fields of Options that the toolkit's script has under another name, and its short forms.
 _NAMES = {"threshold": "pruning_threshold", "granularity": "pruning_granularity"}
@@ -207,15 +209,15 @@ def _prune(
     Returns:
         What to say once the files are in their place; with `onwards` what to do next, too.
     """
-    from tlt_prune import model_info
     from tlt_prune.cli.calibration import choose
     from tlt_prune.cli.latency import calibrate, measured_ms
-    from tlt_prune.export.runtime import keras_predictor
     from tlt_prune.graph.tracer import trace
+    from tlt_prune.io import model_info
+    from tlt_prune.onnx.predictor import keras_predictor
     from tlt_prune.pruning.api import plan_of
     from tlt_prune.pruning.compensation import compensate
-    from tlt_prune.pruning.law import check_law
-    from tlt_prune.pruning.rewrite import rewrite
+    from tlt_prune.pruning.rewrite.law import check_law
+    from tlt_prune.pruning.rewrite.rewrite import rewrite
     from tlt_prune.training.saving import save_model
 
     predictor = keras_predictor(pathlib.Path(source))

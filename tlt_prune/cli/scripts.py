@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import importlib
 
-from tlt_prune import interrupt
+from tlt_prune.io import interrupt
 
 
 def _run(name: str) -> None:

@@ -15,11 +15,12 @@ from typing import Any
 
 from absl import flags
 
-from tlt_prune import extras, files, model_info
-from tlt_prune.cli import common, places
-from tlt_prune.cli.startup import import_frameworks
+from tlt_prune import extras
+from tlt_prune.cli import common
+from tlt_prune.config.specs import Spec
 from tlt_prune.errors import SpecError
-from tlt_prune.specs import Spec
+from tlt_prune.io import files, model_info, places
+from tlt_prune.io.frameworks import import_frameworks
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("output_dir", None, "Folder for this training; default <results_dir>/train.", short_name="o")

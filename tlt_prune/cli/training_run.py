@@ -5,13 +5,14 @@ from __future__ import annotations
 import pathlib
 from typing import Any
 
-from tlt_prune import data, files, model_info, training
+from tlt_prune import data, training
 from tlt_prune.cli import common
 from tlt_prune.cli import models as model_files
+from tlt_prune.config.sections import QatConfig
+from tlt_prune.config.specs import Spec
 from tlt_prune.errors import SpecError
-from tlt_prune.export.runtime import load_predictor
-from tlt_prune.sections import QatConfig
-from tlt_prune.specs import Spec
+from tlt_prune.io import files, model_info
+from tlt_prune.onnx.predictor import load_predictor
 
 
 def run_training(spec: Spec, folder: pathlib.Path, *, restart: bool) -> tuple[Spec, Any]:
@@ -66,7 +67,7 @@ def run_training(spec: Spec, folder: pathlib.Path, *, restart: bool) -> tuple[Sp
         pictures = data.evaluation_pipeline(
             few, spec.dataset, form, batch_size=spec.evaluate.batch_size, channels_first=channels_first
         )
-        return quantisation_aware(model, pictures.batches, len(few), spec.train.qat_config)
+        return quantization_aware(model, pictures.batches, len(few), spec.train.qat_config)
 
     validation = data.evaluation_pipeline(
         test_split, spec.dataset, form, batch_size=spec.evaluate.batch_size, channels_first=channels_first
@@ -107,14 +108,14 @@ def training_pictures(spec: Spec, split: Any, form: Any, channels_first: bool, f
     )
 
 
-def quantisation_aware(model: Any, pictures: Any, count: int, config: QatConfig) -> Any:
+def quantization_aware(model: Any, pictures: Any, count: int, config: QatConfig) -> Any:
     """A model that trains in int8, with ranges from `count` training pictures; one that does so already stays."""
     from tlt_prune import quantization
 
-    if quantization.is_quantisation_aware(model):
+    if quantization.is_quantization_aware(model):
         return model
-    common.say(f"Quantisation-aware: int8 ranges start from {count} training pictures.")
-    return quantization.quantisation_aware(
+    common.say(f"Quantization-aware: int8 ranges start from {count} training pictures.")
+    return quantization.quantization_aware(
         model,
         pictures,
         learned=config.ranges == "learned",

@@ -7,8 +7,8 @@ from typing import Any
 
 from tlt_prune import extras
 from tlt_prune.cli import common
+from tlt_prune.config.specs import Spec
 from tlt_prune.errors import SpecError
-from tlt_prune.specs import Spec
 
 
 def train_on_twin(spec: Spec, source: str, output: pathlib.Path, dry_run: bool) -> list[str]:
@@ -21,9 +21,10 @@ def train_on_twin(spec: Spec, source: str, output: pathlib.Path, dry_run: bool) 
     if "train_dataset_path" not in spec.dataset.model_fields_set:
         raise SpecError(f"prune.{key}: expected a spec (-e) whose dataset.train_dataset_path is the model's training data.")
     extras.require("train", f"tlt-prune with {what}")
-    from tlt_prune import data, model_info, quantization, training
+    from tlt_prune import data, quantization, training
     from tlt_prune.cli.models import agreed, seed
-    from tlt_prune.export.runtime import keras_predictor, keras_runner
+    from tlt_prune.io import model_info
+    from tlt_prune.onnx.predictor import keras_predictor, keras_runner
     from tlt_prune.training.saving import save_model
 
     table = quantization.sparsity_table if key == "sparsity" else quantization.cluster_table

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from tlt_prune.config.texts import check_name, nfc, shown
 from tlt_prune.errors import DataError, first_line
-from tlt_prune.texts import check_name, nfc, shown
 
 SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".tif", ".tiff"))
 # The formats of these suffixes alone: Pillow would start another program for a PostScript file that is called .png.
@@ -86,7 +86,7 @@ def open_picture(path: str | pathlib.Path, channels: int, *, depth: int = 8, ori
 
     Args:
         path: the file.
-        channels: 1 (grey) or 3 (RGB).
+        channels: 1 (gray) or 3 (RGB).
         depth: bits of a value. 16: one channel, of mode "F", 0 to 65535.
         oriented: turned as its EXIF entry says and viewers show it; TIFF files always are.
 

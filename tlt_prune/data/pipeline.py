@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tlt_prune.config.specs import Augmentation, Dataset
 from tlt_prune.data.sources import PictureFormat, Split, read_picture
 from tlt_prune.errors import SpecError
-from tlt_prune.specs import Augmentation, Dataset
 
 _TORCH_MEAN = (0.485, 0.456, 0.406)
 _TORCH_STD = (0.229, 0.224, 0.225)
 _CAFFE_MEAN = (103.939, 116.779, 123.68)
-_CAFFE_GREY = 117.3786
+_CAFFE_GRAY = 117.3786
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -130,9 +130,9 @@ def preprocess(images: Any, dataset: Dataset, channels_first: bool, depth: int =
 
 
 def _caffe_mean(dataset: Dataset, channels: int, depth: int) -> list[float]:
-    """ImageNet's BGR means, or the grey one in the depth's own scale, unless the spec gives others."""
+    """ImageNet's BGR means, or the gray one in the depth's own scale, unless the spec gives others."""
     if not dataset.image_mean:
-        return list(_CAFFE_MEAN) if channels == 3 else [_CAFFE_GREY * 2 ** (depth - 8)]
+        return list(_CAFFE_MEAN) if channels == 3 else [_CAFFE_GRAY * 2 ** (depth - 8)]
     if len(dataset.image_mean) != channels:
         raise SpecError(
             f"dataset.image_mean: expected {channels} values, one for each channel of the pictures. "

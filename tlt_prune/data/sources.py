@@ -15,16 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tlt_prune import memory
+from tlt_prune.config.specs import Dataset
+from tlt_prune.config.texts import check_name, nfc, shown
 from tlt_prune.data.pictures import MOST_PIXELS, SUFFIXES, converted, from_pixels, list_pictures, open_picture, too_large
 from tlt_prune.errors import DataError, first_line
-from tlt_prune.specs import Dataset
-from tlt_prune.texts import check_name, nfc, shown
+from tlt_prune.io import memory
 
 # Folders up to this size are decoded once and kept; larger ones are read again in every epoch.
 _MEMORY_BYTES = 2**30
 
-# What a centre crop leaves out at every side, in pixels of the scaled picture: the toolkit's.
+# What a center crop leaves out at every side, in pixels of the scaled picture: the toolkit's.
 _CROP_MARGIN = 16
 
 
@@ -68,7 +68,7 @@ class PictureFormat:
     """What every picture is brought to.
 
     Attributes:
-        height, width, channels: in pixels; one channel is grey, three are RGB.
+        height, width, channels: in pixels; one channel is gray, three are RGB.
         depth: bits of a value, 8 or 16.
         resample: name of the interpolation.
         oriented: turned as their EXIF entry says and viewers show them.

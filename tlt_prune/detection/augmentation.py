@@ -1,7 +1,7 @@
 """Random changes of pictures and their boxes, as the toolkit draws them, by batch and seeded.
 
 On the picture the steps are: scale, crop, flip, translate, zoom, rotate. Matrices act on row vectors: `p M` is the point of the
-source, `(x, y, 1)` with pixel centres at +.5, that an output pixel `p` shows.
+source, `(x, y, 1)` with pixel centers at +.5, that an output pixel `p` shows.
 """
 
 from __future__ import annotations
@@ -178,20 +178,20 @@ def _rows(*rows: Any) -> Any:
     return tf.reshape(tf.stack(filled, axis=1), (-1, len(rows), len(rows[0])))
 
 
-# The luminance of a colour, and the two directions around it.
-_GREY = np.repeat([[0.299], [0.587], [0.114]], 3, axis=1)
+# The luminance of a color, and the two directions around it.
+_GRAY = np.repeat([[0.299], [0.587], [0.114]], 3, axis=1)
 _COLOR = np.array([[0.701, -0.299, -0.299], [-0.587, 0.413, -0.587], [-0.114, -0.114, 0.886]])
 _ACROSS = np.array([[0.168, -0.328, 1.25], [0.33, 0.035, -1.05], [-0.497, 0.292, -0.203]])
 
 
 def _hue_and_saturation(angle: Any, saturation: Any) -> Any:
     along, across = (saturation * tf.cos(angle))[:, None, None], (saturation * tf.sin(angle))[:, None, None]
-    grey, color, turned = (tf.constant(x, tf.float32) for x in (_GREY, _COLOR, _ACROSS))
-    return grey + along * color + across * turned
+    gray, color, turned = (tf.constant(x, tf.float32) for x in (_GRAY, _COLOR, _ACROSS))
+    return gray + along * color + across * turned
 
 
 def warp(pictures: Any, matrices: Any, size: tuple[int, int]) -> Any:
-    """Pictures `(n, height, width, channels)`, 0 to 1, as `size` (width, height) of the result shows them; grey outside."""
+    """Pictures `(n, height, width, channels)`, 0 to 1, as `size` (width, height) of the result shows them; gray outside."""
     moved = tf.constant(translation(0.5, 0.5), tf.float32) @ matrices @ tf.constant(translation(-0.5, -0.5), tf.float32)
     # TensorFlow wants columns, without the last entry.
     flat = tf.reshape(tf.transpose(moved, (0, 2, 1)), (-1, 9))[:, :8]
@@ -206,7 +206,7 @@ def warp(pictures: Any, matrices: Any, size: tuple[int, int]) -> Any:
 
 
 def colored(pictures: Any, matrices: Any) -> Any:
-    """Pictures `(n, height, width, 3)` by colour matrices `(n, 4, 4)`, clipped to 0 to 1."""
+    """Pictures `(n, height, width, 3)` by color matrices `(n, 4, 4)`, clipped to 0 to 1."""
     result = tf.einsum("nhwi,nij->nhwj", pictures, matrices[:, :3, :3]) + matrices[:, None, None, 3, :3]
     return tf.clip_by_value(result, 0.0, 1.0)
 

@@ -23,7 +23,7 @@ class ClusteringConfig:
     Attributes:
         clustering_algorithm: "DBSCAN"; "NMS"; or "HYBRID": NMS over the members of the clusters that DBSCAN finds.
         coverage_threshold: cells at or below it are left out, 0 to 1.
-        dbscan_eps: largest distance, 1 - IoU, of neighbours, above 0 and at most 1.
+        dbscan_eps: largest distance, 1 - IoU, of neighbors, above 0 and at most 1.
         dbscan_min_samples: a cell is the core of a cluster if the coverages within `dbscan_eps`, its own included, sum to
             this (0 is taken for 1).
         dbscan_confidence_threshold: clusters below it are left out; a confidence is a sum of coverages and may exceed 1.
@@ -140,10 +140,10 @@ def _by_dbscan(boxes: Array, coverages: Array, config: ClusteringConfig, rules: 
         return _detections([], [], []), np.zeros(0, int)
     least = max(int(config.dbscan_min_samples), 1) if rules.defects else config.dbscan_min_samples or 1
     eps = config.dbscan_eps + rules.eps_added
-    # A box so small, or an eps so near 0, that the box is no neighbour of itself has no other either.
+    # A box so small, or an eps so near 0, that the box is no neighbor of itself has no other either.
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     (own,) = np.nonzero(rules.epsilon / (area.astype(np.float64) + rules.epsilon) <= eps)
-    first, second, near = _neighbours(boxes[own], eps, rules.epsilon)
+    first, second, near = _neighbors(boxes[own], eps, rules.epsilon)
     _, labels_of_own = (
         dbscan(
             _graph(first, second, near, len(own)),
@@ -214,10 +214,10 @@ def _nms_in_place(boxes: Array, coverages: Array, config: ClusteringConfig) -> t
     return kept, scores[kept]
 
 
-def _neighbours(boxes: Array, eps: float, epsilon: float) -> tuple[Array, Array, Array]:
+def _neighbors(boxes: Array, eps: float, epsilon: float) -> tuple[Array, Array, Array]:
     """Pairs (i, j) of boxes, in either order, that are no farther apart than `eps`, and how far."""
     if eps >= 1:
-        # Then boxes that do not overlap are neighbours as well.
+        # Then boxes that do not overlap are neighbors as well.
         first, second = np.triu_indices(len(boxes), 1)
         distances = 1 - overlaps(boxes, boxes, epsilon)[first, second]
     else:

@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from tlt_prune import files
 from tlt_prune.detection.average_precision import Curve, EvaluationBox, Mode, curve_of, mean_average_precision, table
 from tlt_prune.detection.clustering import ClusteringConfig, Compatibility, Detections, cluster
 from tlt_prune.detection.dataset import BoxSplit
 from tlt_prune.detection.decoding import decode
 from tlt_prune.detection.geometry import Grid
+from tlt_prune.io import files
 from tlt_prune.pruning.pictures import picture
 
 Array = NDArray[Any]

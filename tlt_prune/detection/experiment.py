@@ -23,6 +23,8 @@ from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory, text_format
 
+from tlt_prune.config.specs import read_yaml
+from tlt_prune.config.texts import read_lines
 from tlt_prune.detection.augmentation import Augmentation, Canvas
 from tlt_prune.detection.average_precision import EvaluationBox, Mode
 from tlt_prune.detection.clustering import ClusteringConfig
@@ -31,8 +33,6 @@ from tlt_prune.detection.losses import OBJECTIVES, ObjectiveWeights, TargetClass
 from tlt_prune.detection.masks import LabelFilter, LossMask
 from tlt_prune.detection.targets import Ellipse, Rasterizer
 from tlt_prune.errors import DataError, SpecError, first_line
-from tlt_prune.specs import read_yaml
-from tlt_prune.texts import read_lines
 
 _PACKAGE = "detectnet_v2"
 _SCALARS = {"uint32": "UINT32", "int32": "INT32", "float": "FLOAT", "double": "DOUBLE", "bool": "BOOL", "string": "STRING"}
@@ -57,7 +57,7 @@ _CHECKS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
     "in": ("one of {}", lambda value, allowed: value in allowed),
     "%": ("a multiple of {}", lambda value, step: value % step == 0),
 }
-# Sizes that no machine holds, by the name of a field: as in `tlt_prune.sections`.
+# Sizes that no machine holds, by the name of a field: as in `tlt_prune.config.sections`.
 _LIMITS = {
     "batch_size_per_gpu": 65_536,
     "num_epochs": 1_000_000,

@@ -13,8 +13,8 @@ import random
 import re
 from collections.abc import Collection, Mapping, Sequence
 
+from tlt_prune.config.texts import nfc
 from tlt_prune.errors import DataError
-from tlt_prune.texts import nfc
 
 _COLUMNS = 15
 # The seed of the toolkit's converter.

@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from tlt_prune.config.texts import nfc, read_json, read_lines, shown
 from tlt_prune.data.pictures import SUFFIXES, by_name, list_pictures, open_picture, picture_name
 from tlt_prune.detection.dataset import Array, BoxSplit, Resize, check_size, large_enough, stretched_as_tf1
 from tlt_prune.detection.kitti import Label, parse_labels
 from tlt_prune.detection.masks import LabelFilter
 from tlt_prune.errors import DataError
-from tlt_prune.texts import nfc, read_json, read_lines, shown
 
 # Beyond it, a coordinate is no pixel of any picture, and float32 would round it.
 _LARGEST = 2.0**24

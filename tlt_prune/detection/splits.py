@@ -7,13 +7,13 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from tlt_prune.config.texts import read_json, read_lines
 from tlt_prune.data.pictures import SUFFIXES, picture_name
 from tlt_prune.detection import dataset, experiment
 from tlt_prune.detection.dataset import BoxSplit
 from tlt_prune.detection.kitti import SampleModifier, parse_labels, random_folds, sequence_folds
 from tlt_prune.detection.reading import load_coco, load_kitti, require_objects
 from tlt_prune.errors import DataError, SpecError
-from tlt_prune.texts import read_json, read_lines
 
 
 def splits(spec: Any, *, tao: bool = False) -> tuple[BoxSplit, BoxSplit]:

@@ -1,6 +1,6 @@
-"""What the network is to say of a picture: coverage ellipses and boxes, rasterised on its grid.
+"""What the network is to say of a picture: coverage ellipses and boxes, rasterized on its grid.
 
-The toolkit's rule (DetectNet_v2, `bbox_rasterizer_config`). Every box paints an ellipse around its centre; cells between the
+The toolkit's rule (DetectNet_v2, `bbox_rasterizer_config`). Every box paints an ellipse around its center; cells between the
 ellipse and the box, its dead zone, are cleared of what was painted before. Boxes are painted by their lower edge, the one that is
 lowest in the picture, and thus nearest, last. Classes never see each other.
 """
@@ -27,7 +27,7 @@ class Ellipse:
 
     Attributes:
         center_x, center_y: of the ellipse, as a share of the box, 0 to 1.
-        radius_x, radius_y: as a share of the way from the centre to the nearer side, above 0 and at most 1.
+        radius_x, radius_y: as a share of the way from the center to the nearer side, above 0 and at most 1.
         min_radius: in cells, above 0 and at most 1; the other radius grows in proportion.
     """
 
@@ -120,16 +120,16 @@ class Rasterizer:
         return written
 
     def _shapes(self, boxes: Any, classes: Any) -> Any:
-        """`(n, k, 6)`: centre, radii of the ellipse, radii of the dead zone; in cells."""
+        """`(n, k, 6)`: center, radii of the ellipse, radii of the dead zone; in cells."""
         known = tf.clip_by_value(classes, 0, len(self.classes) - 1)
         of = {name: tf.gather(values, known) for name, values in self._ellipse.items()}
-        centres, radii, sides = [], [], []
+        centers, radii, sides = [], [], []
         for low, axis in ((0, "x"), (1, "y")):
             first, last = boxes[..., low], boxes[..., low + 2]
             share = of[f"center_{axis}"]
-            centre = first + share * (last - first)
-            side = tf.where(share < 0.5, centre - first, last - centre)
-            centres.append(centre)
+            center = first + share * (last - first)
+            side = tf.where(share < 0.5, center - first, last - center)
+            centers.append(center)
             sides.append(side)
             radii.append(tf.maximum(of[f"radius_{axis}"] * side, 0.1))
         a, b = radii
@@ -137,7 +137,7 @@ class Rasterizer:
         a, b = tf.where(a < least, least, a), tf.where(a < least, least * b / a, b)
         a, b = tf.where(b < least, least * a / b, a), tf.where(b < least, least, b)
         dead = [tf.maximum(r, (1 - self._deadzone) * r + self._deadzone * s) for r, s in zip((a, b), sides, strict=True)]
-        return tf.stack([*centres, a, b, *dead], axis=-1)
+        return tf.stack([*centers, a, b, *dead], axis=-1)
 
     def _cover(self, shapes: Any, what: str) -> Any:
         """`(n, rows, columns)`: the share of each cell's samples inside an ellipse `(n, 6)`."""

@@ -2,9 +2,9 @@
 
 from tlt_prune.export.litert import export_litert
 from tlt_prune.export.onnx_file import export_onnx
-from tlt_prune.export.runtime import Predictor, latency_ms, load_predictor
 from tlt_prune.export.saved_model import export_saved_model
 from tlt_prune.export.tensorrt import EngineOptions, build_engine, trtexec_command, write_build_script
+from tlt_prune.onnx.predictor import Predictor, latency_ms, load_predictor
 
 __all__ = [
     "EngineOptions",

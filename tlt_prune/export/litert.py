@@ -13,14 +13,15 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from tlt_prune import extras, files, model_info
+from tlt_prune import extras
 from tlt_prune.errors import ExportError, first_line
-from tlt_prune.export.noise import quiet, quiet_natively
-from tlt_prune.export.runtime import keras_runner, load_predictor, refuse_states
 from tlt_prune.export.saved_model import write_saved_model
-from tlt_prune.model_info import ModelInfo
-from tlt_prune.parity import check_parity, samples_of
-from tlt_prune.quantization import is_quantisation_aware
+from tlt_prune.io import files, model_info
+from tlt_prune.io.model_info import ModelInfo
+from tlt_prune.onnx.noise import quiet, quiet_natively
+from tlt_prune.onnx.parity import check_parity, samples_of
+from tlt_prune.onnx.predictor import keras_runner, load_predictor, refuse_states
+from tlt_prune.quantization import is_quantization_aware
 
 PRECISIONS = ("float32", "float16", "int8")
 _TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "int8": 0.5}
@@ -63,7 +64,7 @@ def export_litert(
     if precision not in PRECISIONS:
         raise ExportError(f"export.precision: expected one of {', '.join(PRECISIONS)}. Received: {precision!r}.")
     trained_so = not isinstance(model, keras.Model)
-    if not trained_so and is_quantisation_aware(model):
+    if not trained_so and is_quantization_aware(model):
         raise ExportError(
             f"'{model.name}' was trained with the symmetric int8 of TensorRT and onnxruntime (train.qat). For LiteRT, export the "
             "model before that training, with export.data_type int8 or export.litert_qat_epochs."

@@ -12,16 +12,17 @@ from typing import Any
 import keras
 import numpy as np
 
-from tlt_prune import extras, files, model_info
+from tlt_prune import extras
 from tlt_prune.errors import ExportError, first_line
-from tlt_prune.export.onnx_names import scoped, with_layer_names
-from tlt_prune.export.runtime import keras_runner, onnx_runner, refuse_states
 from tlt_prune.graph.family import all_layers, producing_layer
-from tlt_prune.model_info import ModelInfo
-from tlt_prune.parity import Run, check_parity, samples_of, session_of
+from tlt_prune.io import files, model_info
+from tlt_prune.io.model_info import ModelInfo
+from tlt_prune.onnx.names import scoped, with_layer_names
+from tlt_prune.onnx.parity import Run, check_parity, samples_of, session_of
+from tlt_prune.onnx.predictor import keras_runner, onnx_runner, refuse_states
 from tlt_prune.quantization.aware import folded
-from tlt_prune.quantization.post_training import is_quantised, with_int8_weights
-from tlt_prune.quantization.rewiring import copied
+from tlt_prune.quantization.copying import copied
+from tlt_prune.quantization.post_training import is_quantized, with_int8_weights
 
 OPSETS = range(13, 18)
 PRECISIONS = ("float32", "float16")
@@ -42,8 +43,8 @@ def export_onnx(
 ) -> float:
     """Writes an ONNX file, named after the model's layers, and compares it with Keras in onnxruntime.
 
-    A model of mixed precision is written, and compared, as it computes in float32. Batch normalisation is folded into what comes
-    before. A model of `quantization.quantisation_aware` is written with QuantizeLinear and DequantizeLinear, its weights as int8.
+    A model of mixed precision is written, and compared, as it computes in float32. Batch normalization is folded into what comes
+    before. A model of `quantization.quantization_aware` is written with QuantizeLinear and DequantizeLinear, its weights as int8.
 
     Args:
         model: a Keras model.
@@ -81,10 +82,10 @@ def export_onnx(
     model = _in_float32(model)
     turned = [layout == "NCHW" and _is_channels_last(model) and len(x.shape) == 4 for x in model.inputs]
     proto = _converted(folded(model), opset, turned, batch_size)
-    quantised = is_quantised(proto)
-    if quantised:
+    quantized = is_quantized(proto)
+    if quantized:
         if precision != "float32":
-            raise ExportError("export.precision: a quantised model is written in int8. Expected float32, for what is not.")
+            raise ExportError("export.precision: a quantized model is written in int8. Expected float32, for what is not.")
         proto = with_int8_weights(proto)
     if precision == "float16":
         proto = _in_half(proto)
@@ -92,19 +93,19 @@ def export_onnx(
         entry = proto.metadata_props.add()
         entry.key, entry.value = model_info.ONNX_KEY, info.model_dump_json()
     fed = [np.ascontiguousarray(np.transpose(x, (0, 3, 1, 2))) if t else x for x, t in zip(arrays, turned, strict=True)]
-    run = _runner(proto, model.name, optimise=not quantised)
+    run = _runner(proto, model.name, optimize=not quantized)
     if tolerance is None:
-        tolerance = _TOLERANCE["int8" if quantised else precision]
+        tolerance = _TOLERANCE["int8" if quantized else precision]
     error = check_parity(keras_runner(model), run, arrays, fed, tolerance, f"The ONNX graph of '{model.name}'")
     with files.whole_file(path) as partial:
         partial.write_bytes(proto.SerializeToString())
     return error
 
 
-def _runner(proto: Any, name: str, *, optimise: bool) -> Run:
+def _runner(proto: Any, name: str, *, optimize: bool) -> Run:
     def run(batch: Any) -> Any:
         try:
-            return onnx_runner(session_of(proto.SerializeToString(), optimise=optimise))(batch)
+            return onnx_runner(session_of(proto.SerializeToString(), optimize=optimize))(batch)
         # Whatever the runtime misses, the user needs one line.
         except Exception as error:
             reason = first_line(error, 200)

@@ -9,12 +9,13 @@ from typing import Any
 
 import keras
 
-from tlt_prune import extras, files, model_info
-from tlt_prune.export.noise import quiet
-from tlt_prune.export.runtime import inputs_of, keras_runner, load_predictor
+from tlt_prune import extras
 from tlt_prune.graph.family import family_of
-from tlt_prune.model_info import ModelInfo
-from tlt_prune.parity import check_parity, samples_of
+from tlt_prune.io import files, model_info
+from tlt_prune.io.model_info import ModelInfo
+from tlt_prune.onnx.noise import quiet
+from tlt_prune.onnx.parity import check_parity, samples_of
+from tlt_prune.onnx.predictor import inputs_of, keras_runner, load_predictor
 
 
 @dataclasses.dataclass(frozen=True)

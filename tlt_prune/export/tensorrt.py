@@ -8,9 +8,9 @@ import pathlib
 import subprocess
 import sys
 
-from tlt_prune import files
 from tlt_prune.errors import ExportError, first_line
-from tlt_prune.quantization.post_training import is_quantised
+from tlt_prune.io import files
+from tlt_prune.quantization.post_training import is_quantized
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +21,7 @@ class EngineOptions:
         size: (height, width) of pictures, where the file leaves them open.
         minimum, optimum, maximum: batch sizes; of a file with a fixed one, that counts.
         engine: the file to write; None for a name beside the ONNX file.
-        calibration_cache: for a float file that TensorRT is to quantise by itself.
+        calibration_cache: for a float file that TensorRT is to quantize by itself.
     """
 
     size: tuple[int, int]
@@ -33,11 +33,11 @@ class EngineOptions:
 
 
 def trtexec_command(path: str | pathlib.Path, options: EngineOptions) -> str:
-    """The command that builds an engine from an ONNX file: int8 if it is quantised or there is a cache, and float16."""
+    """The command that builds an engine from an ONNX file: int8 if it is quantized or there is a cache, and float16."""
     path = pathlib.Path(path)
-    shapes, quantised = _facts(path, options)
+    shapes, quantized = _facts(path, options)
     words = [f"trtexec --onnx={path}", f"--saveEngine={_engine(path, options)}", "--fp16"]
-    if quantised or options.calibration_cache is not None:
+    if quantized or options.calibration_cache is not None:
         words.append("--int8")
     if options.calibration_cache is not None:
         words.append(f"--calib={options.calibration_cache}")
@@ -51,12 +51,12 @@ def trtexec_command(path: str | pathlib.Path, options: EngineOptions) -> str:
 def write_build_script(path: str | pathlib.Path, options: EngineOptions) -> pathlib.Path:
     """Writes beside an ONNX file a Python script that builds its engine with the tensorrt package; returns its path."""
     path = pathlib.Path(path)
-    shapes, quantised = _facts(path, options)
+    shapes, quantized = _facts(path, options)
     script = build_script(path)
     values = {
         "onnx": path.name,
         "engine": str(_engine(path, options).resolve()),
-        "int8": quantised,
+        "int8": quantized,
         "shapes": {name: triple for name, triple in shapes.items() if triple[0] != triple[2]},
     }
     text = _SCRIPT
@@ -93,7 +93,7 @@ Shapes = dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
 
 
 def _facts(path: pathlib.Path, options: EngineOptions) -> tuple[Shapes, bool]:
-    """(input name -> smallest, usual and largest shape; whether the file is quantised)."""
+    """(input name -> smallest, usual and largest shape; whether the file is quantized)."""
     import onnx
 
     model = onnx.load(files.written(path))
@@ -104,7 +104,7 @@ def _facts(path: pathlib.Path, options: EngineOptions) -> tuple[Shapes, bool]:
         known = [n or next(spatial) for n in sizes]
         low, usual, high = ((batch or n, *known) for n in (options.minimum, options.optimum, options.maximum))
         shapes[value.name] = (low, usual, high)
-    return shapes, is_quantised(model)
+    return shapes, is_quantized(model)
 
 
 _SCRIPT = '''"""Builds a TensorRT engine from @onnx@: python this_file.py (needs the tensorrt package, and the GPU it is for)."""

@@ -43,7 +43,7 @@ class Record:
         return label.reshape((1,) * rank)
 
     def weight_index(self, op: Any, variable: Any) -> int | None:
-        """Position of `variable` among the weights of `op`; None for a computed tensor (LoRA, quantised...)."""
+        """Position of `variable` among the weights of `op`; None for a computed tensor (LoRA, quantized...)."""
         if id(op) not in self._weight_index:
             self._weight_index[id(op)] = {id(v): i for i, v in enumerate(self.graph.family.weights(op))}
         return self._weight_index[id(op)].get(id(variable))
@@ -202,7 +202,7 @@ class CallTrace:
         shape[axis] = len(vector)
         return vector.reshape(shape)
 
-    def materialise(self, x: Labels, axis: int, tensor: int = 0) -> Labels:
+    def materialize(self, x: Labels, axis: int, tensor: int = 0) -> Labels:
         """`x` with its full size on `axis`."""
         axis %= x.ndim
         size = self.in_shapes[tensor][axis]

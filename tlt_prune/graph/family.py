@@ -210,7 +210,7 @@ class _Keras3(Family):
         return np.asarray(keras.ops.convert_to_numpy(variable))
 
     def construction(self) -> contextlib.AbstractContextManager[Any]:
-        # Variables made in a stateless scope are initialised when it ends.
+        # Variables made in a stateless scope are initialized when it ends.
         scope: contextlib.AbstractContextManager[Any] = keras.StatelessScope()
         return scope
 

@@ -123,7 +123,7 @@ def varying_axes(labels: Labels) -> tuple[int, ...]:
 
 
 def kept_shape(shape: Shape, labels: Labels, alive: Alive) -> Shape:
-    """`shape` with its labelled axis reduced to what is retained."""
+    """`shape` with its labeled axis reduced to what is retained."""
     new = list(shape)
     for axis in varying_axes(labels):
         new[axis] = int(alive[labels.reshape(-1)].sum())

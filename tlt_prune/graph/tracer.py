@@ -99,7 +99,7 @@ class _Tracer:
             return rules.channelwise(view, *arguments) if declared else view.freeze_unknown(arguments)
         if mode:
             # Scales a channel or a group of them, and packed kernels.
-            return view.freeze_all(arguments, f"'{view.call.path}' is quantised to {mode}: prune first, then quantise")
+            return view.freeze_all(arguments, f"'{view.call.path}' is quantized to {mode}: prune first, then quantize")
         if not rules.accepts(rule, len(arguments)):
             return view.freeze_all(arguments, f"{type(op).__name__} '{view.call.path}' is called with further tensors")
         return rule(view, *arguments)

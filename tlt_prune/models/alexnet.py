@@ -17,7 +17,7 @@ _LAYERS = ((96, 11, 4, True), (256, 5, 1, True), (384, 3, 1, False), (384, 3, 1,
 def alexnet(
     input_shape: Shape = (224, 224, 3), classes: int | None = None, *, hidden: int = 4096, options: Options | None = None
 ) -> keras.Model:
-    """Builds AlexNet, without normalisation, as in the paper.
+    """Builds AlexNet, without normalization, as in the paper.
 
     Args:
         input_shape: (height, width, channels).

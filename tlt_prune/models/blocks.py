@@ -1,4 +1,4 @@
-"""What all architectures are made of: convolution, normalisation, activation, with the toolkit's names.
+"""What all architectures are made of: convolution, normalization, activation, with the toolkit's names.
 
 Layers that the toolkit leaves unnamed get the names Keras 2 gave them in a fresh session
 (`activation_1`, `add_2`), counted per model, so that a model's names never depend on what was built before.
@@ -21,15 +21,15 @@ class Options:
 
     Attributes:
         data_format: "channels_last" or "channels_first".
-        use_batch_norm: batch normalisation after convolutions (AlexNet and SqueezeNet have none).
+        use_batch_norm: batch normalization after convolutions (AlexNet and SqueezeNet have none).
         use_bias: of convolutions; None leaves the architecture's own choice.
         kernel_regularizer, bias_regularizer: Keras regularizers, for convolutions and dense layers.
-        freeze_bn: batch normalisation is not trained and runs in inference mode while training.
+        freeze_bn: batch normalization is not trained and runs in inference mode while training.
         freeze_blocks: numbers of the blocks whose convolutions are not trained.
         activation: of convolutions: "relu", "relu6", "relu-n" (`max_value`), "leaky_relu" or "lrelu" (`alpha`),
             "elu" (`alpha`), "mish", "swish"; None leaves the architecture's own choice.
         activation_kwargs: its parameters.
-        bn_momentum, bn_epsilon: of batch normalisation.
+        bn_momentum, bn_epsilon: of batch normalization.
         width: factor of all filter counts.
         padding: "keras"; or "tao": convolutions and poolings with padding "same" get as many zeros on every side, as in NVIDIA's
             Keras, which its pretrained weights are made for. The two differ where strides are above 1, and for poolings.
@@ -136,7 +136,7 @@ class Net:
         return keras.layers.Concatenate(axis=self.channel_axis, name=name)(list(xs))
 
     def norm(self, x: Any, name: str | None = None, **kwargs: Any) -> Any:
-        """Batch normalisation, if the model has any."""
+        """Batch normalization, if the model has any."""
         o = self.options
         if not o.use_batch_norm:
             return x

@@ -104,7 +104,7 @@ def cspdarknet_tiny(
 
 
 class _Conv:
-    """Convolution, normalisation and activation, named after the toolkit's block: <name>, <name>_bn, <name>_<suffix>."""
+    """Convolution, normalization and activation, named after the toolkit's block: <name>, <name>_bn, <name>_<suffix>."""
 
     def __init__(self, layers: int, options: Options | None, suffix: str) -> None:
         if layers not in (19, 53):

@@ -1,4 +1,4 @@
-"""GoogLeNet: Szegedy et al., "Going Deeper with Convolutions", 2014, arXiv:1409.4842, with batch normalisation."""
+"""GoogLeNet: Szegedy et al., "Going Deeper with Convolutions", 2014, arXiv:1409.4842, with batch normalization."""
 
 from __future__ import annotations
 

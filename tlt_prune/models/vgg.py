@@ -1,4 +1,4 @@
-"""VGG 16 and 19: Simonyan and Zisserman, 2015, arXiv:1409.1556, with batch normalisation, as the toolkit builds it."""
+"""VGG 16 and 19: Simonyan and Zisserman, 2015, arXiv:1409.1556, with batch normalization, as the toolkit builds it."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from tlt_prune.errors import ExportError
 from tlt_prune.graph.family import all_layers
-from tlt_prune.model_files import load_keras
+from tlt_prune.io.model_files import load_keras
 from tlt_prune.models import hdf5
 
 

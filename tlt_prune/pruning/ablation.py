@@ -72,7 +72,7 @@ def metrics_without(
     Args:
         channels: the traced model.
         sets: of bundles whose consumers can all be seen: see `consumers`.
-        batches: labelled examples.
+        batches: labeled examples.
         metric: of all examples together.
         done: told the position of a set and its metric as soon as it is known.
     """

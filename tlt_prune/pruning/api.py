@@ -8,19 +8,19 @@ from typing import Any, Unpack
 
 import keras
 
+from tlt_prune.config.options import OptionArguments, Options, options_of, options_spelled_out
 from tlt_prune.graph.channel_graph import ChannelGraph
 from tlt_prune.graph.labels import Alive
 from tlt_prune.graph.tracer import trace
-from tlt_prune.options import OptionArguments, Options, options_of, options_spelled_out
-from tlt_prune.pruning.budgets import resource_of
 from tlt_prune.pruning.compensation import compensate
-from tlt_prune.pruning.costs import by_row, costs
-from tlt_prune.pruning.importance.network import Scores
-from tlt_prune.pruning.law import check_law
-from tlt_prune.pruning.ledger import charged
+from tlt_prune.pruning.cost.costs import by_row, costs
+from tlt_prune.pruning.criteria.network import Scores
 from tlt_prune.pruning.plan import LayerPlan, PruningPlan, quantiles
-from tlt_prune.pruning.rewrite import rewrite
-from tlt_prune.pruning.select import Selection, select
+from tlt_prune.pruning.rewrite.law import check_law
+from tlt_prune.pruning.rewrite.rewrite import rewrite
+from tlt_prune.pruning.select.budgets import resource_of
+from tlt_prune.pruning.select.ledger import charged
+from tlt_prune.pruning.select.select import Selection, select
 
 
 def plan_pruning(model: Any, **options: Unpack[OptionArguments]) -> PruningPlan:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from tlt_prune.errors import PlanError, first_line
 from tlt_prune.graph.reader import Graph
-from tlt_prune.parity import fits
+from tlt_prune.onnx.parity import fits
 
 Batch = tuple[Any, Any]
 """(inputs in the structure of the model's, labels or None), NumPy arrays."""
@@ -32,7 +32,7 @@ class Batches(Sequence[Batch]):
         graph: of the model that the data is for: shapes are checked against its inputs.
         steps: batches to read; None for all. An endless generator needs it.
         batch_size: of arrays.
-        labelled: whether labels are needed.
+        labeled: whether labels are needed.
         what: who asks, for errors.
 
     Raises:
@@ -40,7 +40,7 @@ class Batches(Sequence[Batch]):
     """
 
     def __init__(
-        self, data: Any, graph: Graph, *, steps: int | None = None, batch_size: int = 64, labelled: bool = False, what: str
+        self, data: Any, graph: Graph, *, steps: int | None = None, batch_size: int = 64, labeled: bool = False, what: str
     ) -> None:
         self._batches: list[Batch] = []
         _check_count(steps, "steps", what)
@@ -52,7 +52,7 @@ class Batches(Sequence[Batch]):
             for raw in itertools.islice(_raw(data, batch_size), steps):
                 x, y = _split(raw)
                 x = _checked(_in_structure(x, graph), graph, what)
-                if labelled and y is None:
+                if labeled and y is None:
                     raise PlanError(f"{what} needs labels. Expected data of (x, y). Received inputs only.")
                 self._batches.append((x, None if y is None else tree.map_structure(_array, y)))
                 size += sum(a.nbytes for a in tree.flatten(x))
@@ -105,11 +105,11 @@ class TakesData:
         self._kept: tuple[Any, Batches] | None = None
         self.used = ""
 
-    def _read(self, graph: Graph, what: str, *, labelled: bool = False) -> Batches:
+    def _read(self, graph: Graph, what: str, *, labeled: bool = False) -> Batches:
         """The data as batches for a model, read again only for a model with other inputs."""
         shapes = [x.shape for x in graph.flat_inputs]
         if self._kept is None or self._kept[0] != shapes:
-            batches = Batches(self._data, graph, steps=self._steps, batch_size=self._batch_size, labelled=labelled, what=what)
+            batches = Batches(self._data, graph, steps=self._steps, batch_size=self._batch_size, labeled=labeled, what=what)
             self._kept = shapes, batches
         self.used = str(self._kept[1])
         return self._kept[1]

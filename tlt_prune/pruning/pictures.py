@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from tlt_prune import extras, files
+from tlt_prune import extras
+from tlt_prune.io import files
 
 if TYPE_CHECKING:
     from tlt_prune.pruning.plan import PruningPlan
@@ -40,10 +41,10 @@ def draw_plan(plan: PruningPlan) -> Any:
 def draw_sweep(frame: pd.DataFrame) -> Any:
     """A matplotlib figure: what is left of channels, parameters and MACs at each threshold."""
     figure, axis = picture("Drawing a sweep", (7, 4))
-    for column, colour in (("channels", "#444444"), ("parameters", AFTER), ("MACs", "#1f77b4")):
+    for column, color in (("channels", "#444444"), ("parameters", AFTER), ("MACs", "#1f77b4")):
         if frame[column].notna().all():
             axis.plot(
-                frame.index, 100 * frame[column] / frame.attrs["whole"][column], "o-", color=colour, label=column, markersize=4
+                frame.index, 100 * frame[column] / frame.attrs["whole"][column], "o-", color=color, label=column, markersize=4
             )
     axis.set_xlabel("threshold")
     axis.set_ylabel("left, %")

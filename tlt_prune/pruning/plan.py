@@ -15,17 +15,18 @@ import pydantic
 from numpy.typing import NDArray
 from pydantic import Field
 
-from tlt_prune import files
+from tlt_prune.config.options import BUDGETS
+from tlt_prune.config.settings import Settings, checked
+from tlt_prune.config.texts import json_of, read_json
 from tlt_prune.errors import DataError, PlanError
 from tlt_prune.graph.channel_graph import ChannelGraph
 from tlt_prune.graph.labels import Alive
 from tlt_prune.graph.tracer import trace
-from tlt_prune.options import BUDGETS, Settings, checked
+from tlt_prune.io import files
 from tlt_prune.pruning import pictures
 from tlt_prune.pruning.compensation import compensate
-from tlt_prune.pruning.rewrite import rewrite
+from tlt_prune.pruning.rewrite.rewrite import rewrite
 from tlt_prune.pruning.sweep import sweep
-from tlt_prune.texts import json_of, read_json
 
 _FORMAT = 3
 # Below this share of channels, parameters and MACs alike, a prune has done next to nothing.
@@ -70,7 +71,7 @@ class PruningPlan:
         params_before, params_after, macs_before, macs_after: of the whole model.
         size_mb_before, size_mb_after: of its weights, in megabytes of 10^6 bytes.
         latency_ms_before, latency_ms_after: as predicted, where the budget is one of latency; None otherwise.
-        scores: quantiles (0, 5, 25, 50, 75 and 100 %) of the normalised scores of all channels that may go; empty if none may.
+        scores: quantiles (0, 5, 25, 50, 75 and 100 %) of the normalized scores of all channels that may go; empty if none may.
         first_threshold: the smallest threshold that removes anything; infinite where none does.
         settings: the arguments that led here.
         unknown: path -> class name of each layer without a rule.
@@ -223,7 +224,7 @@ class PruningPlan:
         else:
             why = "Nearly all lie above it: raise the threshold"
         return (
-            f"threshold={threshold} keeps what scores above it, and the normalised scores are {values} (quantiles {names}). "
+            f"threshold={threshold} keeps what scores above it, and the normalized scores are {values} (quantiles {names}). "
             f"{_first_threshold(self.first_threshold, floor)} "
             f"{why}, or say ratio=0.5 to remove half of every layer whatever its scores."
         )

@@ -12,19 +12,20 @@ from typing import Annotated, Any, Literal, Unpack
 
 from pydantic import Field
 
-from tlt_prune import files
+from tlt_prune.config.options import LayerOptions, OptionArguments, Options, options_of, options_spelled_out
+from tlt_prune.config.settings import Settings, checked
+from tlt_prune.config.texts import read_json
 from tlt_prune.errors import DataError, PlanError, first_line
 from tlt_prune.graph.channel_graph import ChannelGraph
 from tlt_prune.graph.family import Family
 from tlt_prune.graph.tracer import trace
-from tlt_prune.options import LayerOptions, OptionArguments, Options, Settings, checked, options_of, options_spelled_out
+from tlt_prune.io import files
 from tlt_prune.pruning.api import plan_of
-from tlt_prune.pruning.budgets import absolute, resource_of
 from tlt_prune.pruning.compensation import compensate
-from tlt_prune.pruning.ledger import charged
-from tlt_prune.pruning.rewrite import rewrite
-from tlt_prune.pruning.select import bundle_scores
-from tlt_prune.texts import read_json
+from tlt_prune.pruning.rewrite.rewrite import rewrite
+from tlt_prune.pruning.select.budgets import absolute, resource_of
+from tlt_prune.pruning.select.ledger import charged
+from tlt_prune.pruning.select.select import bundle_scores
 
 Kind = Literal["linear", "cubic"]
 

@@ -12,18 +12,18 @@ from typing import Any, Unpack
 import numpy as np
 import pandas as pd
 
+from tlt_prune.config.options import BUDGETS, OptionArguments, Options, options_of, options_spelled_out
 from tlt_prune.errors import PlanError
 from tlt_prune.graph.channel_graph import ChannelGraph
 from tlt_prune.graph.tracer import trace
-from tlt_prune.options import BUDGETS, OptionArguments, Options, options_of, options_spelled_out
 from tlt_prune.pruning import pictures
 from tlt_prune.pruning.ablation import consumers, metric_of, metrics_without
 from tlt_prune.pruning.batches import Batches, progress
-from tlt_prune.pruning.budgets import absolute, resource_of
-from tlt_prune.pruning.granularity import chosen_granularity
-from tlt_prune.pruning.groups import Grouping, grouping
-from tlt_prune.pruning.ledger import Ledger
-from tlt_prune.pruning.select import bundle_scores
+from tlt_prune.pruning.cost.granularity import chosen_granularity
+from tlt_prune.pruning.select.budgets import absolute, resource_of
+from tlt_prune.pruning.select.groups import Grouping, grouping
+from tlt_prune.pruning.select.ledger import Ledger
+from tlt_prune.pruning.select.select import bundle_scores
 
 RATIOS = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
 
@@ -134,7 +134,7 @@ def sensitivity(
     chosen: Options = options_of({**options, **dict.fromkeys(BUDGETS), "ratio": 0.5})
     channels = trace(model, chosen.channelwise_layers)
     name, function = metric_of(metric)
-    batches = Batches(data, channels.graph, steps=steps, batch_size=batch_size, labelled=True, what="sensitivity")
+    batches = Batches(data, channels.graph, steps=steps, batch_size=batch_size, labeled=True, what="sensitivity")
     granularity = chosen_granularity(channels.graph, chosen.granularity)
     found = grouping(channels, bundle_scores(channels, chosen), chosen, granularity)
     visible = consumers(channels).visible

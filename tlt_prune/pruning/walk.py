@@ -1,6 +1,6 @@
 """A model run call by call over all of a data set: every call sees all batches before the next one starts.
 
-So what a call computes with may be changed just before it runs, knowing all that it will be given: batch normalisations get
+So what a call computes with may be changed just before it runs, knowing all that it will be given: batch normalizations get
 their true statistics, kernels are fitted, each knowing what came before. One pass over a model does, whatever its depth. What
 no later call needs is let go.
 """

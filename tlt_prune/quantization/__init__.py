@@ -1,6 +1,6 @@
-"""INT8: ranges measured on data, Q/DQ in ONNX, training with quantisation in the loop; 2:4 sparsity and weight clustering."""
+"""INT8: ranges measured on data, Q/DQ in ONNX, training with quantization in the loop; 2:4 sparsity and weight clustering."""
 
-from tlt_prune.quantization.aware import fold_batch_norms, folded, is_quantisation_aware, quantisation_aware
+from tlt_prune.quantization.aware import fold_batch_norms, folded, is_quantization_aware, quantization_aware
 from tlt_prune.quantization.cache import read_calibration_cache, write_calibration_cache
 from tlt_prune.quantization.clustering import cluster_table, cluster_weights
 from tlt_prune.quantization.litert_aware import train_for_litert
@@ -17,8 +17,8 @@ __all__ = [
     "cluster_weights",
     "fold_batch_norms",
     "folded",
-    "is_quantisation_aware",
-    "quantisation_aware",
+    "is_quantization_aware",
+    "quantization_aware",
     "quantize_onnx",
     "read_calibration_cache",
     "sparsify",

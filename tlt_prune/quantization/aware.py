@@ -1,7 +1,7 @@
-"""A float model -> one to be trained with quantisation in the loop.
+"""A float model -> one to be trained with quantization in the loop.
 
-Batch normalisation is part of the kernel before it where int8 computes, so that what is rounded is the kernel with it; while
-training, it still normalises by the batch. Quantised are the kernels of weighted layers, and the activations that go into them,
+Batch normalization is part of the kernel before it where int8 computes, so that what is rounded is the kernel with it; while
+training, it still normalizes by the batch. Quantized are the kernels of weighted layers, and the activations that go into them,
 into poolings of averages and into additions: the same places as in `post_training`.
 """
 
@@ -16,13 +16,14 @@ import numpy as np
 from keras import tree
 
 from tlt_prune.errors import QuantizationError
+from tlt_prune.graph.execute import rewired
 from tlt_prune.graph.family import Family
 from tlt_prune.graph.reader import Call, Graph, matches, nearest_name, read
 from tlt_prune.pruning.batches import Batches, progress
 from tlt_prune.pruning.layer_kinds import is_any
+from tlt_prune.quantization.copying import copied
 from tlt_prune.quantization.layers import QUANTIZED, FakeQuantize, QuantizedWithNorm, along_channels, off
 from tlt_prune.quantization.ranges import METHODS, Histogram
-from tlt_prune.quantization.rewiring import copied, rewired
 
 _AVERAGES = tuple(f"{kind}AveragePooling{n}D" for kind in ("", "Global") for n in (1, 2, 3))
 # What may hold weights without a kernel of products, and stays float.
@@ -30,7 +31,7 @@ _FLOAT = ("BatchNormalization", "LayerNormalization", "GroupNormalization", "PRe
 
 
 def fold_batch_norms(model: keras.Model) -> keras.Model:
-    """A model that computes in inference what `model` does, with every batch normalisation that follows a convolution or a dense
+    """A model that computes in inference what `model` does, with every batch normalization that follows a convolution or a dense
     layer, and nothing else does, inside that layer's kernel and bias. `model` stays as it is.
 
         kernel' = kernel gamma / sqrt(variance + epsilon),   bias' = (bias - mean) gamma / sqrt(variance + epsilon) + beta
@@ -52,13 +53,13 @@ def fold_batch_norms(model: keras.Model) -> keras.Model:
     return rewired(graph, visit)
 
 
-def is_quantisation_aware(model: keras.Model) -> bool:
-    """Whether a model came from `quantisation_aware`."""
+def is_quantization_aware(model: keras.Model) -> bool:
+    """Whether a model came from `quantization_aware`."""
     return any(isinstance(layer, FakeQuantize) for layer in model.layers)
 
 
 def folded(model: keras.Model) -> keras.Model:
-    """What a quantisation-aware model computes in inference, with its batch normalisations inside the quantised kernels.
+    """What a quantization-aware model computes in inference, with its batch normalizations inside the quantized kernels.
 
     A model without any is returned as it is.
     """
@@ -72,7 +73,7 @@ def folded(model: keras.Model) -> keras.Model:
     return rewired(read(model), visit)
 
 
-def quantisation_aware(
+def quantization_aware(
     model: keras.Model,
     data: Any,
     *,
@@ -98,13 +99,13 @@ def quantisation_aware(
         batch_size: of arrays.
 
     Raises:
-        QuantizationError: a layer has no quantised form (and is not excluded), or `excluded` names none.
+        QuantizationError: a layer has no quantized form (and is not excluded), or `excluded` names none.
         PlanError: the data is empty or does not fit the model.
         UnsupportedModelError: the model has no graph that can be read, or a layer cannot be rebuilt.
     """
     if method not in METHODS:
         raise QuantizationError(f"method: expected one of {', '.join(METHODS)}. Received: {method!r}.")
-    batches = Batches(data, read(model), steps=steps, batch_size=batch_size, what="quantisation_aware")
+    batches = Batches(data, read(model), steps=steps, batch_size=batch_size, what="quantization_aware")
     # Models inside are opened first: every layer is seen as often as it is called.
     graph = read(rewired(read(copied(model)), lambda call, args, kwargs: call.op(*args, **kwargs)))
     calls = list(graph.walk())
@@ -114,7 +115,7 @@ def quantisation_aware(
             raise QuantizationError(f"excluded: '{model.name}' has no layer {pattern!r}.{near}")
     floats = {id(call.op) for call in calls if any(matches(call, pattern) for pattern in excluded)}
     _check(graph, floats)
-    aware = rewired(graph, _Quantiser(graph, floats, learned).visit)
+    aware = rewired(graph, _Quantizer(graph, floats, learned).visit)
     _start(aware, batches, method, percentile)
     return aware
 
@@ -144,14 +145,14 @@ def _scopes(graph: Graph) -> list[Graph]:
 
 
 def _folded_norms(graph: Graph) -> dict[int, Call]:
-    """Layer (by id) -> the call of the batch normalisation that goes into it."""
+    """Layer (by id) -> the call of the batch normalization that goes into it."""
     family = graph.family
     times = collections.Counter(id(call.op) for call in graph.walk())
     readers = _readers(graph)
     found = {}
     for call in graph.walk():
         if (
-            _quantised_name(family, call.op) is None
+            _quantized_name(family, call.op) is None
             or times[id(call.op)] > 1
             or call.op.activation is not keras.activations.linear
         ):
@@ -167,7 +168,7 @@ def _folded_norms(graph: Graph) -> dict[int, Call]:
     return found
 
 
-def _quantised_name(family: Family, op: Any) -> str | None:
+def _quantized_name(family: Family, op: Any) -> str | None:
     """The class in `QUANTIZED` that computes what a layer does."""
     return next((name for name in QUANTIZED if family.is_layer(op) and family.is_a(op, name)), None)
 
@@ -203,7 +204,7 @@ class _Later:
         return outputs
 
 
-# --- quantising ---
+# --- quantizing ---
 
 
 def _check(graph: Graph, floats: set[int]) -> None:
@@ -212,21 +213,21 @@ def _check(graph: Graph, floats: set[int]) -> None:
     for call in graph.walk():
         if not family.is_layer(call.op) or id(call.op) in floats or not call.op.weights:
             continue
-        if _quantised_name(family, call.op) is None and not is_any(family, call.op, _FLOAT):
+        if _quantized_name(family, call.op) is None and not is_any(family, call.op, _FLOAT):
             raise QuantizationError(
-                f"Layer '{call.path}' of type {type(call.op).__name__} has no quantised form. Expected {', '.join(QUANTIZED)}; "
+                f"Layer '{call.path}' of type {type(call.op).__name__} has no quantized form. Expected {', '.join(QUANTIZED)}; "
                 f"excluded=['{call.path}'] leaves it in floating point."
             )
 
 
-class _Quantiser:
+class _Quantizer:
     def __init__(self, graph: Graph, floats: set[int], learned: bool) -> None:
         self._family, self._floats, self._learned = graph.family, floats, learned
         self._norms = {op: norm for op, norm in _folded_norms(graph).items() if op not in floats and id(norm.op) not in floats}
         self._gone = {id(norm.op) for norm in self._norms.values()}
         self._readers = _readers(graph)
         self._makers = {tensor.key: call for call in graph.walk() for tensor in call.outputs}
-        self._quantised: dict[int, Any] = {}
+        self._quantized: dict[int, Any] = {}
         self._layers: dict[int, _Later] = {}
 
     def visit(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -235,7 +236,7 @@ class _Quantiser:
             return args[0]
         if id(op) in self._floats:
             return op(*args, **kwargs)
-        name = _quantised_name(self._family, op)
+        name = _quantized_name(self._family, op)
         if name is not None:
             return self._layer(op, name)(self._activation(args[0], call.inputs[0].key), *args[1:], **kwargs)
         if type(op).__name__ in _AVERAGES:
@@ -245,13 +246,13 @@ class _Quantiser:
         return op(*args, **kwargs)
 
     def _layer(self, op: Any, name: str) -> _Later:
-        """The quantised layer of a float one; of one that is called several times, the same."""
+        """The quantized layer of a float one; of one that is called several times, the same."""
         if id(op) not in self._layers:
             layer = QUANTIZED[name].from_config(op.get_config())
             weights = op.get_weights()
             norm = self._norms.get(id(op))
             if norm is not None:
-                # The copy's own batch normalisation goes on inside.
+                # The copy's own batch normalization goes on inside.
                 layer = QuantizedWithNorm(layer, type(norm.op).from_config(norm.op.get_config()), name=op.name)
                 weights = [weights, norm.op.get_weights()]
             self._layers[id(op)] = _Later(layer, weights)
@@ -277,17 +278,17 @@ class _Quantiser:
             maker = self._makers[maker.inputs[0].key]
         if maker is None or len(self._readers[key]) != 1 or id(maker.op) in self._floats:
             return False
-        return "Conv" in (_quantised_name(self._family, maker.op) or "")
+        return "Conv" in (_quantized_name(self._family, maker.op) or "")
 
     def _activation(self, value: Any, key: int) -> Any:
-        if id(value) not in self._quantised:
+        if id(value) not in self._quantized:
             maker = self._makers.get(key)
             name = (maker.path if maker is not None else "input").replace("/", "_")
-            self._quantised[id(value)] = (
+            self._quantized[id(value)] = (
                 value,
-                FakeQuantize(self._learned, name=f"{name}_quantized_{len(self._quantised)}")(value),
+                FakeQuantize(self._learned, name=f"{name}_quantized_{len(self._quantized)}")(value),
             )
-        return self._quantised[id(value)][1]
+        return self._quantized[id(value)][1]
 
 
 def _start(aware: keras.Model, batches: Batches, method: str, percentile: float) -> None:

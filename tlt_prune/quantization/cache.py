@@ -13,8 +13,8 @@ import re
 import struct
 from collections.abc import Mapping
 
-from tlt_prune import files
 from tlt_prune.errors import QuantizationError
+from tlt_prune.io import files
 
 # The names of TensorRT's calibrators. The number is the version that wrote the cache: later versions read it.
 _HEADERS = {

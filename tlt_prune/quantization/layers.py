@@ -23,7 +23,7 @@ _PACKAGE = "tlt_prune"
 _LEAST_GAIN = 1e-6
 
 
-def fake_quantise(x: Any, maximum: Any) -> Any:
+def fake_quantize(x: Any, maximum: Any) -> Any:
     """q(x), differentiable in x and in `maximum`, which broadcasts against x.
 
     With the gradient straight through the rounding, that of `maximum` is Esser et al., "Learned Step Size Quantization", ICLR
@@ -37,7 +37,7 @@ def fake_quantise(x: Any, maximum: Any) -> Any:
 def _for_inference(x: Any, maximum: Any) -> Any:
     """The same by TensorFlow's own operation where it is the backend: what tf2onnx turns into QuantizeLinear/DequantizeLinear."""
     if keras.backend.backend() != "tensorflow":
-        return fake_quantise(x, maximum)
+        return fake_quantize(x, maximum)
     tensorflow = importlib.import_module("tensorflow")
     maximum = tensorflow.convert_to_tensor(maximum)
     return tensorflow.quantization.quantize_and_dequantize_v2(
@@ -47,7 +47,7 @@ def _for_inference(x: Any, maximum: Any) -> Any:
 
 @keras.saving.register_keras_serializable(package=_PACKAGE)
 class FakeQuantize(keras.layers.Layer):
-    """Quantises an activation, with one range for the whole tensor.
+    """Quantizes an activation, with one range for the whole tensor.
 
     Args:
         learned: the range is trained with the weights; otherwise it follows the largest magnitude of the batches.
@@ -70,13 +70,13 @@ class FakeQuantize(keras.layers.Layer):
         if not self.learned:
             largest = ops.cast(ops.max(ops.abs(inputs)), self.maximum.dtype)
             self.maximum.assign(self.momentum * self.maximum + (1 - self.momentum) * ops.maximum(largest, 1e-6))
-            return fake_quantise(inputs, ops.stop_gradient(ops.convert_to_tensor(self.maximum)))
+            return fake_quantize(inputs, ops.stop_gradient(ops.convert_to_tensor(self.maximum)))
         # All of a picture pull at one number: the gradient of the step is scaled by 1 / sqrt(size LEVELS), as in the paper's
         # section 2.2; the variable is LEVELS steps, so that the same relative change takes LEVELS^2 as much.
         size = int(np.prod([n or 1 for n in inputs.shape[1:]]))
         share = LEVELS**2 / np.sqrt(size * LEVELS)
         positive = ops.maximum(self.maximum, 1e-6)
-        return fake_quantise(inputs, positive * share + ops.stop_gradient(positive * (1 - share)))
+        return fake_quantize(inputs, positive * share + ops.stop_gradient(positive * (1 - share)))
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return input_shape
@@ -108,7 +108,7 @@ class _QuantizedKernel:
     """Mixed into a layer with a kernel: while it is called, the kernel has int8's values, one range an output channel."""
 
     channel_axes: tuple[int, ...]
-    _quantising = False
+    _quantizing = False
     _gain: Any = None
 
     @property
@@ -116,21 +116,21 @@ class _QuantizedKernel:
         kernel = vars(self).get("_own_kernel")
         if kernel is None:
             kernel = super().kernel  # type: ignore[misc]
-        if not self._quantising:
+        if not self._quantizing:
             return kernel
         kernel = ops.convert_to_tensor(kernel)
         if self._gain is not None:
             kernel = kernel * ops.reshape(self._gain, along_channels(kernel.shape, self.channel_axes))
         others = [i for i in range(len(kernel.shape)) if i not in {a % len(kernel.shape) for a in self.channel_axes}]
         largest = ops.max(ops.abs(kernel), axis=others, keepdims=True)
-        return fake_quantise(kernel, ops.stop_gradient(ops.where(largest > 0, largest, 1.0)))
+        return fake_quantize(kernel, ops.stop_gradient(ops.where(largest > 0, largest, 1.0)))
 
     @kernel.setter
     def kernel(self, value: Any) -> None:
         self._own_kernel = value
 
     def call_with_gain(self, inputs: Any, gain: Any) -> Any:
-        """What the layer computes with kernel * gain, `(n_channels,)`, quantised."""
+        """What the layer computes with kernel * gain, `(n_channels,)`, quantized."""
         object.__setattr__(self, "_gain", gain)
         try:
             return self(inputs)  # type: ignore[operator]
@@ -139,16 +139,16 @@ class _QuantizedKernel:
 
     def call(self, inputs: Any) -> Any:
         # Not through Keras, which would follow the attribute.
-        object.__setattr__(self, "_quantising", True)
+        object.__setattr__(self, "_quantizing", True)
         try:
             return super().call(inputs)  # type: ignore[misc]
         finally:
-            object.__setattr__(self, "_quantising", False)
+            object.__setattr__(self, "_quantizing", False)
 
 
 def _quantized(base: Any, *channel_axes: int) -> Any:
     cls = type(f"Quantized{base.__name__}", (_QuantizedKernel, base), {"channel_axes": channel_axes, "__module__": __name__})
-    cls.__doc__ = f"`keras.layers.{base.__name__}` whose kernel is quantised to int8, one range an output channel."
+    cls.__doc__ = f"`keras.layers.{base.__name__}` whose kernel is quantized to int8, one range an output channel."
     return keras.saving.register_keras_serializable(package=_PACKAGE)(cls)
 
 
@@ -170,13 +170,13 @@ QUANTIZED: dict[str, Any] = {
         QuantizedDense,
     )
 }
-"""Keras' class name -> the quantised class."""
+"""Keras' class name -> the quantized class."""
 
 
 @keras.saving.register_keras_serializable(package=_PACKAGE)
 class QuantizedWithNorm(keras.layers.Layer):
-    """A quantised layer and the batch normalisation that follows it: what is quantised is the kernel with the normalisation
-    folded in, while training still normalises by the batch.
+    """A quantized layer and the batch normalization that follows it: what is quantized is the kernel with the normalization
+    folded in, while training still normalizes by the batch.
 
         y = norm(layer(x; q(kernel gain)) / gain),   gain = gamma / sqrt(moving_variance + epsilon)
 
@@ -236,5 +236,5 @@ class QuantizedWithNorm(keras.layers.Layer):
 def _after_pruning(call: CallTrace, *xs: Any) -> Any:
     """Its ranges and folded normalizations belong to the channels that are there."""
     return call.freeze_all(
-        xs, "the model is trained for int8: prune the one it was made from, then call quantisation_aware on that"
+        xs, "the model is trained for int8: prune the one it was made from, then call quantization_aware on that"
     )

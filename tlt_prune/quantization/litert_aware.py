@@ -1,7 +1,7 @@
-"""Training with quantisation for LiteRT, whose int8 has zero points: tensorflow-model-optimization's, on the tf_keras twin.
+"""Training with quantization for LiteRT, whose int8 has zero points: tensorflow-model-optimization's, on the tf_keras twin.
 
 Jacob et al., "Quantization and training of neural networks for efficient integer-arithmetic-only inference", 2018,
-arXiv:1712.05877. For TensorRT and onnxruntime, `quantisation_aware` trains the Keras 3 model itself.
+arXiv:1712.05877. For TensorRT and onnxruntime, `quantization_aware` trains the Keras 3 model itself.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ def train_for_litert(
     steps_per_epoch: int | None = None,
     learning_rate: float = 1e-3,
 ) -> Any:
-    """The tf_keras twin of a trained model with fake quantisation in it, trained on; `export.export_litert` writes it as int8.
+    """The tf_keras twin of a trained model with fake quantization in it, trained on; `export.export_litert` writes it as int8.
 
     Args:
         model: a Keras 3 model whose layers tf_keras has too. It stays as it is.
         data, loss, epochs, steps_per_epoch, learning_rate: see `Training`.
 
     Raises:
-        QuantizationError: tensorflow-model-optimization cannot quantise the model; the message has its reason.
+        QuantizationError: tensorflow-model-optimization cannot quantize the model; the message has its reason.
         UnsupportedModelError: a layer has no twin.
     """
     twin, _ = to_tf_keras(model)
@@ -40,8 +40,8 @@ def train_for_litert(
             aware = tfmot.quantization.keras.quantize_model(twin)
         except (RuntimeError, ValueError) as error:
             raise QuantizationError(
-                f"tensorflow-model-optimization cannot quantise '{model.name}': {first_line(error, 200)}. Expected layers that "
-                "it knows; quantise after training instead."
+                f"tensorflow-model-optimization cannot quantize '{model.name}': {first_line(error, 200)}. Expected layers that "
+                "it knows; quantize after training instead."
             ) from error
         Training(data, loss, epochs, steps_per_epoch, learning_rate).run(aware)
     return aware

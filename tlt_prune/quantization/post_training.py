@@ -2,11 +2,11 @@
 
 Two placements:
 
-- "tensorrt": as TensorRT's explicit quantisation wants it. Symmetric int8 with zero point 0; one scale a tensor for activations,
+- "tensorrt": as TensorRT's explicit quantization wants it. Symmetric int8 with zero point 0; one scale a tensor for activations,
   one an output channel for weights, which are stored as int8; biases stay float. Before weighted layers, poolings of averages,
   and additions; of an addition's inputs, the one that a convolution computes for it alone stays as it is, so that TensorRT can
   do both in one kernel.
-- "onnxruntime": for CPUs, where ReLU is fused into a uint8 zero point: onnxruntime's own quantiser, with the ranges found here.
+- "onnxruntime": for CPUs, where ReLU is fused into a uint8 zero point: onnxruntime's own quantizer, with the ranges found here.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from tlt_prune import extras, files
+from tlt_prune import extras
 from tlt_prune.errors import QuantizationError, first_line
-from tlt_prune.parity import fits, relative_difference, session_of
+from tlt_prune.io import files
+from tlt_prune.onnx.parity import fits, relative_difference, session_of
 from tlt_prune.quantization.ranges import LEVELS, METHODS, Histogram, Range
 
 TARGETS = ("tensorrt", "onnxruntime")
@@ -41,7 +42,7 @@ _MOST_BATCHES = 10_000
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Quantized:
-    """What became of a quantisation.
+    """What became of a quantization.
 
     Attributes:
         path: the file.
@@ -78,7 +79,7 @@ def quantize_onnx(
     target: str = "tensorrt",
     excluded: Sequence[str] = (),
 ) -> Quantized:
-    """Quantises a float ONNX file to int8.
+    """Quantizes a float ONNX file to int8.
 
     Args:
         source: the float file.
@@ -94,7 +95,7 @@ def quantize_onnx(
         QuantizationError: an option is out of range; the calibration set is empty, does not fit, or leads to values that are not
             finite; nothing is written.
     """
-    extras.require("export", "Quantising an ONNX file")
+    extras.require("export", "Quantizing an ONNX file")
     import onnx
 
     path = pathlib.Path(path)
@@ -104,16 +105,16 @@ def quantize_onnx(
         model = onnx.load(source)
     except Exception as error:
         raise QuantizationError(f"Cannot load {source} as ONNX: {first_line(error, 150)}.") from error
-    if is_quantised(model):
-        raise QuantizationError(f"{source} is quantised already. Expected a float ONNX file.")
+    if is_quantized(model):
+        raise QuantizationError(f"{source} is quantized already. Expected a float ONNX file.")
     batches = list(_batches(data, model))
     ranges = calibrate(model, batches, method=method, percentile=percentile)
     skipped = _skipped(model, excluded) | _without_ranges(model, ranges)
-    quantised = _Inserter(model, ranges, skipped).run() if target == "tensorrt" else _by_onnxruntime(model, ranges, skipped)
-    onnx.checker.check_model(quantised)
-    difference, agreement = _compared(model, quantised, batches)
+    quantized = _Inserter(model, ranges, skipped).run() if target == "tensorrt" else _by_onnxruntime(model, ranges, skipped)
+    onnx.checker.check_model(quantized)
+    difference, agreement = _compared(model, quantized, batches)
     with files.whole_file(path) as partial:
-        partial.write_bytes(quantised.SerializeToString())
+        partial.write_bytes(quantized.SerializeToString())
     return Quantized(path, ranges, sum(len(batch[0]) for batch in batches), difference, agreement)
 
 
@@ -199,16 +200,16 @@ def _cut(data: Any, size: int) -> Iterator[tuple[Any, ...]]:
         yield tuple(x[start : start + size] for x in arrays)
 
 
-def _compared(model: Any, quantised: Any, batches: Sequence[tuple[NDArray[Any], ...]]) -> tuple[float, float]:
+def _compared(model: Any, quantized: Any, batches: Sequence[tuple[NDArray[Any], ...]]) -> tuple[float, float]:
     """(relative difference, agreement of the largest class) of two models."""
-    sessions = [session_of(x.SerializeToString()) for x in (model, quantised)]
+    sessions = [session_of(x.SerializeToString()) for x in (model, quantized)]
     names = [x.name for x in sessions[0].get_inputs()]
     difference, same, count = 0.0, 0, 0
     for batch in batches:
         fed = dict(zip(names, batch, strict=True))
         expected, received = (session.run(None, fed) for session in sessions)
         if not all(np.isfinite(x).all() for x in received):
-            raise QuantizationError("The quantised model computes values that are not finite; nothing was written.")
+            raise QuantizationError("The quantized model computes values that are not finite; nothing was written.")
         difference = max(difference, relative_difference(expected, received))
         if expected[0].ndim == 2 and expected[0].shape[1] > 1:
             same += int((expected[0].argmax(1) == received[0].argmax(1)).sum())
@@ -271,15 +272,15 @@ def _skipped(model: Any, excluded: Sequence[str]) -> set[str]:
     return found
 
 
-def is_quantised(model: Any) -> bool:
+def is_quantized(model: Any) -> bool:
     """Whether an ONNX model has QuantizeLinear."""
     return any(node.op_type == "QuantizeLinear" for node in model.graph.node)
 
 
 def with_int8_weights(model: Any) -> Any:
-    """An ONNX model that quantises its activations, with the weights that meet those stored as int8.
+    """An ONNX model that quantizes its activations, with the weights that meet those stored as int8.
 
-    Of a model that was trained with quantisation, they have int8's values already.
+    Of a model that was trained with quantization, they have int8's values already.
     """
     return _Inserter(model, {}, set()).run()
 
@@ -309,7 +310,7 @@ class _Inserter:
                     name = node.input[index]
                     if axis is None:
                         node.input[index] = self._activation(name)
-                    elif self._is_dequantised(node.input[0]):
+                    elif self._is_dequantized(node.input[0]):
                         node.input[index] = self._weight(name, axis)
             self._nodes.append(node)
         del self._graph.node[:]
@@ -343,7 +344,7 @@ class _Inserter:
         """Whether a node of that kind makes a tensor for one reader alone."""
         return name in self._maker and self._maker[name].op_type == kind and self._readers[name] == 1
 
-    def _is_dequantised(self, name: str) -> bool:
+    def _is_dequantized(self, name: str) -> bool:
         """Whether a tensor has int8's values, perhaps in another shape."""
         maker = self._maker.get(name)
         while maker is not None and maker.op_type in _LAYOUT:
@@ -364,7 +365,7 @@ class _Inserter:
     def _weight(self, name: str, axis: int) -> str:
         if (name, axis) not in self._done:
             self._done[name, axis] = output = f"{name}_dequantized_{axis}"
-            integers, scales = quantised_weight(self._onnx.numpy_helper.to_array(self._constants[name]), axis)
+            integers, scales = quantized_weight(self._onnx.numpy_helper.to_array(self._constants[name]), axis)
             stored = self._constant(f"{name}_int8_{axis}", integers)
             scale = self._constant(f"{name}_scale_{axis}", scales)
             zero = self._constant(f"{name}_zero_point_{axis}", np.zeros(len(scales), np.int8))
@@ -379,7 +380,7 @@ class _Inserter:
         self._nodes.append(self._onnx.helper.make_node(kind, inputs, [output], name=output, **attributes))
 
 
-def quantised_weight(weight: NDArray[Any], axis: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+def quantized_weight(weight: NDArray[Any], axis: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """(int8 values, scales `(n_channels,)`): symmetric, the largest magnitude of each channel at 127."""
     others = tuple(i for i in range(weight.ndim) if i != axis)
     largest = np.abs(weight).max(axis=others)

@@ -111,8 +111,8 @@ def least_divergent(counts: NDArray[np.int64], levels: int, stride: int = 1) -> 
         starts = np.arange(levels) * i // levels
         filled = np.maximum(np.add.reduceat(kept > 0, starts), 1)
         mean = np.add.reduceat(kept, starts) / filled
-        quantised = np.repeat(mean, np.diff([*starts, i])) * (kept > 0)
-        divergence = _divergence(reference, quantised)
+        quantized = np.repeat(mean, np.diff([*starts, i])) * (kept > 0)
+        divergence = _divergence(reference, quantized)
         if divergence < best:
             best, found = divergence, i
     return found

@@ -18,9 +18,9 @@ from keras import tree
 
 from tlt_prune.errors import UnsupportedModelError
 from tlt_prune.graph.classes import is_keras_class
+from tlt_prune.graph.execute import run_through
 from tlt_prune.graph.reader import Call, Graph, read
-from tlt_prune.parity import relative_difference
-from tlt_prune.quantization.rewiring import run_through
+from tlt_prune.onnx.parity import relative_difference
 
 # Raw operations of Keras 3 that symbols of either package can do by themselves.
 _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {

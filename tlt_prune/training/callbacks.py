@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import keras
 import pandas as pd
 
-from tlt_prune import files
+from tlt_prune.config.specs import Train
 from tlt_prune.errors import TrainingError
-from tlt_prune.model_info import ModelInfo
-from tlt_prune.specs import Train
+from tlt_prune.io import files
+from tlt_prune.io.model_info import ModelInfo
 from tlt_prune.training.checkpoints import Checkpoints
 from tlt_prune.training.saving import save_result
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from tlt_prune import files
+from tlt_prune.io import files
 
 Predict = Callable[[NDArray[Any]], NDArray[Any]]
 

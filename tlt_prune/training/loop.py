@@ -18,9 +18,9 @@ from typing import Any
 import keras
 import pandas as pd
 
-from tlt_prune import files
-from tlt_prune.model_info import ModelInfo
-from tlt_prune.specs import EarlyStop, OptimConfig, Train
+from tlt_prune.config.specs import EarlyStop, OptimConfig, Train
+from tlt_prune.io import files
+from tlt_prune.io.model_info import ModelInfo
 from tlt_prune.training.callbacks import Best, Finite, History, Line, Save, Schedule, TensorBoard, best_epoch
 from tlt_prune.training.checkpoints import Checkpoint, Checkpoints
 from tlt_prune.training.distillation import Distillation, LabelAccuracy, with_teacher

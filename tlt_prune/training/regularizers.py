@@ -9,8 +9,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from tlt_prune.config.specs import RegConfig
 from tlt_prune.graph.family import all_layers
-from tlt_prune.specs import RegConfig
 
 _SCOPES: dict[str, tuple[type, ...]] = {
     "conv2d": (
@@ -80,7 +80,7 @@ def regularizer(config: RegConfig, *, depthwise: bool = False) -> Any | None:
 
 
 def set_regularizers(model: keras.Model, config: RegConfig) -> int:
-    """Gives every convolution and dense layer in scope the spec's regularizer, and every batch normalisation that of its scale;
+    """Gives every convolution and dense layer in scope the spec's regularizer, and every batch normalization that of its scale;
     takes it from those out of scope.
 
     Keras reads penalties off the variables, so a built model need not be rebuilt.

@@ -49,7 +49,7 @@ def activated(call: CallTrace, x: Labels, function: Any) -> Labels:
     if acts_on_each_element(function):
         return x
     if _is_one_of(function, _NORMALISING):
-        return normalised(call, x, -1)
+        return normalized(call, x, -1)
     # One with weights is built by the first picture only, and not at all when a model is built or loaded.
     if call.is_layer(function) and function.built and not function.weights:
         shape = call.out_shapes[:1]
@@ -58,7 +58,7 @@ def activated(call: CallTrace, x: Labels, function: Any) -> Labels:
     return call.freeze_all([x], f"activation '{name}' is not known to be elementwise")[0]
 
 
-def normalised(call: CallTrace, x: Labels, axis: int | tuple[int, ...] | None) -> Labels:
+def normalized(call: CallTrace, x: Labels, axis: int | tuple[int, ...] | None) -> Labels:
     """Softmax and its kin: dropping a channel changes the others through the shared denominator."""
     axes = range(x.ndim) if axis is None else (axis,) if isinstance(axis, int) else axis
     if any(a % x.ndim in varying_axes(x) for a in axes):
@@ -74,7 +74,7 @@ def activation(call: CallTrace, x: Labels) -> Labels:
 @layer("Softmax")
 def softmax(call: CallTrace, x: Labels, *mask: Labels) -> Labels:
     axis = call.op.axis
-    return normalised(call, x, axis if isinstance(axis, int) else tuple(axis))
+    return normalized(call, x, axis if isinstance(axis, int) else tuple(axis))
 
 
 @layer(
@@ -133,4 +133,4 @@ def unary_op(call: CallTrace, x: Labels) -> Labels:
 
 @raw_op("Softmax", "LogSoftmax")
 def softmax_op(call: CallTrace, x: Labels) -> Labels:
-    return normalised(call, x, call.op.axis)
+    return normalized(call, x, call.op.axis)

@@ -116,7 +116,7 @@ def concat(call: CallTrace, xs: list[Labels], axis: int) -> Labels:
         for x in xs:
             call.table.unify(out, x)
         return out
-    parts = [call.materialise(x, axis, tensor=i) for i, x in enumerate(xs)]
+    parts = [call.materialize(x, axis, tensor=i) for i, x in enumerate(xs)]
     shape = np.max([[1 if i == axis else n for i, n in enumerate(x.shape)] for x in parts], axis=0)
     spread = [np.broadcast_to(x, [x.shape[axis] if i == axis else n for i, n in enumerate(shape)]) for x in parts]
     return np.concatenate(spread, axis=axis)

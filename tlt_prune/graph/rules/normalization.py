@@ -1,4 +1,4 @@
-"""Normalisation and scaling: parameters follow the channels; statistics over them are approximate."""
+"""Normalization and scaling: parameters follow the channels; statistics over them are approximate."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def group_normalization(call: CallTrace, x: Labels) -> Labels:
     groups = len(vector) if op.groups == -1 else op.groups
     call.follow(vector, op.gamma, op.beta)
     if groups == len(vector):
-        # Instance normalisation: every channel has its own statistics, so removal is exact.
+        # Instance normalization: every channel has its own statistics, so removal is exact.
         call.count("groups", vector)
         return x
     rows = vector.reshape(groups, -1)

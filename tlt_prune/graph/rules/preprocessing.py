@@ -1,4 +1,4 @@
-"""Layers that make a network's inputs from words, numbers, sound or colours: nothing in front of them can go."""
+"""Layers that make a network's inputs from words, numbers, sound or colors: nothing in front of them can go."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Raw Keras operations (`keras.ops.*`) that reduce, pool or normalise."""
+"""Raw Keras operations (`keras.ops.*`) that reduce, pool or normalize."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def moments(call: CallTrace, x: Labels) -> Any:
 def gated_linear_unit(call: CallTrace, x: Labels) -> Labels:
     """One half times the sigmoid of the other."""
     axis = call.op.axis
-    values, gates = np.split(call.materialise(x, axis), 2, axis)
+    values, gates = np.split(call.materialize(x, axis), 2, axis)
     call.table.unify(values, gates)
     return values
 
@@ -54,7 +54,7 @@ def along_axis(call: CallTrace, x: Labels) -> Any:
 @raw_op("Normalize")
 def normalize(call: CallTrace, x: Labels) -> Labels:
     if call.op.axis is None or call.op.axis % x.ndim in varying_axes(x):
-        call.approximate(x, "normalised over the pruned channels")
+        call.approximate(x, "normalized over the pruned channels")
     return x
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from tlt_prune.graph.call_trace import CallTrace, Count
 from tlt_prune.graph.labels import Labels, varying_axes
-from tlt_prune.graph.rules.elementwise import normalised
+from tlt_prune.graph.rules.elementwise import normalized
 from tlt_prune.graph.rules.merging import combine, concat, constants, contract, stacked
 from tlt_prune.graph.rules.moving import (
     padded,
@@ -160,7 +160,7 @@ def resize(call: CallTrace, x: Labels) -> Labels:
 def l2_normalize(call: CallTrace, x: Labels) -> Labels:
     axis = _argument(call, 1, "axis")[1]
     if axis is None or any(a % x.ndim in varying_axes(x) for a in np.atleast_1d(axis).tolist()):
-        call.approximate(x, "normalised over the pruned channels")
+        call.approximate(x, "normalized over the pruned channels")
     return x
 
 
@@ -203,7 +203,7 @@ def roll(call: CallTrace, x: Labels) -> Any:
 @tf_op("nn.softmax", "nn.log_softmax")
 def softmax(call: CallTrace, x: Labels) -> Labels:
     axis = _argument(call, 1, "axis", -1)[1]
-    return normalised(call, x, -1 if axis is None else axis)
+    return normalized(call, x, -1 if axis is None else axis)
 
 
 @tf_op("linalg.matmul")

@@ -1,4 +1,4 @@
-"""Batch normalisations of a pruned model see other means and variances than those they were trained with: measured anew."""
+"""Batch normalizations of a pruned model see other means and variances than those they were trained with: measured anew."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pandas as pd
 
 from tlt_prune.errors import PlanError
 from tlt_prune.graph.channel_graph import ChannelGraph
+from tlt_prune.graph.finite import assign_finite
 from tlt_prune.graph.labels import Alive
 from tlt_prune.graph.reader import Graph, read
 from tlt_prune.pruning.batches import Batches, TakesData
-from tlt_prune.pruning.finite import assign_finite
 from tlt_prune.pruning.layer_kinds import is_batch_norm
 from tlt_prune.pruning.walk import Walk, watched
 
@@ -24,7 +24,7 @@ class RecalibrateBatchNorm(TakesData):
     momentum nor on the size of the batches.
 
     Args:
-        data: inputs, labelled or not: arrays, a `tf.data.Dataset`, a `PyDataset` or batches.
+        data: inputs, labeled or not: arrays, a `tf.data.Dataset`, a `PyDataset` or batches.
         steps: batches to read; None for all.
         batch_size: of arrays.
 
@@ -51,7 +51,7 @@ class RecalibrateBatchNorm(TakesData):
     def _recalibrated(self, graph: Graph, batches: Batches) -> pd.DataFrame:
         family = graph.family
         rows = []
-        for step in watched(Walk(graph, batches), graph, f"Recalibrating batch normalisation on {self.used}"):
+        for step in watched(Walk(graph, batches), graph, f"Recalibrating batch normalization on {self.used}"):
             op = step.call.op
             if not is_batch_norm(family, op):
                 continue
@@ -69,11 +69,11 @@ def recalibrate_batch_norm(model: Any, data: Any, *, steps: int | None = None, b
     """Sets the moving means and variances of `model`, in place, to those of the data: see `RecalibrateBatchNorm`.
 
     Args:
-        model: a functional or Sequential Keras model; its batch normalisations are changed, nothing else.
+        model: a functional or Sequential Keras model; its batch normalizations are changed, nothing else.
         data, steps, batch_size: as for `RecalibrateBatchNorm`.
 
     Returns:
-        A row a batch normalisation: "layer", "done" and, where it was not, why ("note").
+        A row a batch normalization: "layer", "done" and, where it was not, why ("note").
 
     Raises:
         PlanError: the data is empty, of the wrong shape or not finite.

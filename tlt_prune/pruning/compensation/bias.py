@@ -1,7 +1,7 @@
 """The mean of what is removed, given to the consumers as a constant.
 
 A consumer that loses the rows W_c of removed channels c loses, on average, the sum over c of E[x_c] W_c (summed over the
-window too). That constant goes into its bias, or is taken from the moving mean of the batch normalisation behind it.
+window too). That constant goes into its bias, or is taken from the moving mean of the batch normalization behind it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tlt_prune.pruning.walk import Walk, watched
 class Bias(TakesData):
     """Adds the removed channels' mean contribution to their consumers.
 
-    Without data, the mean of a channel is what the batch normalisation before it, and the activation in between, let expect:
+    Without data, the mean of a channel is what the batch normalization before it, and the activation in between, let expect:
     see `moments`. A channel that is constant goes without a trace, except that a convolution that pads with
     zeros saw less of it at the border: the constant is the one of the interior.
 
@@ -95,8 +95,8 @@ def _why_not(family: Family, call: Call, times: int, home: Home | None, mean: An
     if times > 1:
         return "it is called several times"
     if home is None:
-        return "it has no bias, and no batch normalisation follows at once"
-    return "" if mean is not None else "the mean of its inputs does not follow from a batch normalisation: give Bias some data"
+        return "it has no bias, and no batch normalization follows at once"
+    return "" if mean is not None else "the mean of its inputs does not follow from a batch normalization: give Bias some data"
 
 
 def _mean(values: list[Any], axis: int) -> NDArray[np.float64]:

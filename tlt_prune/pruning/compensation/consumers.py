@@ -11,19 +11,19 @@ from numpy.typing import NDArray
 
 from tlt_prune.graph.channel_graph import ChannelGraph
 from tlt_prune.graph.family import Family
+from tlt_prune.graph.finite import assign_finite
 from tlt_prune.graph.labels import Alive
 from tlt_prune.graph.reader import Call, Graph
-from tlt_prune.pruning.finite import assign_finite
 from tlt_prune.pruning.layer_kinds import is_batch_norm, is_convolution, is_dense
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Shortcut:
-    """What is added to a layer's output, with a batch normalisation in between or not.
+    """What is added to a layer's output, with a batch normalization in between or not.
 
     Attributes:
         others: keys of the other tensors of the sum.
-        norm: the batch normalisation in between, or None.
+        norm: the batch normalization in between, or None.
     """
 
     others: tuple[int, ...]
@@ -35,7 +35,7 @@ class Home:
     """Where a constant that is added to a layer's output (before its activation) can live.
 
     Attributes:
-        variable: of the pruned model: the layer's bias, or the moving mean of the batch normalisation behind it.
+        variable: of the pruned model: the layer's bias, or the moving mean of the batch normalization behind it.
         sign: 1 where the constant is added to it, -1 where it is subtracted.
     """
 

@@ -1,13 +1,13 @@
 """The consumers' kernels fitted again, so that they compute from what stays what they computed from all.
 
-For each layer, in topological order: minimise over W (and b, where the layer or what follows has room for a constant)
+For each layer, in topological order: minimize over W (and b, where the layer or what follows has room for a constant)
 
     sum over positions |x' W + b - y|^2  +  r |W - W0|^2
 
 x' is what the pruned layer is given, all layers before it being fitted already, so that errors do not pile up; y is what
 the original computes there from all of its channels; W0 the kernel that was left. The normal equations
 (X'X + r I)(W - W0) = X'(y - X W0) are gathered batch by batch in float64. He et al., "Channel Pruning for Accelerating Very Deep
-Neural Networks", ICCV 2017, arXiv:1707.06168, section 3.1, step (ii); ridge towards W0 rather than towards zero. Where something
+Neural Networks", ICCV 2017, arXiv:1707.06168, section 3.1, step (ii); ridge toward W0 rather than toward zero. Where something
 is added to what the layer computes (a shortcut), y includes what that has lost already, as in section 3.3 there.
 """
 
@@ -22,20 +22,20 @@ from numpy.typing import NDArray
 from tlt_prune.errors import PlanError
 from tlt_prune.graph.channel_graph import ChannelGraph
 from tlt_prune.graph.family import Family
+from tlt_prune.graph.finite import assign_finite
 from tlt_prune.graph.labels import Alive
 from tlt_prune.graph.reader import read
 from tlt_prune.pruning.batches import Batches, TakesData
 from tlt_prune.pruning.compensation.consumers import Home, Shortcut, homes, shortcuts
 from tlt_prune.pruning.compensation.synthetic import pictures_for
 from tlt_prune.pruning.compensation.windows import Positions, window_rows
-from tlt_prune.pruning.finite import assign_finite
 from tlt_prune.pruning.layer_kinds import is_convolution, is_dense
 from tlt_prune.pruning.walk import Step, Values, side_by_side, watched
 
 # Rows of the equations for each unknown of a column: more of them change the solution less than other pictures would.
 _ROWS_PER_UNKNOWN = 20
 _FEWEST_ROWS = 20_000
-# Of a layer's largest batch normalisation scale: below it, a channel has no means to make up for a shortcut's loss.
+# Of a layer's largest batch normalization scale: below it, a channel has no means to make up for a shortcut's loss.
 _SMALLEST_SCALE = 1e-2
 
 
@@ -43,7 +43,7 @@ class LeastSquares(TakesData):
     """Fits the kernels of convolutions and dense layers again after a prune.
 
     Args:
-        data: inputs, labelled or not (a thousand pictures are plenty): arrays, a `tf.data.Dataset`, a `PyDataset` or batches.
+        data: inputs, labeled or not (a thousand pictures are plenty): arrays, a `tf.data.Dataset`, a `PyDataset` or batches.
             What one stage of both models computes of all of them is kept in memory. None makes pictures up: see `synthetic`.
         ridge: r, as a share of the mean diagonal of X'X.
         steps: batches to read; None for all.

@@ -1,6 +1,6 @@
-"""Mean and variance of every channel, as far as batch normalisation tells them: no data is needed.
+"""Mean and variance of every channel, as far as batch normalization tells them: no data is needed.
 
-A batch normalisation's output has mean beta and standard deviation |gamma| on the data it was trained with; taken as normally
+A batch normalization's output has mean beta and standard deviation |gamma| on the data it was trained with; taken as normally
 distributed, what follows is known: Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", ICCV
 2019, arXiv:1906.04721, section 4.2.1 and appendix C.
 """
@@ -70,7 +70,7 @@ def _run(graph: Graph, known: dict[int, Moments]) -> None:
 def _after(family: Family, call: Call, given: Sequence[Moments | None]) -> Moments | None:
     op = call.op
     if is_batch_norm(family, op):
-        return _normalised(family, op)
+        return _normalized(family, op)
     if not given or any(x is None for x in given):
         return None
     inputs = [x for x in given if x is not None]
@@ -90,7 +90,7 @@ def _after(family: Family, call: Call, given: Sequence[Moments | None]) -> Momen
     return None
 
 
-def _normalised(family: Family, op: Any) -> Moments:
+def _normalized(family: Family, op: Any) -> Moments:
     count = op.moving_mean.shape[0]
     gamma = family.numpy(op.gamma).astype(np.float64) if op.gamma is not None else np.ones(count)
     beta = family.numpy(op.beta).astype(np.float64) if op.beta is not None else np.zeros(count)

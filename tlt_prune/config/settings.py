@@ -1,0 +1,182 @@
+"""Base class of all settings, and how a mistake in them is reported."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+import pydantic
+
+from tlt_prune.errors import TltPruneError
+
+S = TypeVar("S", bound="Settings")
+
+
+class Settings(pydantic.BaseModel):
+    """Frozen, typed, validated values. Lists become tuples, NumPy scalars numbers; nothing else is converted."""
+
+    model_config = pydantic.ConfigDict(strict=True, frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _plain(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        return {key: cls._in_any_case(str(key), _as_plain(value, str(key))) for key, value in data.items()}
+
+    @classmethod
+    def _in_any_case(cls, key: str, value: Any) -> Any:
+        """Where one of several names is expected, "l2" and "SGD" are as good as "L2" and "sgd"."""
+        if isinstance(value, tuple):
+            return tuple(cls._in_any_case(key, x) for x in value)
+        if not isinstance(value, str) or key not in cls.model_fields:
+            return value
+        names = [x for x in _literals(cls.model_fields[key].annotation) if isinstance(x, str)]
+        return next((name for name in names if name.lower() == value.lower()), value)
+
+
+def _literals(annotation: Any) -> list[Any]:
+    """The values of every Literal in a type."""
+    if get_origin(annotation) is Literal:
+        return list(get_args(annotation))
+    return [x for part in get_args(annotation) for x in _literals(part)]
+
+
+# Of float32, which is what is computed with.
+_LARGEST_NUMBER = 3.4e38
+
+
+def _as_plain(value: Any, key: str) -> Any:
+    if isinstance(value, (list, tuple)):
+        return tuple(_as_plain(x, key) for x in value)
+    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
+        value = value.item()
+    if isinstance(value, str) and ("\0" in value or not _is_utf8(value)):
+        raise ValueError(f"'{key[:60]}': expected text in UTF-8 without NUL. Received: {value[:60]!r}")
+    if isinstance(value, (int, float)) and math.isfinite(value) and abs(value) > _LARGEST_NUMBER:
+        raise ValueError(f"'{key[:60]}': expected a number below {_LARGEST_NUMBER:.1e}. Received: {str(value)[:60]}")
+    return value
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def at_most(limit: float, why: str) -> pydantic.AfterValidator:
+    """A bound that says what it is for."""
+
+    def check(value: float) -> float:
+        if value > limit:
+            raise ValueError(f"expected at most {limit:,}: {why}. Received: {str(value)[:40]}")
+        return value
+
+    return pydantic.AfterValidator(check)
+
+
+def checked(kind: type[S], data: Mapping[str, Any], what: str, error: type[TltPruneError]) -> S:
+    """What was read from a file, held against the class that says what it is.
+
+    Raises:
+        TltPruneError: of the type `error`, where it is something else; `what` begins the message.
+    """
+    try:
+        return kind.model_validate(data)
+    except pydantic.ValidationError as found:
+        raise error(f"{what}: {'; '.join(problems(found, kind))}") from found
+
+
+# Told of at once.
+_MOST_PROBLEMS = 5
+# In a user's words; pydantic's own where they do.
+_EXPECTED = {
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "string_type": "text",
+    "bool_type": "true or false",
+    "tuple_type": "a list",
+    "model_type": "a section with keys",
+    "string_too_short": "a text that is not empty",
+}
+
+
+def problems(
+    error: pydantic.ValidationError,
+    model: type[pydantic.BaseModel],
+    also: Sequence[str] = (),
+    meant: Mapping[str, str] | None = None,
+) -> list[str]:
+    """One line a mistake: where, what was expected, what was received; the nearest known name for an unknown one.
+
+    Args:
+        error: what `model` says of the data.
+        also: further names that are known at the top.
+        meant: unknown name -> what is meant by it, where that is no question of spelling.
+    """
+    found: dict[str, list[str]] = {}
+    received: dict[str, Any] = {}
+    for item in error.errors():
+        where, fields = _located(item["loc"], model)
+        if item["type"] == "extra_forbidden":
+            known = [*fields, *also] if "." not in where else fields
+            hint = f" Did you mean '{meant[where]}'?" if meant and where in meant else _nearest(where, known)
+            found[where] = [f"unknown key '{where}'.{hint}"]
+        elif item["type"] == "value_error":
+            text = str(item["ctx"]["error"])
+            found[where] = [f"'{where}': {text}." if where else f"{text[0].upper()}{text[1:]}."]
+        else:
+            received[where] = item["input"]
+            found.setdefault(where, []).append(
+                _EXPECTED.get(item["type"]) or item["msg"].removeprefix("Input should be ").removeprefix("String should have ")
+            )
+    for where, value in received.items():
+        found[where] = [f"'{where}' must be {' or '.join(dict.fromkeys(found[where]))}. Received: {_shown(value)}."]
+    texts = [texts[0] for texts in found.values()]
+    return texts if len(texts) <= _MOST_PROBLEMS else [*texts[:_MOST_PROBLEMS], f"And {len(texts) - _MOST_PROBLEMS} more."]
+
+
+def _located(location: Sequence[Any], model: type[pydantic.BaseModel]) -> tuple[str, list[str]]:
+    """The dotted name of a key, and its section's known keys. What pydantic adds for the branches of a union is left out."""
+    names, fields = [], _keys(model)
+    current: Any = model
+    for part in location:
+        if isinstance(part, int):
+            names.append(str(part))
+            break
+        if _is_section(current):
+            fields = _keys(current)
+            names.append(part)
+            current = current.model_fields[part].annotation if part in current.model_fields else None
+        elif get_origin(current) is Mapping:
+            names.append(part)
+            current = get_args(current)[1]
+        else:
+            break
+    return ".".join(str(name)[:60] for name in names), fields
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, pydantic.BaseModel)
+
+
+def _keys(model: type[pydantic.BaseModel]) -> list[str]:
+    """What a user may write; `ignored` is what became of some of it."""
+    return [name for name in model.model_fields if name != "ignored"]
+
+
+def _nearest(where: str, fields: Sequence[str]) -> str:
+    section, _, key = where.rpartition(".")
+    near = difflib.get_close_matches(key, fields, n=1, cutoff=0.5)
+    if near:
+        return f" Did you mean '{section}.{near[0]}'?" if section else f" Did you mean '{near[0]}'?"
+    return f" Expected one of: {', '.join(fields)}."
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return f"{text if len(text) <= 80 else text[:77] + '...'} ({type(value).__name__})"

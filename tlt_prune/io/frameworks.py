@@ -1,0 +1,62 @@
+"""TensorFlow's start-up chatter, kept away from what a user reads; everything else passes.
+
+TensorFlow writes to the process's standard error from C++ while it is imported, whatever the log level.
+So the import runs with that stream redirected to a file, and the lines that are not known chatter
+are written out afterwards.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import tempfile
+import warnings
+
+from tlt_prune.errors import MissingPackageError, SpecError, first_line
+from tlt_prune.io import interrupt
+
+_CHATTER = re.compile(
+    rb"^(WARNING: All log messages before absl::InitializeLog\(\) is called are written to STDERR"
+    rb"|[IW]\d{4} [\d:.]+\s+\d+ .*(oneDNN|cuda|CUDA|cpu_feature_guard|TensorRT|cudart_stub|cuda_executor|port\.cc).*"
+    rb"|E\d{4} .* failed call to cuInit: .*\(303\)"  # no driver installed: there is no GPU
+    rb"|To enable the following instructions: .*)\s*$"
+)
+
+
+def import_frameworks() -> None:
+    """Imports TensorFlow and Keras; anything but their chatter still reaches standard error."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    os.environ["KERAS_BACKEND"] = os.environ.get("KERAS_BACKEND") or "tensorflow"
+    if os.environ["KERAS_BACKEND"] not in ("tensorflow", "jax"):
+        backend = os.environ["KERAS_BACKEND"]
+        raise SpecError(f"KERAS_BACKEND={backend}: expected tensorflow or jax. Unset it, or set one of these.")
+    sys.stderr.flush()
+    saved = os.dup(2)
+    interrupt.errors = saved
+    with tempfile.TemporaryFile() as captured:
+        os.dup2(captured.fileno(), 2)
+        try:
+            import keras  # noqa: F401
+            import tensorflow as tf
+
+            # The first operation initializes the device layer, which talks too.
+            tf.constant(0)
+        # Whatever is missing or broken in an installation.
+        except Exception as error:
+            raise MissingPackageError(
+                f"TensorFlow and Keras cannot be imported: {first_line(error, 200)}. Install the package again, with its "
+                "requirements."
+            ) from error
+        finally:
+            sys.stderr.flush()
+            os.dup2(saved, 2)
+            interrupt.errors = 2
+            os.close(saved)
+            captured.seek(0)
+            for line in captured:
+                if not _CHATTER.match(line):
+                    os.write(2, line)
+    tf.get_logger().addFilter(lambda record: "triggered tf.function retracing" not in record.getMessage())
+    # Raised inside libraries about themselves; a user can do nothing about them.
+    warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"(tf2onnx|onnx|tensorflow)\b")

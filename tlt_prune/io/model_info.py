@@ -1,0 +1,173 @@
+"""What belongs to a model and travels with it: class names and how pictures become its input.
+
+Whoever scores a model must feed it what it was trained on; a spec that says otherwise is an error, and one that says nothing
+gets the model's. In a .keras file this is one more member of the archive (Keras ignores it), in an ONNX file a metadata
+property, in a SavedModel a file beside the graph.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from importlib import metadata
+from typing import Any, Literal
+
+from tlt_prune.config.settings import Settings, checked
+from tlt_prune.config.specs import Spec
+from tlt_prune.config.texts import TextError, decoded, json_of, shown
+from tlt_prune.errors import SpecError, first_line
+from tlt_prune.io import files
+from tlt_prune.version import VERSION
+
+_MEMBER = "tlt_prune/model.json"
+ONNX_KEY = "tlt_prune"
+SAVED_MODEL_FILE = "tlt_prune.json"
+
+
+class ModelInfo(Settings):
+    """What belongs to a model. The names of the fields are those of the spec's keys."""
+
+    version: str = VERSION
+    """Of the package that trained it."""
+    versions: tuple[str, ...] = ()
+    """Of the packages that trained it, as "keras 3.15.1"."""
+    pruning: tuple[str, ...] = ()
+    """What prunes have removed of it, a line each."""
+    classes: tuple[str, ...]
+    """Class names, in the order of the outputs."""
+    preprocess_mode: Literal["unit", "torch", "tf", "caffe"]
+    image_mean: tuple[float, ...]
+    input_image_depth: Literal[8, 16]
+    enable_center_crop: bool
+    resize_interpolation_method: str
+    ignore_exif_orientation: bool = False
+
+
+# Where a spec says what a model knows: field -> (section path, key).
+_KEYS = {
+    "preprocess_mode": ("dataset", "preprocess_mode"),
+    "image_mean": ("dataset", "image_mean"),
+    "input_image_depth": ("model", "input_image_depth"),
+    "enable_center_crop": ("dataset.augmentation", "enable_center_crop"),
+    "ignore_exif_orientation": ("dataset", "ignore_exif_orientation"),
+    "resize_interpolation_method": ("model", "resize_interpolation_method"),
+}
+
+
+def of_spec(spec: Spec, classes: tuple[str, ...], start: ModelInfo | None = None) -> ModelInfo:
+    """What a model that is trained by `spec`, from one that knows `start`, will know of itself."""
+    values = {field: getattr(_section(spec, path), key) for field, (path, key) in _KEYS.items()}
+    pruning = start.pruning if start is not None else ()
+    return ModelInfo(classes=tuple(str(x) for x in classes), pruning=pruning, versions=versions(), **values)
+
+
+def versions() -> tuple[str, ...]:
+    """Of the packages that a model is trained with."""
+    return tuple(f"{name} {metadata.version(name)}" for name in ("keras", "tensorflow"))
+
+
+def pruned(info: ModelInfo | None, summary: str) -> ModelInfo | None:
+    """With one more prune."""
+    return None if info is None else info.model_copy(update={"pruning": (*info.pruning, summary)})
+
+
+def agreed(spec: Spec, info: ModelInfo | None, source: str) -> Spec:
+    """`spec` with what the model knows in the place of defaults.
+
+    Raises:
+        SpecError: the spec says otherwise than the model.
+    """
+    if info is None:
+        return spec
+    for field, (path, key) in _KEYS.items():
+        known = getattr(info, field)
+        said = getattr(_section(spec, path), key)
+        # Means are subtracted in one mode only.
+        matters = field != "image_mean" or info.preprocess_mode == "caffe"
+        if key in _section(spec, path).model_fields_set and said != known and matters:
+            raise disagreement(f"{path}.{key}", said, f"{source} was trained with {known!r}")
+        spec = _with(spec, path.split("."), key, known)
+    count = spec.dataset.num_classes
+    if count and count != len(info.classes):
+        raise SpecError(f"dataset.num_classes: the spec says {count}, but {source} has {len(info.classes)} classes.")
+    return spec
+
+
+def disagreement(key: str, said: object, instead: str) -> SpecError:
+    """The error where a spec says otherwise than the model."""
+    return SpecError(
+        f"{key}: the spec says {said!r}, but {instead}. Expected them to agree: leave the key out, and the model's own is used."
+    )
+
+
+def classes_of(info: ModelInfo | None, classes: tuple[str, ...], outputs: int, source: str) -> tuple[str, ...]:
+    """The classes of a model's outputs, in their order: its own, or those of a dataset where it knows none.
+
+    Raises:
+        SpecError: it knows none, and the dataset has another number.
+    """
+    if info is not None:
+        return info.classes
+    if len(classes) != outputs:
+        raise SpecError(
+            f"The dataset has {len(classes)} classes ({_shown(classes)}), but {source} has {outputs} outputs. "
+            "Expected the classes of its training."
+        )
+    return classes
+
+
+def write(path: pathlib.Path, info: ModelInfo) -> None:
+    """Adds it to a .keras file."""
+    files.add_to_zip(path, _MEMBER, info.model_dump_json(indent=1).encode())
+
+
+def read(path: pathlib.Path) -> ModelInfo | None:
+    """What a .keras file says of itself; None for one of another program.
+
+    Raises:
+        SpecError: it is damaged.
+    """
+    try:
+        return parse(files.read_from_zip(path, _MEMBER), str(path))
+    except ValueError as error:
+        if isinstance(error, SpecError):
+            raise
+        raise SpecError(f"{path} is damaged: {first_line(error, 150)}. Train or export the model again.") from error
+
+
+def parse(text: bytes | str | None, source: str) -> ModelInfo | None:
+    """From JSON; None where there is none. What a later version added is left aside.
+
+    Raises:
+        SpecError: it is damaged: guessing how pictures are preprocessed would be worse.
+    """
+    if text is None:
+        return None
+    try:
+        data = json_of(text if isinstance(text, str) else decoded(text, source))
+        known = {key: value for key, value in data.items() if key in ModelInfo.model_fields}
+        info = checked(ModelInfo, known, "it", SpecError)
+        if not info.classes or len(set(info.classes)) < len(info.classes):
+            raise SpecError("classes: expected different names, one at least")
+        return info
+    except (TextError, SpecError) as error:
+        raise SpecError(
+            f"{source} holds a record of its classes and preprocessing that cannot be read: {first_line(error, 150)}. "
+            "Expected one that tlt-train wrote; train or export the model again."
+        ) from error
+
+
+def _section(spec: Spec, path: str) -> Any:
+    section: Any = spec
+    for name in path.split("."):
+        section = getattr(section, name)
+    return section
+
+
+def _with(section: Any, path: list[str], key: str, value: Any) -> Any:
+    if not path:
+        return section.model_copy(update={key: value})
+    return section.model_copy(update={path[0]: _with(getattr(section, path[0]), path[1:], key, value)})
+
+
+def _shown(names: tuple[str, ...] | None) -> str:
+    return ", ".join(shown(x) for x in (names or ())[:5]) + (", ..." if len(names or ()) > 5 else "")

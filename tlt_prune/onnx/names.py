@@ -1,0 +1,128 @@
+"""Names inside an ONNX graph: those of the Keras layers, whatever the converter made of TensorFlow's."""
+
+from __future__ import annotations
+
+import collections
+import inspect
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import keras
+
+from tlt_prune.graph.execute import run_through
+from tlt_prune.graph.reader import Call, read
+
+# Scopes that TensorFlow has no reason to change, and that no layer is called by.
+_SCOPE = re.compile(r"tltcall(\d+)x")
+# What the inputs of these are, by position.
+_ROLES = dict.fromkeys(("Conv", "ConvTranspose", "Gemm", "MatMul"), ("", "kernel", "bias"))
+# What the converter added by itself is called after a neighbor, with a number.
+_ADDED = re.compile(r"__\d+(:\d+)?$")
+
+
+def scoped(model: keras.Model) -> tuple[Callable[..., Any], list[str]]:
+    """A function of the model's flat inputs, in the order of `model.inputs`, whose operations are in one scope a call.
+
+    Returns:
+        The function, and the path of each call by the number in its scope.
+    """
+    import tensorflow as tf
+
+    graph = read(model)
+    numbers: dict[int, int] = {}
+    paths: list[str] = []
+
+    def visit(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        # As a model hands it on: some layers (augmentation) take training for granted.
+        if graph.family.is_layer(call.op) and "training" in inspect.signature(call.op.call).parameters:
+            kwargs = {**kwargs, "training": False}
+        if id(call) not in numbers:
+            numbers[id(call)] = len(paths)
+            paths.append(call.path)
+        with tf.name_scope(f"tltcall{numbers[id(call)]}x"):
+            return call.op(*args, **kwargs)
+
+    return lambda *inputs: run_through(graph, list(inputs), visit), paths
+
+
+def with_layer_names(proto: Any, paths: list[str]) -> Any:
+    """Nodes, tensors and constants by the layer that they come from; inputs and outputs of the graph keep their names.
+
+    A layer's only node and the one with its kernel are called as it is, others have their operation's name added, and a tensor is
+    called as its node. Kernels and biases are called so. A depthwise convolution may be called by the normalization that was
+    folded into it.
+    """
+    _rename(proto.graph, paths, _Names(()), _Names(x.name for x in (*proto.graph.input, *proto.graph.output)), {})
+    return proto
+
+
+def _rename(graph: Any, paths: list[str], nodes: _Names, tensors: _Names, outside: Mapping[str, str]) -> None:
+    """Names in a graph, and in those inside it (the bodies of loops), which see what is outside. `outside`: old name -> new."""
+    constants = {x.name for x in graph.initializer}
+    fixed = set() if outside else {x.name for x in (*graph.input, *graph.output)}
+    calls = [_call(node, constants) for node in graph.node]
+    counts = collections.Counter(calls)
+    new = {**outside, **{name: name for name in fixed}}
+    own: set[str] = set(fixed)
+
+    def called(name: str, wanted: str) -> None:
+        if name and name not in own:
+            own.add(name)
+            new[name] = tensors.unique(wanted)
+
+    for i, value in enumerate(graph.input):
+        called(value.name, f"in_{i}")
+    for node, call in zip(graph.node, calls, strict=True):
+        if call is None:
+            wanted = node.op_type
+        else:
+            wanted = paths[call] if counts[call] == 1 or node.op_type in _ROLES else f"{paths[call]}/{node.op_type}"
+        node.name = nodes.unique(wanted)
+        for i, name in enumerate(node.output):
+            called(name, f"{node.name}/{i}" if i else node.name)
+        roles = _ROLES.get(node.op_type, ())
+        for i, name in enumerate(node.input):
+            if name in constants:
+                called(name, f"{node.name}/{roles[i] if i < len(roles) and roles[i] else 'constant'}")
+    for value in graph.initializer:
+        called(value.name, "constant")
+    for node in graph.node:
+        for names in (node.input, node.output):
+            for i, name in enumerate(names):
+                names[i] = new.get(name, name)
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                if inner.node:
+                    inner.name = f"{node.name}/{attribute.name}"
+                    _rename(inner, paths, nodes, tensors, new)
+    for value in [x for x in graph.value_info if x.name not in new]:
+        graph.value_info.remove(value)
+    for value in (*graph.input, *graph.output, *graph.initializer, *graph.value_info):
+        value.name = new.get(value.name, value.name)
+
+
+class _Names:
+    def __init__(self, taken: Iterable[str]) -> None:
+        self._taken = set(taken)
+
+    def unique(self, wanted: str) -> str:
+        """`wanted`, or with a number where it is taken."""
+        name, number = wanted, 1
+        while name in self._taken:
+            number += 1
+            name = f"{wanted}_{number}"
+        self._taken.add(name)
+        return name
+
+
+def _call(node: Any, constants: set[str]) -> int | None:
+    """Of a node with a kernel the first that had to do with it: what came after may have been folded into it."""
+    if node.op_type in _ROLES:
+        texts = [node.name, *node.output, *(name for name in node.input if name in constants)]
+        return min((int(number) for text in texts for number in _SCOPE.findall(text)[-1:]), default=None)
+    for text in (node.name, *node.output):
+        scopes = _SCOPE.findall(text)
+        if scopes and not _ADDED.search(text):
+            return int(scopes[-1])
+    return None

@@ -1,0 +1,282 @@
+"""One way to run a .keras file, a SavedModel folder, an .onnx file and a .tflite file."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import statistics
+import time
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tlt_prune import extras
+from tlt_prune.errors import ExportError, first_line
+from tlt_prune.graph.family import all_layers
+from tlt_prune.io import model_info
+from tlt_prune.io.model_files import load_keras, machine_error, refuse_foreign
+from tlt_prune.io.model_info import ModelInfo
+from tlt_prune.onnx.noise import quiet_natively
+from tlt_prune.onnx.parity import Run, session_of
+
+Array = NDArray[Any]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Predictor:
+    """A model file, ready to run.
+
+    Attributes:
+        kind: "keras", "saved_model", "onnx" or "litert".
+        path: where it came from.
+        input_shapes: input name -> shape with the batch axis, None where open.
+        params: number of parameters stored in it.
+        file_bytes: size on disk.
+        run: float32 batch in the model's own layout (a list of them, in the order of `input_shapes`) -> list of outputs.
+        model: the Keras model, where `kind` is "keras".
+        info: what the file says of itself; None for one of another program.
+    """
+
+    kind: str
+    path: pathlib.Path
+    input_shapes: dict[str, tuple[int | None, ...]]
+    params: int
+    file_bytes: int
+    run: Run
+    model: Any = None
+    info: ModelInfo | None = None
+
+    def __call__(self, batch: Array) -> Array:
+        return self.answers(batch)[0]
+
+    def answers(self, batch: Array) -> list[Array]:
+        """The outputs of a batch.
+
+        Raises:
+            ExportError: one is NaN or infinite: whatever is counted of such answers would be wrong.
+        """
+        outputs = self.run(batch)
+        for output in outputs:
+            if not np.isfinite(output).all():
+                bad = int((~np.isfinite(output.reshape(len(output), -1))).any(axis=1).sum())
+                raise ExportError(
+                    f"{self.path} answers NaN or infinity for {bad} of the {len(output)} pictures of a batch. Expected a "
+                    "trained model without NaN; look at its training log."
+                )
+        return outputs
+
+    @property
+    def input_shape(self) -> tuple[int | None, ...]:
+        """Of its one input.
+
+        Raises:
+            ExportError: it has several.
+        """
+        if len(self.input_shapes) != 1:
+            names = ", ".join(self.input_shapes)
+            raise ExportError(f"{self.path}: expected a model with one input. It has {len(self.input_shapes)}: {names}.")
+        return next(iter(self.input_shapes.values()))
+
+    def channels_first(self, channels: int) -> bool:
+        """Whether pictures with that many channels go in as (n, channels, height, width)."""
+        return self.input_shape[-1] != channels and self.input_shape[1] == channels
+
+    @property
+    def channels(self) -> int | None:
+        """1 or 3, where the shape of the input says which."""
+        ends = {n for n in (self.input_shape[-1], self.input_shape[1]) if n in (1, 3)} if len(self.input_shape) == 4 else set()
+        return ends.pop() if len(ends) == 1 else None
+
+    def picture_size(self, channels: int, open_size: tuple[int, int] | None = None) -> tuple[int, int, int]:
+        """(height, width, channels) of the pictures it takes; `open_size` (height, width) where it leaves them open.
+
+        Raises:
+            ExportError: the input is no picture of that many channels, or its size is open and `open_size` is not given.
+        """
+        shape = self.input_shape
+        if len(shape) == 4 and channels in (shape[1], shape[3]):
+            height, width = shape[2:] if self.channels_first(channels) else shape[1:3]
+            height, width = height or (open_size or (0, 0))[0], width or (open_size or (0, 0))[1]
+            if height and width:
+                return int(height), int(width), channels
+        raise ExportError(f"{self.path}: expected an input of pictures with {channels} channels. Its input is {shape}.")
+
+
+def load_predictor(path: str | pathlib.Path) -> Predictor:
+    """Opens a model file.
+
+    Raises:
+        ExportError: the file is missing or no model.
+    """
+    path = pathlib.Path(path)
+    refuse_foreign(path)
+    if not path.exists():
+        raise ExportError(f"There is no model {path}. Expected a .keras, .onnx or .tflite file, or a SavedModel folder.")
+    if path.is_dir():
+        return _saved_model(path)
+    if path.suffix == ".onnx":
+        return _onnx(path)
+    if path.suffix == ".tflite":
+        return _litert(path)
+    return keras_predictor(path)
+
+
+def latency_ms(predictor: Predictor, batch: Array, runs: int = 50) -> float:
+    """Median milliseconds a call, after warming up."""
+    for _ in range(5):
+        predictor.run(batch)
+    times = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        predictor.run(batch)
+        times.append(time.perf_counter() - start)
+    return 1000 * statistics.median(times)
+
+
+def keras_runner(model: Any) -> Run:
+    """A compiled forward pass in inference mode."""
+    extras.require_tensorflow("Running a model file")
+    import keras
+    import tensorflow as tf
+
+    def forward(*x: Any) -> Any:
+        return keras.tree.flatten(model(keras.tree.pack_sequence_as(inputs_of(model), x), training=False))
+
+    specs = [tf.TensorSpec(x.shape, x.dtype) for x in model.inputs]
+    compiled = tf.function(forward).get_concrete_function(*specs)
+    return lambda batch: [
+        np.asarray(y) for y in compiled(*(tf.constant(x, s.dtype) for x, s in zip(arrays_of(batch), specs, strict=True)))
+    ]
+
+
+def refuse_states(model: Any, form: str) -> None:
+    """Raises ExportError for a model with stateful layers, in a form whose every call is like the first."""
+    states = [layer.name for layer in all_layers(model) if getattr(layer, "stateful", False)]
+    if states:
+        raise ExportError(
+            f"{form} cannot run '{model.name}': '{states[0]}' keeps its states between calls (stateful=True). Expected "
+            "layers that do not, or a SavedModel, which can."
+        )
+
+
+def inputs_of(model: Any) -> Any:
+    """The structure of a model's inputs; of a Sequential, whose `input` may be undefined, its one input."""
+    import keras
+
+    return model.inputs[0] if isinstance(model, keras.Sequential) else model.input
+
+
+def keras_predictor(path: pathlib.Path) -> Predictor:
+    """Opens a .keras (or .h5) file.
+
+    Raises:
+        ExportError: the file is missing or no model.
+    """
+    model = load_keras(path)
+    shapes, size = {x.name: tuple(x.shape) for x in model.inputs}, path.stat().st_size
+    return Predictor("keras", path, shapes, model.count_params(), size, keras_runner(model), model, model_info.read(path))
+
+
+def _saved_model(path: pathlib.Path) -> Predictor:
+    import tensorflow as tf
+
+    try:
+        loaded = tf.saved_model.load(str(path))
+        serve = loaded.signatures["serving_default"]
+    except Exception as error:
+        if (refused := machine_error(error)) is not None:
+            raise refused from error
+        reason = first_line(error, 150)
+        raise ExportError(f"Cannot load the folder {path} as a SavedModel with a serving signature: {reason}.") from error
+    shapes = {name: tuple(x.shape) for name, x in serve.structured_input_signature[1].items()}
+    params = sum(int(np.prod(v.shape)) for v in serve.variables)
+    size = sum(x.stat().st_size for x in path.rglob("*") if x.is_file())
+    beside = path / model_info.SAVED_MODEL_FILE
+    info = model_info.parse(beside.read_bytes() if beside.is_file() else None, str(path))
+
+    def run(batch: Any) -> list[Array]:
+        results = serve(**dict(zip(shapes, map(tf.constant, arrays_of(batch)), strict=True)))
+        return in_order(results)
+
+    # `loaded` owns the variables: it must live as long as `run` does.
+    run.owner = loaded  # type: ignore[attr-defined]
+    return Predictor("saved_model", path, shapes, params, size, run, info=info)
+
+
+def _onnx(path: pathlib.Path) -> Predictor:
+    extras.require("export", "Running an ONNX file")
+    import onnx
+
+    try:
+        model = onnx.load(path)
+        session = session_of(model.SerializeToString())
+    except Exception as error:
+        if (refused := machine_error(error)) is not None:
+            raise refused from error
+        raise ExportError(
+            f"Cannot load {path} as ONNX: {first_line(error, 150)}. Expected a file that tlt-export wrote."
+        ) from error
+    shapes = {x.name: tuple(n if isinstance(n, int) else None for n in x.shape) for x in session.get_inputs()}
+    # Scales and zero points are no parameters.
+    kinds = ("QuantizeLinear", "DequantizeLinear")
+    steps = {name for node in model.graph.node if node.op_type in kinds for name in node.input[1:]}
+    params = sum(int(np.prod(x.dims)) for x in model.graph.initializer if x.name not in steps)
+    texts = {x.key: x.value for x in model.metadata_props}
+    info = model_info.parse(texts.get(model_info.ONNX_KEY), str(path))
+    return Predictor("onnx", path, shapes, params, path.stat().st_size, onnx_runner(session), info=info)
+
+
+def _litert(path: pathlib.Path) -> Predictor:
+    extras.require("litert", "Running a LiteRT file")
+    from ai_edge_litert import schema_py_generated as schema
+    from ai_edge_litert.interpreter import Interpreter
+
+    try:
+        content = path.read_bytes()
+        with quiet_natively():
+            interpreter = Interpreter(model_content=content)
+            interpreter.allocate_tensors()
+            signature = interpreter.get_signature_runner()
+        shapes = {
+            name: tuple(n if n >= 0 else None for n in map(int, x["shape_signature"]))
+            for name, x in signature.get_input_details().items()
+        }
+        stored = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
+    except Exception as error:
+        if (refused := machine_error(error)) is not None:
+            raise refused from error
+        raise ExportError(
+            f"Cannot load {path} as LiteRT: {first_line(error, 150)}. Expected a file that tlt-export wrote."
+        ) from error
+    # Shapes and axes are integers without a scale; weights are floats, or have one.
+    whole = (schema.TensorType.INT32, schema.TensorType.INT64)
+    weights = [
+        x
+        for graph in stored.subgraphs
+        for x in graph.tensors
+        if stored.buffers[x.buffer].data is not None
+        and (x.type not in whole or (x.quantization is not None and x.quantization.scale is not None))
+    ]
+    params = sum(int(np.prod(x.shape)) for x in weights)
+    info = model_info.read(path)
+
+    def run(batch: Any) -> list[Array]:
+        return in_order(signature(**dict(zip(shapes, map(np.asarray, arrays_of(batch)), strict=True))))
+
+    return Predictor("litert", path, shapes, params, path.stat().st_size, run, info=info)
+
+
+def in_order(outputs: dict[str, Any]) -> list[Array]:
+    """Of the signatures that Keras writes: output_0, output_1, ..., output_10."""
+    return [np.asarray(outputs[key]) for key in sorted(outputs, key=lambda name: (len(name), name))]
+
+
+def onnx_runner(session: Any) -> Run:
+    names = [x.name for x in session.get_inputs()]
+    return lambda batch: [np.asarray(x) for x in session.run(None, dict(zip(names, arrays_of(batch), strict=True)))]
+
+
+def arrays_of(batch: Any) -> list[Array]:
+    """One array an input."""
+    return list(batch) if isinstance(batch, (tuple, list)) else [batch]

@@ -1,0 +1,139 @@
+"""The metric itself, measured with each channel switched off."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import zlib
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import numpy as np
+from keras import tree
+from pydantic import Field
+
+from tlt_prune.config.options import Options
+from tlt_prune.config.settings import Settings, checked
+from tlt_prune.config.texts import read_json
+from tlt_prune.errors import DataError, PlanError
+from tlt_prune.graph.labels import Labels
+from tlt_prune.io import files
+from tlt_prune.pruning.ablation import consumers, metric_of, metrics_without
+from tlt_prune.pruning.batches import Batches, TakesData, progress
+from tlt_prune.pruning.criteria.network import Network, Scores
+from tlt_prune.pruning.criteria.norms import L2
+from tlt_prune.pruning.select.groups import grouping
+
+
+class _Cache(Settings):
+    of: str
+    metrics: Mapping[str, Annotated[float, Field(allow_inf_nan=False)]]
+
+
+class Ablation(TakesData):
+    """What the metric loses when a channel goes: the whole model's minus that with the channel's consumers given zero.
+
+    Mozer and Smolensky, "Skeletonization", NIPS 1988, measure it so; everything else estimates it. It takes one evaluation a
+    channel
+    or, with `chunk`, one for each run of channels of neighboring norms. A channel that is read inside one layer (a head
+    of attention) has no vote.
+
+    Args:
+        data: `(x, y)`: arrays, a `tf.data.Dataset`, a `PyDataset` or batches.
+        metric: "accuracy"; a Keras loss, of which less is better; or a function `(labels, outputs) -> number`, the higher the
+            better.
+        chunk: channels switched off together; they share what the metric loses. The granularity is a good choice.
+        cache: a file that results are kept in as they come: another run of the same model and data goes on from there.
+        steps: batches to read; None for all.
+        batch_size: of arrays.
+
+    Attributes:
+        used: after a call: how much data it was.
+    """
+
+    comparable = True
+
+    def __init__(
+        self,
+        data: Any,
+        metric: Any = "accuracy",
+        *,
+        chunk: int = 1,
+        cache: str | pathlib.Path | None = None,
+        steps: int | None = None,
+        batch_size: int = 64,
+    ) -> None:
+        if not chunk >= 1:
+            raise PlanError(f"criterion Ablation: expected chunk >= 1. Received: {chunk}.")
+        super().__init__(data, steps, batch_size)
+        self._metric, self._chunk = metric_of(metric), chunk
+        self._cache = pathlib.Path(cache) if cache is not None else None
+
+    def __call__(self, network: Network) -> dict[str, Scores]:
+        channels = network.channels
+        batches = self._read(channels.graph, "criterion Ablation", labeled=True)
+        sets = [np.zeros(0, np.int64), *_chunks(network, self._chunk)]
+        keys = [",".join(map(str, x.tolist())) for x in sets]
+        identity = self._identity(network, batches)
+        known = self._known(identity)
+        missing = [i for i, key in enumerate(keys) if key not in known]
+
+        with progress(len(missing), f"Ablation of {len(sets) - 1} chunks on {self.used}") as advance:
+
+            def done(i: int, value: float) -> None:
+                known[keys[missing[i]]] = value
+                self._write(identity, known)
+                advance()
+
+            metrics_without(channels, [sets[i] for i in missing], batches, self._metric[1], done)
+        whole = known[""]
+        scores = np.full(channels.n_labels, np.nan)
+        for bundles, key in zip(sets[1:], keys[1:], strict=True):
+            scores[bundles] = (whole - known[key]) / len(bundles)
+        return network.of_bundles(scores)
+
+    def _identity(self, network: Network, batches: Batches) -> str:
+        """What results belong to: weights, examples and metric."""
+        total = 0
+        for layer in network.channels.graph.walk():
+            for weight in network.weights(layer.op) if layer.inner is None and hasattr(layer.op, "weights") else ():
+                total = zlib.crc32(np.ascontiguousarray(weight).tobytes(), total)
+        for array in tree.flatten(list(batches)):
+            total = zlib.crc32(np.ascontiguousarray(array).tobytes(), total)
+        return f"{self._metric[0]} {total:08x}"
+
+    def _known(self, identity: str) -> dict[str, float]:
+        if self._cache is None or not self._cache.exists():
+            return {}
+        try:
+            found = checked(_Cache, read_json(self._cache, "results of an ablation", most=2**26), str(self._cache), PlanError)
+        except (DataError, PlanError) as error:
+            raise PlanError(
+                f"criterion Ablation: {self._cache} holds no results of an ablation. {error} Expected another file."
+            ) from error
+        if found.of == identity:
+            return dict(found.metrics)
+        raise PlanError(
+            f"criterion Ablation: {self._cache} holds the results of another model, other data or another metric. "
+            "Expected another file, or none there."
+        )
+
+    def _write(self, identity: str, known: dict[str, float]) -> None:
+        if self._cache is not None:
+            with files.apart():
+                files.write_text(self._cache, json.dumps({"of": identity, "metrics": known}))
+
+
+def _chunks(network: Network, size: int) -> list[Labels]:
+    """Bundles that are switched off together: those that the same layers make, in runs of `size` by their largest norm."""
+    channels = network.channels
+    root, seen = channels.bundles.root, consumers(channels).visible
+    norms = L2()(network)
+    strength = np.zeros(channels.n_labels)
+    for layer in network.layers:
+        bundles = root[layer.labels]
+        np.maximum.at(strength, bundles, norms[layer.name] / max(float(norms[layer.name].max(initial=0.0)), 1e-30))
+    # What cannot be switched off has no vote.
+    found = grouping(channels, np.where(seen, strength, np.nan), Options(), 1)
+    weakest_first = [group.members[::-1] for group in found.groups]
+    return [members[at : at + size] for members in weakest_first for at in range(0, len(members), size)]

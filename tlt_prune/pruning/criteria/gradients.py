@@ -1,0 +1,235 @@
+"""Criteria that ask the loss: what would it change, to first order, if a channel went?
+
+Removing a channel bundle sets the consumers' rows W_c of its channels to zero. For one batch, the loss changes by about
+
+    - sum over those rows of w dL/dw,
+
+which is also what a gate in front of the consumers, closed, would change.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import tree
+from numpy.typing import NDArray
+
+from tlt_prune.errors import PlanError, first_line
+from tlt_prune.graph.channel_graph import ChannelGraph
+from tlt_prune.graph.family import Family
+from tlt_prune.pruning.batches import TakesData, progress
+from tlt_prune.pruning.criteria.network import Network, Scores
+
+# Examples that share one gradient: the fewer, the less do their wishes cancel; one costs too much time.
+_TOGETHER = 8
+
+
+class _Gradients(TakesData):
+    """What Taylor and Fisher share.
+
+    Attributes:
+        used: after a call: how much data it was.
+    """
+
+    comparable = True
+
+    def __init__(
+        self, data: Any, loss: Any = None, *, steps: int | None = None, batch_size: int = 64, together: int = _TOGETHER
+    ) -> None:
+        super().__init__(data, steps, batch_size)
+        self._loss, self._together = loss, together
+
+    def __call__(self, network: Network) -> dict[str, Scores]:
+        name = type(self).__name__
+        graph = network.channels.graph
+        batches = self._read(graph, f"criterion {name}", labeled=True)
+        loss = _loss(self._loss, network.model, graph.family, name)
+        slices = _consumer_rows(network.channels)
+        weights = [graph.family.numpy(variable) for variable, _ in slices]
+        total = np.zeros(network.channels.n_labels)
+        count = 0
+        gradients = _gradient_function(network.model, graph.family.name, loss, [x for x, _ in slices], name)
+        with progress(-(-batches.examples // self._together), f"{name} on {self.used}") as advance:
+            for x, y in batches.of_size(self._together):
+                change = np.zeros(network.channels.n_labels)
+                for (_, axes), weight, gradient in zip(slices, weights, gradients(x, y), strict=True):
+                    product = np.asarray(gradient, dtype=np.float64) * weight
+                    for axis, labels in axes:
+                        others = tuple(i for i in range(product.ndim) if i != axis)
+                        np.add.at(change, network.channels.bundles.root[labels], product.sum(axis=others))
+                if not np.isfinite(change).all():
+                    raise PlanError(
+                        f"criterion {name}: the gradients of the loss are not finite. Expected a trained model and a loss "
+                        "that fits its outputs."
+                    )
+                total += self._of(change)
+                count += 1
+                advance()
+        return network.of_bundles(total / count)
+
+    def _of(self, change: NDArray[np.float64]) -> NDArray[np.float64]:
+        raise NotImplementedError
+
+
+class Taylor(_Gradients):
+    """Mean over small batches of |sum of w dL/dw|: how much the loss would change, to first order, if the channel went.
+
+    Molchanov et al., "Pruning Convolutional Neural Networks for Resource Efficient Inference", ICLR 2017, arXiv:1611.06440,
+    equation 8, over all consumers of a channel at once. Scores are in units of the loss and compare across layers as they are.
+
+    Args:
+        data: `(x, y)`: arrays, a `tf.data.Dataset`, a `PyDataset` or batches.
+        loss: what `compile` takes: a Keras loss, its name, or a function `(y, predictions) -> loss`, or a list or dictionary of
+            them by output, whose means are added up; None for what the model is compiled with, with its loss weights.
+        steps: batches to read; None for all.
+        batch_size: of arrays.
+        together: examples that share one gradient.
+    """
+
+    def _of(self, change: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.abs(change)
+
+
+class Fisher(_Gradients):
+    """Half the mean over small batches of (sum of w dL/dw)^2: the change of the loss to second order, with the empirical Fisher
+    information in the place of the Hessian.
+
+    Theis et al., "Faster gaze prediction with dense networks and Fisher pruning", 2018, arXiv:1801.05787, equation 8; over all
+    consumers at once as in Liu et al., "Group Fisher Pruning", ICML 2021, arXiv:2108.00708, equation 5.
+
+    Args:
+        data, loss, steps, batch_size, together: as for `Taylor`.
+    """
+
+    def _of(self, change: NDArray[np.float64]) -> NDArray[np.float64]:
+        return 0.5 * np.square(change)
+
+
+def _consumer_rows(channels: ChannelGraph) -> list[tuple[Any, list[tuple[int, Any]]]]:
+    """(variable, [(axis, labels)]) for every weight that reads channels."""
+    family = channels.graph.family
+    found: dict[tuple[int, int], tuple[Any, list[tuple[int, Any]]]] = {}
+    for axis in channels.axes:
+        if axis.role == "in":
+            variable = family.weights(axis.op)[axis.index]
+            found.setdefault((id(axis.op), axis.index), (variable, []))[1].append((axis.axis, axis.labels))
+    return list(found.values())
+
+
+def _loss(said: Any, model: Any, family: Family, name: str) -> Callable[[Any, Any], list[Any]]:
+    """(labels, outputs) of a batch -> values, the sum of whose means is the loss."""
+    weights = None
+    if said is None:
+        compiled = family.compile_arguments(model)
+        said, weights = compiled.get("loss"), compiled.get("loss_weights")
+        if said is None:
+            raise PlanError(
+                f"criterion {name}: expected a loss, as in {name}(data, 'categorical_crossentropy'), or a compiled model. "
+                f"'{model.name}' is not compiled."
+            )
+    if callable(said) and not isinstance(said, keras.losses.Loss):
+        # A function of one's own sees labels and outputs as they are.
+        return lambda y, outputs: [said(y, outputs)]
+    names = list(getattr(model, "output_names", None) or [model.name])
+    losses = [_one_loss(x, name) for x in _by_output(said, names, f"criterion {name}: losses")]
+    factors = [1.0 if x is None else x for x in _by_output(weights, names, f"criterion {name}: loss_weights")]
+
+    def values(y: Any, outputs: Any) -> list[Any]:
+        flat_outputs, labels = tree.flatten(outputs), _labels_by_output(y, names)
+        if len(labels) != len(flat_outputs):
+            raise ValueError(f"{len(labels)} labels for {len(flat_outputs)} outputs ({', '.join(names)}).")
+        rows = zip(losses, factors, labels, flat_outputs, strict=True)
+        return [factor * loss(a, b) for loss, factor, a, b in rows if loss is not None]
+
+    return values
+
+
+def _by_output(said: Any, names: Sequence[str], what: str) -> list[Any]:
+    """One entry an output, as `compile` understands it: by name, by position, or the same for all."""
+    if isinstance(said, dict):
+        unknown = sorted(set(said) - set(names))
+        if unknown:
+            raise PlanError(f"{what}: there is no output {', '.join(map(repr, unknown))}. Expected some of {', '.join(names)}.")
+        return [said.get(x) for x in names]
+    if isinstance(said, (list, tuple)):
+        if len(said) != len(names):
+            raise PlanError(f"{what}: expected {len(names)}, one for each of {', '.join(names)}. Received {len(said)}.")
+        return list(said)
+    return [said] * len(names)
+
+
+def _one_loss(said: Any, name: str) -> Callable[[Any, Any], Any] | None:
+    if isinstance(said, str):
+        try:
+            said = keras.losses.get(said)
+        except ValueError as error:
+            raise PlanError(f"criterion {name}: there is no Keras loss {said!r}.") from error
+    if said is not None and not callable(said):
+        raise PlanError(f"criterion {name}: expected a loss or a function (y, predictions) -> loss. Received: {said!r}.")
+    return said  # type: ignore[no-any-return]
+
+
+def _labels_by_output(y: Any, names: Sequence[str]) -> list[Any]:
+    if isinstance(y, dict) and set(y) == set(names):
+        return [y[x] for x in names]
+    return list(tree.flatten(y))
+
+
+def _gradient_function(model: Any, family: str, loss: Any, variables: list[Any], name: str) -> Callable[[Any, Any], list[Any]]:
+    """(inputs, labels) of a batch -> the gradient of the mean loss by each variable, in inference mode."""
+
+    def mean_loss(y: Any, outputs: Any) -> Any:
+        try:
+            values = loss(y, outputs)
+        # What a loss raises is its own: it does not fit the labels or the outputs.
+        except Exception as error:
+            shapes = ", ".join(str(tuple(a.shape)) for a in tree.flatten((y, outputs)))
+            raise PlanError(
+                f"criterion {name}: the loss does not fit: {first_line(error)} Received labels and outputs of shapes {shapes}."
+            ) from error
+        mean = keras.ops.mean if family == "keras" else importlib.import_module("tensorflow").reduce_mean
+        return sum(mean(value) for value in values)
+
+    if family != "keras" or keras.backend.backend() == "tensorflow":
+        return _by_tape(model, mean_loss, variables)
+    if keras.backend.backend() == "jax":
+        return _by_jax(model, mean_loss, variables)
+    raise PlanError(f"criterion {name}: gradients are taken on TensorFlow and JAX. Received: {keras.backend.backend()}.")
+
+
+def _by_tape(model: Any, mean_loss: Any, variables: list[Any]) -> Callable[[Any, Any], list[Any]]:
+    tensorflow = importlib.import_module("tensorflow")
+    inner = [getattr(v, "value", v) if hasattr(v, "path") else v for v in variables]
+
+    def gradients(x: Any, y: Any) -> list[Any]:
+        with tensorflow.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(inner)
+            value = mean_loss(y, model(x, training=False))
+        found = tape.gradient(value, inner, unconnected_gradients="zero")
+        return [tensorflow.convert_to_tensor(g) for g in found]
+
+    compiled = tensorflow.function(gradients, autograph=False, reduce_retracing=True)
+    return lambda x, y: [np.asarray(g) for g in compiled(_tensors(tensorflow, x), _tensors(tensorflow, y))]
+
+
+def _tensors(tensorflow: Any, values: Any) -> Any:
+    return tree.map_structure(tensorflow.convert_to_tensor, values)
+
+
+def _by_jax(model: Any, mean_loss: Any, variables: list[Any]) -> Callable[[Any, Any], list[Any]]:
+    jax = importlib.import_module("jax")
+    wanted = {id(v) for v in variables}
+    others = [v for v in model.variables if id(v) not in wanted]
+    fixed = [(v, v.value) for v in others]
+
+    def value_of(values: list[Any], x: Any, y: Any) -> Any:
+        mapping = [*zip(variables, values, strict=True), *fixed]
+        with keras.StatelessScope(state_mapping=mapping):
+            return mean_loss(y, model(x, training=False))
+
+    gradient = jax.jit(jax.grad(value_of))
+    return lambda x, y: [np.asarray(g) for g in gradient([v.value for v in variables], x, y)]

@@ -1,0 +1,228 @@
+"""The law: pruned(x) == original(x) with the consumers' rows of every removed channel set to zero."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from keras import tree
+from numpy.typing import NDArray
+
+from tlt_prune.errors import LawError, first_line
+from tlt_prune.graph.channel_graph import ChannelGraph
+from tlt_prune.graph.family import Family
+from tlt_prune.graph.labels import Alive
+from tlt_prune.graph.reader import Tensor, read
+from tlt_prune.pruning.rewrite.rewrite import rewrite, rewrite_with_layers
+
+_SATURATING = ("softmax", "sigmoid", "tanh")
+_WITH_ACTIVATION = ("Dense", "Activation", "EinsumDense", "Conv1D", "Conv2D", "Conv3D")
+# Sizes tried for axes that the model leaves open: of pictures and signals, and of sequences of tokens, which often
+# have position embeddings of a limited length.
+_OPEN_SIZES = ((64, 8), (224, 32), (32, 4))
+
+
+@dataclasses.dataclass(frozen=True)
+class LawReport:
+    """What the check found.
+
+    Attributes:
+        relative_error: largest difference of any output, relative to that output's largest magnitude, where
+            every removed channel is exact.
+        tolerance: largest difference allowed.
+        approximate: why the removal of some channels is not exact; empty if all are.
+        approximate_error: the same difference with those removed too.
+    """
+
+    relative_error: float
+    tolerance: float
+    approximate: tuple[str, ...] = ()
+    approximate_error: float = 0.0
+
+
+def zeroed_reference(channels: ChannelGraph, alive: Alive) -> Any:
+    """The original model, full size, with the consumers' rows of the removed channels set to zero."""
+    reference, layers = rewrite_with_layers(channels, np.ones_like(alive))
+    _zero(channels, layers, alive)
+    return reference
+
+
+def _zero(channels: ChannelGraph, layers: dict[int, Any], alive: Alive) -> None:
+    """Sets the rows that read removed channels to zero, in the rebuilt `layers`."""
+    family = channels.graph.family
+    for axis in channels.axes:
+        gone = ~alive[axis.labels]
+        if axis.role == "in" and gone.any():
+            weight = family.weights(layers[id(axis.op)])[axis.index]
+            value = family.numpy(weight).copy()
+            np.moveaxis(value, axis.axis, 0)[gone] = 0
+            weight.assign(value)
+
+
+def check_law(
+    channels: ChannelGraph, alive: Alive, pruned: Any, *, tolerance: float = 1e-4, seed: int = 0, batch_size: int = 2
+) -> LawReport:
+    """Compares the pruned model with the zeroed original on random inputs.
+
+    The zeroed original is itself a rebuilt model, so first the rebuilt model with nothing removed is compared with the
+    original. Channels whose removal is only approximate (LayerNormalization...) cannot obey the law: it is checked
+    with those retained, and the difference they make is reported.
+
+    Args:
+        channels: the traced original.
+        alive: `(n_labels,)`, what was retained.
+        pruned: the rewritten model.
+        tolerance: largest difference allowed, relative to the output's largest magnitude.
+        seed: of the random inputs (standard normal; small integers for integer inputs).
+        batch_size: number of inputs, where the model leaves it open.
+
+    Raises:
+        LawError: an output differs by more than `tolerance` or is not finite, or the original cannot be checked: it
+            does not run on random inputs, or is random itself.
+    """
+    model, family = channels.graph.model, channels.graph.family
+    inputs, original = _run_original(channels, seed, batch_size)
+    reference, layers = rewrite_with_layers(channels, np.ones_like(alive))
+    if not _error(original, _run(reference, family, inputs)) <= tolerance:
+        raise LawError(_not_rebuilt(model, family, original, inputs, tolerance))
+    reasons = {root: why for root, why in channels.bundles.approximate.items() if not alive[root]}
+    exact = alive | np.isin(channels.bundles.root, list(reasons))
+    _zero(channels, layers, exact)
+    compared = rewrite(channels, exact) if reasons else pruned
+    with _unsaturated(reference), _unsaturated(compared), _unsaturated(pruned):
+        error = _error(_run(reference, family, inputs), _run(compared, family, inputs))
+        approximate_error = 0.0
+        if reasons:
+            _zero(channels, layers, alive)
+            approximate_error = _error(_run(reference, family, inputs), _run(pruned, family, inputs))
+    if not (error <= tolerance and np.isfinite(approximate_error)):
+        if _is_random(model, family, original, inputs, tolerance):
+            raise LawError(_random_itself(model))
+        raise LawError(
+            f"The pruned model '{pruned.name}' differs from the original with the removed channels' consumers zeroed "
+            f"by {max(error, approximate_error):.2e} of the largest output. Expected at most {tolerance:.0e}. "
+            "Exclude the layers concerned, and report the model: this is a bug."
+        )
+    return LawReport(error, tolerance, tuple(sorted(set(reasons.values()))), approximate_error)
+
+
+@contextlib.contextmanager
+def _unsaturated(model: Any) -> Iterator[None]:
+    """Takes softmax and its kin off a model's outputs: a trained network is so sure of random inputs that behind them every
+    difference would vanish."""
+    graph = read(model)
+    ends = {x.key for x in graph.flat_outputs}
+    last = [call.op for call in graph.calls if call.inner is None and any(x.key in ends for x in call.outputs)]
+    plain = [op for op in last if any(graph.family.is_a(op, kind) for kind in _WITH_ACTIVATION)]
+    taken = [(op, op.activation) for op in plain if getattr(op.activation, "__name__", "") in _SATURATING]
+    function = model.predict_function
+    for op, _ in taken:
+        op.activation = graph.family.namespace().activations.linear
+    try:
+        model.predict_function = None
+        yield
+    finally:
+        for op, activation in taken:
+            op.activation = activation
+        model.predict_function = function
+
+
+def _run_original(channels: ChannelGraph, seed: int, batch_size: int) -> tuple[Any, list[NDArray[Any]]]:
+    """Inputs that the model takes, and its outputs."""
+    failures: dict[str, Exception] = {}
+    for inputs in _candidates(channels, seed, batch_size):
+        shapes = ", ".join(f"{np.shape(x)} {np.asarray(x).dtype}" for x in tree.flatten(inputs))
+        if shapes in failures:
+            continue
+        try:
+            with channels.graph.family.untouched(channels.graph.model):
+                return inputs, _run(channels.graph.model, channels.graph.family, inputs)
+        # Whatever a model raises, it is the model that cannot be checked.
+        except Exception as error:  # noqa: BLE001
+            failures[shapes] = error
+    first = next(iter(failures.values()))
+    raise LawError(
+        f"The check cannot run '{channels.graph.model.name}' on random inputs of {' or '.join(failures)}: {first_line(first)} "
+        "Expected a model that takes them; without the check (verify=False, --noverify) it is pruned all the same."
+    ) from first
+
+
+def _not_rebuilt(model: Any, family: Family, original: list[NDArray[Any]], inputs: Any, tolerance: float) -> str:
+    if _is_random(model, family, original, inputs, tolerance):
+        return _random_itself(model)
+    return (
+        f"Rebuilt from its layers' configurations and weights, with nothing removed, '{model.name}' no longer computes the "
+        "same. Expected custom layers to keep their state in weights, or to hand it over in save_assets() and load_assets()."
+    )
+
+
+def _is_random(model: Any, family: Family, original: list[NDArray[Any]], inputs: Any, tolerance: float) -> bool:
+    """Whether another run of the original on the same inputs has other results."""
+    with family.untouched(model):
+        _run(model, family, inputs)
+        return _error(original, _run(model, family, inputs)) > tolerance
+
+
+def _random_itself(model: Any) -> str:
+    return (
+        f"The check cannot compare '{model.name}': two runs on the same inputs differ, so it is random in inference. "
+        "Without the check (verify=False, --noverify) it is pruned all the same."
+    )
+
+
+def random_inputs(channels: ChannelGraph, seed: int, batch_size: int) -> Any:
+    """Random inputs in the structure of the model's: the first that `check_law` tries."""
+    return next(_candidates(channels, seed, batch_size))
+
+
+def _candidates(channels: ChannelGraph, seed: int, batch_size: int) -> Iterator[Any]:
+    fixed = _fixed_inside(channels)
+    for sizes in _OPEN_SIZES:
+        rng = np.random.default_rng(seed)
+        flat = [_random(x, fixed.get(len(x.shape), {}), sizes, batch_size, rng) for x in channels.graph.flat_inputs]
+        yield tree.pack_sequence_as(channels.graph.inputs, flat)
+
+
+def _random(
+    tensor: Tensor, fixed: Mapping[int, int], sizes: tuple[int, int], batch_size: int, rng: np.random.Generator
+) -> NDArray[Any]:
+    tokens = not tensor.dtype.startswith(("float", "bfloat"))
+    shape = [n or fixed.get(i, sizes[tokens]) for i, n in enumerate(tensor.shape)]
+    shape[0] = tensor.shape[0] or batch_size
+    if tensor.dtype == "string":
+        return rng.integers(0, 10, shape).astype(str)
+    return rng.integers(0, 2, shape).astype(tensor.dtype) if tokens else rng.standard_normal(shape).astype(np.float32)
+
+
+def _fixed_inside(channels: ChannelGraph) -> dict[int, dict[int, int]]:
+    """Rank -> axis -> the size that a nested model insists on: what an outer open axis most likely is."""
+    found: dict[int, dict[int, int]] = {}
+    for call in channels.graph.walk():
+        for tensor in call.inner.flat_inputs if call.inner is not None else ():
+            shape = (None, None, *tensor.shape[1:]) if call.over_time else tensor.shape
+            for axis, size in enumerate(shape):
+                if axis and size is not None:
+                    found.setdefault(len(shape), {}).setdefault(axis, size)
+    return found
+
+
+def relative_error(expected: NDArray[Any], received: NDArray[Any]) -> float:
+    """max |a - b| / max |a|; infinite where one is not finite or the shapes differ."""
+    if expected.shape != received.shape or not (np.isfinite(expected).all() and np.isfinite(received).all()):
+        return float("inf")
+    scale = float(np.max(np.abs(expected), initial=0.0))
+    return float(np.max(np.abs(expected - received), initial=0.0)) / (scale or 1.0)
+
+
+def _run(model: Any, family: Family, inputs: Any) -> list[NDArray[Any]]:
+    """Outputs in inference mode, compiled: run eagerly, Keras 3.15 adds the bias of a channels-first map that is as wide as
+    it has channels on the wrong axis."""
+    family.reset_states(model)
+    return [np.asarray(x, dtype=np.float64) for x in tree.flatten(model.predict_on_batch(inputs))]
+
+
+def _error(expected: list[NDArray[Any]], received: list[NDArray[Any]]) -> float:
+    return max(relative_error(a, b) for a, b in zip(expected, received, strict=True))

@@ -1,0 +1,258 @@
+"""A model and what is retained of it -> a new model.
+
+Every layer is rebuilt from its own configuration, with the entries that count channels replaced, and
+called as the original graph calls it; its variables are made with their cut values. The model that was given
+is only read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from keras import tree
+
+from tlt_prune.errors import PlanError, UnsupportedModelError
+from tlt_prune.graph.channel_graph import ChannelGraph, Edit, resolve
+from tlt_prune.graph.classes import is_keras_class
+from tlt_prune.graph.family import Family, all_layers
+from tlt_prune.graph.labels import Alive, kept_shape
+from tlt_prune.graph.reader import Call, Graph, Tensor, matches, nearest_name
+from tlt_prune.pruning.rewrite import initializers
+from tlt_prune.pruning.rewrite.compile_state import copy_compile_state
+from tlt_prune.pruning.rewrite.model_class import same_class
+from tlt_prune.pruning.rewrite.rebuild import layer_pairs, rebuild
+from tlt_prune.pruning.rewrite.transfer import Transfer
+
+Overrides = Mapping[str, Mapping[str, Any]]
+
+
+def rewrite(channels: ChannelGraph, alive: Alive, overrides: Overrides | None = None) -> Any:
+    """Builds the pruned model.
+
+    Args:
+        channels: the traced model.
+        alive: `(n_labels,)`, True where the channel is retained.
+        overrides: layer name, path or shell pattern -> configuration entries that replace the layer's own.
+
+    Returns:
+        A model of the same family, class, names, dtype policies and compile state.
+
+    Raises:
+        PlanError: an override names no layer, or an entry that its layer's configuration lacks.
+        UnsupportedModelError: a layer cannot be rebuilt from its configuration.
+    """
+    return rewrite_with_layers(channels, alive, overrides)[0]
+
+
+def rewrite_with_layers(channels: ChannelGraph, alive: Alive, overrides: Overrides | None = None) -> tuple[Any, dict[int, Any]]:
+    """`rewrite`, and the new layer of each old one, by the old one's `id`."""
+    rewriter = _Rewriter(channels, alive, overrides or {})
+    model = rewriter.run()
+    return model, rewriter.new_layers()
+
+
+class _Rewriter:
+    def __init__(self, channels: ChannelGraph, alive: Alive, overrides: Overrides) -> None:
+        self._channels = channels
+        self._alive = alive
+        self._family = channels.graph.family
+        self._overrides = overrides
+        self._ops: dict[int, tuple[Any, Any]] = {}
+        self._overridden: dict[int, dict[str, Any]] = {}
+        self._models: dict[int, tuple[Any, Any]] = {}
+        self._config_edits = _by_target(channels.config_edits)
+        self._argument_edits = _by_target(channels.argument_edits)
+        self._transfer = Transfer(channels, alive)
+        calls = [call for call in channels.graph.walk() if call.inner is None]
+        self._calls = {id(call.op): call for call in reversed(calls)}
+        self._shared = _held_and_elsewhere(self._calls, self._family)
+        self._resized = _resized(channels, alive, calls)
+        self._variables = {id(v) for v in self._family.weights(channels.graph.model)}
+
+    def new_layers(self) -> dict[int, Any]:
+        return {key: new for key, (_, new) in self._ops.items()}
+
+    def run(self) -> Any:
+        graph = self._channels.graph
+        calls = list(graph.walk())
+        for pattern in self._overrides:
+            if not any(matches(call, pattern) for call in calls):
+                near = nearest_name(pattern, {call.path for call in calls})
+                raise PlanError(f"layer_config_overrides: no layer matches {pattern!r}.{near}")
+        for call in calls:
+            if call.inner is None:
+                self._rebuilt(call)
+        waiting = all(_can_wait(x) for op, _ in self._ops.values() for x in (op, *all_layers(op)))
+        with self._family.construction() if waiting else contextlib.nullcontext():
+            new = self._model(graph)
+            self._transfer.begin(self._ops.values())
+        self._transfer.finish(graph.model, new)
+        self._finish()
+        copy_compile_state(graph.model, new, self._family)
+        return new
+
+    # --- structure ---
+
+    def _model(self, graph: Graph) -> Any:
+        if id(graph) not in self._models:
+            sequential = self._family.is_sequential(graph.model)
+            new = self._sequential(graph) if sequential else self._functional(graph)
+            self._models[id(graph)] = (graph.model, new)
+        return self._models[id(graph)][1]
+
+    def _functional(self, graph: Graph) -> Any:
+        inputs = [layer.output if layer is not None else tensor for layer, tensor in self._inputs(graph)]
+        known = dict(zip([x.key for x in graph.flat_inputs], inputs, strict=True))
+        for call in graph.calls:
+            args, kwargs = self._arguments(call, known)
+            results = tree.flatten(self._op(call)(*args, **kwargs))
+            known.update(zip([x.key for x in call.outputs], results, strict=True))
+        parts = {
+            "inputs": tree.pack_sequence_as(graph.inputs, inputs),
+            "outputs": tree.map_structure(lambda x: known[x.key], graph.outputs),
+            "name": graph.model.name,
+        }
+        return same_class(graph.model, self._family, self._family.namespace().Model, parts)
+
+    def _sequential(self, graph: Graph) -> Any:
+        ((first, _),) = self._inputs(graph)
+        layers = [first, *(self._op(call) for call in graph.calls)]
+        parts = {"layers": layers, "name": graph.model.name}
+        return same_class(graph.model, self._family, self._family.namespace().Sequential, parts)
+
+    def _inputs(self, graph: Graph) -> list[tuple[Any, Any]]:
+        """(InputLayer, None) for each input, or (None, tensor) where the model has no such layer."""
+        pairs: list[tuple[Any, Any]] = []
+        labels = self._channels.input_labels[id(graph)]
+        for tensor, op, vector in zip(graph.flat_inputs, graph.input_ops, labels, strict=True):
+            shape = kept_shape(tensor.shape, vector, self._alive)
+            if op is None:
+                pairs.append((None, self._family.namespace().Input(batch_shape=shape, dtype=tensor.dtype)))
+                continue
+            config = op.get_config()
+            key = "batch_shape" if "batch_shape" in config else "batch_input_shape"
+            pairs.append((type(op).from_config({**config, key: shape}), None))
+        return pairs
+
+    def _arguments(self, call: Call, known: Mapping[int, Any]) -> tuple[Any, Any]:
+        args, kwargs = list(call.args), dict(call.kwargs)
+        for edit in self._argument_edits.get(id(call), ()):
+            if isinstance(edit.key, int) and edit.key < len(args):
+                args[edit.key] = resolve(edit.value, self._alive)
+            else:
+                kwargs[edit.key] = resolve(edit.value, self._alive)
+        new: tuple[Any, Any] = tree.map_structure(lambda x: known[x.key] if isinstance(x, Tensor) else x, (tuple(args), kwargs))
+        return new
+
+    # --- operations ---
+
+    def _rebuilt(self, call: Call) -> Any:
+        """What becomes of an operation; first of the layers that it holds and the model has elsewhere too."""
+        if id(call.op) not in self._ops:
+            self._refuse_outside_references(call)
+            held = {x: self._rebuilt(self._call_of(x, call)) for x in all_layers(call.op) if id(x) in self._shared}
+            override = {
+                key: value for pattern, x in self._overrides.items() if matches(call, pattern) for key, value in x.items()
+            }
+            edits = self._config_edits.get(id(call.op), ())
+            self._overridden[id(call.op)] = override
+            self._ops[id(call.op)] = (
+                call.op,
+                rebuild(call, self._family, edits, self._alive, override, held, resized=id(call.op) in self._resized),
+            )
+        return self._ops[id(call.op)][1]
+
+    def _refuse_outside_references(self, call: Call) -> None:
+        """A function that reads a layer of the model from outside of its arguments would go on reading the original's.
+
+        Raises:
+            UnsupportedModelError: the function of a Lambda layer, or an argument of an operation, holds such a layer or variable.
+        """
+        closure = getattr(getattr(call.op, "function", None), "__closure__", None) or ()
+        inside = [*tree.flatten((call.args, call.kwargs)), *(_content(cell) for cell in closure)]
+        for value in inside:
+            if id(value) in self._calls or id(value) in self._variables:
+                name = getattr(value, "path", getattr(value, "name", value))
+                raise UnsupportedModelError(
+                    f"'{call.path}' reads '{name}' of the model from outside of its inputs: a new model would still read "
+                    "the original's. Expected a layer that holds the other one and says so in get_config()."
+                )
+
+    def _call_of(self, layer: Any, holder: Call) -> Call:
+        """A call of a layer that another one holds; it may never be called in the model itself."""
+        return self._calls.get(id(layer)) or Call(layer, f"{holder.path}/{layer.name}", (), {}, (), None)
+
+    def _op(self, call: Call) -> Any:
+        if call.inner is None:
+            return self._ops[id(call.op)][1]
+        model = self._model(call.inner)
+        if not call.over_time:
+            return model
+        if id(call.op) not in self._models:
+            config = {key: value for key, value in call.op.get_config().items() if key != "layer"}
+            self._models[id(call.op)] = (call.op, type(call.op)(model, **config))
+        return self._models[id(call.op)][1]
+
+    # --- state ---
+
+    def _finish(self) -> None:
+        """What the new model takes over once its variables have values."""
+        for op, new in self._ops.values():
+            if not self._family.is_layer(op):
+                continue
+            pairs = layer_pairs(op, new)
+            cuts_of = functools.partial(self._transfer.cuts_of, op)
+            initializers.restore(pairs, self._family, cuts_of, self._overridden[id(op)])
+            for _, layer in pairs:
+                if hasattr(layer, "finalize_state") and self._family.weights(layer):
+                    # Normalization computes with constants that it derives from its weights when they are loaded.
+                    layer.finalize_state()
+        # A flag reaches all layers inside when set, so the outer ones go first: models, the outermost last built but first set,
+        # then layers, then the layers in them.
+        for old, new in reversed(list(self._models.values())):
+            if not old.trainable:
+                new.trainable = False
+        for op, new in self._ops.values():
+            for old, layer in layer_pairs(op, new) if self._family.is_layer(op) else ():
+                if layer.trainable != old.trainable:
+                    layer.trainable = old.trainable
+
+
+def _content(cell: Any) -> Any:
+    """What a variable of a function's surroundings holds; None where it holds nothing yet."""
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return None
+
+
+def _resized(channels: ChannelGraph, alive: Alive, calls: Iterable[Call]) -> set[int]:
+    """`id` of each operation of which a weight, an input or a configuration entry changes."""
+    cut = {id(axis.op) for axis in channels.axes if not alive[axis.labels].all()}
+    edited = {id(edit.target) for edit in channels.config_edits}
+    given = {id(call.op) for call in calls if not all(alive[channels.labels_of[x.key]].all() for x in call.inputs)}
+    return cut | edited | given
+
+
+def _held_and_elsewhere(calls: Mapping[int, Call], family: Family) -> set[int]:
+    """`id` of each layer inside a layer of the model that is a layer of the model itself, or inside another one too."""
+    holders: dict[int, int] = {}
+    for call in calls.values():
+        for layer in all_layers(call.op) if family.is_layer(call.op) else ():
+            holders[id(layer)] = holders.get(id(layer), 0) + 1
+    return {key for key, count in holders.items() if count > 1 or key in calls}
+
+
+def _can_wait(op: Any) -> bool:
+    """Whether a layer makes its variables from initializers: custom layers may not, and recurrent states are made from values."""
+    return is_keras_class(type(op)) and not getattr(op, "stateful", False)
+
+
+def _by_target(edits: Iterable[Edit]) -> dict[int, list[Edit]]:
+    found: dict[int, list[Edit]] = {}
+    for edit in edits:
+        found.setdefault(id(edit.target), []).append(edit)
+    return found

@@ -1,0 +1,237 @@
+"""How many channels each group keeps, so that the whole model keeps to a budget.
+
+Local: every group gives the same share. Global: what scores least for what it saves goes first, wherever it is. Both end with
+the same step: whatever still fits into the budget comes back, so that no group could keep one step more.
+"""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+import heapq
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tlt_prune.config.options import Options
+from tlt_prune.errors import PlanError
+from tlt_prune.graph.channel_graph import ChannelGraph
+from tlt_prune.pruning.cost.granularity import chosen_granularity
+from tlt_prune.pruning.cost.latency import table_at
+from tlt_prune.pruning.criteria.network import Scores
+from tlt_prune.pruning.select import ledger
+from tlt_prune.pruning.select.groups import Group, Grouping, alive_of, largest_share
+
+# Of the target: floating point may not decide whether a budget is met.
+_ROUNDING = 1e-9
+
+
+@dataclasses.dataclass(frozen=True)
+class Resource:
+    """What a budget is about: its option, its unit, and how a model is charged for it."""
+
+    name: str
+    unit: str
+    terms: Callable[[ChannelGraph, Options], list[ledger.Term]]
+
+    def shown(self, value: float) -> str:
+        return f"{value:,.0f}{self.unit}" if value >= 1000 else f"{value:.4g}{self.unit}"
+
+
+def _latency_terms(channels: ChannelGraph, options: Options) -> list[ledger.Term]:
+    granularity = chosen_granularity(channels.graph, options.granularity)
+    return table_at(options.latency_table).terms(channels, granularity)
+
+
+_RESOURCES = (
+    Resource("params", " parameters", lambda channels, options: ledger.param_terms(channels)),
+    Resource("macs", " MACs", lambda channels, options: ledger.mac_terms(channels)),
+    Resource("size_mb", " MB", lambda channels, options: ledger.byte_terms(channels)),
+    Resource("latency_ms", " ms", _latency_terms),
+)
+
+
+def within_budget(channels: ChannelGraph, found: Grouping, statistic: Scores, options: Options) -> list[int]:
+    """How many bundles of each group stay.
+
+    Args:
+        channels: the traced model.
+        found: its groups.
+        statistic: `(n_labels,)`, the score of each bundle at its root.
+        options: with one of `params`, `macs`, `size_mb` and `latency_ms`.
+
+    Raises:
+        PlanError: the budget cannot be met, or cannot be counted.
+    """
+    resource, said = resource_of(options)
+    search = _Search(channels, found, statistic, resource.terms(channels, options))
+    target = absolute(resource, said, search.whole)
+    fixed = {g: group.without_share(group.ratio) for g, group in enumerate(found.groups) if group.ratio is not None}
+    least = [fixed.get(g, group.rounded(0)) for g, group in enumerate(found.groups)]
+    most = [fixed.get(g, group.depth) for g, group in enumerate(found.groups)]
+    reach = search.cost(least)
+    if reach > target * (1 + _ROUNDING):
+        raise PlanError(_unreachable(resource, said, target, reach, search.whole, options, found))
+    start = _locally if options.ranking == "local" else _globally
+    return search.filled(start(search, least, most, target), most, target, by_share=options.ranking == "local")
+
+
+def resource_of(options: Options) -> tuple[Resource, float | str]:
+    """What the budget of `options` is about, and what it says.
+
+    Raises:
+        PlanError: it is a threshold or a ratio, which is about no resource.
+    """
+    for resource in _RESOURCES:
+        if getattr(options, resource.name) is not None:
+            return resource, getattr(options, resource.name)
+    raise PlanError(f"Expected one of {', '.join(x.name for x in _RESOURCES)}. Received another budget.")
+
+
+def absolute(resource: Resource, said: float | str, whole: float) -> float:
+    """The amount that a budget says.
+
+    Raises:
+        PlanError: the model's amount is unknown.
+    """
+    if math.isnan(whole):
+        raise PlanError(
+            f"{resource.name}={said}: this model's cannot be counted, because a size of its inputs is open. Expected fixed "
+            "sizes, or another budget."
+        )
+    if isinstance(said, str):
+        return float(said.removesuffix("%")) / 100 * whole
+    # Nobody means one parameter; one megabyte or millisecond somebody does.
+    return said * whole if said <= 1 and resource.name in ("params", "macs") else float(said)
+
+
+class _Search:
+    """Costs of counts, stepwise, and settled where layers feed several groups."""
+
+    def __init__(self, channels: ChannelGraph, found: Grouping, statistic: Scores, terms: Sequence[ledger.Term]) -> None:
+        self._channels, self._statistic, self._terms = channels, statistic, terms
+        self.found = found
+        self.ledger = ledger.Ledger(channels, found, terms)
+        self.whole = self.ledger.total
+
+    def cost(self, counts: Sequence[int]) -> float:
+        """What the model with these counts costs, exactly."""
+        alive = alive_of(self._channels, self.found, counts, self._statistic)
+        return ledger.charged(self._terms, alive)
+
+    def filled(self, counts: list[int], most: Sequence[int], target: float, *, by_share: bool) -> list[int]:
+        """Brings steps back as long as one fits: with `by_share` where the smallest share is left, else the best score first."""
+        groups = self.found.groups
+        limit = target * (1 + _ROUNDING)
+        self.ledger.set_all(counts)
+        stuck: set[int] = set()
+        while True:
+            open_groups = [g for g in range(len(groups)) if g not in stuck and counts[g] < most[g]]
+            if not open_groups:
+                return counts
+            if by_share:
+                g = min(open_groups, key=lambda g: _middle(groups[g], counts[g]))
+            else:
+                g = max(open_groups, key=lambda g: float(groups[g].scores[counts[g]]))
+            more = _next(groups[g], counts[g])
+            tried = [*counts[:g], more, *counts[g + 1 :]]
+            # Stepwise first, because exact is slow; exact, because layers that feed several groups may bring more back.
+            if self.ledger.total + self.ledger.change(g, more) <= limit and self.cost(tried) <= limit:
+                counts = tried
+                self.ledger.set(g, more)
+            else:
+                stuck.add(g)
+
+
+def _next(group: Group, count: int) -> int:
+    """One step more."""
+    return min((count // group.step + 1) * group.step, group.depth)
+
+
+def _previous(group: Group, count: int) -> int:
+    """One step less."""
+    return (count - 1) // group.step * group.step
+
+
+def _middle(group: Group, count: int) -> float:
+    """The share halfway between a count and one step more: below it, the count is the nearer."""
+    return (count + _next(group, count)) / (2 * group.depth)
+
+
+def _nearest(group: Group, share_left: float) -> int:
+    """The count nearest to a share; of two, the lower."""
+    lower = int(share_left * group.depth) // group.step * group.step
+    return lower if _middle(group, lower) >= share_left else _next(group, lower)
+
+
+def _locally(search: _Search, least: Sequence[int], most: Sequence[int], target: float) -> list[int]:
+    """The smallest share that every group can give, to its nearest step: by bisection over the shares where a count changes."""
+    groups = search.found.groups
+
+    def counts(share_left: float) -> list[int]:
+        nearest = (_nearest(group, share_left) for group in groups)
+        return [min(max(count, low), high) for count, low, high in zip(nearest, least, most, strict=True)]
+
+    shares = {_middle(group, k) for group in groups for k in range(0, group.depth, group.step)}
+    descending = [1.0, *sorted(shares, reverse=True)]
+    # The last, which removes everything that may go, is taken where none is enough.
+    first = bisect.bisect_left(descending, True, hi=len(descending) - 1, key=lambda share: search.cost(counts(share)) <= target)
+    found = counts(descending[first])
+    return found if search.cost(found) <= target * (1 + _ROUNDING) else list(least)
+
+
+def _globally(search: _Search, least: Sequence[int], most: Sequence[int], target: float) -> list[int]:
+    """Steps go in the order of score lost for what is saved, until the budget is met."""
+    groups = search.found.groups
+    ledger_ = search.ledger
+    ledger_.set_all(most)
+    counter = itertools.count()
+
+    def price(g: int) -> float:
+        before, after = ledger_.counts[g], _previous(groups[g], ledger_.counts[g])
+        saved = -ledger_.change(g, after)
+        return float(groups[g].scores[after:before].sum()) / saved if saved > 0 else math.inf
+
+    def can_go(g: int) -> bool:
+        return _previous(groups[g], ledger_.counts[g]) >= least[g]
+
+    heap = [(price(g), next(counter), g) for g in range(len(groups)) if can_go(g)]
+    heapq.heapify(heap)
+    while ledger_.total > target and heap:
+        _, _, g = heapq.heappop(heap)
+        # Prices only rise while others go: a step saves the less, the narrower its neighbors are.
+        now = price(g)
+        if heap and now > heap[0][0]:
+            heapq.heappush(heap, (now, next(counter), g))
+            continue
+        after = _previous(groups[g], ledger_.counts[g])
+        ledger_.set(g, after)
+        if can_go(g):
+            heapq.heappush(heap, (price(g), next(counter), g))
+    counts = list(ledger_.counts)
+    # Where layers feed several groups, counts are settled upwards: more has to go.
+    while search.cost(counts) > target * (1 + _ROUNDING) and heap:
+        _, _, g = heapq.heappop(heap)
+        after = _previous(groups[g], counts[g])
+        counts[g] = after
+        ledger_.set(g, after)
+        if can_go(g):
+            heapq.heappush(heap, (price(g), next(counter), g))
+    return counts if search.cost(counts) <= target * (1 + _ROUNDING) else list(least)
+
+
+def _unreachable(
+    resource: Resource, said: Any, target: float, reach: float, whole: float, options: Options, found: Grouping
+) -> str:
+    what = f" ({resource.shown(target)})" if isinstance(said, str) or target != said else ""
+    limits = [f"granularity={found.granularity}", f"min_num_filters={options.min_num_filters}"]
+    if largest_share(options) is not None:
+        limits.append(f"max_ratio={largest_share(options)}")
+    if found.excluded:
+        limits.append("excluded_layers")
+    return (
+        f"{resource.name}={said}{what} cannot be met: with {', '.join(limits)} this model keeps at least "
+        f"{resource.shown(reach)}, {100 * reach / whole:.1f} % of its {resource.shown(whole)}. Expected at least that, or "
+        "lower limits."
+    )

@@ -1,0 +1,295 @@
+"""Groups: the bundles that the same layers make, in which channels are ranked and their number is rounded."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tlt_prune.config.options import LayerOptions, Options
+from tlt_prune.errors import PlanError
+from tlt_prune.graph.channel_graph import ChannelGraph
+from tlt_prune.graph.labels import Alive, Labels
+from tlt_prune.graph.reader import matches, nearest_name
+
+if TYPE_CHECKING:
+    # Criteria group channels themselves.
+    from tlt_prune.pruning.criteria.network import Scores
+
+# With global ranking, unless the user says otherwise: a layer cut through trains to chance.
+_MAX_RATIO_GLOBAL = 0.9
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Group:
+    """Bundles that the same layers make, best first.
+
+    Attributes:
+        members: roots of the bundles, best first, ties in the order of their labels; shape `(depth,)`.
+        scores: of the members, descending.
+        layers: names of the layers.
+        step: the number that stays is a multiple of it, or all.
+        fewest: the number that stays at least.
+        ratio: share to remove there, whatever the budget; None for none.
+        why_fewest, why_step: the options that `fewest` and `step` come from, as "min_num_filters=16".
+    """
+
+    members: Labels
+    scores: Scores
+    layers: tuple[str, ...]
+    step: int
+    fewest: int
+    ratio: float | None = None
+    why_fewest: str = ""
+    why_step: str = ""
+
+    @property
+    def depth(self) -> int:
+        return len(self.members)
+
+    def rounded(self, count: float) -> int:
+        """The number that stays where `count` should: raised to `fewest`, then to the next multiple of `step`, at most all."""
+        return min(math.ceil(max(count, self.fewest) / self.step) * self.step, self.depth)
+
+    def without_share(self, ratio: float) -> int:
+        """The number that stays where a share is to be removed."""
+        return self.rounded(self.depth - math.floor(ratio * self.depth + 1e-9))
+
+    def above(self, threshold: float) -> int:
+        """The number that stays of those strictly above a threshold."""
+        return self.rounded(int(np.sum(self.scores > threshold)))
+
+    def held(self, wanted: float) -> str:
+        """Why more stay than `wanted`; empty where no more do."""
+        stay = self.rounded(wanted)
+        if stay <= wanted:
+            return ""
+        reasons = [self.why_fewest] if self.fewest > wanted else []
+        if stay > max(wanted, self.fewest) or self.step > self.depth:
+            reasons.append(self.why_step)
+        return " and ".join(x for x in reasons if x)
+
+    def first_threshold(self) -> float:
+        """The smallest threshold that removes anything."""
+        # The largest number that may stay without being all.
+        most = (self.depth - 1) // self.step * self.step
+        return float(self.scores[most]) if most >= self.fewest and most > 0 else math.inf
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Grouping:
+    """The groups of a model, and why the rest of it is no group's.
+
+    Attributes:
+        reason: bundle root -> why it may not go.
+        number: `(n_labels,)`, the group of each bundle root, -1 for none.
+        excluded: paths of the layers that `excluded_layers` named, sorted.
+        granularity: of counts, in channels.
+    """
+
+    groups: tuple[Group, ...]
+    reason: dict[int, str]
+    number: Labels
+    excluded: tuple[str, ...]
+    granularity: int
+
+    def of(self, bundles: Labels) -> tuple[int, ...]:
+        """Numbers of the groups that these bundles are in."""
+        numbers = np.unique(self.number[bundles])
+        return tuple(numbers[numbers >= 0].tolist())
+
+
+def grouping(channels: ChannelGraph, statistic: Scores, options: Options, granularity: int) -> Grouping:
+    """Groups bundles of the same producing layers, in the order of their first label.
+
+    A bundle's set of layers is compared by a Zobrist hash: the exclusive or of one random 64-bit
+    word a layer.
+
+    Args:
+        channels: the traced model.
+        statistic: `(n_labels,)`, the score of each bundle at its root, NaN where nobody voted.
+        options: what may not go, and how counts are rounded.
+        granularity: of the counts.
+
+    Raises:
+        PlanError: an excluded layer, or one of `layer_options`, is not in the model.
+    """
+    root = channels.bundles.root
+    excluded = _excluded(channels, options.excluded_layers)
+    frozen = _frozen_bundles(channels, excluded, statistic)
+    words = np.random.default_rng(0).integers(1, 2**63, size=len(channels.producers), dtype=np.int64)
+    signature = np.zeros(len(root), dtype=np.int64)
+    for word, producer in zip(words, channels.producers, strict=True):
+        signature[np.unique(root[producer.labels])] ^= word
+    free = signature != 0
+    free[list(frozen)] = False
+    bundles = np.flatnonzero(free)
+    _, first, inverse = np.unique(signature[bundles], return_index=True, return_inverse=True)
+    number = np.full(len(root), -1, dtype=np.int64)
+    number[bundles] = np.argsort(np.argsort(first))[inverse]
+    order = np.argsort(number[bundles], kind="stable")
+    ends = np.cumsum(np.bincount(number[bundles], minlength=len(first)))[:-1]
+    members = np.split(bundles[order], ends) if len(bundles) else []
+    layers = _layers(channels, number, len(members))
+    own = _layer_options(channels, options)
+    groups = []
+    for each, made_by in zip(members, layers, strict=True):
+        # Stable: ties go to the lower index.
+        ranked = each[np.argsort(-statistic[each], kind="stable")]
+        groups.append(_group(ranked, statistic[ranked], made_by, options, own, granularity))
+    return Grouping(tuple(groups), frozen, number, tuple(sorted(path for _, path in excluded.values())), granularity)
+
+
+def _group(
+    members: Labels,
+    scores: Scores,
+    made_by: Sequence[tuple[str, int]],
+    options: Options,
+    own: dict[str, LayerOptions],
+    granularity: int,
+) -> Group:
+    """`made_by`: (layer, how many of its channels one bundle holds)."""
+    depth = len(members)
+    fewest, steps, ratios = [(1, "")], [(1, "")], []
+    for name, channels in made_by:
+        special = own.get(name, LayerOptions())
+        multiple = special.granularity or granularity
+        steps.append((multiple // math.gcd(multiple, channels), f"granularity={multiple}"))
+        filters = special.min_num_filters or options.min_num_filters
+        fewest.append((math.ceil(filters / channels), f"min_num_filters={filters}"))
+        share = special.max_ratio if special.max_ratio is not None else largest_share(options)
+        if share is not None:
+            fewest.append((math.ceil((1 - share) * depth - 1e-9), f"max_ratio={share:g}"))
+        if special.ratio is not None:
+            ratios.append(special.ratio)
+    most, why_fewest = max(fewest, key=lambda x: x[0])
+    return Group(
+        members,
+        scores,
+        tuple(name for name, _ in made_by),
+        math.lcm(*(step for step, _ in steps)),
+        min(most, depth),
+        min(ratios, default=None),
+        why_fewest,
+        max(steps, key=lambda x: x[0])[1],
+    )
+
+
+def largest_share(options: Options) -> float | None:
+    """Largest share of a group's channels that may go; None for no limit."""
+    return _MAX_RATIO_GLOBAL if options.max_ratio is None and options.ranking == "global" else options.max_ratio
+
+
+def _layers(channels: ChannelGraph, number: Labels, n_groups: int) -> list[list[tuple[str, int]]]:
+    """For each group its producing layers, each with how many of its channels one bundle holds."""
+    found: list[list[tuple[str, int]]] = [[] for _ in range(n_groups)]
+    for producer in channels.producers:
+        bundles, filters = np.unique(channels.bundles.root[producer.labels], return_counts=True)
+        groups = number[bundles]
+        for group in np.unique(groups[groups >= 0]).tolist():
+            found[group].append((producer.name, int(filters[groups == group].max()) * producer.unit))
+    return found
+
+
+def _layer_options(channels: ChannelGraph, options: Options) -> dict[str, LayerOptions]:
+    """Producer name -> what is decided otherwise there; of several patterns, later ones override."""
+    found: dict[str, LayerOptions] = {}
+    for pattern, special in options.layer_options.items():
+        matching = [p.name for p in channels.producers if matches(p.call, pattern) or p.name == pattern]
+        if not matching:
+            near = nearest_name(pattern, {p.name for p in channels.producers})
+            raise PlanError(
+                f"layer_options: no layer with filters matches {pattern!r}.{near} Expected layer names, paths or shell patterns."
+            )
+        for name in matching:
+            given = {key: value for key in LayerOptions.model_fields if (value := getattr(special, key)) is not None}
+            found[name] = found.get(name, LayerOptions()).model_copy(update=given)
+    return found
+
+
+# --- what may not go ---
+
+
+def _frozen_bundles(channels: ChannelGraph, excluded: dict[int, tuple[Any, str]], statistic: Scores) -> dict[int, str]:
+    root = channels.bundles.root
+    frozen = dict(channels.bundles.frozen)
+    has_filters = np.zeros(len(root), dtype=bool)
+    for producer in channels.producers:
+        has_filters[root[producer.labels]] = True
+    for bundle in np.flatnonzero((root == np.arange(len(root))) & np.isnan(statistic)).tolist():
+        frozen.setdefault(bundle, "the criterion says nothing about it" if has_filters[bundle] else "no filters to score")
+    for op, path in excluded.values():
+        # What its weights make, and, for a layer without weights, what passes through it.
+        own = [axis.labels for axis in channels.axes if axis.op is op and axis.role != "in"]
+        own += [tensor.labels.reshape(-1) for tensor in channels.tensors if tensor.op is op]
+        for bundle in np.unique(root[np.concatenate(own)]).tolist() if own else ():
+            frozen.setdefault(bundle, f"excluded layer '{path}'")
+    return frozen
+
+
+def _excluded(channels: ChannelGraph, patterns: Sequence[str | type]) -> dict[int, tuple[Any, str]]:
+    """Layers matched by name, path, shell pattern or type, as {id: (layer, path)}.
+
+    A pattern that matches a nested model excludes everything in it.
+    """
+    found: dict[int, tuple[Any, str]] = {}
+    calls = list(channels.graph.walk())
+    for pattern in patterns:
+        matching = [call for call in calls if matches(call, pattern)]
+        if not matching:
+            near = nearest_name(pattern, {call.path for call in calls})
+            expected = "Expected layer names, paths, shell patterns or types."
+            raise PlanError(f"excluded_layers: no layer matches {pattern!r}.{near} {expected}")
+        for call in matching:
+            found[id(call.op)] = (call.op, call.path)
+            if call.inner is not None:
+                found.update({id(c.op): (c.op, c.path) for c in call.inner.walk()})
+    return found
+
+
+# --- counts that must hold in every layer ---
+
+
+def settle_counts(channels: ChannelGraph, alive: Alive, statistic: Scores, granularity: int) -> Alive:
+    """Brings bundles back until every layer holds a multiple of the granularity and no tensor is empty.
+
+    A layer is held to it when its width is a multiple itself. Bringing back only ever adds, and the
+    full model satisfies everything, so this ends.
+
+    Args:
+        alive: `(n_labels,)`, equal within each bundle.
+        statistic: `(n_labels,)`, meaningful at bundle roots.
+    """
+    alive = alive.copy()
+    held = [p for p in channels.producers if len(p.labels) * p.unit % granularity == 0]
+    tensors = [x.reshape(-1) for x in {id(t.labels): t.labels for t in channels.tensors}.values()]
+    while True:
+        before = int(alive.sum())
+        for producer in held:
+            while int(alive[producer.labels].sum()) * producer.unit % granularity:
+                _bring_back(channels, alive, statistic, producer.labels)
+        for vector in tensors:
+            if not alive[vector].any():
+                _bring_back(channels, alive, statistic, vector)
+        if int(alive.sum()) == before:
+            return alive
+
+
+def _bring_back(channels: ChannelGraph, alive: Alive, statistic: Scores, vector: Labels) -> None:
+    """Retains the best bundle of `vector` that was to go."""
+    root = channels.bundles.root
+    gone = np.unique(root[vector[~alive[vector]]])
+    best = gone[np.argmax(statistic[gone])]
+    alive[root == best] = True
+
+
+def alive_of(channels: ChannelGraph, found: Grouping, counts: Sequence[int], statistic: Scores) -> Alive:
+    """`(n_labels,)`: what stays if each group keeps the best `counts` of its bundles, settled."""
+    root = channels.bundles.root
+    alive = np.ones(len(root), dtype=bool)
+    for group, count in zip(found.groups, counts, strict=True):
+        alive[group.members[count:]] = False
+    return settle_counts(channels, alive[root], statistic, found.granularity)

@@ -1,0 +1,25 @@
+"""A copy of a model in new layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from tlt_prune.errors import QuantizationError
+from tlt_prune.graph.tracer import trace
+from tlt_prune.pruning.rewrite.rewrite import rewrite
+
+
+def copied(model: Any) -> keras.Model:
+    """The same model in new layers.
+
+    Raises:
+        QuantizationError: it is no Keras 3 model.
+        UnsupportedModelError: it has no graph that can be read, or a layer cannot be rebuilt.
+    """
+    channels = trace(model)
+    if channels.graph.family.name != "keras":
+        raise QuantizationError(f"'{model.name}' is a tf_keras model. Expected one of Keras 3.")
+    return rewrite(channels, np.ones(channels.n_labels, dtype=bool))
