@@ -10,7 +10,6 @@ import keras
 
 from tlt_prune import data, training
 from tlt_prune.config.specs import Dataset, Train
-from tlt_prune.training.loop import train
 
 DIGITS = Dataset(train_dataset_path="sklearn_digits")
 SIZE = (8, 8, 1)
@@ -47,4 +46,7 @@ def run(
         )
         return pipeline.batches, pipeline.steps
 
-    return train(model, make_batches, validation, config, folder, identity, teacher=teacher, restart=restart, say=say)
+    job = training.TrainingJob(
+        model, make_batches, validation, config, training.classification(config), identity or {}, teacher=teacher
+    )
+    return training.train(job, folder, restart=restart, say=say)

@@ -31,8 +31,8 @@ import pandas as pd
 
 import tlt_prune
 from tlt_prune import criteria, data
-from tlt_prune.cli.models import picture_format
 from tlt_prune.config.specs import load_spec
+from tlt_prune.tasks.classification.pictures import picture_format
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TABLE = ROOT / "tools/bench_criteria.csv"

@@ -22,14 +22,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 import tensorflow as tf
 
-from tlt_prune.cli.detecting import COLORS
-from tlt_prune.cli.detection import read
 from tlt_prune.config.specs import load_spec
 from tlt_prune.detection import dataset, experiment
+from tlt_prune.detection.drawing import COLORS
+from tlt_prune.tasks.detection.job import read_job
 
 
 def main(spec: str, target: pathlib.Path, pictures: int, epoch: int, overrides: list[str]) -> None:
-    job = read(load_spec(spec, overrides))
+    job = read_job(load_spec(spec, overrides))
     split, _ = job.splits()
     width, height = job.size
     grid = experiment.grid(job.message, width // 16, height // 16)

@@ -31,7 +31,6 @@ import pandas as pd
 
 import tlt_prune
 from tlt_prune import data, export, models, quantization
-from tlt_prune.cli.models import picture_format
 from tlt_prune.config.specs import load_spec
 from tlt_prune.errors import first_line
 from tlt_prune.graph.family import family_of
@@ -39,6 +38,7 @@ from tlt_prune.graph.tracer import trace
 from tlt_prune.onnx.parity import relative_difference
 from tlt_prune.onnx.predictor import keras_runner
 from tlt_prune.pruning.rewrite.law import random_inputs
+from tlt_prune.tasks.classification.pictures import picture_format
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TABLE = ROOT / "tools/parity_table.csv"

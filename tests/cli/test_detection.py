@@ -201,10 +201,11 @@ def test_bad_specs(folder: pathlib.Path, tmp_path: pathlib.Path, changes: dict[s
 
 def refused(path: pathlib.Path, out: pathlib.Path, message: str) -> None:
     """In this process: what the script says of it is what the error says."""
-    from tlt_prune.cli.detection_training import run_training
+    from tlt_prune.tasks import task_of
+    from tlt_prune.tasks.steps.training import run_training
 
     with pytest.raises(TltPruneError, match=message) as error:
-        run_training(load_spec(path), out, restart=False)
+        run_training(task_of(load_spec(path)), out, restart=False)
     assert len(str(error.value).splitlines()) == 1
     assert not out.exists()
 
@@ -212,17 +213,17 @@ def refused(path: pathlib.Path, out: pathlib.Path, message: str) -> None:
 def test_the_rate_that_follows_validation_goes_on_after_a_resumption() -> None:
     from types import SimpleNamespace
 
-    from tlt_prune.cli.detection_training import _EarlyStopping
+    from tlt_prune.tasks.detection.rates import EarlyStopping
 
     config = {"min_learning_rate": 1e-5, "max_learning_rate": 1e-3, "soft_start_epochs": 1, "annealing_epochs": 2}
     schedule = SimpleNamespace(**config, patience_steps=2)
     costs = [5.0, 4.0, 4.0, 4.0, 3.0, 3.0, 3.0]
     rows = [{"val_loss": cost} for cost in costs]
-    whole = _EarlyStopping(schedule, steps=3)
+    whole = EarlyStopping(schedule, steps=3)
     ends = []
     for done in range(1, len(rows) + 1):
         ends.append(whole.stopped(rows[:done]))
-        resumed = _EarlyStopping(schedule, steps=3)
+        resumed = EarlyStopping(schedule, steps=3)
         resumed.stopped(rows[:done])
         assert [resumed.rate(done * 3 + i, 0) for i in range(3)] == [whole.rate(done * 3 + i, 0) for i in range(3)]
     # Two validations without a lower cost, and two more after the best one since.

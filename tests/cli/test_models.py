@@ -7,9 +7,10 @@ from typing import Any
 import keras
 import pytest
 
-from tlt_prune.cli.models import picture_format, starting_model
 from tlt_prune.config.specs import spec_from_dict
 from tlt_prune.errors import SpecError
+from tlt_prune.tasks.classification.models import starting_model
+from tlt_prune.tasks.classification.pictures import picture_format
 
 
 def built(**model: Any) -> keras.Model:

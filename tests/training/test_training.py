@@ -16,9 +16,8 @@ from tlt_prune import data, training
 from tlt_prune.config.specs import EarlyStop, LRConfig, OptimConfig, Train
 from tlt_prune.errors import FolderInUseError, SpecError, TrainingError
 from tlt_prune.io import files
-from tlt_prune.training import loop
+from tlt_prune.training import objective
 from tlt_prune.training.evaluation import score
-from tlt_prune.training.loop import train
 
 
 def test_soft_annealing() -> None:
@@ -53,7 +52,7 @@ def test_step_and_exponential_decay() -> None:
 
 @pytest.mark.parametrize(("name", "cls"), [("sgd", "SGD"), ("adam", "Adam"), ("rmsprop", "RMSprop")])
 def test_optimizers(name: str, cls: str) -> None:
-    made = loop.optimizer(OptimConfig(optimizer=name, rho=0.7))  # type: ignore[arg-type]
+    made = objective.optimizer(OptimConfig(optimizer=name, rho=0.7))  # type: ignore[arg-type]
     assert type(made).__name__ == cls
     assert getattr(made, "rho", 0.7) == 0.7
 
@@ -93,7 +92,7 @@ def test_a_resumed_training_ends_where_an_uninterrupted_one_does(tmp_path: pathl
     whole = run(tmp_path / "whole")
     with monkeypatch.context() as patch:
         # 4 steps an epoch: killed in the second step of the second epoch.
-        patch.setattr(loop, "learning_rate", killed_at(5))
+        patch.setattr(objective, "learning_rate", killed_at(5))
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "killed")
     assert not (tmp_path / "killed" / "model.keras").exists()
@@ -137,11 +136,17 @@ def test_another_training_is_refused_and_nothing_is_lost(tmp_path: pathlib.Path)
 def test_a_model_that_cannot_be_built_loses_no_checkpoints(tmp_path: pathlib.Path) -> None:
     run(tmp_path, epochs=1)
 
+    config = Train(num_epochs=5)
+
     def broken() -> keras.Model:
         raise SpecError("no such backbone")
 
     with pytest.raises(SpecError):
-        train(broken, lambda first: (None, 1), None, Train(num_epochs=5), tmp_path, restart=True)
+        training.train(
+            training.TrainingJob(broken, lambda first: (None, 1), None, config, training.classification(config)),
+            tmp_path,
+            restart=True,
+        )
     assert (tmp_path / "checkpoints/epoch_001.keras").exists()
 
 
@@ -205,7 +210,7 @@ def test_early_stopping_is_final(tmp_path: pathlib.Path) -> None:
     ],
 )
 def test_when_to_stop(accuracies: list[float], patience: int, min_delta: float, expected: bool) -> None:
-    assert loop.stopped_early(accuracies, EarlyStop(patience=patience, min_delta=min_delta)) is expected
+    assert objective.stopped_early(accuracies, EarlyStop(patience=patience, min_delta=min_delta)) is expected
 
 
 def with_dropout() -> keras.Model:
@@ -218,7 +223,7 @@ def with_dropout() -> keras.Model:
 def test_dropout_goes_on_where_it_was(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = run(tmp_path / "whole", model=with_dropout)
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "learning_rate", killed_at(5))
+        patch.setattr(objective, "learning_rate", killed_at(5))
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "killed", model=with_dropout)
     keras.utils.set_random_seed(99)
@@ -250,7 +255,8 @@ def test_logs(tmp_path: pathlib.Path) -> None:
     splits = data.load_splits(DIGITS, FORM)
     batches = data.evaluation_pipeline(splits[1], DIGITS, FORM, batch_size=128, channels_first=False).batches
     config = Train(num_epochs=1, batch_size_per_gpu=128)
-    result = train(small_model, lambda first: (batches.repeat(), 2), batches, config, tmp_path)
+    job = training.TrainingJob(small_model, lambda first: (batches.repeat(), 2), batches, config, training.classification(config))
+    result = training.train(job, tmp_path)
     assert list(result.history["epoch"]) == [1]
     assert {"loss", "val_accuracy", "learning_rate", "seconds"} <= set(result.history.columns)
     assert list((tmp_path / "tensorboard").glob("events*"))

@@ -11,11 +11,14 @@ from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
-from tlt_prune.config.specs import Spec, load_spec, parse_overrides, spec_from_dict
+from tlt_prune.config.sections import Spec
+from tlt_prune.config.specs import load_spec, parse_overrides, spec_from_dict
 from tlt_prune.config.texts import shown
 from tlt_prune.errors import SpecError, TltPruneError, first_line
 from tlt_prune.io import interrupt
+from tlt_prune.io.console import say
 from tlt_prune.io.frameworks import import_frameworks
+from tlt_prune.tasks import Task, all_tasks, task_of
 
 FLAGS = flags.FLAGS
 
@@ -78,16 +81,22 @@ def load(arguments: Sequence[str], flag_overrides: Mapping[str, Any], without: S
     return spec
 
 
+def load_task(arguments: Sequence[str], flag_overrides: Mapping[str, Any], without: Sequence[str] = ()) -> Task:
+    """The task of the spec that `load` returns."""
+    return task_of(load(arguments, flag_overrides, without), FLAGS.experiment_spec_file or "the spec")
+
+
 def _read(path: str | None, overrides: list[str], values: dict[str, Any]) -> Spec:
-    """YAML, or the toolkit's protobuf text of detection."""
+    """A YAML file, or one in a format that a task has of its own."""
     if path is None or pathlib.Path(path).suffix in (".yaml", ".yml") or not pathlib.Path(path).is_file():
         return load_spec(path, overrides, values)
     # Before the first import of TensorFlow.
     import_frameworks()
-    from tlt_prune.detection import experiment
-
-    sections = experiment.to_dict(experiment.load(path))
-    return spec_from_dict({"task": "detection", **sections}, path, {**parse_overrides(overrides), **values})
+    for task in all_tasks():
+        sections = task.sections_of_file(pathlib.Path(path))
+        if sections is not None:
+            return spec_from_dict({"task": task.name, **sections}, path, {**parse_overrides(overrides), **values})
+    return load_spec(path, overrides, values)
 
 
 def run(main: Callable[[list[str]], None]) -> None:
@@ -189,15 +198,6 @@ def _os_error(error: OSError) -> str:
     return f"cannot write or read{where}: {reason}. Check the path, the permissions and the space on the disk."
 
 
-def say(message: str = "") -> None:
-    print(shown(message, lines=True), flush=True)
-
-
-def spec_name() -> str:
-    """The spec file of this call, for messages."""
-    return (FLAGS.experiment_spec_file if FLAGS.is_parsed() else None) or "the spec"
-
-
 def required(value: str, key: str, flag: str) -> str:
     """The value of a spec key that this script cannot do without."""
     if not value:
@@ -205,23 +205,9 @@ def required(value: str, key: str, flag: str) -> str:
     return value
 
 
-def spec_input() -> dict[str, Any]:
-    """The spec file as an input of this script: see `places`."""
-    return {"-e": FLAGS.experiment_spec_file}
-
-
-def data_inputs(spec: Spec) -> dict[str, Any]:
-    """Where the spec's data is, as inputs of this script."""
-    named = {f"dataset.{key}": getattr(spec.dataset, key) for key in ("train_dataset_path", "val_dataset_path")}
-    config = spec.experiment.get("dataset_config", {})
-    for key, value in config.items() if isinstance(config, dict) else ():
-        for i, source in enumerate(value if isinstance(value, list) else [value]):
-            for field, path in source.items() if isinstance(source, dict) else ():
-                if field.endswith("_path") and isinstance(path, str):
-                    named[f"dataset_config.{key}.{i}.{field}"] = path
-        if key.endswith("_path") and isinstance(value, str):
-            named[f"dataset_config.{key}"] = value
-    return named
+def inputs_of(task: Task) -> dict[str, Any]:
+    """The spec file and the data that it names, as inputs of this script: see `io.places`."""
+    return {"-e": FLAGS.experiment_spec_file, **task.data_inputs()}
 
 
 def spec_flag() -> str:

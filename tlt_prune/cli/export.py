@@ -25,7 +25,9 @@ from tlt_prune.cli import common
 from tlt_prune.config.specs import Spec
 from tlt_prune.errors import SpecError
 from tlt_prune.io import files, places
+from tlt_prune.io.console import say
 from tlt_prune.io.frameworks import import_frameworks
+from tlt_prune.tasks import Task
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("model", None, "Trained .keras model.", short_name="m")
@@ -47,8 +49,8 @@ def main(argv: list[str]) -> None:
         "export.data_type": FLAGS.data_type,
         "export.cal_cache_file": FLAGS.cal_cache_file,
     }
-    spec = common.load(argv, overrides)
-    e = spec.export
+    task = common.load_task(argv, overrides)
+    spec, e = task.spec, task.spec.export
     source = common.required(e.model_path, "export.model_path", "-m")
     onnx_path = pathlib.Path(e.onnx_file or f"{spec.results_dir}/export/model.onnx")
     saved_model_path = pathlib.Path(e.saved_model_dir or f"{spec.results_dir}/export/saved_model")
@@ -58,17 +60,17 @@ def main(argv: list[str]) -> None:
     import_frameworks()
     from tlt_prune.export import build_engine
 
-    inputs = {**common.spec_input(), **common.data_inputs(spec), "export.model_path (-m)": source}
+    inputs = {**common.inputs_of(task), "export.model_path (-m)": source}
     inputs["export.cal_image_dir"] = e.cal_image_dir
     with places.writing(inputs, _outputs(spec, onnx_path, saved_model_path, litert_path), "exporting to"):
-        said, script = _export(spec, source, onnx_path, saved_model_path, litert_path)
+        said, script = _export(task, source, onnx_path, saved_model_path, litert_path)
     for line in said:
-        common.say(line)
+        say(line)
     if script is not None and build_engine(script):
-        common.say("The tensorrt package is installed: built the engine.")
+        say("The tensorrt package is installed: built the engine.")
     paths = {"onnx": onnx_path, "saved_model": saved_model_path, "litert": litert_path}
     written = next(path for name, path in paths.items() if name in e.formats)
-    common.say(f"Next: tlt-evaluate{common.spec_flag()} -m {written}")
+    say(f"Next: tlt-evaluate{common.spec_flag()} -m {written}")
 
 
 def _outputs(spec: Spec, onnx: pathlib.Path, saved_model: pathlib.Path, litert: pathlib.Path) -> list[places.Output]:
@@ -107,18 +109,18 @@ def _cache_file(spec: Spec, onnx: pathlib.Path) -> pathlib.Path:
 
 
 def _export(
-    spec: Spec, source: str, onnx_path: pathlib.Path, saved_model_path: pathlib.Path, litert_path: pathlib.Path
+    task: Task, source: str, onnx_path: pathlib.Path, saved_model_path: pathlib.Path, litert_path: pathlib.Path
 ) -> tuple[list[str], pathlib.Path | None]:
     """Writes everything; returns what to say of it once it is in its place, and the script that builds an engine."""
     from tlt_prune.export import export_onnx, export_saved_model, load_predictor
 
-    e = spec.export
+    e = task.spec.export
     predictor = load_predictor(source)
     if "litert" in e.formats:
         extras.require("litert", "export.formats: litert")
     if predictor.model is None:
         raise SpecError(f"export.model_path: expected a .keras file. Received: {source}.")
-    job: Any = _Detector(spec, predictor) if spec.task == "detection" else _Classifier(spec, predictor)
+    job = task.export_material(predictor)
     samples = job.samples()
     said: list[str] = []
     script = None
@@ -135,131 +137,6 @@ def _export(
         error = export_saved_model(predictor.model, saved_model_path, samples, e.tolerance or 1e-4, predictor.info, pictures)
         said.append(f"Wrote the folder {saved_model_path}: equal to Keras on {len(samples)} pictures, to {error:.1e}.")
     return said, script
-
-
-class _Classifier:
-    """What there is to export a classifier with."""
-
-    def __init__(self, spec: Spec, predictor: Any) -> None:
-        from tlt_prune.cli.models import agreed
-
-        self.predictor = predictor
-        self.spec, self._form, self.channels_first = agreed(spec, predictor)
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(height, width)."""
-        height, width, _ = self._form.size
-        return height, width
-
-    def samples(self) -> Any:
-        """Held-out pictures as the model takes them, to compare files with Keras."""
-        from tlt_prune import data
-
-        split = data.load_test_split(self.spec.dataset, self._form, self.spec.evaluate.dataset_path)
-        return self._inputs(split.head(self.spec.export.parity_samples))
-
-    def calibration(self) -> Any:
-        """Pictures as the model takes them, to measure ranges on."""
-        from tlt_prune import data
-        from tlt_prune.data.pipeline import preprocess
-
-        e = self.spec.export
-        if e.cal_image_dir:
-            few = data.picture_files(e.cal_image_dir)[: e.batches * e.batch_size]
-            dataset, depth = self.spec.dataset, self._form.depth
-            batches = data.picture_batches(few, self._form, e.batch_size)
-            return np.concatenate([np.asarray(preprocess(x, dataset, self.channels_first, depth)) for x in batches])
-        train_split, _ = data.load_splits(self.spec.dataset, self._form)
-        return self._inputs(train_split.sample(e.batches * e.batch_size, self.spec.train.random_seed))
-
-    def training(self, epochs: int) -> dict[str, Any]:
-        """How its twin is trained."""
-        from tlt_prune import data
-        from tlt_prune.cli.twin_training import how_to_train
-
-        train_split, _ = data.load_splits(self.spec.dataset, self._form)
-        return how_to_train(self.spec, train_split, self._form, self.channels_first, epochs)
-
-    def decoded(self) -> Any:
-        raise SpecError("export.decoding: expected false for a classifier, which says no boxes.")
-
-    def pictures(self) -> Any:
-        """The model's preprocessing, for the SavedModel's second signature."""
-        import tensorflow as tf
-
-        from tlt_prune.data.pipeline import preprocess
-        from tlt_prune.export.saved_model import Pictures
-
-        form, dataset = self._form, self.spec.dataset
-        method = {"box": "area", "hamming": "gaussian", "lanczos": "lanczos3"}.get(form.resample, form.resample)
-
-        def prepare(images: Any) -> Any:
-            resized = tf.image.resize(tf.cast(images, tf.float32), form.size[:2], method, antialias=True)
-            return preprocess(tf.ensure_shape(resized, (None, *form.size)), dataset, self.channels_first, form.depth)
-
-        return Pictures(form.size[2], np.dtype(form.dtype).name, prepare)
-
-    def _inputs(self, split: Any) -> Any:
-        from tlt_prune import data
-
-        pipeline = data.evaluation_pipeline(
-            split, self.spec.dataset, self._form, batch_size=64, channels_first=self.channels_first
-        )
-        return np.concatenate([np.asarray(x) for x, _ in pipeline.batches])
-
-
-class _Detector:
-    """What there is to export a detector with."""
-
-    def __init__(self, spec: Spec, predictor: Any) -> None:
-        from tlt_prune.cli.detection import output_size, read
-
-        self.spec, self.predictor, self._job = spec, predictor, read(spec)
-        self._output = output_size(predictor.model)
-        self.channels_first = predictor.channels_first(self._job.channels)
-        self._training, self._validation = self._job.splits()
-
-    @property
-    def size(self) -> tuple[int, int]:
-        width, height = self._job.size
-        return height, width
-
-    def samples(self) -> Any:
-        return self._inputs(self._validation.pictures[: self.spec.export.parity_samples])
-
-    def calibration(self) -> Any:
-        e = self.spec.export
-        if e.cal_image_dir:
-            raise SpecError("export.cal_image_dir: a detector is calibrated on the spec's training pictures. Expected none.")
-        return self._inputs(self._training.pictures[: e.batches * e.batch_size])
-
-    def training(self, epochs: int) -> dict[str, Any]:
-        raise SpecError("export.litert_qat_epochs: expected 0 for a detector, which is quantized after training.")
-
-    def decoded(self) -> Any:
-        from tlt_prune.detection import experiment
-        from tlt_prune.detection.decoded import with_decoding
-
-        columns, rows, first = self._output
-        return with_decoding(self.predictor.model, experiment.grid(self._job.message, columns, rows), first)
-
-    def pictures(self) -> Any:
-        import tensorflow as tf
-
-        from tlt_prune.export.saved_model import Pictures
-
-        def prepare(images: Any) -> Any:
-            resized = tf.image.resize(tf.cast(images, tf.float32) / 255, self.size, antialias=True)
-            resized = tf.ensure_shape(resized, (None, *self.size, self._job.channels))
-            return tf.transpose(resized, (0, 3, 1, 2)) if self.channels_first else resized
-
-        return Pictures(self._job.channels, "uint8", prepare)
-
-    def _inputs(self, pictures: Any) -> Any:
-        from tlt_prune.detection.evaluation import as_input
-
-        return as_input(pictures.astype(np.float32) / 255, self.channels_first)
 
 
 def _onnx(job: Any, path: pathlib.Path, samples: Any, said: list[str]) -> pathlib.Path:

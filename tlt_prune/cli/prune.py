@@ -22,13 +22,16 @@ from absl import flags
 
 from tlt_prune import extras
 from tlt_prune.cli import common
-from tlt_prune.cli.twin_training import train_on_twin
 from tlt_prune.config.options import BUDGETS, Options, with_budget
 from tlt_prune.config.settings import Settings
 from tlt_prune.config.specs import Prune, Spec, parse_value
 from tlt_prune.errors import MissingPackageError, PlanError, SpecError
 from tlt_prune.io import files, places
+from tlt_prune.io.console import say
 from tlt_prune.io.frameworks import import_frameworks
+from tlt_prune.tasks import Task
+from tlt_prune.tasks.steps.sparsity import train_on_twin
+from tlt_prune.tasks.steps.training import run_training
 
 # The fields of Options that the toolkit's script has under another name, and its short forms.
 _NAMES = {"threshold": "pruning_threshold", "granularity": "pruning_granularity"}
@@ -103,7 +106,8 @@ def main(argv: list[str]) -> None:
     overrides |= {"prune.model_path": FLAGS.model, "prune.output_path": FLAGS.output_file}
     # A budget on the command line replaces whichever the spec has.
     chosen = [name for name in BUDGETS if given[name] is not None]
-    spec = common.load(argv, overrides, without=[f"prune.{x}" for x in BUDGETS if x not in chosen] if chosen else [])
+    task = common.load_task(argv, overrides, without=[f"prune.{x}" for x in BUDGETS if x not in chosen] if chosen else [])
+    spec = task.spec
     source = common.required(spec.prune.model_path, "prune.model_path", "-m")
     output = pathlib.Path(spec.prune.output_path or f"{spec.results_dir}/prune/model.keras")
     if not (spec.prune.output_path or FLAGS.dry_run or FLAGS.sweep or spec.prune.schedule.steps > 1) and output.exists():
@@ -114,7 +118,7 @@ def main(argv: list[str]) -> None:
     by_channels = not spec.prune.on_twin or any(getattr(spec.prune, name) is not None for name in BUDGETS)
     if by_channels and not FLAGS.sweep:
         with_budget(spec.prune)
-    inputs = {**common.spec_input(), **common.data_inputs(spec), "prune.model_path (-m)": source}
+    inputs = {**common.inputs_of(task), "prune.model_path (-m)": source}
     inputs["prune.latency_table"] = spec.prune.latency_table
     in_steps = spec.prune.schedule.steps > 1 and not FLAGS.sweep
     # What a step has done stays, whatever becomes of the next.
@@ -127,14 +131,16 @@ def main(argv: list[str]) -> None:
     with place:
         import_frameworks()
         if in_steps:
-            said = _by_steps(spec, source, output)
+            said = _by_steps(task, source, output)
         elif by_channels or FLAGS.sweep:
-            said = _prune(spec, source, output, onwards=not spec.prune.on_twin)
+            said = _prune(task, source, output, onwards=not spec.prune.on_twin)
         if spec.prune.on_twin and not FLAGS.sweep:
             pruned = str(files.written(output)) if by_channels and not FLAGS.dry_run else source
-            said += train_on_twin(spec, pruned, output, FLAGS.dry_run)
+            said += train_on_twin(task, pruned, output, dry_run=FLAGS.dry_run)
+            if not FLAGS.dry_run:
+                said.append(f"Next: tlt-export{common.spec_flag()} -m {output}")
     for line in said:
-        common.say(line)
+        say(line)
 
 
 def _outputs(output: pathlib.Path) -> list[places.Output]:
@@ -146,17 +152,15 @@ def _outputs(output: pathlib.Path) -> list[places.Output]:
     return [places.Output("prune.output_path (-o)", output, (".keras",)), *beside]
 
 
-def _by_steps(spec: Spec, source: str, output: pathlib.Path) -> list[str]:
+def _by_steps(task: Task, source: str, output: pathlib.Path) -> list[str]:
     """Prunes in steps, with training in between; run again after being killed, it goes on where it was."""
-    from tlt_prune.cli.models import load_keras
     from tlt_prune.graph.tracer import trace
+    from tlt_prune.io.model_files import load_keras
     from tlt_prune.pruning.schedule import StepRecord, step_options
 
     extras.require("train", "tlt-prune with a schedule")
-    from tlt_prune.cli.training_run import run_training
-
-    schedule = spec.prune.schedule
-    original = trace(load_keras(source), spec.prune.channelwise_layers)
+    spec, schedule = task.spec, task.spec.prune.schedule
+    original = trace(load_keras(pathlib.Path(source)), spec.prune.channelwise_layers)
     folder = output.parent / f"{output.stem}_steps"
     otherwise = SpecError(
         f"prune.schedule: {folder} holds the steps of another model or other settings. Expected another prune.output_path (-o), "
@@ -169,22 +173,22 @@ def _by_steps(spec: Spec, source: str, output: pathlib.Path) -> list[str]:
 
     intact = record.intact(file_of)
     if intact < record.count:
-        common.say(f"Step {intact + 1} is made again: {file_of(intact + 1)} is not what was written there.")
+        say(f"Step {intact + 1} is made again: {file_of(intact + 1)} is not what was written there.")
     current, said = source, [f"All {schedule.steps} steps are done: {output}."]
     for step in range(1, schedule.steps + 1):
-        common.say(f"\nStep {step} of {schedule.steps}")
+        say(f"\nStep {step} of {schedule.steps}")
         last, pruned, again = step == schedule.steps, file_of(step), step > intact
         if again:
             adjusted = functools.partial(step_options, original=original, step=step, steps=schedule.steps, kind=schedule.kind)
-            said = _prune(spec, current, pruned, adjusted, onwards=last)
+            said = _prune(task, current, pruned, adjusted, onwards=last)
             if FLAGS.dry_run:
                 return ["The later steps depend on the training after this one."]
             record.done(step, pruned)
         if not last:
-            train = spec.train.model_copy(update={"pretrained_model_path": str(pruned), "num_epochs": schedule.epochs})
             # What is there of a step that is made again is another training's.
             restart = again and (pruned.parent / "train/checkpoints").exists()
-            _, result = run_training(spec.model_copy(update={"train": train}), pruned.parent / "train", restart=restart)
+            retraining = task.starting_from(str(pruned), schedule.epochs)
+            result = run_training(retraining, pruned.parent / "train", restart=restart)
             current = str(result.path)
     return said
 
@@ -193,11 +197,13 @@ def _deciding(source: str, spec: Spec) -> str:
     """What the steps of a schedule follow from: the model, the way it is pruned and trained, and the data."""
     digest = hashlib.sha256(pathlib.Path(source).read_bytes())
     digest.update(json.dumps([x.model_dump() for x in (spec.prune, spec.train, spec.dataset)], default=str).encode())
+    if spec.experiment:
+        digest.update(json.dumps(spec.experiment, default=str).encode())
     return digest.hexdigest()
 
 
 def _prune(
-    spec: Spec,
+    task: Task,
     source: str,
     output: pathlib.Path,
     adjusted: Callable[..., Options] | None = None,
@@ -209,8 +215,6 @@ def _prune(
     Returns:
         What to say once the files are in their place; with `onwards` what to do next, too.
     """
-    from tlt_prune.cli.calibration import choose
-    from tlt_prune.cli.latency import calibrate, measured_ms
     from tlt_prune.graph.tracer import trace
     from tlt_prune.io import model_info
     from tlt_prune.onnx.predictor import keras_predictor
@@ -218,14 +222,16 @@ def _prune(
     from tlt_prune.pruning.compensation import compensate
     from tlt_prune.pruning.rewrite.law import check_law
     from tlt_prune.pruning.rewrite.rewrite import rewrite
+    from tlt_prune.tasks.steps.choosing import choose
+    from tlt_prune.tasks.steps.latency import calibrate, measured_ms
     from tlt_prune.training.saving import save_model
 
-    predictor = keras_predictor(pathlib.Path(source))
+    spec, predictor = task.spec, keras_predictor(pathlib.Path(source))
     model = predictor.model
     excluded = _known(spec.prune.excluded_layers, model)
     if FLAGS.sweep:
         return _sweep(model, spec.prune.options.model_copy(update={"excluded_layers": excluded}), output)
-    choice = choose(spec, predictor)
+    choice = choose(task, predictor)
     options = choice.options.model_copy(update={"excluded_layers": excluded})
     channels = trace(model, options.channelwise_layers)
     if adjusted is not None:
@@ -234,24 +240,22 @@ def _prune(
         options = options.model_copy(update={"latency_table": options.latency_table or f"{spec.results_dir}/latency.json"})
         calibrate(model, channels, options)
     plan, alive = plan_of(channels, options)
-    common.say(table(plan))
+    say(table(plan))
     advice = plan.advice()
     if advice:
-        common.say(f"WARNING: this prune removes next to nothing. {advice}")
+        say(f"WARNING: this prune removes next to nothing. {advice}")
     if FLAGS.dry_run:
         return ["Dry run: nothing is written."]
     pruned = rewrite(channels, alive)
     if FLAGS.verify:
         report = check_law(channels, alive, pruned)
-        common.say(f"Verified: equal to the original with the removed filters' consumers zeroed, to {report.relative_error:.1e}.")
+        say(f"Verified: equal to the original with the removed filters' consumers zeroed, to {report.relative_error:.1e}.")
         if report.approximate:
             reasons = "; ".join(report.approximate)
-            common.say(
-                f"Approximate: {reasons}. With that, outputs differ by {report.approximate_error:.1e}; retraining mends it."
-            )
+            say(f"Approximate: {reasons}. With that, outputs differ by {report.approximate_error:.1e}; retraining mends it.")
     done = compensate(choice.compensation, channels, alive, pruned)
     for line in _compensated(done, choice.compensation):
-        common.say(line)
+        say(line)
     plan_path = output.with_suffix(".plan.json")
     with files.together():
         plan.to_json(plan_path)
@@ -261,8 +265,7 @@ def _prune(
     if plan.latency_ms_after is not None:
         said.append(f"Latency: {plan.latency_ms_after:.3g} ms predicted, {measured_ms(pruned):.3g} ms measured in onnxruntime.")
     if onwards:
-        start = "model_config.pretrained_model_file" if spec.task == "detection" else "train.pretrained_model_path"
-        said.append(f"Next: tlt-train{common.spec_flag()} --set {start}={output} -o {spec.results_dir}/retrain")
+        said.append(f"Next: tlt-train{common.spec_flag()} --set {task.pretrained_key}={output} -o {spec.results_dir}/retrain")
     return said
 
 
@@ -284,9 +287,7 @@ def _known(names: tuple[str | type, ...], model: Any) -> tuple[str | type, ...]:
     layers = {layer.name for layer in all_layers(model)}
     heads = [x for x in names if x in ("predictions", "predictions_dense") and x not in layers]
     for name in heads:
-        common.say(
-            f"'{name}' is the toolkit's name for a head; this model's is '{model.layers[-1].name}', and stays whole anyway."
-        )
+        say(f"'{name}' is the toolkit's name for a head; this model's is '{model.layers[-1].name}', and stays whole anyway.")
     return tuple(x for x in names if x not in heads)
 
 
@@ -310,7 +311,7 @@ def _sweep(model: Any, options: Options, output: pathlib.Path) -> list[str]:
     shares = {f"{name}, %": (100 * frame[name] / whole).round(1) for name, whole in frame.attrs["whole"].items()}
     # Rounded up: rounded down, the smallest threshold that removes anything would remove nothing.
     shown = frame.assign(**shares).set_axis(np.ceil(frame.index * 1e4) / 1e4)
-    common.say(shown.to_string())
+    say(shown.to_string())
     if FLAGS.dry_run:
         return []
     target = output.parent / "sweep.csv"

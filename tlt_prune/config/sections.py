@@ -13,6 +13,7 @@ from pydantic import Field
 
 from tlt_prune.config.options import CRITERIA_WITH_DATA, CRITERIA_WITHOUT_DATA, Options
 from tlt_prune.config.settings import Settings, at_most
+from tlt_prune.config.tasks import task_sections
 
 Share = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -403,10 +404,10 @@ class Spec(Settings):
     Attributes:
         task: "classification", or "detection": then the toolkit's sections of DetectNet_v2 stand beside these, in YAML or as the
             toolkit's protobuf text (a file whose name does not end in .yaml).
-        experiment: those sections.
+        experiment: the sections that only this task reads.
     """
 
-    task: Literal["classification", "detection"] = "classification"
+    task: str = "classification"
     experiment: dict[str, Any] = Field(default_factory=dict)
     results_dir: Annotated[str, Field(min_length=1)] = "results"
     dataset: Dataset = Dataset()
@@ -417,3 +418,11 @@ class Spec(Settings):
     inference: Inference = Inference()
     export: Export = Export()
     ignored: tuple[str, ...] = ()
+
+    @pydantic.field_validator("task")
+    @classmethod
+    def _is_a_task(cls, value: str) -> str:
+        names = sorted(task_sections())
+        if value not in names:
+            raise ValueError(f"expected {' or '.join(map(repr, names))}. Received: {value[:40]!r}")
+        return value

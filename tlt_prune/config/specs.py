@@ -31,6 +31,7 @@ from tlt_prune.config.sections import (
     Train,
 )
 from tlt_prune.config.settings import Settings, problems
+from tlt_prune.config.tasks import task_sections
 from tlt_prune.config.texts import TextError, read_text, yaml_of
 from tlt_prune.errors import SpecError
 
@@ -54,22 +55,6 @@ __all__ = [
     "spec_from_dict",
     "to_yaml",
 ]
-
-# What the toolkit's specs of detection consist of; `tlt_prune.detection.experiment` reads it.
-EXPERIMENT = (
-    "random_seed",
-    "dataset_config",
-    "augmentation_config",
-    "postprocessing_config",
-    "model_config",
-    "evaluation_config",
-    "cost_function_config",
-    "training_config",
-    "bbox_rasterizer_config",
-    "loss_mask_label_filter",
-    "dataset_export_config",
-    "compatibility",
-)
 
 # Where TAO's releases spell a key differently.
 ALIASES = {
@@ -114,7 +99,6 @@ MEANT = {
     "train.epochs": "train.num_epochs",
     "prune.amount": "prune.ratio",
     "eval_config": "evaluate",
-    **{key: f"{key}, with task: detection" for key in EXPERIMENT},
 }
 
 # Bring-your-own-model files are TAO's encrypted archives: an empty path means none.
@@ -168,14 +152,17 @@ def spec_from_dict(data: Mapping[str, Any], source: str = "spec", overrides: Map
         ignored += _add_renamed(nested, plain, None)
     if "ignored" in plain:
         raise SpecError(f"{source}: unknown key 'ignored'.")
-    if plain.get("task") == "detection" and isinstance(plain.get("experiment", {}), dict):
-        found = {key: plain.pop(key) for key in EXPERIMENT if key in plain}
-        plain["experiment"] = {**(plain.get("experiment") or {}), **found}
+    tasks = task_sections()
+    task = plain.get("task", Spec().task)
+    sections = tasks.get(task, ()) if isinstance(task, str) else ()
+    if sections and isinstance(plain.get("experiment", {}), dict):
+        of_task = {key: plain.pop(key) for key in sections if key in plain}
+        plain["experiment"] = {**(plain.get("experiment") or {}), **of_task}
     try:
         return Spec.model_validate({**plain, "ignored": tuple(sorted(ignored))})
     except pydantic.ValidationError as error:
-        also = EXPERIMENT if plain.get("task") == "detection" else ()
-        raise SpecError(f"{source}: {' '.join(problems(error, Spec, also, MEANT))}") from error
+        meant = {key: f"{key}, with task: {name}" for name, keys in tasks.items() if name != task for key in keys}
+        raise SpecError(f"{source}: {' '.join(problems(error, Spec, sections, {**MEANT, **meant}))}") from error
 
 
 def to_yaml(spec: Spec) -> str:

@@ -1,16 +1,19 @@
 """Training and evaluation: regularizers, schedules, the loop that survives being killed, and scores."""
 
 from tlt_prune.training.evaluation import Scores, score
-from tlt_prune.training.loop import Task, TrainResult, train
+from tlt_prune.training.loop import TrainingJob, TrainResult, train
 from tlt_prune.training.narrow_shortcuts import subsampled_first
+from tlt_prune.training.objective import Objective, classification
 from tlt_prune.training.regularizers import GroupLasso, regularizer, set_regularizers
 from tlt_prune.training.schedules import learning_rate
 
 __all__ = [
     "GroupLasso",
+    "Objective",
     "Scores",
-    "Task",
     "TrainResult",
+    "TrainingJob",
+    "classification",
     "learning_rate",
     "regularizer",
     "score",

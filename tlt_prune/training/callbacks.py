@@ -14,18 +14,18 @@ import pandas as pd
 from tlt_prune.config.specs import Train
 from tlt_prune.errors import TrainingError
 from tlt_prune.io import files
-from tlt_prune.io.model_info import ModelInfo
 from tlt_prune.training.checkpoints import Checkpoints
+from tlt_prune.training.objective import Objective
 from tlt_prune.training.saving import save_result
 
 if TYPE_CHECKING:
-    from tlt_prune.training.loop import Task
+    from tlt_prune.training.loop import TrainingJob
 
 
 class Schedule(keras.callbacks.Callback):
-    def __init__(self, config: Train, steps: int, task: Task) -> None:
+    def __init__(self, config: Train, steps: int, objective: Objective) -> None:
         super().__init__()
-        self._rate, self._decay = task.rate, config.optim_config.decay
+        self._rate, self._decay = objective.rate, config.optim_config.decay
         self._total = steps * config.num_epochs
         self._step = 0
 
@@ -87,22 +87,22 @@ class History(keras.callbacks.Callback):
 class Line(keras.callbacks.Callback):
     """What a log says of an epoch, in a line that fits a terminal; the rest is in history.csv."""
 
-    def __init__(self, config: Train, measure: str, say: Callable[[str], None]) -> None:
+    def __init__(self, config: Train, objective: Objective, say: Callable[[str], None]) -> None:
         super().__init__()
-        self._epochs, self._measure, self._say = config.num_epochs, measure, say
+        self._epochs, self._objective, self._say = config.num_epochs, objective, say
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._started = time.perf_counter()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        values, measure = logs or {}, self._measure.removeprefix("val_")
+        values, measure = logs or {}, self._objective.measure.removeprefix("val_")
         sides = []
         for prefix in ("", "val_"):
             told = {}
             if prefix + "loss" in values:
                 told["loss"] = f"{values[prefix + 'loss']:.4f}"
             if prefix + measure in values:
-                told["mAP" if measure == "map" else measure] = f"{100 * values[prefix + measure]:.2f} %"
+                told[self._objective.label] = f"{100 * values[prefix + measure]:.2f} %"
             sides.append(told)
         trained, held_out = sides
         parts = [", ".join(f"{name} {text}" for name, text in trained.items())]
@@ -121,25 +121,25 @@ def best_epoch(rows: Sequence[Mapping[Any, Any]], measure: str) -> int:
 class Best(keras.callbacks.Callback):
     """Keeps the model of the best epoch so far, in a file of its own."""
 
-    def __init__(self, path: pathlib.Path, history: History, config: Train, measure: str, info: ModelInfo | None) -> None:
+    def __init__(self, path: pathlib.Path, history: History, job: TrainingJob) -> None:
         super().__init__()
-        self._path, self._history, self._config, self._measure, self._info = path, history, config, measure, info
+        self._path, self._history, self._job = path, history, job
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        if best_epoch(self._history.rows, self._measure) == epoch + 1:
-            save_result(self.model, self._path, self._config, self._info)
+        if best_epoch(self._history.rows, self._job.objective.measure) == epoch + 1:
+            save_result(self.model, self._path, self._job.config, self._job.info)
 
 
 class Save(keras.callbacks.Callback):
     """Checkpoints, and the decision to stop early, which follows from the history alone: it is the same after a resumption."""
 
-    def __init__(self, checkpoints: Checkpoints, history: History, config: Train, task: Task) -> None:
+    def __init__(self, checkpoints: Checkpoints, history: History, config: Train, objective: Objective) -> None:
         super().__init__()
-        self._checkpoints, self._history, self._config, self._task = checkpoints, history, config, task
+        self._checkpoints, self._history, self._config, self._objective = checkpoints, history, config, objective
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         done = epoch + 1
-        early = self._task.stopped(self._history.rows)
+        early = self._objective.stopped(self._history.rows)
         finished = early or done == self._config.num_epochs
         if finished or done % self._config.checkpoint_interval == 0:
             self._checkpoints.save(self.model, done, finished=finished, history=self._history.rows)

@@ -8,26 +8,25 @@ started again ends where an uninterrupted one does.
 from __future__ import annotations
 
 import dataclasses
-import math
 import pathlib
 import sys
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
 import pandas as pd
 
-from tlt_prune.config.specs import EarlyStop, OptimConfig, Train
+from tlt_prune.config.sections import Train
 from tlt_prune.io import files
 from tlt_prune.io.model_info import ModelInfo
 from tlt_prune.training.callbacks import Best, Finite, History, Line, Save, Schedule, TensorBoard, best_epoch
 from tlt_prune.training.checkpoints import Checkpoint, Checkpoints
-from tlt_prune.training.distillation import Distillation, LabelAccuracy, with_teacher
+from tlt_prune.training.distillation import with_teacher
 from tlt_prune.training.narrow_shortcuts import subsampled_first
+from tlt_prune.training.objective import Objective, optimizer
 from tlt_prune.training.regularizers import set_regularizers
 from tlt_prune.training.saving import save_result
-from tlt_prune.training.schedules import learning_rate
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -41,7 +40,8 @@ class TrainResult:
         best_epoch: its number, from 1; 0 for none.
         epochs: epochs it has seen, those before a resumption included.
         resumed_from: epoch that was resumed from, 0 for a fresh start.
-        history: a row an epoch: loss, accuracy, val_loss, val_accuracy, learning_rate.
+        history: one row per epoch: loss, accuracy, val_loss, val_accuracy, learning_rate.
+        quantization_aware: whether it was trained in int8.
     """
 
     model: keras.Model
@@ -51,66 +51,42 @@ class TrainResult:
     epochs: int
     resumed_from: int
     history: pd.DataFrame
+    quantization_aware: bool
 
 
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """What a training is about.
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainingJob:
+    """All that a training needs.
 
     Attributes:
-        objective: losses and metrics, for `compile`.
-        rate: (step, steps in all) -> learning rate.
-        measure: of the logs, what says which epoch was best: the higher, the better.
-        stopped: (rows of epochs that are done) -> whether that is all, before the last epoch.
-        callbacks: (rows of epochs that are done) -> what runs before an epoch's logs are written, and may add to them.
-        channel_axis: of outputs, along which a teacher's stand beside the targets.
+        make_model: builds or loads the model to start from.
+        make_batches: first epoch -> (batches from there to the end, steps per epoch).
+        validation: batches that are scored after every epoch.
+        config: the `train` section of a spec.
+        objective: losses, learning rate and measure: `classification(config)`, for instance.
+        identity: what another run must share to go on with the checkpoints of this one (the model and the data, say).
+        info: what belongs to the model: written into its file.
+        teacher: the model that `config.distill` names.
     """
 
-    objective: Callable[[], dict[str, Any]]
-    rate: Callable[[int, int], float]
-    measure: str = "val_accuracy"
-    stopped: Callable[[Sequence[Mapping[str, Any]]], bool] = lambda rows: False
-    callbacks: Callable[[Sequence[Mapping[str, Any]]], Sequence[keras.callbacks.Callback]] = lambda rows: ()
-    channel_axis: int = -1
+    make_model: Callable[[], keras.Model]
+    make_batches: Callable[[int], tuple[Any, int]]
+    validation: Any
+    config: Train
+    objective: Objective
+    identity: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    info: ModelInfo | None = None
+    teacher: keras.Model | None = None
 
 
-def classification(config: Train) -> Task:
-    """Cross entropy and accuracy, as a spec's `train` section has it."""
-
-    def stopped(rows: Sequence[Mapping[str, Any]]) -> bool:
-        return stopped_early([row["val_accuracy"] for row in rows if "val_accuracy" in row], config.early_stop)
-
-    return Task(lambda: _objective(config), lambda step, total: learning_rate(config.lr_config, step, total), stopped=stopped)
-
-
-def train(
-    make_model: Callable[[], keras.Model],
-    make_batches: Callable[[int], tuple[Any, int]],
-    validation: Any,
-    config: Train,
-    folder: pathlib.Path,
-    identity: Mapping[str, Any] | None = None,
-    *,
-    info: ModelInfo | None = None,
-    teacher: keras.Model | None = None,
-    restart: bool = False,
-    say: Callable[[str], None] = print,
-    task: Task | None = None,
-) -> TrainResult:
+def train(job: TrainingJob, folder: pathlib.Path, *, restart: bool = False, say: Callable[[str], None] = print) -> TrainResult:
     """Trains, or goes on where a killed run of the same settings stopped; a finished training is not repeated.
 
     Args:
-        make_model: builds or loads the model to start from.
-        make_batches: first epoch -> (batches from there to the end, steps an epoch).
-        validation: batches scored after every epoch.
-        config: the `train` section of a spec.
-        folder: receives model.keras, history.csv, checkpoints/ and tensorboard/, and best.keras where `config.keep_best`.
-        identity: what else a run must share to go on with its checkpoints (the model and the data, say).
-        info: what belongs to the model: written into its file.
-        teacher: the model that `config.distill` names.
+        job: the model, the data and the objective.
+        folder: receives model.keras, history.csv, checkpoints/ and tensorboard/, and best.keras where `keep_best` is set.
         restart: starts afresh, even over the checkpoints of another training.
         say: receives the lines about resumption.
-        task: what the training is about; classification by default.
 
     Raises:
         FolderInUseError: another process trains into `folder`.
@@ -118,73 +94,90 @@ def train(
         OSError: the folder cannot be written.
     """
     with files.locked(folder, "training"):
-        checkpoints = Checkpoints(folder / "checkpoints", {"train": _deciding(config), **(identity or {})})
+        checkpoints = Checkpoints(folder / "checkpoints", {"train": _deciding(job.config), **job.identity})
         for place in (folder, folder / "checkpoints"):
             files.remove_leftovers(place)
-        found = checkpoints.to_resume(restart=restart)
-        if found is None:
-            model = make_model()
-            removed = checkpoints.clear()
-            if removed:
-                say(f"Starting afresh: removed {removed} checkpoint(s) in {folder / 'checkpoints'}.")
-        else:
-            model = checkpoints.load(found)
-            if found.finished:
-                say(f"This training is finished: all {found.epoch} epochs are done. Give --restart to repeat it.")
-            else:
-                say(f"Going on after epoch {found.epoch}, from the last checkpoint.")
-        task = task or classification(config)
-        first_epoch = found.epoch if found is not None else 0
-        history = History(folder / "history.csv", [] if found is None else [dict(row) for row in found.history])
-        if found is None or not found.finished:
-            best = Best(folder / "best.keras", history, config, task.measure, info)
-            _run(model, make_batches, validation, config, folder, checkpoints, history, found, teacher, task, best, say)
-        save_result(model, folder / "model.keras", config, info)
-        best_of_all = best_epoch(history.rows, task.measure) if config.keep_best else 0
-        if best_of_all and not (folder / "best.keras").is_file():
-            # The epochs before were trained without keep_best, or the file was removed.
-            say(f"The model of epoch {best_of_all}, the best one, was not kept.")
-            best_of_all = 0
-        return TrainResult(
-            model,
-            folder / "model.keras",
-            folder / "best.keras" if best_of_all else None,
-            best_of_all,
-            max(len(history.rows), first_epoch),
-            first_epoch,
-            pd.DataFrame(history.rows),
-        )
+        checkpoint = checkpoints.to_resume(restart=restart)
+        model = _first_model(job, checkpoints, checkpoint, folder, say)
+        rows = [] if checkpoint is None else [dict(row) for row in checkpoint.history]
+        history = History(folder / "history.csv", rows)
+        if checkpoint is None or not checkpoint.finished:
+            _run(job, model, folder, checkpoints, checkpoint, history, say)
+        return _result(job, model, folder, history, checkpoint, say)
+
+
+def _first_model(
+    job: TrainingJob, checkpoints: Checkpoints, checkpoint: Checkpoint | None, folder: pathlib.Path, say: Callable[[str], None]
+) -> keras.Model:
+    """The model of the last checkpoint, or a new one."""
+    if checkpoint is None:
+        model = job.make_model()
+        removed = checkpoints.clear()
+        if removed:
+            say(f"Starting afresh: removed {removed} checkpoint(s) in {folder / 'checkpoints'}.")
+        return model
+    model = checkpoints.load(checkpoint)
+    if checkpoint.finished:
+        say(f"This training is finished: all {checkpoint.epoch} epochs are done. Give --restart to repeat it.")
+    else:
+        say(f"Going on after epoch {checkpoint.epoch}, from the last checkpoint.")
+    return model
+
+
+def _result(
+    job: TrainingJob,
+    model: keras.Model,
+    folder: pathlib.Path,
+    history: History,
+    checkpoint: Checkpoint | None,
+    say: Callable[[str], None],
+) -> TrainResult:
+    """Writes the model after the last epoch."""
+    save_result(model, folder / "model.keras", job.config, job.info)
+    best = best_epoch(history.rows, job.objective.measure) if job.config.keep_best else 0
+    if best and not (folder / "best.keras").is_file():
+        # The epochs before were trained without keep_best, or the file was removed.
+        say(f"The model of epoch {best}, the best one, was not kept.")
+        best = 0
+    first_epoch = checkpoint.epoch if checkpoint is not None else 0
+    return TrainResult(
+        model,
+        folder / "model.keras",
+        folder / "best.keras" if best else None,
+        best,
+        max(len(history.rows), first_epoch),
+        first_epoch,
+        pd.DataFrame(history.rows),
+        job.config.qat,
+    )
 
 
 def _run(
+    job: TrainingJob,
     model: keras.Model,
-    make_batches: Callable[[int], tuple[Any, int]],
-    validation: Any,
-    config: Train,
     folder: pathlib.Path,
     checkpoints: Checkpoints,
+    checkpoint: Checkpoint | None,
     history: History,
-    found: Checkpoint | None,
-    teacher: keras.Model | None,
-    task: Task,
-    best: Best,
     say: Callable[[str], None],
 ) -> None:
-    first_epoch = found.epoch if found is not None else 0
+    """The epochs after the checkpoint."""
+    config, objective = job.config, job.objective
+    first_epoch = checkpoint.epoch if checkpoint is not None else 0
     set_regularizers(model, config.reg_config)
-    batches, steps = make_batches(first_epoch)
-    if found is None:
-        model.compile(optimizer=optimizer(config.optim_config), **task.objective())
-    if teacher is not None:
-        batches = with_teacher(batches, teacher, model, task.channel_axis)
+    batches, steps = job.make_batches(first_epoch)
+    if checkpoint is None:
+        model.compile(optimizer=optimizer(config.optim_config), **objective.compile_arguments())
+    if job.teacher is not None:
+        batches = with_teacher(batches, job.teacher, model, objective.channel_axis)
     callbacks: list[keras.callbacks.Callback] = [
-        Schedule(config, steps, task),
+        Schedule(config, steps, objective),
         Finite(config, steps),
-        *task.callbacks(history.rows),
+        *objective.callbacks(history.rows),
         history,
-        *([] if sys.stdout.isatty() else [Line(config, task.measure, say)]),
-        *([best] if config.keep_best else []),
-        Save(checkpoints, history, config, task),
+        *([] if sys.stdout.isatty() else [Line(config, objective, say)]),
+        *([Best(folder / "best.keras", history, job)] if config.keep_best else []),
+        Save(checkpoints, history, config, objective),
     ]
     if config.tensorboard:
         callbacks.append(TensorBoard(folder / "tensorboard"))
@@ -194,30 +187,12 @@ def _run(
             initial_epoch=first_epoch,
             epochs=config.num_epochs,
             steps_per_epoch=steps,
-            validation_data=validation,
+            validation_data=job.validation,
             callbacks=callbacks,
             # A bar is for a person at a terminal; a log gets a line for each epoch, from `Line`.
             verbose=1 if sys.stdout.isatty() else 0,
             shuffle=False,
         )
-
-
-def _objective(config: Train) -> dict[str, Any]:
-    """Loss and metrics."""
-    smoothing, distill = config.label_smoothing, config.distill
-    if distill.teacher:
-        loss = Distillation(distill.alpha, distill.temperature, smoothing)
-        return {"loss": loss, "metrics": [LabelAccuracy(name="accuracy")]}
-    return {"loss": keras.losses.CategoricalCrossentropy(label_smoothing=smoothing), "metrics": ["accuracy"]}
-
-
-def optimizer(config: OptimConfig) -> keras.optimizers.Optimizer:
-    """SGD, Adam or RMSprop; the learning rate is set at every step."""
-    if config.optimizer == "sgd":
-        return keras.optimizers.SGD(momentum=config.momentum, nesterov=config.nesterov and config.momentum > 0)
-    if config.optimizer == "rmsprop":
-        return keras.optimizers.RMSprop(rho=config.rho, epsilon=config.epsilon)
-    return keras.optimizers.Adam(beta_1=config.beta_1, beta_2=config.beta_2, epsilon=config.epsilon)
 
 
 def _deciding(config: Train) -> dict[str, Any]:
@@ -237,15 +212,3 @@ def _contents(path: pathlib.Path) -> Any:
             return {x.filename: x.CRC for x in archive.infolist() if x.filename in ("config.json", "model.weights.h5")}
     except zipfile.BadZipFile:
         return [path.stat().st_size, path.stat().st_mtime_ns]
-
-
-def stopped_early(accuracies: Sequence[float], config: EarlyStop) -> bool:
-    """Whether validation accuracy has not grown by more than `min_delta` for `patience` epochs (0: never)."""
-    best, waited = -math.inf, 0
-    for accuracy in accuracies:
-        waited += 1
-        if accuracy - config.min_delta > best:
-            best, waited = accuracy, 0
-        if config.patience and waited >= config.patience:
-            return True
-    return False

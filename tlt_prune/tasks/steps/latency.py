@@ -1,4 +1,4 @@
-"""What a whole model takes in onnxruntime: beside what is predicted of its layers."""
+"""Latency of a whole model in onnxruntime, and the predictions for its layers scaled to it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from tlt_prune import extras
-from tlt_prune.cli import common
 from tlt_prune.config.options import Options
 from tlt_prune.export import export_onnx, latency_ms, load_predictor
 from tlt_prune.io import files
+from tlt_prune.io.console import say
 from tlt_prune.pruning.cost.granularity import chosen_granularity
 from tlt_prune.pruning.cost.latency import table_at
 
@@ -36,4 +36,4 @@ def calibrate(model: Any, channels: Any, options: Options) -> None:
         granularity = chosen_granularity(channels.graph, options.granularity)
         whole = measured_ms(model)
         table.calibrate(channels, whole, granularity)
-        common.say(f"The whole model takes {whole:.3g} ms in onnxruntime; latencies of layers are in {options.latency_table}.")
+        say(f"The whole model takes {whole:.3g} ms in onnxruntime; latencies of layers are in {options.latency_table}.")

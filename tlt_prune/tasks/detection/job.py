@@ -1,4 +1,4 @@
-"""What the scripts do where the spec's task is detection."""
+"""A spec of detection, read: the toolkit's sections as values."""
 
 from __future__ import annotations
 
@@ -7,25 +7,27 @@ from typing import Any
 
 import numpy as np
 
-from tlt_prune.cli import common
-from tlt_prune.config.specs import Spec
+from tlt_prune.config import Spec
 from tlt_prune.detection import dataset, experiment
 from tlt_prune.detection.evaluation import Evaluation, Outputs, Postprocessing, evaluate, output_layout, scored
 from tlt_prune.detection.splits import splits
 from tlt_prune.detection.training import objective
 from tlt_prune.errors import SpecError
 from tlt_prune.io import model_info
+from tlt_prune.io.console import say
 from tlt_prune.io.model_info import ModelInfo
+from tlt_prune.onnx.predictor import Predictor
+from tlt_prune.tasks.task import Examples
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Detection:
+class DetectionJob:
     """A spec of detection, read.
 
     Attributes:
-        spec: as the scripts have it.
-        message: the toolkit's sections.
-        tao: whether results are to be the toolkit's own, defects included.
+        spec: the whole spec.
+        message: the toolkit's sections, as the protobuf message that they are there.
+        tao: whether results are to be the toolkit's, defects included.
     """
 
     spec: Spec
@@ -49,11 +51,11 @@ class Detection:
         """(training, validation): see `detection.splits`. What was left out of them is said."""
         parts = splits(self.message, tao=self.tao)
         for note in dict.fromkeys(note for part in parts for note in part.notes):
-            common.say(note)
+            say(note)
         known = {hash(x.tobytes()) for x in parts[0].pictures}
         shared = sum(hash(x.tobytes()) in known for x in parts[1].pictures)
         if shared:
-            common.say(f"{shared} of the {len(parts[1])} held-out pictures are training pictures too: scores will be too good.")
+            say(f"{shared} of the {len(parts[1])} held-out pictures are training pictures too: scores will be too good.")
         return parts
 
     def postprocessing(self, columns: int, rows: int) -> Postprocessing:
@@ -81,8 +83,12 @@ class Detection:
 _OF_TRAIN = {"keep_best", "tensorboard", "distill", "qat_config"}
 
 
-def read(spec: Spec) -> Detection:
-    """Raises SpecError where the sections are not as they should be."""
+def read_job(spec: Spec, source: str) -> DetectionJob:
+    """Reads the toolkit's sections; `source` names their file in errors.
+
+    Raises:
+        SpecError: a key is unknown, a value is out of range, or a section of classification is given.
+    """
     for section, settings in (("train", spec.train), ("dataset", spec.dataset), ("model", spec.model)):
         given = settings.model_fields_set - (_OF_TRAIN if section == "train" else set())
         if given:
@@ -91,11 +97,11 @@ def read(spec: Spec) -> Detection:
                 "dataset_config, augmentation_config, model_config, training_config; of `train` only "
                 f"{', '.join(sorted(_OF_TRAIN))}."
             )
-    message = experiment.from_dict(spec.experiment, common.spec_name())
+    message = experiment.from_dict(spec.experiment, source)
     if message.compatibility not in ("", "tao"):
         raise SpecError(f"compatibility: expected '' or 'tao'. Received: {message.compatibility!r}.")
     dataset.check_size(experiment.canvas(message).size)
-    return Detection(spec, message, message.compatibility == "tao")
+    return DetectionJob(spec, message, message.compatibility == "tao")
 
 
 def output_size(model: Any) -> tuple[int, int, bool]:
@@ -111,8 +117,8 @@ def output_size(model: Any) -> tuple[int, int, bool]:
     return found
 
 
-def info_of(job: Detection, start: ModelInfo | None) -> ModelInfo:
-    """What a detector knows of itself."""
+def info_of(job: DetectionJob, start: ModelInfo | None) -> ModelInfo:
+    """The record of classes and preprocessing that travels with a detector."""
     fields = {
         "classes": experiment.class_names(job.message),
         "preprocess_mode": "unit",
@@ -127,11 +133,8 @@ def info_of(job: Detection, start: ModelInfo | None) -> ModelInfo:
     return ModelInfo.model_validate(fields)
 
 
-def examples(job: Detection, predictor: Any) -> tuple[Any, Any, Any, Any]:
-    """For criteria and compensations: (pictures as the model takes them, targets of its two outputs, loss, metric).
-
-    The metric, (targets, outputs) of all of these pictures -> number, is the mean average precision on them.
-    """
+def examples(job: DetectionJob, predictor: Predictor) -> Examples:
+    """See `Task.examples`; the metric is the mean average precision on these very pictures."""
     split, _ = job.splits()
     few = split.part(split.names[: job.spec.prune.samples])
     columns, rows, first = output_size(predictor.model)
@@ -149,4 +152,4 @@ def examples(job: Detection, predictor: Any) -> tuple[Any, Any, Any, Any]:
         found = job.postprocessing(columns, rows)(bbox, cov)
         return scored(found, few, experiment.evaluation_boxes(job.message), **job.scoring).mean_average_precision
 
-    return x, y, loss, precision
+    return Examples(x, y, loss, precision)

@@ -1,0 +1,74 @@
+"""What a classifier's exported files are made and checked with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tlt_prune import data
+from tlt_prune.data.pipeline import preprocess
+from tlt_prune.errors import SpecError
+from tlt_prune.onnx.predictor import Predictor
+from tlt_prune.tasks.classification.pictures import agreed, as_inputs
+from tlt_prune.tasks.task import Task, stacked
+
+
+class ClassifierMaterial:
+    """What there is to export a classifier with."""
+
+    def __init__(self, task: Task, predictor: Predictor) -> None:
+
+        self.predictor = predictor
+        self._task = task
+        self.spec, self._form, self.channels_first = agreed(task.spec, predictor)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width)."""
+        height, width, _ = self._form.size
+        return height, width
+
+    def samples(self) -> Any:
+        """Held-out pictures as the model takes them, to compare files with Keras."""
+
+        split = data.load_test_split(self.spec.dataset, self._form, self.spec.evaluate.dataset_path)
+        return self._inputs(split.head(self.spec.export.parity_samples))
+
+    def calibration(self) -> Any:
+        """Pictures as the model takes them, to measure ranges on."""
+
+        e = self.spec.export
+        if e.cal_image_dir:
+            few = data.picture_files(e.cal_image_dir)[: e.batches * e.batch_size]
+            dataset, depth = self.spec.dataset, self._form.depth
+            batches = data.picture_batches(few, self._form, e.batch_size)
+            return np.concatenate([np.asarray(preprocess(x, dataset, self.channels_first, depth)) for x in batches])
+        train_split, _ = data.load_splits(self.spec.dataset, self._form)
+        return self._inputs(train_split.sample(e.batches * e.batch_size, self.spec.train.random_seed))
+
+    def training(self, epochs: int) -> Mapping[str, Any]:
+        """How its tf_keras twin is trained."""
+        return self._task.twin_training(self.predictor, epochs, "export.litert_qat_epochs").arguments
+
+    def decoded(self) -> Any:
+        raise SpecError("export.decoding: expected false for a classifier, which says no boxes.")
+
+    def pictures(self) -> Any:
+        """The model's preprocessing, for the SavedModel's second signature."""
+        import tensorflow as tf
+
+        from tlt_prune.export.saved_model import Pictures
+
+        form, dataset = self._form, self.spec.dataset
+        method = {"box": "area", "hamming": "gaussian", "lanczos": "lanczos3"}.get(form.resample, form.resample)
+
+        def prepare(images: Any) -> Any:
+            resized = tf.image.resize(tf.cast(images, tf.float32), form.size[:2], method, antialias=True)
+            return preprocess(tf.ensure_shape(resized, (None, *form.size)), dataset, self.channels_first, form.depth)
+
+        return Pictures(form.size[2], np.dtype(form.dtype).name, prepare)
+
+    def _inputs(self, split: data.Split) -> Any:
+        return stacked(as_inputs(self.spec, split, self._form, channels_first=self.channels_first, batch_size=64))[0]

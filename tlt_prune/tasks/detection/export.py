@@ -1,0 +1,65 @@
+"""What a detector's exported files are made and checked with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tlt_prune.detection import experiment
+from tlt_prune.detection.decoded import with_decoding
+from tlt_prune.detection.evaluation import as_input
+from tlt_prune.errors import SpecError
+from tlt_prune.onnx.predictor import Predictor
+from tlt_prune.tasks.detection.job import DetectionJob, output_size
+from tlt_prune.tasks.task import Task
+
+
+class DetectorMaterial:
+    """What there is to export a detector with."""
+
+    def __init__(self, task: Task, job: DetectionJob, predictor: Predictor) -> None:
+
+        self._task, self.spec, self.predictor, self._job = task, job.spec, predictor, job
+        self._output = output_size(predictor.model)
+        self.channels_first = predictor.channels_first(self._job.channels)
+        self._training, self._validation = self._job.splits()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        width, height = self._job.size
+        return height, width
+
+    def samples(self) -> Any:
+        return self._inputs(self._validation.pictures[: self.spec.export.parity_samples])
+
+    def calibration(self) -> Any:
+        e = self.spec.export
+        if e.cal_image_dir:
+            raise SpecError("export.cal_image_dir: a detector is calibrated on the spec's training pictures. Expected none.")
+        return self._inputs(self._training.pictures[: e.batches * e.batch_size])
+
+    def training(self, epochs: int) -> Mapping[str, Any]:
+        return self._task.twin_training(self.predictor, epochs, "export.litert_qat_epochs").arguments
+
+    def decoded(self) -> Any:
+
+        columns, rows, first = self._output
+        return with_decoding(self.predictor.model, experiment.grid(self._job.message, columns, rows), first)
+
+    def pictures(self) -> Any:
+        import tensorflow as tf
+
+        from tlt_prune.export.saved_model import Pictures
+
+        def prepare(images: Any) -> Any:
+            resized = tf.image.resize(tf.cast(images, tf.float32) / 255, self.size, antialias=True)
+            resized = tf.ensure_shape(resized, (None, *self.size, self._job.channels))
+            return tf.transpose(resized, (0, 3, 1, 2)) if self.channels_first else resized
+
+        return Pictures(self._job.channels, "uint8", prepare)
+
+    def _inputs(self, pictures: Any) -> Any:
+
+        return as_input(pictures.astype(np.float32) / 255, self.channels_first)

@@ -1,0 +1,200 @@
+"""A detector's training as a spec describes it."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import TYPE_CHECKING, Any
+
+from tlt_prune import training
+from tlt_prune.config.sections import OptimConfig, RegConfig, Train
+from tlt_prune.detection import dataset, experiment
+from tlt_prune.detection.training import AutoWeighting, objective
+from tlt_prune.errors import SpecError
+from tlt_prune.io import model_info
+from tlt_prune.io.console import say
+from tlt_prune.onnx.predictor import Predictor, load_predictor
+from tlt_prune.tasks.detection import DetectionTask
+from tlt_prune.tasks.detection.callbacks import DrawnDetections, Validation
+from tlt_prune.tasks.detection.job import DetectionJob, info_of, output_size
+from tlt_prune.tasks.detection.rates import learning_rates
+from tlt_prune.tasks.steps.starting import quantization_aware, read_teacher, seed
+from tlt_prune.tasks.steps.weights import with_weights
+
+if TYPE_CHECKING:
+    import keras
+
+
+def training_job(job: DetectionJob, folder: pathlib.Path) -> training.TrainingJob:
+    """Reads the model and the data that the spec names.
+
+    Raises:
+        TltPruneError: something in the spec, the model or the data does not fit.
+    """
+    message, config = job.message, job.message.training_config
+    random_seed = int(message.random_seed)
+    plan = _plan(job)
+    seed(random_seed)
+    teacher = _teacher(job)
+    train_split, validation = job.splits()
+    start = _start(job)
+    if config.enable_qat and start is None:
+        raise SpecError(
+            "training_config.enable_qat: expected a trained detector in model_config.pretrained_model_file (.keras), to be "
+            "trained on in int8."
+        )
+    built = start.model if start is not None else _new(job)
+    columns, rows, first = output_size(built)
+    raster = experiment.rasterizer(message, experiment.grid(message, columns, rows))
+    classes = experiment.target_classes(message)
+    batch_size = int(config.batch_size_per_gpu)
+    say(
+        f"Training {start.path if start is not None else 'a new ' + built.name} for {config.num_epochs} epochs on "
+        f"{len(train_split)} pictures with {int(train_split.is_object.sum())} objects of {len(classes)} classes; "
+        f"{len(validation)} pictures are held out. Results: {folder}"
+    )
+
+    def make_batches(first_epoch: int) -> tuple[Any, int]:
+        return dataset.training_batches(
+            train_split,
+            raster,
+            experiment.augmentation(message, tao=job.tao),
+            batch_size=batch_size,
+            seed=random_seed,
+            first_epoch=first_epoch,
+            epochs=plan.num_epochs,
+            channels_first=first,
+            uniform=_uniform(job),
+        )
+
+    pictures = DrawnDetections(job, folder, validation) if plan.tensorboard else None
+    rates = learning_rates(config.learning_rate, steps=-(-len(train_split) // batch_size))
+
+    def callbacks(history: Any) -> list[Any]:
+        weighting = AutoWeighting(experiment.objective_weights(message), classes, history)
+        # A resumed training has the rate of an uninterrupted one.
+        rates.stopped(history)
+        return [weighting, Validation(job, validation, (columns, rows), first, pictures)]
+
+    def make_model() -> keras.Model:
+        if not config.enable_qat:
+            return built
+        few = train_split.part(train_split.names[: plan.qat_config.samples])
+        calibration = dataset.evaluation_batches(few, raster, batch_size=batch_size, channels_first=first)
+        return quantization_aware(built, calibration, len(few), plan.qat_config)
+
+    return training.TrainingJob(
+        make_model,
+        make_batches,
+        dataset.evaluation_batches(validation, raster, batch_size=batch_size, channels_first=first),
+        plan,
+        training.Objective(
+            lambda: objective(classes, first, plan.distill.alpha),
+            rates.rate,
+            DetectionTask.measure.column,
+            DetectionTask.measure.label,
+            rates.stopped,
+            callbacks,
+            channel_axis=1 if first else -1,
+        ),
+        identity={
+            "experiment": experiment.to_dict(message),
+            "pictures": [len(train_split), len(validation)],
+            "contents": [train_split.checksum(), validation.checksum()],
+        },
+        info=info_of(job, start.info if start is not None else None),
+        teacher=None if teacher is None else teacher.model,
+    )
+
+
+def _teacher(job: DetectionJob) -> Predictor | None:
+    teacher, classes = read_teacher(job.spec.train.distill.teacher), experiment.class_names(job.message)
+    if teacher is None or teacher.info is None:
+        return teacher
+    model_info.agreed(job.spec, teacher.info, str(teacher.path))
+    if teacher.info.classes != classes:
+        raise SpecError(
+            f"train.distill.teacher: {teacher.path} was trained on the classes {', '.join(teacher.info.classes[:10])}. Expected "
+            f"those of this training, in the same order: {', '.join(classes[:10])}."
+        )
+    return teacher
+
+
+def _uniform(job: DetectionJob) -> bool:
+    """Whether every source is drawn from equally often: as the spec says; what it leaves open, the toolkit does so."""
+    mode = job.message.dataset_config.DESCRIPTOR.fields_by_name["sampling_mode"].enum_type.values_by_number
+    name = mode[job.message.dataset_config.sampling_mode].name
+    return name == "UNIFORM" or (name == "USER_DEFINED" and job.tao)
+
+
+def _plan(job: DetectionJob) -> Train:
+    """The toolkit's training section in the terms of the loop that serves both tasks."""
+    config, ours = job.message.training_config, job.spec.train
+    kind = config.regularizer.DESCRIPTOR.fields_by_name["type"].enum_type.values_by_number[config.regularizer.type].name
+    regularizer = RegConfig.model_validate(
+        {"type": {"NO_REG": "none"}.get(kind, kind), "weight_decay": config.regularizer.weight, "scope": ("conv2d",)}
+    )
+    adam = config.optimizer.adam
+    return Train.model_validate(
+        {
+            "num_epochs": config.num_epochs,
+            "batch_size_per_gpu": config.batch_size_per_gpu,
+            "random_seed": job.message.random_seed,
+            "checkpoint_interval": config.checkpoint_interval or 10,
+            "qat": config.enable_qat,
+            "keep_best": ours.keep_best or "keep_best" not in ours.model_fields_set,
+            "tensorboard": ours.tensorboard,
+            "distill": ours.distill,
+            "qat_config": ours.qat_config,
+            "reg_config": regularizer,
+            "optim_config": OptimConfig(optimizer="adam", beta_1=adam.beta1, beta_2=adam.beta2, epsilon=adam.epsilon),
+        }
+    )
+
+
+def _start(job: DetectionJob) -> Predictor | None:
+    """The model to go on with, where the spec names a whole one: not weights alone, which go into a new one by name."""
+    config = job.message.model_config
+    path = config.pretrained_model_file
+    if not path or (path.endswith((".h5", ".hdf5")) and not config.load_graph):
+        return None
+    start = load_predictor(path)
+    if start.model is None:
+        raise SpecError(f"model_config.pretrained_model_file: expected a .keras, .h5 or .hdf5 file. Received: {path}.")
+    names = experiment.class_names(job.message)
+    if start.info is not None and start.info.classes != names:
+        raise SpecError(
+            f"cost_function_config.target_classes: {path} was trained on {', '.join(start.info.classes)}, in that order. "
+            f"Received: {', '.join(names)}."
+        )
+    return start
+
+
+def _new(job: DetectionJob) -> keras.Model:
+    from tlt_prune import models
+
+    config, (width, height) = job.message.model_config, job.size
+    layers = f"{config.num_layers or 18}" if config.arch in ("resnet", "vgg", "darknet") else ""
+    options: dict[str, Any] = {
+        "use_batch_norm": config.use_batch_norm,
+        "freeze_bn": config.freeze_bn,
+        "freeze_blocks": tuple(int(x) for x in config.freeze_blocks),
+        "width": config.width or 1.0,
+        # Convolutions with channels first do not run on a CPU.
+        "data_format": config.data_format or "channels_last",
+        "padding": config.padding or "tao",
+    }
+    if config.arch == "resnet":
+        options |= {"all_projections": config.all_projections, "use_pooling": config.use_pooling}
+    if config.arch == "vgg":
+        options |= {"use_pooling": config.use_pooling}
+    try:
+        model = models.build(
+            f"detectnet_v2_{config.arch}{layers}",
+            (height, width, job.channels),
+            len(experiment.class_names(job.message)),
+            **options,
+        )
+    except ValueError as error:
+        raise SpecError(f"model_config: {error}") from error
+    path = config.pretrained_model_file
+    return with_weights(model, path, "model_config.pretrained_model_file") if path else model

@@ -1,0 +1,1 @@
+"""Steps of the scripts that are the same for every task."""

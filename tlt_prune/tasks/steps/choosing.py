@@ -1,0 +1,83 @@
+"""The criterion and the compensation of a spec, with the task's data, and the defaults where it has data."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from tlt_prune.config.options import CRITERIA_WITH_DATA, Options
+from tlt_prune.tasks.task import Examples, Task
+
+if TYPE_CHECKING:
+    from tlt_prune.onnx.predictor import Predictor
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Choice:
+    """What is decided.
+
+    Attributes:
+        options: with a criterion that is ready to be used.
+        compensation: as for `tlt_prune.prune_model`.
+    """
+
+    options: Options
+    compensation: list[Any]
+
+
+def choose(task: Task, predictor: Predictor) -> Choice:
+    """Fills in "auto", and gives data to what takes it.
+
+    With a dataset in the spec, a budget for the whole network is met by Fisher's scores, and the consumers are fitted again by
+    least squares. A threshold or a ratio stays the toolkit's rule on norms.
+
+    Raises:
+        SpecError: something needs data that the spec does not have, or the dataset is not the model's.
+    """
+    prune = task.spec.prune
+    wanted = prune.compensation if isinstance(prune.compensation, tuple) else (prune.compensation,)
+    needed = prune.criterion in CRITERIA_WITH_DATA or {"least_squares", "batch_norm"} & set(wanted)
+    examples: Examples | None = None
+    if needed or "auto" in (prune.criterion, *wanted):
+        examples = task.examples(predictor, required=bool(needed))
+    options = prune.options
+    criterion: Any = prune.criterion
+    by_norm = options.threshold is not None or options.ratio is not None
+    if criterion == "auto":
+        criterion = "L2" if by_norm or examples is None else "Fisher"
+    if criterion in CRITERIA_WITH_DATA:
+        criterion = _with_data(criterion, examples)
+    automatic = "least_squares" if examples is not None else "none"
+    names = [automatic if name == "auto" else name for name in wanted]
+    return Choice(
+        options.model_copy(update={"criterion": criterion}), [_compensation(name, examples) for name in names if name != "none"]
+    )
+
+
+def _with_data(name: str, examples: Any) -> Any:
+    from tlt_prune import criteria
+
+    both = (examples.x, examples.y)
+    match name:
+        case "Taylor":
+            return criteria.Taylor(both, examples.loss)
+        case "Fisher":
+            return criteria.Fisher(both, examples.loss)
+        case "Activation":
+            return criteria.Activation(examples.x)
+        case "APoZ":
+            return criteria.APoZ(examples.x)
+        case _:
+            return criteria.Ablation(both, examples.metric, chunk=8)
+
+
+def _compensation(name: str, examples: Any) -> Any:
+    from tlt_prune.pruning.compensation import LeastSquares, RecalibrateBatchNorm
+
+    match name:
+        case "least_squares":
+            return LeastSquares(examples.x)
+        case "batch_norm":
+            return RecalibrateBatchNorm(examples.x)
+        case _:
+            return name

@@ -1,0 +1,47 @@
+"""Steps at the start of a training that are the same for every task."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from tlt_prune import quantization
+from tlt_prune.config.sections import QatConfig
+from tlt_prune.errors import SpecError
+from tlt_prune.io.console import say
+from tlt_prune.onnx.predictor import Predictor, load_predictor
+
+
+def seed(number: int) -> None:
+    """Seeds the random numbers of Python, NumPy and Keras."""
+    keras.utils.set_random_seed(number)
+
+
+def read_teacher(path: str) -> Predictor | None:
+    """The model file that `train.distill.teacher` names; None for an empty path.
+
+    Raises:
+        SpecError: it is no Keras model.
+    """
+    if not path:
+        return None
+    teacher = load_predictor(path)
+    if teacher.model is None:
+        raise SpecError(f"train.distill.teacher: expected a .keras or .h5 file. Received: {teacher.path}.")
+    return teacher
+
+
+def quantization_aware(model: keras.Model, pictures: Any, count: int, config: QatConfig) -> keras.Model:
+    """A model that trains in int8, with ranges from `count` training pictures; one that does so already stays."""
+    if quantization.is_quantization_aware(model):
+        return model
+    say(f"Quantization-aware: int8 ranges start from {count} training pictures.")
+    return quantization.quantization_aware(
+        model,
+        pictures,
+        learned=config.ranges == "learned",
+        method=config.method,
+        percentile=config.percentile,
+        excluded=config.excluded_layers,
+    )
