@@ -37,13 +37,14 @@ def main() -> None:
         print(os.waitstatus_to_exitcode(status), flush=True)
 
 
-def child(name: str, arguments: list[str], cwd: str, out: str, err: str) -> int:
+def child(name: str, arguments: list[str], cwd: str, packages: str, out: str, err: str) -> int:
     """What `python -m tlt_prune.cli.NAME` does, with its streams in files."""
     for stream, path in enumerate((os.devnull, out, err)):
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
         os.dup2(handle, stream)
         os.close(handle)
     os.chdir(cwd)
+    sys.path += [packages] if packages else []
     sys.argv = [name, *arguments]
     # What TensorFlow says of itself, which it says once it finds itself imported and absl's application begun.
     import_frameworks()

@@ -23,12 +23,23 @@ def finish(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
     return _checked(process.returncode, out, err, code, " ".join(map(str, process.args)))  # type: ignore[arg-type]
 
 
-def run(name: str, *arguments: object, code: int = 0, cwd: str | os.PathLike[str] = ".") -> tuple[str, str]:
-    """The same of a script, run in a fork of a process that has imported the frameworks: that takes longer than most scripts."""
+def run(name: str, *arguments: object, code: int = 0, cwd: str | os.PathLike[str] = ".", packages: str = "") -> tuple[str, str]:
+    """The same of a script, run in a fork of a process that has imported the frameworks: that takes longer than most scripts.
+
+    `packages` is a folder of further packages.
+    """
     words = [str(x) for x in arguments]
     with tempfile.TemporaryDirectory() as folder:
         out, err = (pathlib.Path(folder) / x for x in ("out", "err"))
-        request = {"name": name, "arguments": words, "cwd": os.path.abspath(cwd), "out": str(out), "err": str(err)}
+        request = {"name": name, "arguments": words, "cwd": os.path.abspath(cwd), "packages": packages}
+        request |= {"out": str(out), "err": str(err)}
+            "name": name,
+            "arguments": words,
+            "cwd": os.path.abspath(cwd),
+            "packages": packages,
+            "out": str(out),
+            "err": str(err),
+        }
         server = _server()
         assert server.stdin is not None
         assert server.stdout is not None
