@@ -33,13 +33,6 @@ def run(name: str, *arguments: object, code: int = 0, cwd: str | os.PathLike[str
         out, err = (pathlib.Path(folder) / x for x in ("out", "err"))
         request = {"name": name, "arguments": words, "cwd": os.path.abspath(cwd), "packages": packages}
         request |= {"out": str(out), "err": str(err)}
-            "name": name,
-            "arguments": words,
-            "cwd": os.path.abspath(cwd),
-            "packages": packages,
-            "out": str(out),
-            "err": str(err),
-        }
         server = _server()
         assert server.stdin is not None
         assert server.stdout is not None

@@ -156,14 +156,14 @@ def test_killed_and_resumed_it_ends_the_same(folder: pathlib.Path, tmp_path: pat
 def test_the_toolkits_own_text(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     from google.protobuf import text_format
 
-    from tlt_prune.detection import experiment
+    from tlt_prune.detection import messages
 
     sections = {
         key: value
         for key, value in yaml.safe_load((folder / "spec.yaml").read_text("utf-8")).items()
         if key not in ("task", "results_dir", "prune")
     }
-    message = experiment.from_dict(sections, "spec")
+    message = messages.from_dict(sections, "spec")
     (tmp_path / "experiment_spec.txt").write_text(text_format.MessageToString(message), "utf-8")
     out, _ = run("train", "-e", tmp_path / "experiment_spec.txt", "-r", tmp_path, "training_config.num_epochs=1")
     assert "Mean average precision on the held-out pictures" in out

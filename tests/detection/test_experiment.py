@@ -10,9 +10,10 @@ import pytest
 import yaml
 from golden_detection import cases, load
 
-from tlt_prune.config.specs import EXPERIMENT, read_yaml
-from tlt_prune.detection import experiment
+from tlt_prune.config.specs import read_yaml
+from tlt_prune.detection import experiment, messages
 from tlt_prune.errors import SpecError
+from tlt_prune.tasks.detection import DetectionTask
 
 GOLDEN = load("spec_cases.json.gz")
 CASES = cases("spec_cases.json.gz")
@@ -36,32 +37,32 @@ def test_golden(case: Any) -> None:
     if not expected["accepted"]:
         message = "expected protobuf text" if expected["stage"] == "parse" else "expected"
         with pytest.raises(SpecError, match=message) as error:
-            experiment.read(text_of(case), "spec.txt", case["kind"])
+            messages.from_text(text_of(case), "spec.txt", case["kind"])
         assert str(error.value).startswith("spec.txt: ")
         assert ("expected protobuf text" in str(error.value)) == (expected["stage"] == "parse")
         return
-    message = experiment.read(text_of(case), "spec.txt", case["kind"])
+    message = messages.from_text(text_of(case), "spec.txt", case["kind"])
     if "parsed" in expected:
-        assert json.loads(json.dumps(experiment.to_dict(message))) == expected["parsed"]
+        assert json.loads(json.dumps(messages.to_dict(message))) == expected["parsed"]
 
 
 def base() -> Any:
-    return experiment.read(GOLDEN["base_train"], "spec.txt")
+    return messages.from_text(GOLDEN["base_train"], "spec.txt")
 
 
 def test_yaml_with_the_same_keys(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "spec.yaml"
-    path.write_text(yaml.safe_dump(experiment.to_dict(base())))
-    assert experiment.load(path) == base()
+    path.write_text(yaml.safe_dump(messages.to_dict(base())))
+    assert messages.from_file(path) == base()
     (tmp_path / "spec.txt").write_text(GOLDEN["base_train"])
-    assert experiment.load(tmp_path / "spec.txt") == base()
+    assert messages.from_file(tmp_path / "spec.txt") == base()
     path.write_text("training_config: {batch_size: 4}")
     with pytest.raises(
         SpecError, match=r"spec\.yaml: unknown key 'training_config\.batch_size'\. Did you mean .*batch_size_per_gpu"
     ):
-        experiment.load(path)
+        messages.from_file(path)
     with pytest.raises(SpecError, match="Cannot read the spec"):
-        experiment.load(tmp_path / "nowhere.txt")
+        messages.from_file(tmp_path / "nowhere.txt")
 
 
 @pytest.mark.parametrize(
@@ -76,11 +77,11 @@ def test_yaml_with_the_same_keys(tmp_path: pathlib.Path) -> None:
 )
 def test_published_specs(name: str, kind: str) -> None:
     data = load("default_spec.json")[name]
-    assert set(data) <= set(experiment.to_dict(experiment.from_dict(data, name, kind)))
+    assert set(data) <= set(messages.to_dict(messages.from_dict(data, name, kind)))
 
 
 def test_what_the_published_spec_says() -> None:
-    message = experiment.from_dict(load("default_spec.json")["package_training"], "default")
+    message = messages.from_dict(load("default_spec.json")["package_training"], "default")
     assert experiment.class_names(message) == ("car", "pedestrian")
     assert experiment.mapping(message)["van"] == "car"
     found = experiment.clustering(message)["car"]
@@ -122,7 +123,7 @@ def test_what_follows() -> None:
 )
 def test_classes_that_are_missing(old: str, new: str, call: str, message: str) -> None:
     assert old in GOLDEN["base_train"]
-    spec = experiment.read(GOLDEN["base_train"].replace(old, new), "spec.txt")
+    spec = messages.from_text(GOLDEN["base_train"].replace(old, new), "spec.txt")
     arguments = (experiment.grid(spec, 25, 25),) if call == "rasterizer" else ()
     with pytest.raises(SpecError, match=message):
         getattr(experiment, call)(spec, *arguments)
@@ -138,4 +139,4 @@ def test_the_three_specs_of_the_trees_are_of_one_job() -> None:
         assert other["model_config"] | {"pretrained_model_file": ""} == specs[0]["model_config"] | {"pretrained_model_file": ""}
     assert specs[1]["prune"]["params"] == 0.2
     for spec in specs:
-        experiment.from_dict({key: value for key, value in spec.items() if key in EXPERIMENT}, "spec")
+        messages.from_dict({key: value for key, value in spec.items() if key in DetectionTask.sections}, "spec")

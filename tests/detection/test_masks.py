@@ -12,7 +12,7 @@ import tensorflow as tf
 from golden_detection import load
 from PIL import Image
 
-from tlt_prune.detection import experiment
+from tlt_prune.detection import experiment, messages
 from tlt_prune.detection.dataset import evaluation_batches
 from tlt_prune.detection.geometry import Grid
 from tlt_prune.detection.losses import TargetClass
@@ -96,7 +96,7 @@ def test_from_files_to_the_loss(tmp_path: pathlib.Path) -> None:
 def spec(**changes: Any) -> Any:
     data = load("default_spec.json")["package_training"]
     one = {"label_filter": {"source_class_label_filter": {"source_class_names": ["dontcare"]}}, **changes}
-    return experiment.from_dict({**data, "loss_mask_label_filter": {"objective_label_filter_configs": [one]}}, "spec")
+    return messages.from_dict({**data, "loss_mask_label_filter": {"objective_label_filter_configs": [one]}}, "spec")
 
 
 def test_specs() -> None:

@@ -12,7 +12,7 @@ import pytest
 from golden_detection import cases, ids, load
 from PIL import Image
 
-from tlt_prune.detection import experiment
+from tlt_prune.detection import messages
 from tlt_prune.detection.dataset import BoxSplit, evaluation_batches, joined, training_batches
 from tlt_prune.detection.geometry import Grid
 from tlt_prune.detection.splits import splits
@@ -44,7 +44,7 @@ def spec(**dataset: Any) -> Any:
     data["augmentation_config"]["preprocessing"] |= {"output_image_width": 64, "output_image_height": 64}
     converter = {"dataset_export_config": [dataset.pop("export")]} if "export" in dataset else {}
     mapping = data["dataset_config"]["target_class_mapping"]
-    return experiment.from_dict({**data, **converter, "dataset_config": {"target_class_mapping": mapping, **dataset}}, "spec")
+    return messages.from_dict({**data, **converter, "dataset_config": {"target_class_mapping": mapping, **dataset}}, "spec")
 
 
 def source(folder: pathlib.Path, **more: Any) -> dict[str, Any]:
@@ -142,7 +142,7 @@ def test_golden_files(case: Any, tmp_path: pathlib.Path) -> None:
     if case["id"] == "missing_label_file":
         (tmp_path / f"labels/{case['files'][-1]}.txt").unlink()
     text = f'kitti_config {{ {case["kitti_config"]} }} image_directory_path: "x"'
-    export = converter(tmp_path, **experiment.to_dict(experiment.read(text, case["id"], "dataset_convert"))["kitti_config"])
+    export = converter(tmp_path, **messages.to_dict(messages.from_text(text, case["id"], "dataset_convert"))["kitti_config"])
     said = spec(data_sources=[{"image_directory_path": "."}], validation_fold=0, export=export)
     wanted = FOUND[case["id"]]
     if wanted:

@@ -1,30 +1,10 @@
-"""The toolkit's specs of DetectNet_v2, protobuf text as it is or YAML with the same keys, and what follows from them.
-
-Beside the toolkit's keys there are ours: `compatibility` ("" or "tao", which computes what the toolkit does, defects included);
-`dataset_config.data_sources.label_directory_path` or `coco_annotations_path` in the place of records, `dataset_config.val_split`
-(per cent) or `train_names_path` and `val_names_path`, files with a name a line; `dataset_config.ignore_exif_orientation`;
-`model_config.width`, `data_format`, `padding`.
-
-protobuf itself reads the text; messages are made from `experiment_schema.json`, the names and types of the toolkit's own. What is
-not set is 0, "" or the first value of an enumeration, as there. Its checks go by the name of a field, wherever it is.
-"""
+"""Settings that the message of a DetectNet_v2 spec describes: classes, grid, augmentation, targets, losses and metrics."""
 
 from __future__ import annotations
 
-import difflib
-import functools
-import importlib.resources
-import json
 import math
-import operator
-import pathlib
-from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory, text_format
-
-from tlt_prune.config.specs import read_yaml
-from tlt_prune.config.texts import read_lines
 from tlt_prune.detection.augmentation import Augmentation, Canvas
 from tlt_prune.detection.average_precision import EvaluationBox, Mode
 from tlt_prune.detection.clustering import ClusteringConfig
@@ -32,138 +12,7 @@ from tlt_prune.detection.geometry import Grid
 from tlt_prune.detection.losses import OBJECTIVES, ObjectiveWeights, TargetClass
 from tlt_prune.detection.masks import LabelFilter, LossMask
 from tlt_prune.detection.targets import Ellipse, Rasterizer
-from tlt_prune.errors import DataError, SpecError, first_line
-
-_PACKAGE = "detectnet_v2"
-_SCALARS = {"uint32": "UINT32", "int32": "INT32", "float": "FLOAT", "double": "DOUBLE", "bool": "BOOL", "string": "STRING"}
-# What is ours: message -> field -> type. The rest of the schema is the toolkit's.
-_OURS = {
-    "Experiment": {"compatibility": "string"},
-    "DatasetConfig": {
-        "val_split": "float",
-        "train_names_path": "string",
-        "val_names_path": "string",
-        "ignore_exif_orientation": "bool",
-    },
-    "DataSource": {"label_directory_path": "string", "coco_annotations_path": "string"},
-    "ModelConfig": {"width": "float", "data_format": "string", "padding": "string"},
-}
-_CHECKS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
-    ">": ("above {}", operator.gt),
-    ">=": ("{} or more", operator.ge),
-    "<": ("below {}", operator.lt),
-    "<=": ("{} or less", operator.le),
-    "!=": ("other than {!r}", operator.ne),
-    "in": ("one of {}", lambda value, allowed: value in allowed),
-    "%": ("a multiple of {}", lambda value, step: value % step == 0),
-}
-# Sizes that no machine holds, by the name of a field: as in `tlt_prune.config.sections`.
-_LIMITS = {
-    "batch_size_per_gpu": 65_536,
-    "num_epochs": 1_000_000,
-    "output_image_width": 16_384,
-    "output_image_height": 16_384,
-}
-# Messages and maps that the toolkit misses when they are not there, by the message they belong to.
-_REQUIRED = {
-    "DatasetConfig": ("data_sources", "target_class_mapping"),
-    "AugmentationConfig": ("preprocessing", "spatial_augmentation", "color_augmentation"),
-    "ModelConfig": ("objective_set",),
-    "ModelConfig.ObjectiveSet": ("bbox", "cov"),
-    "TrainingConfig": ("learning_rate", "regularizer", "optimizer", "cost_scaling"),
-    "OptimizerConfig": ("adam",),
-    "BboxRasterizerConfig": ("target_class_config",),
-    "CostFunctionConfig": ("target_classes",),
-    "EvaluationConfig": ("minimum_detection_ground_truth_overlap", "evaluation_box_config"),
-    "PostProcessingConfig": ("target_class_config",),
-}
-
-
-def read(text: str, source: str, kind: str = "train") -> Any:
-    """A protobuf message of a spec.
-
-    Args:
-        text: protobuf text.
-        source: its name, for messages.
-        kind: "train", "inference" or "dataset_convert".
-
-    Raises:
-        SpecError: the text cannot be read (with line and column), or a value is out of range.
-    """
-    return _parsed(text_format.Merge, text, text_format.ParseError, "protobuf text", source, kind)
-
-
-def from_dict(data: Mapping[str, Any], source: str, kind: str = "train") -> Any:
-    """The same of what a YAML file holds.
-
-    Raises:
-        SpecError: a key or a type is unknown, or a value is out of range.
-    """
-    root = _messages()[_schema()["roots"][kind]].DESCRIPTOR
-    unknown = list(_unknown_keys(data, root, ""))
-    if unknown:
-        raise SpecError(f"{source}: {' '.join(unknown[:5])}{' ...' if len(unknown) > 5 else ''}")
-    return _parsed(json_format.ParseDict, dict(data), json_format.ParseError, "the keys", source, kind)
-
-
-def _unknown_keys(data: Any, descriptor: Any, path: str) -> Iterator[str]:
-    """A sentence for each key that a message does not have."""
-    if not isinstance(data, Mapping):
-        return
-    fields = {x.name: x for x in descriptor.fields}
-    camel = {x.json_name: x for x in descriptor.fields}
-    for key, value in data.items():
-        field = fields.get(key) or camel.get(key)
-        if field is None:
-            near = difflib.get_close_matches(str(key), list(fields), n=1, cutoff=0.5)
-            hint = f"Did you mean '{path}{near[0]}'?" if near else f"Expected one of: {', '.join(fields)}."
-            yield f"unknown key '{path}{key}'. {hint}"
-        elif field.message_type is not None:
-            is_map = field.message_type.GetOptions().map_entry
-            inner = field.message_type.fields_by_name["value"].message_type if is_map else field.message_type
-            several: Any = None
-            if is_map and isinstance(value, Mapping):
-                several = value.items()
-            elif isinstance(value, list):
-                several = enumerate(value)
-            for name, each in [("", value)] if several is None else several:
-                where = f"{path}{field.name}." if several is None else f"{path}{field.name}[{name}]."
-                yield from _unknown_keys(each, inner, where) if inner is not None else ()
-
-
-def _parsed(parse: Callable[[Any, Any], Any], data: Any, refused: Any, form: str, source: str, kind: str) -> Any:
-    message = _messages()[_schema()["roots"][kind]]()
-    try:
-        parse(data, message)
-    except refused as error:
-        raise SpecError(f"{source}: expected {form} of the toolkit's {kind} spec. {first_line(error, 200)}") from error
-    _check(message, source, kind)
-    return message
-
-
-def load(path: str | pathlib.Path, kind: str = "train") -> Any:
-    """Reads a file: YAML where its name says so, protobuf text otherwise.
-
-    Raises:
-        SpecError: there is no such file, or it does not hold such a spec.
-    """
-    path = pathlib.Path(path)
-    if path.suffix in (".yaml", ".yml"):
-        return from_dict(read_yaml(path), str(path), kind)
-    try:
-        text = "\n".join(read_lines(path))
-    except (OSError, DataError) as error:
-        raise SpecError(f"Cannot read the spec {path}: {error}") from error
-    return read(text, str(path), kind)
-
-
-def to_dict(message: Any) -> dict[str, Any]:
-    """What is set, by the spec's names."""
-    found: dict[str, Any] = json_format.MessageToDict(message, preserving_proto_field_name=True)
-    return found
-
-
-# --- what follows from a spec of training ---
+from tlt_prune.errors import SpecError
 
 
 def class_names(spec: Any) -> tuple[str, ...]:
@@ -177,14 +26,14 @@ def mapping(spec: Any) -> dict[str, str]:
     Raises:
         SpecError: a class of the network comes from none in the labels.
     """
-    found = {key: value for key, value in spec.dataset_config.target_class_mapping.items() if value in class_names(spec)}
-    missing = [name for name in class_names(spec) if name not in found.values()]
+    classes = {key: value for key, value in spec.dataset_config.target_class_mapping.items() if value in class_names(spec)}
+    missing = [name for name in class_names(spec) if name not in classes.values()]
     if missing:
         raise SpecError(
             f"cost_function_config.target_classes: '{missing[0]}' is the target of nothing in "
             f"dataset_config.target_class_mapping ({', '.join(sorted(set(spec.dataset_config.target_class_mapping.values())))})."
         )
-    return found
+    return classes
 
 
 def grid(spec: Any, columns: int, rows: int) -> Grid:
@@ -309,124 +158,3 @@ def _entry(entries: Any, name: str, where: str) -> Any:
     if name not in entries:
         raise SpecError(f"{where}: expected an entry for '{name}'. There are: {', '.join(sorted(entries)) or 'none'}.")
     return entries[name]
-
-
-# --- messages and checks ---
-
-
-@functools.cache
-def _schema() -> dict[str, Any]:
-    text = importlib.resources.files("tlt_prune.detection").joinpath("experiment_schema.json").read_text("utf-8")
-    found: dict[str, Any] = json.loads(text)
-    return found
-
-
-@functools.cache
-def _messages() -> dict[str, Any]:
-    """Message classes by the schema's names."""
-    file = descriptor_pb2.FileDescriptorProto(name=f"{_PACKAGE}.proto", package=_PACKAGE, syntax="proto3")
-    for name, fields in _schema()["messages"].items():
-        message = file.message_type.add(name=_plain(name))
-        ours = [{"name": key, "type": kind} for key, kind in _OURS.get(name, {}).items()]
-        for number, field in enumerate([*fields, *ours], 1):
-            _add_field(message, field, number)
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return {
-        name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{_PACKAGE}.{_plain(name)}"))
-        for name in _schema()["messages"]
-    }
-
-
-def _plain(name: str) -> str:
-    return name.replace(".", "_")
-
-
-def _add_field(message: Any, field: Mapping[str, Any], number: int) -> None:
-    kinds = descriptor_pb2.FieldDescriptorProto
-    added = message.field.add(name=field["name"], number=number, label=kinds.LABEL_OPTIONAL)
-    if field.get("repeated") or field["type"] == "map":
-        added.label = kinds.LABEL_REPEATED
-    if field["type"] == "map":
-        entry = message.nested_type.add(name=f"{_camel(field['name'])}Entry")
-        entry.options.map_entry = True
-        for i, side in enumerate(("key", "value"), 1):
-            _set_type(entry.field.add(name=side, number=i, label=kinds.LABEL_OPTIONAL), field[side])
-        added.type, added.type_name = kinds.TYPE_MESSAGE, f".{_PACKAGE}.{message.name}.{entry.name}"
-    elif field["type"] == "enum":
-        enum = message.enum_type.add(name=f"{_camel(field['name'])}Enum")
-        for value, i in field["values"].items():
-            enum.value.add(name=value, number=i)
-        added.type, added.type_name = kinds.TYPE_ENUM, f".{_PACKAGE}.{message.name}.{enum.name}"
-    else:
-        _set_type(added, field.get("message", field["type"]))
-    if "oneof" in field:
-        names = [x.name for x in message.oneof_decl]
-        if field["oneof"] not in names:
-            message.oneof_decl.add(name=field["oneof"])
-            names.append(field["oneof"])
-        added.oneof_index = names.index(field["oneof"])
-
-
-def _set_type(field: Any, kind: str) -> None:
-    kinds = descriptor_pb2.FieldDescriptorProto
-    if kind in _SCALARS:
-        field.type = getattr(kinds, f"TYPE_{_SCALARS[kind]}")
-    else:
-        field.type, field.type_name = kinds.TYPE_MESSAGE, f".{_PACKAGE}.{_plain(kind)}"
-
-
-def _camel(name: str) -> str:
-    return "".join(word.capitalize() for word in name.split("_"))
-
-
-def _check(message: Any, source: str, kind: str) -> None:
-    schema = _schema()
-    problems = [
-        f"{name}: expected this section" for name in schema.get(f"{kind}_required_messages", ()) if not message.HasField(name)
-    ]
-    required = {_plain(name): fields for name, fields in _REQUIRED.items()} if kind == "train" else {}
-    checks = schema.get(f"{kind}_checks_by_field_name", {})
-    for path, part in _parts(message, ""):
-        for name in required.get(part.DESCRIPTOR.name, ()):
-            field = part.DESCRIPTOR.fields_by_name[name]
-            there = len(getattr(part, name)) if field.is_repeated else part.HasField(name)
-            if not there:
-                problems.append(f"{path}{name}: expected it to be set")
-        for field in part.DESCRIPTOR.fields:
-            if field.message_type is not None or field.is_repeated:
-                continue
-            value = getattr(part, field.name)
-            # Pictures with labels beside them, or what makes records of them, need no records.
-            if field.name == "tfrecords_path" and (
-                part.label_directory_path or part.coco_annotations_path or message.dataset_export_config
-            ):
-                continue
-            if field.containing_oneof is not None and not part.HasField(field.name):
-                continue
-            failed = [
-                _CHECKS[sign][0].format(limit) for sign, limit in checks.get(field.name, ()) if not _CHECKS[sign][1](value, limit)
-            ]
-            if failed:
-                problems.append(f"{path}{field.name}: expected {' and '.join(failed)}. Received: {value!r}")
-            if field.name in _LIMITS and value > _LIMITS[field.name]:
-                problems.append(f"{path}{field.name}: expected at most {_LIMITS[field.name]:,}. Received: {value!r}")
-    if problems:
-        raise SpecError(f"{source}: {'; '.join(problems[:5])}{'; ...' if len(problems) > 5 else '.'}")
-
-
-def _parts(message: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """Every message that is set, with its path."""
-    yield path, message
-    for field, value in message.ListFields():
-        if field.message_type is None:
-            continue
-        if field.message_type.GetOptions().map_entry:
-            if field.message_type.fields_by_name["value"].message_type is not None:
-                for key in value:
-                    yield from _parts(value[key], f"{path}{field.name}[{key}].")
-        elif field.is_repeated:
-            for i, each in enumerate(value):
-                yield from _parts(each, f"{path}{field.name}[{i}].")
-        else:
-            yield from _parts(value, f"{path}{field.name}.")

@@ -1,6 +1,6 @@
 """Measures of the code: sizes of files and functions, arguments, types, names that mean two things, imports between rooms.
 
-    python tools/dev/measures.py
+python tools/dev/measures.py
 """
 
 from __future__ import annotations

@@ -41,9 +41,9 @@ class DetectionTask(Task):
 
     @classmethod
     def sections_of_file(cls, path: pathlib.Path) -> Mapping[str, Any] | None:
-        from tlt_prune.detection import experiment
+        from tlt_prune.detection import messages
 
-        return experiment.to_dict(experiment.load(path))
+        return messages.to_dict(messages.from_file(path))
 
     @property
     def has_data(self) -> bool:

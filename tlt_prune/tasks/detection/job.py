@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tlt_prune.config import Spec
-from tlt_prune.detection import dataset, experiment
+from tlt_prune.detection import dataset, experiment, messages
 from tlt_prune.detection.evaluation import Evaluation, Outputs, Postprocessing, evaluate, output_layout, scored
 from tlt_prune.detection.splits import splits
 from tlt_prune.detection.training import objective
@@ -97,7 +97,7 @@ def read_job(spec: Spec, source: str) -> DetectionJob:
                 "dataset_config, augmentation_config, model_config, training_config; of `train` only "
                 f"{', '.join(sorted(_OF_TRAIN))}."
             )
-    message = experiment.from_dict(spec.experiment, source)
+    message = messages.from_dict(spec.experiment, source)
     if message.compatibility not in ("", "tao"):
         raise SpecError(f"compatibility: expected '' or 'tao'. Received: {message.compatibility!r}.")
     dataset.check_size(experiment.canvas(message).size)

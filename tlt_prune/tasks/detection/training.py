@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tlt_prune import training
 from tlt_prune.config.sections import OptimConfig, RegConfig, Train
-from tlt_prune.detection import dataset, experiment
+from tlt_prune.detection import dataset, experiment, messages
 from tlt_prune.detection.training import AutoWeighting, objective
 from tlt_prune.errors import SpecError
 from tlt_prune.io import model_info
@@ -97,7 +97,7 @@ def training_job(job: DetectionJob, folder: pathlib.Path) -> training.TrainingJo
             channel_axis=1 if first else -1,
         ),
         identity={
-            "experiment": experiment.to_dict(message),
+            "experiment": messages.to_dict(message),
             "pictures": [len(train_split), len(validation)],
             "contents": [train_split.checksum(), validation.checksum()],
         },
