@@ -58,7 +58,7 @@ class FolderInUseError(TltPruneError):
 
 
 class NotReplacedError(TltPruneError):
-    """What stands where something is to be written is of another kind, and stays."""
+    """An output would replace a file or folder of another kind; it was left as it is."""
 
 
 class ExportError(TltPruneError):

@@ -1,4 +1,4 @@
-"""What the five scripts share: flags, and error lines."""
+"""Shared parts of the five scripts: common flags, loading the spec, one-line errors."""
 
 from __future__ import annotations
 

@@ -194,7 +194,7 @@ def _by_steps(task: Task, source: str, output: pathlib.Path) -> list[str]:
 
 
 def _deciding(source: str, spec: Spec) -> str:
-    """What the steps of a schedule follow from: the model, the way it is pruned and trained, and the data."""
+    """Checksum of all that decides the steps of a schedule: the model, the settings of pruning and training, and the data."""
     digest = hashlib.sha256(pathlib.Path(source).read_bytes())
     digest.update(json.dumps([x.model_dump() for x in (spec.prune, spec.train, spec.dataset)], default=str).encode())
     if spec.experiment:

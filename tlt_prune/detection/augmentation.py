@@ -19,7 +19,7 @@ from tlt_prune.errors import SpecError
 
 @dataclasses.dataclass(frozen=True)
 class Canvas:
-    """What is done to every picture, in training and out of it.
+    """Cropping and scaling of every picture, in training and evaluation alike.
 
     Attributes:
         width, height: of the result, in pixels.
@@ -52,7 +52,7 @@ class Canvas:
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """How much is drawn; the names are the toolkit's.
+    """Ranges of the random changes; the names are the toolkit's.
 
     Attributes:
         hflip_probability, vflip_probability: of a mirrored picture, left to right and upside down.

@@ -19,7 +19,7 @@ Mode = Literal["SAMPLE", "INTEGRATE"]
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationBox:
-    """What of a class is evaluated: limits that are inclusive, in pixels, and the overlap that makes a hit.
+    """Objects of a class that are evaluated: inclusive limits in pixels, and the overlap that makes a hit.
 
     Attributes:
         minimum_height, maximum_height, minimum_width, maximum_width: boxes outside are left out, detections and objects each.

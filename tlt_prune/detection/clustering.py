@@ -1,4 +1,4 @@
-"""From the boxes of many cells to one an object: DBSCAN, non-maximum suppression, or one after the other."""
+"""Clustering of the boxes of many cells to one per object: DBSCAN, non-maximum suppression, or both in turn."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Compatibility = Literal["", "tao", "tao_inference"]
 
 @dataclasses.dataclass(frozen=True)
 class ClusteringConfig:
-    """How boxes of a class are clustered. The names are the toolkit's.
+    """Settings for clustering the boxes of a class. The names are the toolkit's.
 
     Attributes:
         clustering_algorithm: "DBSCAN"; "NMS"; or "HYBRID": NMS over the members of the clusters that DBSCAN finds.
@@ -96,7 +96,7 @@ def cluster(boxes: Array, coverages: Array, config: ClusteringConfig, compatibil
 
 @dataclasses.dataclass(frozen=True)
 class _Rules:
-    """Where the implementations differ."""
+    """Details in which the toolkit's implementations differ."""
 
     defects: bool = False
     # Added to a union of areas, in square pixels.

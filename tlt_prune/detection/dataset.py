@@ -19,7 +19,7 @@ from tlt_prune.errors import DataError
 
 Array = NDArray[Any]
 Resize = Literal["smooth", "tf1", "pad"]
-"""How pictures come to the model's size: stretched, averaging what is made smaller; stretched as TensorFlow 1 did it (the toolkit
+"""Ways to bring pictures to the model's size: stretched with averaging; stretched as TensorFlow 1 did it (the toolkit
 with `enable_auto_resize`); or with black at the right and below, cut off where they are larger (the toolkit without)."""
 # What a `BoxSplit` has of every picture.
 _BY_PICTURE = ("pictures", "boxes", "numbers", "factors", "sources", "weights")
@@ -139,7 +139,7 @@ def joined(parts: Sequence[BoxSplit], weights: Sequence[float]) -> BoxSplit:
 
 
 def large_enough(box: Sequence[float]) -> bool:
-    """Whether a box in pixels of the model is taken."""
+    """Whether a box, in pixels of the model, is large enough to be used."""
     return box[2] - box[0] >= _SMALLEST and box[3] - box[1] >= _SMALLEST
 
 

@@ -1,4 +1,4 @@
-"""A detector that says boxes in pixels: for those who have no post-processing of DetectNet_v2 at hand."""
+"""A detector with boxes in pixels as outputs, for users without DetectNet_v2's post-processing."""
 
 from __future__ import annotations
 

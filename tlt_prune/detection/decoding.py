@@ -1,4 +1,4 @@
-"""From what the heads say to boxes in pixels."""
+"""Decoding of the network's outputs to boxes in pixels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A detector's average precision on pictures whose boxes are known."""
+"""Average precision of a detector on labeled pictures."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Evaluation:
         return f"<Evaluation of {len(self.detections)} pictures: mean average precision {self.mean_average_precision:.4f}>"
 
     def explained(self) -> str:
-        """Why nothing is right: empty where something is."""
+        """The reason for a mean average precision of 0; empty where it is higher."""
         if self.mean_average_precision > 0:
             return ""
         boxes = sum(len(found.boxes) for picture in self.detections for found in picture.values())
@@ -155,7 +155,7 @@ def scored(
     mode: Mode = "INTEGRATE",
     compatible: bool = False,
 ) -> Evaluation:
-    """What detections of every picture of a split come to; arguments as for `evaluate`."""
+    """Average precision of given detections, one mapping per picture of the split; arguments as for `evaluate`."""
     curves = {
         name: curve_of(
             [(x[name].boxes, x[name].confidences) for x in found],

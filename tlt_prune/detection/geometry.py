@@ -1,4 +1,4 @@
-"""What relates the grid of a DetectNet_v2 to its picture."""
+"""The grid of a DetectNet_v2 and its relation to the picture."""
 
 from __future__ import annotations
 

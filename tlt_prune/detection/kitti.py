@@ -1,4 +1,4 @@
-"""Labels in KITTI's format, and how pictures are divided between training and validation.
+"""Labels in KITTI's format, and the division of pictures into training and validation.
 
 One text file a picture; a line an object: name, truncated, occluded, alpha, x1, y1, x2, y2 (pixels), and seven numbers of the
 three-dimensional box: height, width, length, x, y, z, rotation.

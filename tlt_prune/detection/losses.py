@@ -1,4 +1,4 @@
-"""What a DetectNet_v2 is trained by: coverage and box objectives, a class and an objective weighted each."""
+"""Losses of DetectNet_v2: coverage and boxes, weighted by class and objective."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def objective_means(targets: Mapping[str, Any], bbox: Any, cov: Any, foreground_
 
 @dataclasses.dataclass(frozen=True)
 class TargetClass:
-    """How much a class counts.
+    """Weights of a class in the loss.
 
     Attributes:
         name: of the class.

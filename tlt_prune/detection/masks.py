@@ -1,4 +1,4 @@
-"""Where the loss counts less: under labels of chosen kinds, the regions "dontcare" of KITTI's for example.
+"""Regions where the loss counts less: under labels of chosen kinds, such as KITTI's "dontcare".
 
 The toolkit's `loss_mask_label_filter`. Such labels are boxes of a `BoxSplit` whose class number is that of the last class and
 more, so that they follow the picture through its augmentation; they are no objects.
@@ -44,7 +44,7 @@ class LabelFilter:
             )
 
     def holds(self, name: str, box: Sequence[float]) -> bool:
-        """Whether a label with that name and those corners masks."""
+        """Whether a label with this name and these corners masks the loss."""
         x1, y1, x2, y2 = box
         sized = self.width[0] <= x2 - x1 <= self.width[1] and self.height[0] <= y2 - y1 <= self.height[1]
         left, top, right, bottom = self.inside or (-float("inf"), -float("inf"), float("inf"), float("inf"))
@@ -54,7 +54,7 @@ class LabelFilter:
 
 @dataclasses.dataclass(frozen=True)
 class LossMask:
-    """What cells count in the loss.
+    """Weights of the cells in the loss.
 
     Attributes:
         filters: of labels; the i-th one's boxes have the class number of the last class plus 1 + i.

@@ -53,7 +53,7 @@ def _counted(counts: collections.Counter[str]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Wanted:
-    """What is to be made of pictures and labels.
+    """The classes, size and format that pictures and labels are read for.
 
     Attributes:
         mapping: class in the files, in lower case -> class of the model; others are left out.

@@ -1,4 +1,4 @@
-"""What a spec's `dataset_config` names, read: pictures for training and for validation."""
+"""The pictures that `dataset_config` of a spec names, split into training and validation."""
 
 from __future__ import annotations
 

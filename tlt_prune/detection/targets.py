@@ -1,4 +1,4 @@
-"""What the network is to say of a picture: coverage ellipses and boxes, rasterized on its grid.
+"""Training targets: coverage ellipses and boxes, rasterized on the grid of the network.
 
 The toolkit's rule (DetectNet_v2, `bbox_rasterizer_config`). Every box paints an ellipse around its center; cells between the
 ellipse and the box, its dead zone, are cleared of what was painted before. Boxes are painted by their lower edge, the one that is
@@ -23,7 +23,7 @@ _SAMPLES = 4
 
 @dataclasses.dataclass(frozen=True)
 class Ellipse:
-    """How boxes of a class are painted.
+    """Shape of the coverage ellipse of a class.
 
     Attributes:
         center_x, center_y: of the ellipse, as a share of the box, 0 to 1.
@@ -151,7 +151,7 @@ class Rasterizer:
         return tf.reduce_mean(by_cell, axis=(2, 4))
 
     def _written(self, best: Any, owner: Any, boxes: Any, shapes: Any) -> dict[str, Any]:
-        """What each cell says, from the box that owns it."""
+        """The targets of each cell, from the box that owns it."""
         grid = self.grid
         # One more row stands for nobody.
         numbers = tf.where(owner < 0, tf.shape(boxes)[1], owner)

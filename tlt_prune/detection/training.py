@@ -1,4 +1,4 @@
-"""What makes a Keras model a detector in training: its losses, what they come to, and weights that follow them."""
+"""Training of a detector in Keras: losses, their means as metrics, and weights that follow them."""
 
 from __future__ import annotations
 

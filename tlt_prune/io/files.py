@@ -29,7 +29,7 @@ _LONGEST_NAME = 200
 
 
 def place_of(path: Path) -> pathlib.Path:
-    """Where a name leads: what is written to a link is written to what it points to."""
+    """The path behind a name, with links resolved: writing to a link writes to its target."""
     return pathlib.Path(os.path.realpath(path))
 
 
@@ -43,7 +43,7 @@ def same(a: Path, b: Path) -> bool:
 
 
 class _Outputs:
-    """What is written but not yet in its place."""
+    """Outputs that are written but not yet in their places."""
 
     def __init__(self) -> None:
         self._stages: dict[pathlib.Path, pathlib.Path] = {}
@@ -51,7 +51,7 @@ class _Outputs:
         """Target -> whether it is a folder."""
 
     def add(self, path: Path, *, folder: bool) -> pathlib.Path:
-        """Where to write what becomes `path`: under its own name, so that writers that look at names see the final ones."""
+        """The path to write to for the output `path`: it ends in the same name, so that writers see the final one."""
         target = place_of(path)
         if any(target.is_relative_to(stage) for stage in self._stages.values()):
             # Part of what is being written already.
@@ -150,7 +150,7 @@ def together() -> Iterator[None]:
 
 @contextlib.contextmanager
 def apart() -> Iterator[None]:
-    """What is written in the block is no part of the outer `together`: scratch files, and caches that stay in any case."""
+    """Excludes files that the block writes from the outer `together`: scratch files, and caches that stay in any case."""
     token = _current.set(None)
     try:
         yield
@@ -159,7 +159,7 @@ def apart() -> Iterator[None]:
 
 
 def discard_all() -> None:
-    """What a process does with its unfinished outputs before it is ended in the middle."""
+    """Removes the unfinished outputs of a process that is about to be ended."""
     for outputs in _alive:
         outputs.discard()
 
@@ -210,7 +210,7 @@ def remove_leftovers(folder: pathlib.Path) -> None:
 
 
 def written(path: Path) -> pathlib.Path:
-    """Where a file is now that was written in this `together`: not yet in its place."""
+    """The present path of a file that was written in this `together` and is not yet in its place."""
     outputs, target = _current.get(), place_of(path)
     return outputs.new(target) if outputs is not None and outputs.holds(target) else pathlib.Path(path)
 

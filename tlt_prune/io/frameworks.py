@@ -1,4 +1,4 @@
-"""TensorFlow's start-up chatter, kept away from what a user reads; everything else passes.
+"""Import of TensorFlow and Keras without TensorFlow's start-up messages; all other messages pass.
 
 TensorFlow writes to the process's standard error from C++ while it is imported, whatever the log level.
 So the import runs with that stream redirected to a file, and the lines that are not known chatter

@@ -1,4 +1,4 @@
-"""How a script ends: at once, with its exit code, whatever threads and callbacks of libraries are in the middle of.
+"""Ending a script at once, with its exit code, whatever threads and callbacks of libraries are doing.
 
 A KeyboardInterrupt is an exception, which callbacks from C++ and finalizers swallow; a training then goes on and ends with exit
 code 0. And an interpreter that shuts down waits for reader threads that never report back. So the handler ends the process
@@ -40,7 +40,7 @@ def at_stop(cleanup: Callable[[], None]) -> None:
 
 @contextlib.contextmanager
 def held() -> Iterator[None]:
-    """What the block does is done whole: a signal that comes meanwhile ends the process afterwards."""
+    """Delays a signal until the block has ended, so that the block is done as a whole."""
     global _held
     _held += 1
     try:

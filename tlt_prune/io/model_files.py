@@ -1,4 +1,4 @@
-"""Keras' model files, read so that whatever is in one, a user gets one line."""
+"""Loading Keras model files; whatever is wrong with a file becomes a one-line error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What belongs to a model and travels with it: class names and how pictures become its input.
+"""The record that travels with a model: class names, and the preprocessing that turns pictures into its input.
 
 Whoever scores a model must feed it what it was trained on; a spec that says otherwise is an error, and one that says nothing
 gets the model's. In a .keras file this is one more member of the archive (Keras ignores it), in an ONNX file a metadata
@@ -24,14 +24,14 @@ SAVED_MODEL_FILE = "tlt_prune.json"
 
 
 class ModelInfo(Settings):
-    """What belongs to a model. The names of the fields are those of the spec's keys."""
+    """The record of a model. Its fields have the names of the spec's keys."""
 
     version: str = VERSION
     """Of the package that trained it."""
     versions: tuple[str, ...] = ()
     """Of the packages that trained it, as "keras 3.15.1"."""
     pruning: tuple[str, ...] = ()
-    """What prunes have removed of it, a line each."""
+    """Summaries of the prunes it went through, one line each."""
     classes: tuple[str, ...]
     """Class names, in the order of the outputs."""
     preprocess_mode: Literal["unit", "torch", "tf", "caffe"]
@@ -54,7 +54,7 @@ _KEYS = {
 
 
 def of_spec(spec: Spec, classes: tuple[str, ...], start: ModelInfo | None = None) -> ModelInfo:
-    """What a model that is trained by `spec`, from one that knows `start`, will know of itself."""
+    """The record of a model that is trained by `spec`; `start` is the record of the model that the training starts from."""
     values = {field: getattr(_section(spec, path), key) for field, (path, key) in _KEYS.items()}
     pruning = start.pruning if start is not None else ()
     return ModelInfo(classes=tuple(str(x) for x in classes), pruning=pruning, versions=versions(), **values)
@@ -121,7 +121,7 @@ def write(path: pathlib.Path, info: ModelInfo) -> None:
 
 
 def read(path: pathlib.Path) -> ModelInfo | None:
-    """What a .keras file says of itself; None for one of another program.
+    """The record in a .keras file; None for a file of another program.
 
     Raises:
         SpecError: it is damaged.

@@ -1,4 +1,4 @@
-"""What a script reads and what it writes: nothing that is read is ever replaced, and all that is written appears together."""
+"""Inputs and outputs of a script: no output replaces an input, and all outputs appear together."""
 
 from __future__ import annotations
 

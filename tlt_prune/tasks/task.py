@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tlt_prune.training import TrainingJob, TrainResult
 
 Inputs = Mapping[str, str | pathlib.Path | None]
-"""Where a name comes from ("-e", "dataset.train_dataset_path") -> the file or folder that is read: see `io.places`."""
+"""Source of a name ("-e", "dataset.train_dataset_path") -> the file or folder that is read: see `io.places`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Examples:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TwinTraining:
-    """How the tf_keras twin of a model is trained, for 2:4 sparsity, clustering and LiteRT.
+    """Training of the tf_keras twin of a model, for 2:4 sparsity, clustering and LiteRT.
 
     Attributes:
         arguments: of `quantization.sparsify` and its like: data, epochs, steps_per_epoch, learning_rate.
@@ -121,7 +121,7 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def training(self, folder: pathlib.Path) -> TrainingJob:
-        """What `tlt-train` does.
+        """The training of `tlt-train`: reads the model and the data that the spec names.
 
         Raises:
             TltPruneError: something in the spec, the model or the data does not fit.
@@ -154,7 +154,7 @@ class Task(abc.ABC):
         """
 
     def twin_training(self, predictor: Predictor, epochs: int, key: str) -> TwinTraining:
-        """How the model's tf_keras twin is trained; `key` is the spec key that asks for it.
+        """The training of the model's tf_keras twin; `key` is the spec key that asks for it.
 
         Raises:
             SpecError: models of this task are not trained so.
@@ -163,7 +163,7 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def export_material(self, predictor: Predictor) -> ExportMaterial:
-        """What an exported file is made and checked with."""
+        """The model, pictures and preprocessing that exported files are made of and checked with."""
 
 
 def stacked(batches: Any) -> tuple[Any, Any]:

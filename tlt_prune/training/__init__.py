@@ -3,13 +3,14 @@
 from tlt_prune.training.evaluation import Scores, score
 from tlt_prune.training.loop import TrainingJob, TrainResult, train
 from tlt_prune.training.narrow_shortcuts import subsampled_first
-from tlt_prune.training.objective import Objective, classification
+from tlt_prune.training.objective import Objective, Rows, classification
 from tlt_prune.training.regularizers import GroupLasso, regularizer, set_regularizers
 from tlt_prune.training.schedules import learning_rate
 
 __all__ = [
     "GroupLasso",
     "Objective",
+    "Rows",
     "Scores",
     "TrainResult",
     "TrainingJob",

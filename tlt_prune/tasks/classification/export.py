@@ -1,4 +1,4 @@
-"""What a classifier's exported files are made and checked with."""
+"""The model, pictures and preprocessing that a classifier's exported files are made of and checked with."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tlt_prune.tasks.task import Task, stacked
 
 
 class ClassifierMaterial:
-    """What there is to export a classifier with."""
+    """See `Task.export_material`."""
 
     def __init__(self, task: Task, predictor: Predictor) -> None:
 
@@ -49,7 +49,7 @@ class ClassifierMaterial:
         return self._inputs(train_split.sample(e.batches * e.batch_size, self.spec.train.random_seed))
 
     def training(self, epochs: int) -> Mapping[str, Any]:
-        """How its tf_keras twin is trained."""
+        """Arguments of the training of its tf_keras twin."""
         return self._task.twin_training(self.predictor, epochs, "export.litert_qat_epochs").arguments
 
     def decoded(self) -> Any:

@@ -37,7 +37,7 @@ def agreed(spec: Spec, predictor: Predictor) -> tuple[Spec, PictureFormat, bool]
 
 
 def picture_format(spec: Spec, size: tuple[int, int, int] | None = None) -> PictureFormat:
-    """What pictures are brought to, for a model of the spec's size or of `size`."""
+    """The format that pictures are converted to, for a model of the spec's size or of `size` (height, width, channels)."""
     from tlt_prune.data import PictureFormat
 
     m = spec.model

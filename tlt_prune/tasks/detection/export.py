@@ -1,4 +1,4 @@
-"""What a detector's exported files are made and checked with."""
+"""The model, pictures and preprocessing that a detector's exported files are made of and checked with."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tlt_prune.tasks.task import Task
 
 
 class DetectorMaterial:
-    """What there is to export a detector with."""
+    """See `Task.export_material`."""
 
     def __init__(self, task: Task, job: DetectionJob, predictor: Predictor) -> None:
 

@@ -75,7 +75,7 @@ class DetectionJob:
 
     @property
     def scoring(self) -> dict[str, Any]:
-        """How average precision is computed: see `detection.evaluation.evaluate`."""
+        """Arguments of `detection.evaluation.evaluate` that choose the variant of average precision."""
         return {"mode": experiment.average_precision_mode(self.message), "compatible": self.tao}
 
 

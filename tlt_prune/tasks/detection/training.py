@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from typing import TYPE_CHECKING, Any
 
 from tlt_prune import training
 from tlt_prune.config.sections import OptimConfig, RegConfig, Train
 from tlt_prune.detection import dataset, experiment, messages
+from tlt_prune.detection.targets import Rasterizer
 from tlt_prune.detection.training import AutoWeighting, objective
 from tlt_prune.errors import SpecError
 from tlt_prune.io import model_info
@@ -24,6 +26,51 @@ if TYPE_CHECKING:
     import keras
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Data:
+    """The pictures of a training, as a network of a given output size takes them.
+
+    Attributes:
+        job: the spec.
+        training, validation: the pictures.
+        output: (columns, rows) of the network's outputs.
+        channels_first: of its inputs and outputs.
+    """
+
+    job: DetectionJob
+    training: dataset.BoxSplit
+    validation: dataset.BoxSplit
+    output: tuple[int, int]
+    channels_first: bool
+
+    @property
+    def _config(self) -> Any:
+        return self.job.message.training_config
+
+    @property
+    def _raster(self) -> Rasterizer:
+        return experiment.rasterizer(self.job.message, experiment.grid(self.job.message, *self.output))
+
+    def batches(self, first_epoch: int) -> tuple[Any, int]:
+        """(augmented batches from an epoch to the end, steps per epoch)."""
+        return dataset.training_batches(
+            self.training,
+            self._raster,
+            experiment.augmentation(self.job.message, tao=self.job.tao),
+            batch_size=int(self._config.batch_size_per_gpu),
+            seed=int(self.job.message.random_seed),
+            first_epoch=first_epoch,
+            epochs=self._config.num_epochs,
+            channels_first=self.channels_first,
+            uniform=_uniform(self.job),
+        )
+
+    def in_order(self, split: dataset.BoxSplit) -> Any:
+        """Batches of a split, not augmented."""
+        size = int(self._config.batch_size_per_gpu)
+        return dataset.evaluation_batches(split, self._raster, batch_size=size, channels_first=self.channels_first)
+
+
 def training_job(job: DetectionJob, folder: pathlib.Path) -> training.TrainingJob:
     """Reads the model and the data that the spec names.
 
@@ -31,78 +78,68 @@ def training_job(job: DetectionJob, folder: pathlib.Path) -> training.TrainingJo
         TltPruneError: something in the spec, the model or the data does not fit.
     """
     message, config = job.message, job.message.training_config
-    random_seed = int(message.random_seed)
     plan = _plan(job)
-    seed(random_seed)
+    seed(int(message.random_seed))
     teacher = _teacher(job)
-    train_split, validation = job.splits()
+    splits = job.splits()
     start = _start(job)
     if config.enable_qat and start is None:
         raise SpecError(
             "training_config.enable_qat: expected a trained detector in model_config.pretrained_model_file (.keras), to be "
             "trained on in int8."
         )
-    built = start.model if start is not None else _new(job)
-    columns, rows, first = output_size(built)
-    raster = experiment.rasterizer(message, experiment.grid(message, columns, rows))
-    classes = experiment.target_classes(message)
-    batch_size = int(config.batch_size_per_gpu)
+    first_model = start.model if start is not None and start.model is not None else _new(job)
+    columns, rows, channels_first = output_size(first_model)
+    data = _Data(job, *splits, (columns, rows), channels_first)
     say(
-        f"Training {start.path if start is not None else 'a new ' + built.name} for {config.num_epochs} epochs on "
-        f"{len(train_split)} pictures with {int(train_split.is_object.sum())} objects of {len(classes)} classes; "
-        f"{len(validation)} pictures are held out. Results: {folder}"
+        f"Training {start.path if start is not None else 'a new ' + first_model.name} for {config.num_epochs} epochs on "
+        f"{len(splits[0])} pictures with {int(splits[0].is_object.sum())} objects of {len(experiment.class_names(message))} "
+        f"classes; {len(splits[1])} pictures are held out. Results: {folder}"
     )
-
-    def make_batches(first_epoch: int) -> tuple[Any, int]:
-        return dataset.training_batches(
-            train_split,
-            raster,
-            experiment.augmentation(message, tao=job.tao),
-            batch_size=batch_size,
-            seed=random_seed,
-            first_epoch=first_epoch,
-            epochs=plan.num_epochs,
-            channels_first=first,
-            uniform=_uniform(job),
-        )
-
-    pictures = DrawnDetections(job, folder, validation) if plan.tensorboard else None
-    rates = learning_rates(config.learning_rate, steps=-(-len(train_split) // batch_size))
-
-    def callbacks(history: Any) -> list[Any]:
-        weighting = AutoWeighting(experiment.objective_weights(message), classes, history)
-        # A resumed training has the rate of an uninterrupted one.
-        rates.stopped(history)
-        return [weighting, Validation(job, validation, (columns, rows), first, pictures)]
 
     def make_model() -> keras.Model:
         if not config.enable_qat:
-            return built
-        few = train_split.part(train_split.names[: plan.qat_config.samples])
-        calibration = dataset.evaluation_batches(few, raster, batch_size=batch_size, channels_first=first)
-        return quantization_aware(built, calibration, len(few), plan.qat_config)
+            return first_model
+        few = data.training.part(data.training.names[: plan.qat_config.samples])
+        return quantization_aware(first_model, data.in_order(few), len(few), plan.qat_config)
 
     return training.TrainingJob(
         make_model,
-        make_batches,
-        dataset.evaluation_batches(validation, raster, batch_size=batch_size, channels_first=first),
+        data.batches,
+        data.in_order(data.validation),
         plan,
-        training.Objective(
-            lambda: objective(classes, first, plan.distill.alpha),
-            rates.rate,
-            DetectionTask.measure.column,
-            DetectionTask.measure.label,
-            rates.stopped,
-            callbacks,
-            channel_axis=1 if first else -1,
-        ),
+        _objective(data, plan, folder),
         identity={
             "experiment": messages.to_dict(message),
-            "pictures": [len(train_split), len(validation)],
-            "contents": [train_split.checksum(), validation.checksum()],
+            "pictures": [len(x) for x in splits],
+            "contents": [x.checksum() for x in splits],
         },
         info=info_of(job, start.info if start is not None else None),
         teacher=None if teacher is None else teacher.model,
+    )
+
+
+def _objective(data: _Data, plan: Train, folder: pathlib.Path) -> training.Objective:
+    """DetectNet_v2's losses and learning rate, with validation by average precision."""
+    job, first = data.job, data.channels_first
+    config, classes = job.message.training_config, experiment.target_classes(job.message)
+    rates = learning_rates(config.learning_rate, steps=-(-len(data.training) // int(config.batch_size_per_gpu)))
+    pictures = DrawnDetections(job, folder, data.validation) if plan.tensorboard else None
+
+    def callbacks(rows: training.Rows) -> list[keras.callbacks.Callback]:
+        weighting = AutoWeighting(experiment.objective_weights(job.message), classes, rows)
+        # A resumed training has the rate of an uninterrupted one.
+        rates.stopped(rows)
+        return [weighting, Validation(job, data.validation, data.output, first, pictures)]
+
+    return training.Objective(
+        lambda: objective(classes, first, plan.distill.alpha),
+        rates.rate,
+        DetectionTask.measure.column,
+        DetectionTask.measure.label,
+        rates.stopped,
+        callbacks,
+        channel_axis=1 if first else -1,
     )
 
 

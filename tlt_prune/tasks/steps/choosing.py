@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Choice:
-    """What is decided.
+    """The criterion and the compensations of a prune.
 
     Attributes:
         options: with a criterion that is ready to be used.
