@@ -24,8 +24,7 @@ from tlt_prune.graph.labels import Alive
 from tlt_prune.graph.tracer import trace
 from tlt_prune.io import files
 from tlt_prune.pruning import pictures
-from tlt_prune.pruning.compensation import compensate
-from tlt_prune.pruning.rewrite.rewrite import rewrite
+from tlt_prune.pruning.pipeline import carry_out
 from tlt_prune.pruning.sweep import sweep
 
 _FORMAT = 3
@@ -106,26 +105,26 @@ class PruningPlan:
         layer_config_overrides: Mapping[str, Mapping[str, Any]] | None = None,
         compensation: Any = None,
         *,
+        verify: bool = False,
         by_position: bool = False,
     ) -> Any:
         """Returns `model` without the channels this plan removes; `model` stays as it is.
 
         Args:
             model: the model the plan was made for, or one of the same architecture.
+            layer_config_overrides, compensation, verify: as for `tlt_prune.prune_model`.
             by_position: whether layers correspond by their order and not by their names, which Keras chooses anew for each model
                 that is made without them ("conv2d_3").
-            layer_config_overrides: layer name -> configuration entries to replace, such as
-                `{"conv1": {"kernel_regularizer": None}}`.
-            compensation: as for `tlt_prune.prune_model`.
 
         Raises:
             PlanError: the plan does not fit the model.
+            UnsupportedModelError: the model has no graph, or a layer cannot be rebuilt.
+            LawError: `verify` found a difference.
         """
         channels = trace(model, self.settings.get("channelwise_layers", ()))
         alive = (self._renamed(channels) if by_position else self).alive(channels)
-        pruned = rewrite(channels, alive, layer_config_overrides)
-        compensate(compensation, channels, alive, pruned)
-        return pruned
+        made = carry_out(channels, alive, layer_config_overrides=layer_config_overrides, compensation=compensation, verify=verify)
+        return made.model
 
     def alive(self, channels: ChannelGraph) -> Alive:
         """`(n_labels,)`: what is retained of a traced model.

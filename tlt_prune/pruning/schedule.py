@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import pathlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Literal, Unpack
 
 from pydantic import Field
@@ -20,9 +21,7 @@ from tlt_prune.graph.channel_graph import ChannelGraph
 from tlt_prune.graph.family import Family
 from tlt_prune.graph.tracer import trace
 from tlt_prune.io import files
-from tlt_prune.pruning.api import plan_of
-from tlt_prune.pruning.compensation import compensate
-from tlt_prune.pruning.rewrite.rewrite import rewrite
+from tlt_prune.pruning.planning import decide
 from tlt_prune.pruning.select.budgets import absolute, resource_of
 from tlt_prune.pruning.select.ledger import charged
 from tlt_prune.pruning.select.select import bundle_scores
@@ -40,30 +39,72 @@ def progress_of(step: int, steps: int, kind: Kind) -> float:
     return share if kind == "linear" else 1 - (1 - share) ** 3
 
 
-def step_options(
-    options: Options, *, original: ChannelGraph, current: ChannelGraph, step: int, steps: int, kind: Kind
-) -> Options:
-    """The options of one step: the budget that is to be kept after it.
+@dataclasses.dataclass(frozen=True, eq=False)
+class PruningSteps:
+    """How the way to a budget is divided into steps.
 
-    Args:
-        options: what is to be reached after the last step.
-        original: the model before the first step.
-        current: the model before this step.
-        step: 1 <= step <= steps.
+    Attributes:
+        original: the traced model before the first step.
+        count: number of prunes.
+        kind: "linear" or "cubic": see `progress_of`.
     """
-    gone = progress_of(step, steps, kind)
-    if options.threshold is not None:
-        return options.model_copy(update={"threshold": options.threshold * gone})
-    if options.ratio is not None:
-        # Counts are rounded up: of what one step left after another, they would never come down to those of one prune.
-        by_norm = options.model_copy(update={"ratio": options.ratio * gone, "criterion": "L2"})
-        wanted = {x.layer: x.filters_after for x in plan_of(original, by_norm)[0].layers}
-        shares = {p.name: LayerOptions(ratio=1 - wanted[p.name] / len(p.labels)) for p in current.producers}
-        return options.model_copy(update={"layer_options": {**options.layer_options, **shares}})
-    resource, said = resource_of(options)
-    full = charged(resource.terms(original, options))
-    target = absolute(resource, said, full)
-    return options.model_copy(update={resource.name: full - gone * (full - target)})
+
+    original: ChannelGraph
+    count: int
+    kind: Kind
+
+    def walk(self, start: Any, first: int = 1) -> Iterator[PruningStep]:
+        """The steps from `first` on, one after the other; `start` is the model (or its file) that the first one prunes.
+
+        Whoever receives a step says what the next one starts from, in `step.result`.
+        """
+        for number in range(first, self.count + 1):
+            step = PruningStep(self, number, start)
+            yield step
+            start = step.result
+
+
+@dataclasses.dataclass(eq=False)
+class PruningStep:
+    """One prune of several.
+
+    Attributes:
+        steps: what it is one of.
+        number: 1 <= number <= steps.count.
+        start: what it prunes.
+        result: what the next step prunes, once this one's training is over; the receiver's to set.
+    """
+
+    steps: PruningSteps
+    number: int
+    start: Any
+    result: Any = None
+
+    @property
+    def is_last(self) -> bool:
+        return self.number == self.steps.count
+
+    def options(self, options: Options, current: ChannelGraph) -> Options:
+        """The options of this step: the budget that is to be kept after it.
+
+        Args:
+            options: what is to be reached after the last step.
+            current: the traced model before this step.
+        """
+        original = self.steps.original
+        gone = progress_of(self.number, self.steps.count, self.steps.kind)
+        if options.threshold is not None:
+            return options.model_copy(update={"threshold": options.threshold * gone})
+        if options.ratio is not None:
+            # Counts are rounded up: of what one step left after another, they would never come down to those of one prune.
+            by_norm = options.model_copy(update={"ratio": options.ratio * gone, "criterion": "L2"})
+            wanted = {x.layer: x.filters_after for x in decide(original, by_norm).plan.layers}
+            shares = {p.name: LayerOptions(ratio=1 - wanted[p.name] / len(p.labels)) for p in current.producers}
+            return options.model_copy(update={"layer_options": {**options.layer_options, **shares}})
+        resource, said = resource_of(options)
+        full = charged(resource.terms(original, options))
+        target = absolute(resource, said, full)
+        return options.model_copy(update={resource.name: full - gone * (full - target)})
 
 
 def iterative_prune(
@@ -72,7 +113,9 @@ def iterative_prune(
     *,
     steps: int = 4,
     schedule: Kind = "cubic",
+    layer_config_overrides: Mapping[str, Mapping[str, Any]] | None = None,
     compensation: Any = None,
+    verify: bool = False,
     folder: str | pathlib.Path | None = None,
     **options: Unpack[OptionArguments],
 ) -> Any:
@@ -84,7 +127,7 @@ def iterative_prune(
             `steps`.
         steps: number of prunes.
         schedule: "linear" or "cubic": see `progress_of`.
-        compensation: as for `tlt_prune.prune_model`, after each prune.
+        layer_config_overrides, compensation, verify: as for `tlt_prune.prune_model`, at each prune.
         folder: receives `step_1.keras`... after each training. Called again with the same arguments, it goes on after the last
             step that is there.
         **options: the fields of `tlt_prune.Options`: a budget, which is reached in the last step, and how it is reached.
@@ -94,6 +137,8 @@ def iterative_prune(
 
     Raises:
         PlanError: an option is out of range, the budget cannot be met, or `folder` holds the steps of something else.
+        UnsupportedModelError: the model has no graph, or a layer cannot be rebuilt.
+        LawError: `verify` found a difference.
     """
     if steps < 1 or schedule not in ("linear", "cubic"):
         raise PlanError(
@@ -103,24 +148,25 @@ def iterative_prune(
     channels = trace(model, chosen.channelwise_layers)
     # A budget that cannot be met is refused before hours of training, not after.
     statistic = bundle_scores(channels, chosen)
-    plan_of(channels, chosen, statistic)
+    decide(channels, chosen, statistic)
     if folder is not None:
         _refuse_what_cannot_be_loaded(model, channels.graph.family)
     with contextlib.nullcontext() if folder is None else files.claimed([folder], "pruning in steps into"):
         done = None
         if folder is not None:
-            done = _Steps(pathlib.Path(folder), _identity(model, chosen, steps, schedule), channels.graph.family)
+            identity = _identity(model, chosen, steps, schedule, layer_config_overrides)
+            done = _Steps(pathlib.Path(folder), identity, channels.graph.family)
         current, first = (done.latest() if done is not None else None) or (model, 1)
-        for step in range(first, steps + 1):
-            traced = channels if step == 1 else trace(current, chosen.channelwise_layers)
-            now = step_options(chosen, original=channels, current=traced, step=step, steps=steps, kind=schedule)
-            _, alive = plan_of(traced, now, statistic if step == 1 else None)
-            pruned = rewrite(traced, alive)
-            compensate(compensation, traced, alive, pruned)
-            returned = retrain(pruned, step)
-            current = pruned if returned is None else returned
+        for step in PruningSteps(channels, steps, schedule).walk(current, first):
+            traced = channels if step.number == 1 else trace(step.start, chosen.channelwise_layers)
+            decision = decide(traced, step.options(chosen, traced), statistic if step.number == 1 else None)
+            pruned = decision.carry_out(
+                layer_config_overrides=layer_config_overrides, compensation=compensation, verify=verify
+            ).model
+            returned = retrain(pruned, step.number)
+            current = step.result = pruned if returned is None else returned
             if done is not None:
-                done.save(current, step)
+                done.save(current, step.number)
         return current
 
 
@@ -143,14 +189,15 @@ def _refuse_what_cannot_be_loaded(model: Any, family: Family) -> None:
         ) from error
 
 
-def _identity(model: Any, options: Options, steps: int, schedule: str) -> str:
+def _identity(model: Any, options: Options, steps: int, schedule: str, overrides: Mapping[str, Any] | None) -> str:
     """What the steps in a folder belong to."""
     digest = hashlib.sha256()
     for weight in model.get_weights():
         digest.update(weight.tobytes())
     said = {k: v for k, v in options.model_dump(mode="python").items() if k != "criterion"}
     said["criterion"] = options.criterion if isinstance(options.criterion, str) else type(options.criterion).__name__
-    digest.update(json.dumps([said, steps, schedule], default=str, sort_keys=True).encode())
+    deciding = [said, steps, schedule, *([dict(overrides)] if overrides else [])]
+    digest.update(json.dumps(deciding, default=str, sort_keys=True).encode())
     return digest.hexdigest()
 
 
