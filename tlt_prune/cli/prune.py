@@ -14,7 +14,7 @@ import hashlib
 import json
 import pathlib
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from absl import flags
@@ -22,7 +22,7 @@ from absl import flags
 from tlt_prune import extras
 from tlt_prune.cli import common
 from tlt_prune.config.options import BUDGETS, Options, with_budget
-from tlt_prune.config.settings import Settings
+from tlt_prune.config.settings import Settings, names_of
 from tlt_prune.config.specs import Prune, Spec, parse_value
 from tlt_prune.errors import MissingPackageError, PlanError, SpecError
 from tlt_prune.io import files, places
@@ -72,12 +72,13 @@ def _define_options() -> None:
         info = Prune.model_fields[field]
         default = "" if info.default in (None, "", ()) or isinstance(info.default, Settings) else f" Default: {info.default}."
         text = f"{' '.join(str(info.description).split())}{default}"
-        choices = [x for x in get_args(info.annotation) if isinstance(x, str)]
-        if choices and len(choices) == len(get_args(info.annotation)):
-            flags.DEFINE_enum(_flag(field), None, choices, text, case_sensitive=False)
+        names, only_names = names_of(info)
+        if only_names:
+            flags.DEFINE_enum(_flag(field), None, names, text, case_sensitive=False)
         elif field.endswith("_layers"):
             flags.DEFINE_multi_string(_flag(field), None, f"{text} Repeatable.")
         else:
+            text += f" Names: {', '.join(names)}." if names else ""
             flags.DEFINE_string(_flag(field), None, text)
         if field in _SHORT:
             flags.DEFINE_alias(_SHORT[field], _flag(field))

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from tlt_prune.config.registry import COMPENSATIONS
 from tlt_prune.errors import PlanError
 from tlt_prune.graph.channel_graph import ChannelGraph
 from tlt_prune.graph.labels import Alive
@@ -24,7 +25,7 @@ Compensation = Callable[[ChannelGraph, Alive, Any], pd.DataFrame]
 
 
 def compensate(said: Any, channels: ChannelGraph, alive: Alive, pruned: Any) -> pd.DataFrame:
-    """Applies what `compensation=` says: "bias", an object, several of them in order, or None.
+    """Applies what `compensation=` says: the name of one that needs no data, an object, several of them in order, or None.
 
     Returns:
         A row a layer and step: "compensation", "layer", "done" and "note".
@@ -34,15 +35,22 @@ def compensate(said: Any, channels: ChannelGraph, alive: Alive, pruned: Any) -> 
     """
     frames = [pd.DataFrame(columns=["compensation", "layer", "done", "note"])]
     for each in _several(said):
-        one = Bias() if each == "bias" else each
+        one = _by_name(each) if isinstance(each, str) else each
         if not callable(one) or isinstance(one, type):
+            names = ", ".join(f'"{x}"' for x in COMPENSATIONS.names("nothing"))
             raise PlanError(
-                'compensation: expected "bias", tlt_prune.Bias(), tlt_prune.LeastSquares(data), '
+                f"compensation: expected {names}, tlt_prune.Bias(), tlt_prune.LeastSquares(data), "
                 f"tlt_prune.RecalibrateBatchNorm(data), or a list of them. Received: {each!r}."
             )
         frame = one(channels, alive, pruned)
         frames.append(frame.assign(compensation=type(one).__name__))
     return pd.concat([x for x in frames if len(x)] or frames, ignore_index=True)
+
+
+def _by_name(name: str) -> Any:
+    """A compensation that needs no data; None for another name."""
+    entry = COMPENSATIONS.find(name)
+    return entry.make() if entry is not None and entry.needs == "nothing" else None
 
 
 def _several(said: Any) -> Sequence[Any]:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from tlt_prune.config.registry import COMPENSATIONS
 from tlt_prune.errors import PlanError
 from tlt_prune.graph.channel_graph import ChannelGraph
 from tlt_prune.graph.finite import assign_finite
@@ -17,6 +18,7 @@ from tlt_prune.pruning.layer_kinds import is_batch_norm
 from tlt_prune.pruning.walk import Walk, watched
 
 
+@COMPENSATIONS.register("batch_norm", needs="inputs")
 class RecalibrateBatchNorm(TakesData):
     """Sets every moving mean and variance to those of the data, one layer after the other.
 

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from tlt_prune.config.registry import COMPENSATIONS
 from tlt_prune.graph.channel_graph import ChannelGraph
 from tlt_prune.graph.family import Family
 from tlt_prune.graph.labels import Alive
@@ -24,6 +25,7 @@ from tlt_prune.pruning.layer_kinds import is_convolution, is_dense
 from tlt_prune.pruning.walk import Walk, watched
 
 
+@COMPENSATIONS.register("bias")
 class Bias(TakesData):
     """Adds the removed channels' mean contribution to their consumers.
 

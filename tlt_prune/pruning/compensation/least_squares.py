@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from tlt_prune.config.registry import COMPENSATIONS
 from tlt_prune.errors import PlanError
 from tlt_prune.graph.channel_graph import ChannelGraph
 from tlt_prune.graph.family import Family
@@ -39,6 +40,7 @@ _FEWEST_ROWS = 20_000
 _SMALLEST_SCALE = 1e-2
 
 
+@COMPENSATIONS.register("least_squares", needs="inputs")
 class LeastSquares(TakesData):
     """Fits the kernels of convolutions and dense layers again after a prune.
 

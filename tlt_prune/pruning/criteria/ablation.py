@@ -13,6 +13,7 @@ from keras import tree
 from pydantic import Field
 
 from tlt_prune.config.options import Options
+from tlt_prune.config.registry import CRITERIA
 from tlt_prune.config.settings import Settings, checked
 from tlt_prune.config.texts import read_json
 from tlt_prune.errors import DataError, PlanError
@@ -30,6 +31,7 @@ class _Cache(Settings):
     metrics: Mapping[str, Annotated[float, Field(allow_inf_nan=False)]]
 
 
+@CRITERIA.register("Ablation", needs="metric", by_script={"chunk": 8})
 class Ablation(TakesData):
     """What the metric loses when a channel goes: the whole model's minus that with the channel's consumers given zero.
 

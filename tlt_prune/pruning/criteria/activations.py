@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from tlt_prune.config.registry import CRITERIA
 from tlt_prune.errors import PlanError
 from tlt_prune.pruning.batches import TakesData
 from tlt_prune.pruning.criteria.network import Network, Scores
@@ -47,6 +48,7 @@ class _Activations(TakesData):
         raise NotImplementedError
 
 
+@CRITERIA.register("Activation", needs="inputs")
 class Activation(_Activations):
     """Mean of |activation| over examples and positions, at the inputs of a channel's consumers.
 
@@ -63,6 +65,7 @@ class Activation(_Activations):
         return np.abs(rows).sum(axis=0, dtype=np.float64)
 
 
+@CRITERIA.register("APoZ", needs="inputs")
 class APoZ(_Activations):
     """Share of activations that are not zero: one minus the average percentage of zeros.
 

@@ -18,6 +18,7 @@ import numpy as np
 from keras import tree
 from numpy.typing import NDArray
 
+from tlt_prune.config.registry import CRITERIA
 from tlt_prune.errors import PlanError, first_line
 from tlt_prune.graph.channel_graph import ChannelGraph
 from tlt_prune.graph.family import Family
@@ -75,6 +76,7 @@ class _Gradients(TakesData):
         raise NotImplementedError
 
 
+@CRITERIA.register("Taylor", needs="loss")
 class Taylor(_Gradients):
     """Mean over small batches of |sum of w dL/dw|: how much the loss would change, to first order, if the channel went.
 
@@ -94,6 +96,7 @@ class Taylor(_Gradients):
         return np.abs(change)
 
 
+@CRITERIA.register("Fisher", needs="loss")
 class Fisher(_Gradients):
     """Half the mean over small batches of (sum of w dL/dw)^2: the change of the loss to second order, with the empirical Fisher
     information in the place of the Hessian.

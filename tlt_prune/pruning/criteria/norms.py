@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from tlt_prune.config.registry import CRITERIA
 from tlt_prune.pruning.criteria.network import Filters, Network, Scores
 
 
+@CRITERIA.register("L2")
 class L2:
     """sqrt(sum w^2): the toolkit's `min_weight`."""
 
@@ -14,6 +16,7 @@ class L2:
         return {x.name: _l2(x) for x in network.layers}
 
 
+@CRITERIA.register("L1")
 class L1:
     """sum |w|: Li et al., "Pruning Filters for Efficient ConvNets", 2017, arXiv:1608.08710, section 3.1."""
 
@@ -21,6 +24,7 @@ class L1:
         return {x.name: x.power_sums(1) for x in network.layers}
 
 
+@CRITERIA.register("Linf")
 class Linf:
     """max |w|."""
 
@@ -28,6 +32,7 @@ class Linf:
         return {x.name: np.abs(x.matrix).max(axis=1, initial=0.0) for x in network.layers}
 
 
+@CRITERIA.register("FPGM")
 class FPGM:
     """Sum of the distances to all other filters of the layer: what lies nearest to their geometric median can best be replaced.
 
@@ -39,6 +44,7 @@ class FPGM:
         return {x.name: _distances(x.matrix) for x in network.layers}
 
 
+@CRITERIA.register("LAMP")
 class LAMP:
     """Squared L2 norm over the sum of the squared norms of all filters of the layer that are not smaller.
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from tlt_prune.config.registry import CRITERIA
 from tlt_prune.errors import PlanError
 from tlt_prune.pruning.criteria.network import Network, Scores
 from tlt_prune.pruning.layer_kinds import is_batch_norm
 
 
+@CRITERIA.register("BNScale")
 class BNScale:
     """|gamma| of the batch normalization that follows; a layer that none follows has no vote.
 
@@ -34,6 +36,7 @@ class BNScale:
         return scores
 
 
+@CRITERIA.register("Random")
 class Random:
     """A seeded random number: the baseline that every other criterion has to beat.
 
