@@ -16,7 +16,7 @@ from tlt_prune.graph.tracer import trace
 from tlt_prune.pruning.compensation import compensate
 from tlt_prune.pruning.compensation.moments import Moments, activated, moments, relu
 from tlt_prune.pruning.compensation.synthetic import pictures_for
-from tlt_prune.pruning.compensation.windows import Positions, window_rows
+from tlt_prune.pruning.compensation.windows import WindowPositions, window_rows
 from tlt_prune.pruning.rewrite.rewrite import rewrite
 
 RNG = np.random.default_rng(0)
@@ -339,7 +339,7 @@ def test_window_rows_times_the_kernel_is_the_layer(layer: Any) -> None:
     rank = len(layer.kernel_size) if hasattr(layer, "kernel_size") else 1
     x = RNG.standard_normal((2, *(9, 8, 7)[:rank], 3)).astype("float32")
     expected = np.asarray(layer(x))
-    positions = Positions.of(x, layer, np.arange(Positions.count(x, layer)))
+    positions = WindowPositions.of(x, layer, np.arange(WindowPositions.count(x, layer)))
     rows = window_rows(x, layer, positions)
     found = rows @ np.asarray(layer.kernel).reshape(-1, 4)
     np.testing.assert_allclose(found, expected.reshape(-1, 4), rtol=1e-4, atol=1e-5)

@@ -292,19 +292,19 @@ def _known(names: tuple[str | type, ...], model: Any) -> tuple[str | type, ...]:
 
 def _saved(draw: Callable[[], Any], path: pathlib.Path) -> list[str]:
     """Writes a picture, where the package for pictures is installed: the names of what was written."""
-    from tlt_prune.pruning import pictures
+    from tlt_prune.pruning import plots
 
     try:
         figure = draw()
     except MissingPackageError:
         return []
-    pictures.save(figure, path)
+    plots.save(figure, path)
     return [path.name]
 
 
 def _sweep(model: Any, options: Options, output: pathlib.Path) -> list[str]:
     import tlt_prune
-    from tlt_prune.pruning import pictures
+    from tlt_prune.pruning import plots
 
     frame = tlt_prune.sweep(model, **options.model_dump(exclude={*BUDGETS, "ranking"}))
     shares = {f"{name}, %": (100 * frame[name] / whole).round(1) for name, whole in frame.attrs["whole"].items()}
@@ -315,7 +315,7 @@ def _sweep(model: Any, options: Options, output: pathlib.Path) -> list[str]:
         return []
     target = output.parent / "sweep.csv"
     files.write_text(target, frame.to_csv())
-    written = [target.name, *_saved(lambda: pictures.draw_sweep(frame), target.with_suffix(".png"))]
+    written = [target.name, *_saved(lambda: plots.draw_sweep(frame), target.with_suffix(".png"))]
     return [f"Wrote {' and '.join(written)} to {target.parent}. Choose a threshold: tlt-prune{common.spec_flag()} -pth ..."]
 
 

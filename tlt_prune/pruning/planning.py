@@ -9,11 +9,12 @@ from tlt_prune.config.options import Options
 from tlt_prune.graph.channel_graph import ChannelGraph
 from tlt_prune.graph.labels import Alive
 from tlt_prune.pruning.cost.costs import by_row, costs
-from tlt_prune.pruning.criteria.network import Scores
+from tlt_prune.pruning.cost.terms import charged
+from tlt_prune.pruning.criteria.network import FilterScores
 from tlt_prune.pruning.pipeline import Outcome, carry_out
-from tlt_prune.pruning.plan import LayerPlan, PruningPlan, quantiles
+from tlt_prune.pruning.plan import LayerPlan, PruningPlan
+from tlt_prune.pruning.report import quantiles
 from tlt_prune.pruning.select.budgets import resource_of
-from tlt_prune.pruning.select.ledger import charged
 from tlt_prune.pruning.select.select import Selection, select
 
 
@@ -36,7 +37,7 @@ class Decision:
         return carry_out(self.channels, self.alive, **arguments)
 
 
-def decide(channels: ChannelGraph, options: Options, statistic: Scores | None = None) -> Decision:
+def decide(channels: ChannelGraph, options: Options, statistic: FilterScores | None = None) -> Decision:
     """Decides which channels of a traced model stay.
 
     Args:

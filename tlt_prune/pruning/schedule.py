@@ -21,9 +21,9 @@ from tlt_prune.graph.channel_graph import ChannelGraph
 from tlt_prune.graph.family import Family
 from tlt_prune.graph.tracer import trace
 from tlt_prune.io import files
+from tlt_prune.pruning.cost.terms import charged
 from tlt_prune.pruning.planning import decide
 from tlt_prune.pruning.select.budgets import absolute, resource_of
-from tlt_prune.pruning.select.ledger import charged
 from tlt_prune.pruning.select.select import bundle_scores
 
 Kind = Literal["linear", "cubic"]

@@ -18,9 +18,9 @@ from keras import tree
 from tlt_prune.errors import QuantizationError
 from tlt_prune.graph.execute import rewired
 from tlt_prune.graph.family import Family
+from tlt_prune.graph.kinds import is_any
 from tlt_prune.graph.reader import Call, Graph, matches, nearest_name, read
-from tlt_prune.pruning.batches import Batches, progress
-from tlt_prune.pruning.layer_kinds import is_any
+from tlt_prune.pruning.running.batches import Batches, progress
 from tlt_prune.quantization.copying import copied
 from tlt_prune.quantization.layers import QUANTIZED, FakeQuantize, QuantizedWithNorm, along_channels, off
 from tlt_prune.quantization.ranges import METHODS, Histogram

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from tlt_prune.config.registry import COMPENSATIONS
 from tlt_prune.graph.channel_graph import ChannelGraph
 from tlt_prune.graph.family import Family
+from tlt_prune.graph.kinds import is_convolution, is_dense
 from tlt_prune.graph.labels import Alive
 from tlt_prune.graph.reader import Call, read
-from tlt_prune.pruning.batches import TakesData
 from tlt_prune.pruning.compensation.consumers import Home, homes, pairs, removed_inputs
 from tlt_prune.pruning.compensation.moments import moments
-from tlt_prune.pruning.layer_kinds import is_convolution, is_dense
-from tlt_prune.pruning.walk import Walk, watched
+from tlt_prune.pruning.running.batches import TakesData
+from tlt_prune.pruning.running.walk import Walk, watched
 
 
 @COMPENSATIONS.register("bias")
@@ -63,7 +63,7 @@ class Bias(TakesData):
                 continue
             home = rooms.get(id(new.op))
             mean = means.get(old.inputs[0].key)
-            reason = _why_not(family, old, calls[id(op)], home, mean)
+            reason = _reason_left_alone(family, old, calls[id(op)], home, mean)
             if home is not None and mean is not None and not reason:
                 (index, removed), *_ = gone[id(op)].items()
                 kernel = family.numpy(family.weights(op)[index]).astype(np.float64)
@@ -91,7 +91,7 @@ class Bias(TakesData):
         return self._means
 
 
-def _why_not(family: Family, call: Call, times: int, home: Home | None, mean: Any) -> str:
+def _reason_left_alone(family: Family, call: Call, times: int, home: Home | None, mean: Any) -> str:
     if not (is_convolution(family, call.op) or is_dense(family, call.op)):
         return f"{type(call.op).__name__} is left alone: expected a convolution without groups or a dense layer"
     if times > 1:

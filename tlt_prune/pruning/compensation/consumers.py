@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from tlt_prune.graph.channel_graph import ChannelGraph
 from tlt_prune.graph.family import Family
 from tlt_prune.graph.finite import assign_finite
+from tlt_prune.graph.kinds import is_batch_norm, is_convolution, is_dense
 from tlt_prune.graph.labels import Alive
 from tlt_prune.graph.reader import Call, Graph
-from tlt_prune.pruning.layer_kinds import is_batch_norm, is_convolution, is_dense
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

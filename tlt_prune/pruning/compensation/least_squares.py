@@ -24,14 +24,14 @@ from tlt_prune.errors import PlanError
 from tlt_prune.graph.channel_graph import ChannelGraph
 from tlt_prune.graph.family import Family
 from tlt_prune.graph.finite import assign_finite
+from tlt_prune.graph.kinds import is_convolution, is_dense
 from tlt_prune.graph.labels import Alive
 from tlt_prune.graph.reader import read
-from tlt_prune.pruning.batches import Batches, TakesData
 from tlt_prune.pruning.compensation.consumers import Home, Shortcut, homes, shortcuts
 from tlt_prune.pruning.compensation.synthetic import pictures_for
-from tlt_prune.pruning.compensation.windows import Positions, window_rows
-from tlt_prune.pruning.layer_kinds import is_convolution, is_dense
-from tlt_prune.pruning.walk import Step, Values, side_by_side, watched
+from tlt_prune.pruning.compensation.windows import WindowPositions, window_rows
+from tlt_prune.pruning.running.batches import Batches, TakesData
+from tlt_prune.pruning.running.walk import Step, Values, side_by_side, watched
 
 # Rows of the equations for each unknown of a column: more of them change the solution less than other pictures would.
 _ROWS_PER_UNKNOWN = 20
@@ -85,7 +85,7 @@ class LeastSquares(TakesData):
             path, op = old.call.path, old.call.op
             if id(op) not in readers or old.call.inner is not None or np.array_equal(*_firsts(old, new)):
                 continue
-            reason = _why_not(family, old)
+            reason = _reason_not_fitted(family, old)
             if reason:
                 rows.append((path, False, reason))
                 continue
@@ -141,7 +141,7 @@ def _firsts(old: Step, new: Step) -> tuple[NDArray[Any], NDArray[Any]]:
     return np.asarray(old.input()[0]), np.asarray(new.input()[0])
 
 
-def _why_not(family: Family, step: Step) -> str:
+def _reason_not_fitted(family: Family, step: Step) -> str:
     op = step.call.op
     if not step.only_call:
         return "it is called several times"
@@ -156,7 +156,7 @@ def _lost_by_shortcut(
     new: Step,
     shortcut: tuple[Shortcut | None, Shortcut | None],
     keep: NDArray[np.bool_],
-    positions: Positions,
+    positions: WindowPositions,
     batch: int,
 ) -> Any:
     """What is missing, at these positions, of what is added to the layer's output: in units of that output."""
@@ -182,12 +182,12 @@ def _lost_by_shortcut(
 
 def _chosen(op: Any, old: Values, new: Values, most: int, rng: np.random.Generator) -> Any:
     """(positions, inputs of the original, inputs of the pruned layer) a batch: at most `most` positions in all."""
-    sizes = [Positions.count(x, op) for x in new]
+    sizes = [WindowPositions.count(x, op) for x in new]
     share = min(1.0, most / max(sum(sizes), 1))
     for x_old, x_new, size in zip(old, new, sizes, strict=True):
         wanted = max(1, round(size * share))
         chosen = np.arange(size) if wanted >= size else np.sort(rng.choice(size, wanted, replace=False))
-        yield Positions.of(x_new, op, chosen), np.asarray(x_old), np.asarray(x_new)
+        yield WindowPositions.of(x_new, op, chosen), np.asarray(x_old), np.asarray(x_new)
 
 
 def _solved(

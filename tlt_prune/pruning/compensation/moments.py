@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tlt_prune.graph.family import Family
+from tlt_prune.graph.kinds import is_any, is_batch_norm
 from tlt_prune.graph.reader import Call, Graph
 from tlt_prune.graph.rules.elementwise import acts_on_each_element
-from tlt_prune.pruning.layer_kinds import is_any, is_batch_norm
 
 _Vector = NDArray[np.float64]
 # Nodes and weights of the integral over a standard normal, on a grid fine enough for functions with a kink.

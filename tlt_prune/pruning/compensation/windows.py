@@ -53,7 +53,7 @@ def padding_before(sizes: tuple[int, ...], op: Any) -> list[tuple[int, int]]:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Positions:
+class WindowPositions:
     """Positions in the output of a layer: index arrays of the example and of each spatial axis (for a dense layer: of every
     axis but the last)."""
 
@@ -65,14 +65,14 @@ class Positions:
 
     @staticmethod
     def count(x: Any, op: Any) -> int:
-        return math.prod(Positions.shape(x, op))
+        return math.prod(WindowPositions.shape(x, op))
 
     @staticmethod
-    def of(x: Any, op: Any, flat: NDArray[np.int64]) -> Positions:
-        return Positions(tuple(np.unravel_index(flat, Positions.shape(x, op))))
+    def of(x: Any, op: Any, flat: NDArray[np.int64]) -> WindowPositions:
+        return WindowPositions(tuple(np.unravel_index(flat, WindowPositions.shape(x, op))))
 
 
-def window_rows(x: NDArray[Any], op: Any, positions: Positions) -> NDArray[Any]:
+def window_rows(x: NDArray[Any], op: Any, positions: WindowPositions) -> NDArray[Any]:
     """`(n_positions, kernel size * channels)`, in the order of the kernel's axes."""
     if not hasattr(op, "kernel_size"):
         return np.asarray(x[positions.indices])

@@ -25,12 +25,12 @@ from tlt_prune.config.settings import Settings, checked
 from tlt_prune.config.texts import read_json
 from tlt_prune.errors import DataError, PlanError
 from tlt_prune.graph.channel_graph import ChannelGraph
+from tlt_prune.graph.kinds import is_any, is_convolution, is_dense
 from tlt_prune.graph.labels import Labels
 from tlt_prune.graph.reader import Call
 from tlt_prune.io import files
-from tlt_prune.pruning.batches import progress
-from tlt_prune.pruning.layer_kinds import is_any, is_convolution, is_dense
-from tlt_prune.pruning.select.ledger import Term, charged
+from tlt_prune.pruning.cost.terms import Term, charged
+from tlt_prune.pruning.running.batches import progress
 
 # Channel counts that are measured on either side of a layer.
 _POINTS = 5
@@ -180,7 +180,7 @@ def _layers_of(channels: ChannelGraph, call: Call) -> list[tuple[dict[str, Any],
         rank = len(size)
         facts = {
             "kind": "depthwise" if depthwise else "conv",
-            "size": _known(size, call),
+            "size": _fixed(size, call),
             "kernel": list(op.kernel_size),
             "strides": list(op.strides),
             "dilation": list(op.dilation_rate),
@@ -189,12 +189,12 @@ def _layers_of(channels: ChannelGraph, call: Call) -> list[tuple[dict[str, Any],
         vectors = [axes[0, rank]] if depthwise else [axes[0, rank], axes[0, rank + 1]]
         return [(facts, vectors)]
     if is_dense(family, op):
-        rows = _known(call.inputs[0].shape[1:-1], call)
+        rows = _fixed(call.inputs[0].shape[1:-1], call)
         return [({"kind": "dense", "size": [int(np.prod(rows))]}, [axes[0, 0], axes[0, 1]])]
     return []
 
 
-def _known(size: Sequence[int | None], call: Call) -> list[int]:
+def _fixed(size: Sequence[int | None], call: Call) -> list[int]:
     if None in size:
         raise PlanError(
             f"latency_ms: the size of what '{call.path}' is given is open. Expected a model with fixed sizes, or another budget."

@@ -12,18 +12,16 @@ import numpy as np
 from keras import tree
 from pydantic import Field
 
-from tlt_prune.config.options import Options
 from tlt_prune.config.registry import CRITERIA
 from tlt_prune.config.settings import Settings, checked
 from tlt_prune.config.texts import read_json
 from tlt_prune.errors import DataError, PlanError
 from tlt_prune.graph.labels import Labels
 from tlt_prune.io import files
-from tlt_prune.pruning.ablation import consumers, metric_of, metrics_without
-from tlt_prune.pruning.batches import Batches, TakesData, progress
-from tlt_prune.pruning.criteria.network import Network, Scores
+from tlt_prune.pruning.criteria.network import FilterScores, Network
 from tlt_prune.pruning.criteria.norms import L2
-from tlt_prune.pruning.select.groups import grouping
+from tlt_prune.pruning.running.batches import Batches, TakesData, progress
+from tlt_prune.pruning.running.switched_off import consumers, metric_of, metrics_without
 
 
 class _Cache(Settings):
@@ -38,7 +36,7 @@ class Ablation(TakesData):
     Mozer and Smolensky, "Skeletonization", NIPS 1988, measure it so; everything else estimates it. It takes one evaluation a
     channel
     or, with `chunk`, one for each run of channels of neighboring norms. A channel that is read inside one layer (a head
-    of attention) has no vote.
+    of attention) is not scored.
 
     Args:
         data: `(x, y)`: arrays, a `tf.data.Dataset`, a `PyDataset` or batches.
@@ -71,7 +69,7 @@ class Ablation(TakesData):
         self._metric, self._chunk = metric_of(metric), chunk
         self._cache = pathlib.Path(cache) if cache is not None else None
 
-    def __call__(self, network: Network) -> dict[str, Scores]:
+    def __call__(self, network: Network) -> dict[str, FilterScores]:
         channels = network.channels
         batches = self._read(channels.graph, "criterion Ablation", labeled=True)
         sets = [np.zeros(0, np.int64), *_chunks(network, self._chunk)]
@@ -135,7 +133,7 @@ def _chunks(network: Network, size: int) -> list[Labels]:
     for layer in network.layers:
         bundles = root[layer.labels]
         np.maximum.at(strength, bundles, norms[layer.name] / max(float(norms[layer.name].max(initial=0.0)), 1e-30))
-    # What cannot be switched off has no vote.
-    found = grouping(channels, np.where(seen, strength, np.nan), Options(), 1)
-    weakest_first = [group.members[::-1] for group in found.groups]
+    # What cannot be switched off is not scored.
+    _, groups = channels.grouped(network.removable & seen)
+    weakest_first = [members[np.argsort(-strength[members], kind="stable")][::-1] for members in groups]
     return [members[at : at + size] for members in weakest_first for at in range(0, len(members), size)]

@@ -22,8 +22,8 @@ from tlt_prune.config.registry import CRITERIA
 from tlt_prune.errors import PlanError, first_line
 from tlt_prune.graph.channel_graph import ChannelGraph
 from tlt_prune.graph.family import Family
-from tlt_prune.pruning.batches import TakesData, progress
-from tlt_prune.pruning.criteria.network import Network, Scores
+from tlt_prune.pruning.criteria.network import FilterScores, Network
+from tlt_prune.pruning.running.batches import TakesData, progress
 
 # Examples that share one gradient: the fewer, the less do their wishes cancel; one costs too much time.
 _TOGETHER = 8
@@ -44,7 +44,7 @@ class _Gradients(TakesData):
         super().__init__(data, steps, batch_size)
         self._loss, self._together = loss, together
 
-    def __call__(self, network: Network) -> dict[str, Scores]:
+    def __call__(self, network: Network) -> dict[str, FilterScores]:
         name = type(self).__name__
         graph = network.channels.graph
         batches = self._read(graph, f"criterion {name}", labeled=True)

@@ -19,9 +19,9 @@ from tlt_prune.errors import PlanError
 from tlt_prune.graph.channel_graph import ChannelGraph
 from tlt_prune.pruning.cost.granularity import chosen_granularity
 from tlt_prune.pruning.cost.latency import table_at
-from tlt_prune.pruning.criteria.network import Scores
-from tlt_prune.pruning.select import ledger
-from tlt_prune.pruning.select.groups import Group, Grouping, alive_of, largest_share
+from tlt_prune.pruning.cost.terms import Term, byte_terms, charged, mac_terms, param_terms
+from tlt_prune.pruning.select.groups import Group, Grouping, largest_share
+from tlt_prune.pruning.select.ledger import Ledger
 
 # Of the target: floating point may not decide whether a budget is met.
 _ROUNDING = 1e-9
@@ -33,46 +33,44 @@ class Resource:
 
     name: str
     unit: str
-    terms: Callable[[ChannelGraph, Options], list[ledger.Term]]
+    terms: Callable[[ChannelGraph, Options], list[Term]]
 
     def shown(self, value: float) -> str:
         return f"{value:,.0f}{self.unit}" if value >= 1000 else f"{value:.4g}{self.unit}"
 
 
-def _latency_terms(channels: ChannelGraph, options: Options) -> list[ledger.Term]:
+def _latency_terms(channels: ChannelGraph, options: Options) -> list[Term]:
     granularity = chosen_granularity(channels.graph, options.granularity)
     return table_at(options.latency_table).terms(channels, granularity)
 
 
 _RESOURCES = (
-    Resource("params", " parameters", lambda channels, options: ledger.param_terms(channels)),
-    Resource("macs", " MACs", lambda channels, options: ledger.mac_terms(channels)),
-    Resource("size_mb", " MB", lambda channels, options: ledger.byte_terms(channels)),
+    Resource("params", " parameters", lambda channels, options: param_terms(channels)),
+    Resource("macs", " MACs", lambda channels, options: mac_terms(channels)),
+    Resource("size_mb", " MB", lambda channels, options: byte_terms(channels)),
     Resource("latency_ms", " ms", _latency_terms),
 )
 
 
-def within_budget(channels: ChannelGraph, found: Grouping, statistic: Scores, options: Options) -> list[int]:
+def within_budget(grouping: Grouping, options: Options) -> list[int]:
     """How many bundles of each group stay.
 
     Args:
-        channels: the traced model.
-        found: its groups.
-        statistic: `(n_labels,)`, the score of each bundle at its root.
+        grouping: the groups of a traced model.
         options: with one of `params`, `macs`, `size_mb` and `latency_ms`.
 
     Raises:
         PlanError: the budget cannot be met, or cannot be counted.
     """
     resource, said = resource_of(options)
-    search = _Search(channels, found, statistic, resource.terms(channels, options))
+    search = _Search(grouping, resource.terms(grouping.channels, options))
     target = absolute(resource, said, search.whole)
-    fixed = {g: group.without_share(group.ratio) for g, group in enumerate(found.groups) if group.ratio is not None}
-    least = [fixed.get(g, group.rounded(0)) for g, group in enumerate(found.groups)]
-    most = [fixed.get(g, group.depth) for g, group in enumerate(found.groups)]
+    fixed = {g: group.without_share(group.ratio) for g, group in enumerate(grouping.groups) if group.ratio is not None}
+    least = [fixed.get(g, group.rounded(0)) for g, group in enumerate(grouping.groups)]
+    most = [fixed.get(g, group.depth) for g, group in enumerate(grouping.groups)]
     reach = search.cost(least)
     if reach > target * (1 + _ROUNDING):
-        raise PlanError(_unreachable(resource, said, target, reach, search.whole, options, found))
+        raise PlanError(_unreachable(resource, said, target, reach, search.whole, options, grouping))
     start = _locally if options.ranking == "local" else _globally
     return search.filled(start(search, least, most, target), most, target, by_share=options.ranking == "local")
 
@@ -109,20 +107,19 @@ def absolute(resource: Resource, said: float | str, whole: float) -> float:
 class _Search:
     """Costs of counts, stepwise, and settled where layers feed several groups."""
 
-    def __init__(self, channels: ChannelGraph, found: Grouping, statistic: Scores, terms: Sequence[ledger.Term]) -> None:
-        self._channels, self._statistic, self._terms = channels, statistic, terms
-        self.found = found
-        self.ledger = ledger.Ledger(channels, found, terms)
+    def __init__(self, grouping: Grouping, terms: Sequence[Term]) -> None:
+        self._terms = terms
+        self.grouping = grouping
+        self.ledger = Ledger(grouping, terms)
         self.whole = self.ledger.total
 
     def cost(self, counts: Sequence[int]) -> float:
         """What the model with these counts costs, exactly."""
-        alive = alive_of(self._channels, self.found, counts, self._statistic)
-        return ledger.charged(self._terms, alive)
+        return charged(self._terms, self.grouping.alive(counts))
 
     def filled(self, counts: list[int], most: Sequence[int], target: float, *, by_share: bool) -> list[int]:
         """Brings steps back as long as one fits: with `by_share` where the smallest share is left, else the best score first."""
-        groups = self.found.groups
+        groups = self.grouping.groups
         limit = target * (1 + _ROUNDING)
         self.ledger.set_all(counts)
         stuck: set[int] = set()
@@ -167,23 +164,23 @@ def _nearest(group: Group, share_left: float) -> int:
 
 def _locally(search: _Search, least: Sequence[int], most: Sequence[int], target: float) -> list[int]:
     """The smallest share that every group can give, to its nearest step: by bisection over the shares where a count changes."""
-    groups = search.found.groups
+    groups = search.grouping.groups
 
     def counts(share_left: float) -> list[int]:
-        nearest = (_nearest(group, share_left) for group in groups)
-        return [min(max(count, low), high) for count, low, high in zip(nearest, least, most, strict=True)]
+        wanted = (_nearest(group, share_left) for group in groups)
+        return [min(max(count, low), high) for count, low, high in zip(wanted, least, most, strict=True)]
 
     shares = {_middle(group, k) for group in groups for k in range(0, group.depth, group.step)}
     descending = [1.0, *sorted(shares, reverse=True)]
     # The last, which removes everything that may go, is taken where none is enough.
     first = bisect.bisect_left(descending, True, hi=len(descending) - 1, key=lambda share: search.cost(counts(share)) <= target)
-    found = counts(descending[first])
-    return found if search.cost(found) <= target * (1 + _ROUNDING) else list(least)
+    nearest = counts(descending[first])
+    return nearest if search.cost(nearest) <= target * (1 + _ROUNDING) else list(least)
 
 
 def _globally(search: _Search, least: Sequence[int], most: Sequence[int], target: float) -> list[int]:
     """Steps go in the order of score lost for what is saved, until the budget is met."""
-    groups = search.found.groups
+    groups = search.grouping.groups
     ledger_ = search.ledger
     ledger_.set_all(most)
     counter = itertools.count()
@@ -222,13 +219,13 @@ def _globally(search: _Search, least: Sequence[int], most: Sequence[int], target
 
 
 def _unreachable(
-    resource: Resource, said: Any, target: float, reach: float, whole: float, options: Options, found: Grouping
+    resource: Resource, said: Any, target: float, reach: float, whole: float, options: Options, grouping: Grouping
 ) -> str:
     what = f" ({resource.shown(target)})" if isinstance(said, str) or target != said else ""
-    limits = [f"granularity={found.granularity}", f"min_num_filters={options.min_num_filters}"]
+    limits = [f"granularity={grouping.granularity}", f"min_num_filters={options.min_num_filters}"]
     if largest_share(options) is not None:
         limits.append(f"max_ratio={largest_share(options)}")
-    if found.excluded:
+    if grouping.excluded:
         limits.append("excluded_layers")
     return (
         f"{resource.name}={said}{what} cannot be met: with {', '.join(limits)} this model keeps at least "

@@ -17,7 +17,7 @@ from keras import tree
 
 from tlt_prune.errors import UnsupportedModelError
 from tlt_prune.graph.reader import Call, Graph, Tensor
-from tlt_prune.pruning.batches import Batch, progress
+from tlt_prune.pruning.running.batches import Batch, progress
 
 _Step = TypeVar("_Step")
 Values = list[Any]
