@@ -17,6 +17,7 @@ from tlt_prune.errors import PlanError, RuleError
 from tlt_prune.graph import rules
 from tlt_prune.graph.call_trace import CallTrace, Record
 from tlt_prune.graph.channel_graph import ChannelGraph, TensorLabels
+from tlt_prune.graph.execute import Execution
 from tlt_prune.graph.labels import Labels, Shape, settle, varying_axes
 from tlt_prune.graph.reader import Graph, matches, nearest_name, read
 
@@ -62,15 +63,16 @@ class _Tracer:
         first = self._input_labels.setdefault(id(graph), tuple(inputs))
         for a, b in zip(first, inputs, strict=True):
             self.record.table.unify(a, b)
-        known = {x.key: labels for x, labels in zip(graph.flat_inputs, inputs, strict=True)}
-        for call in graph.calls:
+        # A nested model is a call with a rule: `_apply` runs it.
+        execution = Execution(graph, inputs, opened=False)
+        for pending in execution:
+            call = pending.call
             view = CallTrace(self.record, self._apply, call, self._times)
-            results = self._apply(view, [known[x.key] for x in call.inputs])
-            for tensor, labels in zip(call.outputs, results, strict=True):
-                known[tensor.key] = labels
-                self._tensors.append(TensorLabels(call.op, call.path, labels))
-        self._labels_of |= known
-        return [known[x.key] for x in graph.flat_outputs]
+            pending.results = self._apply(view, pending.inputs)
+            self._tensors += [TensorLabels(call.op, call.path, labels) for labels in pending.results]
+        (labels_of,) = execution.scopes
+        self._labels_of |= labels_of
+        return execution.outputs
 
     def _apply(self, view: CallTrace, arguments: Sequence[Labels]) -> list[Labels]:
         """The one way a rule is applied: to a call, to a layer in a wrapper, to a layer that is an activation."""

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tlt_prune.graph.execute import Execution
 from tlt_prune.graph.family import Family
 from tlt_prune.graph.kinds import is_any, is_batch_norm
 from tlt_prune.graph.reader import Call, Graph
@@ -45,26 +46,11 @@ class Moments:
 
 def moments(graph: Graph) -> dict[int, Moments]:
     """Tensor key -> moments, for each tensor of which they are known."""
-    known: dict[int, Moments] = {}
-    _run(graph, known)
-    return known
-
-
-def _run(graph: Graph, known: dict[int, Moments]) -> None:
-    for call in graph.calls:
-        if call.inner is not None:
-            if not call.over_time:
-                inner = call.inner
-                pairs = zip(inner.flat_inputs, call.inputs, strict=True)
-                known.update({a.key: known[b.key] for a, b in pairs if b.key in known})
-                _run(inner, known)
-                outer = zip(call.outputs, inner.flat_outputs, strict=True)
-                known.update({a.key: known[b.key] for a, b in outer if b.key in known})
-            continue
-        given = [known.get(x.key) for x in call.inputs]
-        found = _after(graph.family, call, given)
-        if found is not None:
-            known[call.outputs[0].key] = found
+    execution: Execution[Moments | None] = Execution(graph, [None] * len(graph.flat_inputs))
+    for pending in execution:
+        after = _after(graph.family, pending.call, pending.inputs)
+        pending.results = [after, *[None] * (len(pending.call.outputs) - 1)]
+    return {key: x for scope in execution.scopes for key, x in scope.items() if x is not None}
 
 
 def _after(family: Family, call: Call, given: Sequence[Moments | None]) -> Moments | None:

@@ -17,9 +17,10 @@ from keras import tree
 from tlt_prune.errors import PlanError, UnsupportedModelError
 from tlt_prune.graph.channel_graph import ChannelGraph, Edit, resolve
 from tlt_prune.graph.classes import is_keras_class
+from tlt_prune.graph.execute import Execution, PendingCall, filled
 from tlt_prune.graph.family import Family, all_layers
 from tlt_prune.graph.labels import Alive, kept_shape
-from tlt_prune.graph.reader import Call, Graph, Tensor, matches, nearest_name
+from tlt_prune.graph.reader import Call, Graph, matches, nearest_name
 from tlt_prune.pruning.rewrite import initializers
 from tlt_prune.pruning.rewrite.compile_state import copy_compile_state
 from tlt_prune.pruning.rewrite.model_class import same_class
@@ -105,14 +106,13 @@ class _Rewriter:
 
     def _functional(self, graph: Graph) -> Any:
         inputs = [layer.output if layer is not None else tensor for layer, tensor in self._inputs(graph)]
-        known = dict(zip([x.key for x in graph.flat_inputs], inputs, strict=True))
-        for call in graph.calls:
-            args, kwargs = self._arguments(call, known)
-            results = tree.flatten(self._op(call)(*args, **kwargs))
-            known.update(zip([x.key for x in call.outputs], results, strict=True))
+        execution: Execution[Any] = Execution(graph, inputs, opened=False)
+        for pending in execution:
+            args, kwargs = self._arguments(pending)
+            pending.results = tree.flatten(self._op(pending.call)(*args, **kwargs))
         parts = {
             "inputs": tree.pack_sequence_as(graph.inputs, inputs),
-            "outputs": tree.map_structure(lambda x: known[x.key], graph.outputs),
+            "outputs": tree.pack_sequence_as(graph.outputs, execution.outputs),
             "name": graph.model.name,
         }
         return same_class(graph.model, self._family, self._family.namespace().Model, parts)
@@ -137,14 +137,15 @@ class _Rewriter:
             pairs.append((type(op).from_config({**config, key: shape}), None))
         return pairs
 
-    def _arguments(self, call: Call, known: Mapping[int, Any]) -> tuple[Any, Any]:
-        args, kwargs = list(call.args), dict(call.kwargs)
-        for edit in self._argument_edits.get(id(call), ()):
+    def _arguments(self, pending: PendingCall[Any]) -> tuple[Any, Any]:
+        """What a call is given in the new model."""
+        args, kwargs = list(pending.call.args), dict(pending.call.kwargs)
+        for edit in self._argument_edits.get(id(pending.call), ()):
             if isinstance(edit.key, int) and edit.key < len(args):
                 args[edit.key] = resolve(edit.value, self._alive)
             else:
                 kwargs[edit.key] = resolve(edit.value, self._alive)
-        new: tuple[Any, Any] = tree.map_structure(lambda x: known[x.key] if isinstance(x, Tensor) else x, (tuple(args), kwargs))
+        new: tuple[Any, Any] = filled((tuple(args), kwargs), pending.values)
         return new
 
     # --- operations ---
