@@ -17,7 +17,7 @@ from tlt_prune.graph.labels import Labels, Shape, reshape, settle, varying_axes
 from tlt_prune.graph.rules.registry import layer, raw_op
 
 
-@layer("Flatten")
+@layer("Flatten", traits=["flatten"])
 def flatten(call: CallTrace, x: Labels) -> Any:
     shape = call.in_shapes[0]
     if getattr(call.op, "data_format", None) == "channels_first" and x.ndim > 2:

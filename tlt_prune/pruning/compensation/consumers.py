@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tlt_prune.graph.channel_graph import ChannelGraph
 from tlt_prune.graph.family import Family
 from tlt_prune.graph.finite import assign_finite
-from tlt_prune.graph.kinds import is_batch_norm, is_convolution, is_dense
+from tlt_prune.graph.kinds import has_trait, is_batch_norm, is_convolution, is_dense
 from tlt_prune.graph.labels import Alive
 from tlt_prune.graph.reader import Call, Graph
 
@@ -82,7 +82,7 @@ def shortcuts(graph: Graph) -> dict[int, Shortcut]:
 
 
 def _is_add(family: Family, call: Call) -> bool:
-    return (family.is_a(call.op, "Add") or type(call.op).__name__ == "Add") and len({x.shape for x in call.inputs}) == 1
+    return has_trait(family, call.op, "sum") and len({x.shape for x in call.inputs}) == 1
 
 
 def homes(graph: Graph) -> dict[int, Home]:

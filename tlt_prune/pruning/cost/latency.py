@@ -25,7 +25,7 @@ from tlt_prune.config.settings import Settings, checked
 from tlt_prune.config.texts import read_json
 from tlt_prune.errors import DataError, PlanError
 from tlt_prune.graph.channel_graph import ChannelGraph
-from tlt_prune.graph.kinds import is_any, is_convolution, is_dense
+from tlt_prune.graph.kinds import has_trait, is_convolution, is_dense
 from tlt_prune.graph.labels import Labels
 from tlt_prune.graph.reader import Call
 from tlt_prune.io import files
@@ -35,7 +35,6 @@ from tlt_prune.pruning.running.batches import progress
 # Channel counts that are measured on either side of a layer.
 _POINTS = 5
 _SHORTEST_RUNS, _SHORTEST_SECONDS, _REPEATS = 5, 0.003, 5
-_DEPTHWISE = ("DepthwiseConv1D", "DepthwiseConv2D")
 
 
 Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -171,7 +170,7 @@ def _layers_of(channels: ChannelGraph, call: Call) -> list[tuple[dict[str, Any],
     family, op = channels.graph.family, call.op
     if call.inner is not None or not family.is_layer(op):
         return []
-    depthwise = is_any(family, op, _DEPTHWISE) and op.depth_multiplier == 1
+    depthwise = has_trait(family, op, "depthwise convolution") and op.depth_multiplier == 1
     axes = {(a.index, a.axis): a.labels for a in channels.axes if a.op is op}
     if depthwise or is_convolution(family, op):
         first = op.data_format == "channels_first"

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from tlt_prune.errors import LawError, first_line
 from tlt_prune.graph.channel_graph import ChannelGraph
 from tlt_prune.graph.family import Family
+from tlt_prune.graph.kinds import has_trait
 from tlt_prune.graph.labels import Alive
 from tlt_prune.graph.reader import Tensor, read
 from tlt_prune.pruning.rewrite.rewrite import rewrite, rewrite_with_layers
 
 _SATURATING = ("softmax", "sigmoid", "tanh")
-_WITH_ACTIVATION = ("Dense", "Activation", "EinsumDense", "Conv1D", "Conv2D", "Conv3D")
 # Sizes tried for axes that the model leaves open: of pictures and signals, and of sequences of tokens, which often
 # have position embeddings of a limited length.
 _OPEN_SIZES = ((64, 8), (224, 32), (32, 4))
@@ -116,7 +116,7 @@ def _unsaturated(model: Any) -> Iterator[None]:
     graph = read(model)
     ends = {x.key for x in graph.flat_outputs}
     last = [call.op for call in graph.calls if call.inner is None and any(x.key in ends for x in call.outputs)]
-    plain = [op for op in last if any(graph.family.is_a(op, kind) for kind in _WITH_ACTIVATION)]
+    plain = [op for op in last if has_trait(graph.family, op, "activation attribute")]
     taken = [(op, op.activation) for op in plain if getattr(op.activation, "__name__", "") in _SATURATING]
     function = model.predict_function
     for op, _ in taken:
