@@ -159,7 +159,8 @@ def _by_steps(task: Task, source: str, output: pathlib.Path) -> list[str]:
     """Prunes in steps, with training in between; run again after being killed, it goes on where it was."""
     from tlt_prune.graph.tracer import trace
     from tlt_prune.io.model_files import load_keras
-    from tlt_prune.pruning.schedule import PruningSteps, StepRecord
+    from tlt_prune.pruning.schedule import PruningSteps
+    from tlt_prune.pruning.step_files import StepRecord
 
     extras.require("train", "tlt-prune with a schedule")
     spec, schedule = task.spec, task.spec.prune.schedule

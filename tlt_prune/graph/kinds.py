@@ -10,7 +10,7 @@ from tlt_prune.graph.family import Family
 
 def has_trait(family: Family, op: Any, trait: rules.Trait) -> bool:
     """Whether an operation computes what a built-in one with that trait does."""
-    return rules.has_trait(op, trait, is_layer=family.is_layer(op))
+    return rules.states_trait(op, trait, is_layer=family.is_layer(op))
 
 
 def is_batch_norm(family: Family, op: Any) -> bool:

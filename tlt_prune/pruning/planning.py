@@ -8,7 +8,7 @@ from typing import Any
 from tlt_prune.config.options import Options
 from tlt_prune.graph.channel_graph import ChannelGraph
 from tlt_prune.graph.labels import Alive
-from tlt_prune.pruning.cost.costs import by_row, costs
+from tlt_prune.pruning.cost.costs import Costs, by_row, costs
 from tlt_prune.pruning.cost.terms import charged
 from tlt_prune.pruning.criteria.network import FilterScores
 from tlt_prune.pruning.pipeline import Outcome, carry_out
@@ -51,39 +51,11 @@ def decide(channels: ChannelGraph, options: Options, statistic: FilterScores | N
     selection = select(channels, options, statistic)
     alive = selection.alive
     before, after = costs(channels), costs(channels, alive)
-    rows_before, rows_after = by_row(channels, before), by_row(channels, after)
-    layers, kept = [], {}
-    for producer in channels.producers:
-        keep = alive[producer.labels].nonzero()[0]
-        name = producer.name
-        kept[name] = keep
-        layers.append(
-            LayerPlan(
-                layer=name,
-                kind=type(producer.call.op).__name__,
-                filters_before=len(producer.labels),
-                filters_after=len(keep),
-                params_before=rows_before[name][0],
-                params_after=rows_after[name][0],
-                macs_before=rows_before[name][1],
-                macs_after=rows_after[name][1],
-                groups=selection.group[name],
-                note=_note(name, selection),
-            )
-        )
-    settings = options.model_dump(exclude_none=True)
-    if not options.layer_options:
-        del settings["layer_options"]
-    if options.excluded_layers:
-        # Classes cannot be written into a file: the layers that they and the patterns named.
-        settings["excluded_layers"] = selection.excluded
-    if options.granularity == "auto":
-        settings["granularity"] = selection.granularity
     latency = _latency(channels, alive, options)
     plan = PruningPlan(
         model_name=channels.graph.model.name,
-        kept=kept,
-        layers=tuple(layers),
+        kept={p.name: alive[p.labels].nonzero()[0] for p in channels.producers},
+        layers=_layer_plans(channels, selection, before, after),
         params_before=before.total_params,
         params_after=after.total_params,
         macs_before=before.total_macs,
@@ -94,11 +66,43 @@ def decide(channels: ChannelGraph, options: Options, statistic: FilterScores | N
         latency_ms_after=latency[1],
         scores=quantiles(selection.scores),
         first_threshold=selection.first_threshold,
-        settings=settings,
+        settings=_settings(options, selection),
         unknown=dict(channels.unknown),
         frozen=tuple(sorted({*channels.bundles.frozen.values()} - {"model input", "model output", "a single channel"})),
     )
     return Decision(channels, plan, alive)
+
+
+def _layer_plans(channels: ChannelGraph, selection: Selection, before: Costs, after: Costs) -> tuple[LayerPlan, ...]:
+    rows_before, rows_after = by_row(channels, before), by_row(channels, after)
+    return tuple(
+        LayerPlan(
+            layer=producer.name,
+            kind=type(producer.call.op).__name__,
+            filters_before=len(producer.labels),
+            filters_after=int(selection.alive[producer.labels].sum()),
+            params_before=rows_before[producer.name][0],
+            params_after=rows_after[producer.name][0],
+            macs_before=rows_before[producer.name][1],
+            macs_after=rows_after[producer.name][1],
+            groups=selection.group[producer.name],
+            note=_note(producer.name, selection),
+        )
+        for producer in channels.producers
+    )
+
+
+def _settings(options: Options, selection: Selection) -> dict[str, Any]:
+    """The options of a plan, with what "auto" and classes came to."""
+    settings = options.model_dump(exclude_none=True)
+    if not options.layer_options:
+        del settings["layer_options"]
+    if options.excluded_layers:
+        # Classes cannot be written into a file: the layers that they and the patterns named.
+        settings["excluded_layers"] = selection.excluded
+    if options.granularity == "auto":
+        settings["granularity"] = selection.granularity
+    return settings
 
 
 def _latency(channels: ChannelGraph, alive: Alive, options: Options) -> tuple[float | None, float | None]:

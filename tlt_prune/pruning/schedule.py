@@ -4,27 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
-import json
 import pathlib
-import warnings
 from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any, Literal, Unpack
-
-from pydantic import Field
+from typing import Any, Literal, Unpack
 
 from tlt_prune.config.options import LayerOptions, OptionArguments, Options, options_of, options_spelled_out
-from tlt_prune.config.settings import Settings, checked
-from tlt_prune.config.texts import read_json
-from tlt_prune.errors import DataError, PlanError, first_line
+from tlt_prune.errors import PlanError
 from tlt_prune.graph.channel_graph import ChannelGraph
-from tlt_prune.graph.family import Family
 from tlt_prune.graph.tracer import trace
 from tlt_prune.io import files
 from tlt_prune.pruning.cost.terms import charged
 from tlt_prune.pruning.planning import decide
 from tlt_prune.pruning.select.budgets import absolute, resource_of
 from tlt_prune.pruning.select.select import bundle_scores
+from tlt_prune.pruning.step_files import SavedSteps, checksum_of_steps, refuse_what_cannot_be_loaded
 
 Kind = Literal["linear", "cubic"]
 
@@ -145,141 +138,28 @@ def iterative_prune(
             f'iterative_prune: expected steps >= 1 and schedule "linear" or "cubic". Received: {steps}, {schedule!r}.'
         )
     chosen = options_of(options)
+    making = {"layer_config_overrides": layer_config_overrides, "compensation": compensation, "verify": verify}
     channels = trace(model, chosen.channelwise_layers)
     # A budget that cannot be met is refused before hours of training, not after.
     statistic = bundle_scores(channels, chosen)
     decide(channels, chosen, statistic)
     if folder is not None:
-        _refuse_what_cannot_be_loaded(model, channels.graph.family)
+        refuse_what_cannot_be_loaded(model, channels.graph.family)
     with contextlib.nullcontext() if folder is None else files.claimed([folder], "pruning in steps into"):
-        done = None
+        saved = None
         if folder is not None:
-            identity = _identity(model, chosen, steps, schedule, layer_config_overrides)
-            done = _Steps(pathlib.Path(folder), identity, channels.graph.family)
-        current, first = (done.latest() if done is not None else None) or (model, 1)
+            checksum = checksum_of_steps(model, chosen, steps, schedule, layer_config_overrides)
+            saved = SavedSteps(pathlib.Path(folder), checksum, channels.graph.family)
+        current, first = (saved.latest() if saved is not None else None) or (model, 1)
         for step in PruningSteps(channels, steps, schedule).walk(current, first):
             traced = channels if step.number == 1 else trace(step.start, chosen.channelwise_layers)
             decision = decide(traced, step.options(chosen, traced), statistic if step.number == 1 else None)
-            pruned = decision.carry_out(
-                layer_config_overrides=layer_config_overrides, compensation=compensation, verify=verify
-            ).model
+            pruned = decision.carry_out(**making).model
             returned = retrain(pruned, step.number)
             current = step.result = pruned if returned is None else returned
-            if done is not None:
-                done.save(current, step.number)
+            if saved is not None:
+                saved.save(current, step.number)
         return current
 
 
 options_spelled_out(iterative_prune)
-
-
-def _refuse_what_cannot_be_loaded(model: Any, family: Family) -> None:
-    """Raises a PlanError for a model whose saved steps could not be read again, before hours of training."""
-    saving = family.namespace().saving
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            saving.deserialize_keras_object(saving.serialize_keras_object(model))
-    # A layer of the user's own may raise anything.
-    except Exception as error:
-        raise PlanError(
-            f"iterative_prune: '{model.name}' could not be loaded from `folder` to go on after an interruption: "
-            f"{first_line(error, 200)} Expected layers that Keras can load, custom ones decorated with "
-            "@keras.saving.register_keras_serializable(). Without folder= it is pruned all the same."
-        ) from error
-
-
-def _identity(model: Any, options: Options, steps: int, schedule: str, overrides: Mapping[str, Any] | None) -> str:
-    """What the steps in a folder belong to."""
-    digest = hashlib.sha256()
-    for weight in model.get_weights():
-        digest.update(weight.tobytes())
-    said = {k: v for k, v in options.model_dump(mode="python").items() if k != "criterion"}
-    said["criterion"] = options.criterion if isinstance(options.criterion, str) else type(options.criterion).__name__
-    deciding = [said, steps, schedule, *([dict(overrides)] if overrides else [])]
-    digest.update(json.dumps(deciding, default=str, sort_keys=True).encode())
-    return digest.hexdigest()
-
-
-class StepRecord:
-    """The steps that were done, and what they belong to, in a file.
-
-    Args:
-        path: the file.
-        of: what decides the steps, as text that is equal for equal things.
-        otherwise: raised where the file belongs to something else.
-
-    Raises:
-        PlanError: the file is damaged.
-    """
-
-    def __init__(self, path: pathlib.Path, of: str, otherwise: Exception) -> None:
-        self._path, self._of = path, of
-        record = _read_record(path) if path.exists() else _Record(of=of)
-        if record.of != of:
-            raise otherwise
-        self._digests = list(record.steps)
-
-    @property
-    def count(self) -> int:
-        """Steps that were done once."""
-        return len(self._digests)
-
-    def intact(self, file_of: Callable[[int], pathlib.Path]) -> int:
-        """Number of the last step up to which all files are what was written."""
-        for step, digest in enumerate(self._digests, start=1):
-            if not file_of(step).is_file() or _digest(file_of(step)) != digest:
-                return step - 1
-        return self.count
-
-    def done(self, step: int, file: pathlib.Path) -> None:
-        """Notes a step and the file that it wrote; what came after it belongs to it no longer."""
-        self._digests = [*self._digests[: step - 1], _digest(file)]
-        files.write_text(self._path, json.dumps({"of": self._of, "steps": self._digests}))
-
-
-class _Record(Settings):
-    of: str
-    steps: tuple[Annotated[str, Field(pattern="^[0-9a-f]{64}$")], ...] = ()
-    """SHA-256 of the file of each step."""
-
-
-def _read_record(path: pathlib.Path) -> _Record:
-    try:
-        return checked(_Record, read_json(path, "the record of a prune in steps"), str(path), PlanError)
-    except (DataError, PlanError) as error:
-        raise PlanError(f"The record of the steps is damaged: {error} Delete {path.parent} to start afresh.") from error
-
-
-def _digest(path: pathlib.Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-class _Steps:
-    """The models after each step, in a folder."""
-
-    def __init__(self, folder: pathlib.Path, identity: str, family: Family) -> None:
-        self._folder, self._family = folder, family
-        files.output_folder(folder)
-        otherwise = PlanError(
-            f"{folder} holds the steps of another model or with other arguments. Expected another folder, or an empty one."
-        )
-        self._record = StepRecord(folder / "steps.json", identity, otherwise)
-
-    def latest(self) -> tuple[Any, int] | None:
-        """(the model after the last step that is there, the number of the next)."""
-        step = self._record.intact(self._file)
-        if step < self._record.count:
-            raise PlanError(
-                f"{self._file(step + 1)} is damaged, or not what step {step + 1} wrote. Delete {self._folder} to start afresh."
-            )
-        return (self._family.namespace().models.load_model(self._file(step)), step + 1) if step else None
-
-    def save(self, model: Any, step: int) -> None:
-        with files.whole_file(self._file(step)) as partial:
-            model.save(partial)
-        self._record.done(step, self._file(step))
-
-    def _file(self, step: int) -> pathlib.Path:
-        return self._folder / f"step_{step}.keras"

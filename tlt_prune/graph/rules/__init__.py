@@ -21,9 +21,26 @@ from tlt_prune.graph.rules import (
     weighted,
 )
 from tlt_prune.graph.rules.merging import channelwise
-from tlt_prune.graph.rules.registry import Rule, Trait, accepts, find, has_trait, register_rule, scoped
+from tlt_prune.graph.rules.registry import Rule, Trait, accepts, find, register_rule, scoped, states_trait
 
 __all__ = [
-    "Rule", "Trait", "accepts", "attention", "channelwise", "elementwise", "find", "has_trait", "merging", "moving",
-    "normalization", "pooling", "preprocessing", "raw", "recurrent", "register_rule", "scoped", "tf_ops", "weighted",
+    "Rule",
+    "Trait",
+    "accepts",
+    "attention",
+    "channelwise",
+    "elementwise",
+    "find",
+    "merging",
+    "moving",
+    "normalization",
+    "pooling",
+    "preprocessing",
+    "raw",
+    "recurrent",
+    "register_rule",
+    "scoped",
+    "states_trait",
+    "tf_ops",
+    "weighted",
 ]  # fmt: skip

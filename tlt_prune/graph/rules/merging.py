@@ -128,10 +128,10 @@ def concat(call: CallTrace, xs: list[Labels], axis: int) -> Labels:
 def stack(call: CallTrace, *xs: Labels) -> Any:
     if len(xs) != len(call.call.args[0]):
         return call.freeze_all(xs, "stacked with a constant")
-    return stacked(call, xs, call.op.axis)
+    return stacked_labels(call, xs, call.op.axis)
 
 
-def stacked(call: CallTrace, xs: Sequence[Labels], axis: int) -> Labels:
+def stacked_labels(call: CallTrace, xs: Sequence[Labels], axis: int) -> Labels:
     """Along a new axis; the channels of all are coupled by `settle`."""
     axis %= len(call.out_shapes[0])
     shape = np.max([x.shape for x in xs], axis=0)

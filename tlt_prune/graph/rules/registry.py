@@ -147,7 +147,7 @@ def find(op: Any, *, is_layer: bool) -> Rule | None:
     return None if base is None else _LAYERS.get(base.__name__)
 
 
-def has_trait(op: Any, trait: Trait, *, is_layer: bool) -> bool:
+def states_trait(op: Any, trait: Trait, *, is_layer: bool) -> bool:
     """Whether an operation computes what a built-in one with that trait does."""
     if is_layer:
         base = keras_base(op)

@@ -86,7 +86,7 @@ class Bias(TakesData):
                 op = step.call.op
                 if is_convolution(graph.family, op) or is_dense(graph.family, op):
                     first = getattr(op, "data_format", "") == "channels_first"
-                    found[step.call.inputs[0].key] = _mean(step.input(), 1 if first else -1)
+                    found[step.call.inputs[0].key] = _channel_means(step.input(), 1 if first else -1)
             self._means, self._model = found, graph.model
         return self._means
 
@@ -101,7 +101,7 @@ def _reason_left_alone(family: Family, call: Call, times: int, home: Home | None
     return "" if mean is not None else "the mean of its inputs does not follow from a batch normalization: give Bias some data"
 
 
-def _mean(values: list[Any], axis: int) -> NDArray[np.float64]:
+def _channel_means(values: list[Any], axis: int) -> NDArray[np.float64]:
     arrays = [np.moveaxis(np.asarray(x), axis, -1) for x in values]
     total = sum(x.reshape(-1, x.shape[-1]).sum(axis=0, dtype=np.float64) for x in arrays)
     mean: NDArray[np.float64] = total / sum(x.size // x.shape[-1] for x in arrays)

@@ -51,7 +51,7 @@ class Home:
         assign_finite(family, self.variable, self.sign * (self.value(family) + constant), who)
 
 
-def _readers(graph: Graph) -> dict[int, list[Call | None]]:
+def _calls_reading(graph: Graph) -> dict[int, list[Call | None]]:
     """Tensor key -> the calls that are given it; None stands for the model's output."""
     readers: dict[int, list[Call | None]] = {x.key: [None] for x in graph.flat_outputs}
     for call in graph.walk():
@@ -66,7 +66,7 @@ def _linear(op: Any) -> bool:
 
 def shortcuts(graph: Graph) -> dict[int, Shortcut]:
     """For each convolution and dense layer of a model that something is added to, by the `id` of the layer."""
-    family, readers = graph.family, _readers(graph)
+    family, readers = graph.family, _calls_reading(graph)
     found = {}
     for call in graph.walk():
         if call.inner is not None or not (is_convolution(family, call.op) or is_dense(family, call.op)) or not _linear(call.op):
@@ -87,7 +87,7 @@ def _is_add(family: Family, call: Call) -> bool:
 
 def homes(graph: Graph) -> dict[int, Home]:
     """For each convolution and dense layer of a model that has one, by the `id` of the layer."""
-    family, readers = graph.family, _readers(graph)
+    family, readers = graph.family, _calls_reading(graph)
     found = {}
     for call in graph.walk():
         op = call.op

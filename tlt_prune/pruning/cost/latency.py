@@ -91,18 +91,18 @@ class LatencyTable:
 
     def calibrated(self, channels: ChannelGraph) -> bool:
         """Whether the whole of this model, or of what it was before a prune, was measured."""
-        return _key_of(channels) in self._scales
+        return _key_of_model(channels) in self._scales
 
     def scale(self, channels: ChannelGraph) -> float:
         """What sums are multiplied with for this model; 1 where it was not calibrated."""
-        return self._scales.get(_key_of(channels), 1.0)
+        return self._scales.get(_key_of_model(channels), 1.0)
 
     def calibrate(self, channels: ChannelGraph, milliseconds: float, granularity: int) -> None:
         """Says what the whole model was measured to take: sums of its layers are scaled to it from now on."""
-        self._scales.pop(_key_of(channels), None)
+        self._scales.pop(_key_of_model(channels), None)
         total = charged(self.terms(channels, granularity))
         if total > 0:
-            self._scales[_key_of(channels)] = milliseconds / total
+            self._scales[_key_of_model(channels)] = milliseconds / total
             self.save()
 
     def terms(self, channels: ChannelGraph, granularity: int) -> list[Term]:
@@ -114,7 +114,7 @@ class LatencyTable:
         layers = [x for call in channels.graph.walk() for x in _layers_of(channels, call)]
         grids = [[_points(channels, v, granularity) for v in vectors] for _, vectors in layers]
         wanted = {
-            _name(shape, counts): (shape, counts)
+            _key_of_layer(shape, counts): (shape, counts)
             for (shape, _), grid in zip(layers, grids, strict=True)
             for counts in itertools.product(*grid)
         }
@@ -131,7 +131,7 @@ class LatencyTable:
         return [self._term(shape, vectors, grid, scale) for (shape, vectors), grid in zip(layers, grids, strict=True)]
 
     def _term(self, shape: dict[str, Any], vectors: Sequence[Labels], grid: Sequence[Sequence[int]], scale: float) -> Term:
-        table = np.array([self._layers[_name(shape, counts)] for counts in itertools.product(*grid)]).reshape(
+        table = np.array([self._layers[_key_of_layer(shape, counts)] for counts in itertools.product(*grid)]).reshape(
             [len(x) for x in grid]
         )
         for axis in range(table.ndim):
@@ -201,11 +201,11 @@ def _fixed(size: Sequence[int | None], call: Call) -> list[int]:
     return [int(n) for n in size if n is not None]
 
 
-def _name(shape: dict[str, Any], counts: Sequence[int]) -> str:
+def _key_of_layer(shape: dict[str, Any], counts: Sequence[int]) -> str:
     return json.dumps({**shape, "channels": list(counts)}, sort_keys=True)
 
 
-def _key_of(channels: ChannelGraph) -> str:
+def _key_of_model(channels: ChannelGraph) -> str:
     """What a calibration belongs to: an architecture, whatever its widths."""
     return " ".join(p.name for p in channels.producers)
 

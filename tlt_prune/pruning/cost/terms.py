@@ -42,7 +42,7 @@ def mac_terms(channels: ChannelGraph) -> list[Term]:
             key = (id(work.op), work.weight)
             own, size = _weight(weights[key], axes.get(key, {}))
             vectors += own
-        terms.append(Term(tuple(vectors), _product(work.positions * size)))
+        terms.append(Term(tuple(vectors), _product_of_counts(work.positions * size)))
     return terms
 
 
@@ -51,7 +51,7 @@ def _weight_terms(channels: ChannelGraph, unit: Callable[[object], float]) -> li
     terms = []
     for key, weight in distinct_weights(channels).items():
         vectors, size = _weight(weight, axes.get(key, {}))
-        terms.append(Term(tuple(vectors), _product(size * unit(weight))))
+        terms.append(Term(tuple(vectors), _product_of_counts(size * unit(weight))))
     return terms
 
 
@@ -68,7 +68,7 @@ def _weight(weight: object, labeled: dict[int, Labels]) -> tuple[list[Labels], f
     return list(labeled.values()), float(rest)
 
 
-def _product(factor: float) -> Callable[[Sequence[int]], float]:
+def _product_of_counts(factor: float) -> Callable[[Sequence[int]], float]:
     return lambda counts: factor * math.prod(counts)
 
 

@@ -54,7 +54,7 @@ def rebuild(
         except Exception as error:
             raise _not_rebuilt(call, error) from error
         for edit in edits:
-            _set(config, edit.key, resolve(edit.value, alive))
+            _replace_entry(config, edit.key, resolve(edit.value, alive))
         if is_keras_class(type(op)):
             # Keras' layers take arrays, but restore themselves from lists only.
             config = {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in config.items()}
@@ -110,7 +110,7 @@ def _copied(config: Any, *, built: bool) -> Any:
     return config
 
 
-def _set(config: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
+def _replace_entry(config: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
     for key in path[:-1]:
         config = config[key]
     config[path[-1]] = value

@@ -70,7 +70,7 @@ class _Rewriter:
         calls = [call for call in channels.graph.walk() if call.inner is None]
         self._calls = {id(call.op): call for call in reversed(calls)}
         self._shared = _held_and_elsewhere(self._calls, self._family)
-        self._resized = _resized(channels, alive, calls)
+        self._resized = _resized_operations(channels, alive, calls)
         self._variables = {id(v) for v in self._family.weights(channels.graph.model)}
 
     def new_layers(self) -> dict[int, Any]:
@@ -230,7 +230,7 @@ def _content(cell: Any) -> Any:
         return None
 
 
-def _resized(channels: ChannelGraph, alive: Alive, calls: Iterable[Call]) -> set[int]:
+def _resized_operations(channels: ChannelGraph, alive: Alive, calls: Iterable[Call]) -> set[int]:
     """`id` of each operation of which a weight, an input or a configuration entry changes."""
     cut = {id(axis.op) for axis in channels.axes if not alive[axis.labels].all()}
     edited = {id(edit.target) for edit in channels.config_edits}

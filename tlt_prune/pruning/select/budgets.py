@@ -131,7 +131,7 @@ class _Search:
                 g = min(open_groups, key=lambda g: _middle(groups[g], counts[g]))
             else:
                 g = max(open_groups, key=lambda g: float(groups[g].scores[counts[g]]))
-            more = _next(groups[g], counts[g])
+            more = _one_step_more(groups[g], counts[g])
             tried = [*counts[:g], more, *counts[g + 1 :]]
             # Stepwise first, because exact is slow; exact, because layers that feed several groups may bring more back.
             if self.ledger.total + self.ledger.change(g, more) <= limit and self.cost(tried) <= limit:
@@ -141,25 +141,25 @@ class _Search:
                 stuck.add(g)
 
 
-def _next(group: Group, count: int) -> int:
+def _one_step_more(group: Group, count: int) -> int:
     """One step more."""
     return min((count // group.step + 1) * group.step, group.depth)
 
 
-def _previous(group: Group, count: int) -> int:
+def _one_step_less(group: Group, count: int) -> int:
     """One step less."""
     return (count - 1) // group.step * group.step
 
 
 def _middle(group: Group, count: int) -> float:
     """The share halfway between a count and one step more: below it, the count is the nearer."""
-    return (count + _next(group, count)) / (2 * group.depth)
+    return (count + _one_step_more(group, count)) / (2 * group.depth)
 
 
-def _nearest(group: Group, share_left: float) -> int:
+def _nearest_count(group: Group, share_left: float) -> int:
     """The count nearest to a share; of two, the lower."""
     lower = int(share_left * group.depth) // group.step * group.step
-    return lower if _middle(group, lower) >= share_left else _next(group, lower)
+    return lower if _middle(group, lower) >= share_left else _one_step_more(group, lower)
 
 
 def _locally(search: _Search, least: Sequence[int], most: Sequence[int], target: float) -> list[int]:
@@ -167,7 +167,7 @@ def _locally(search: _Search, least: Sequence[int], most: Sequence[int], target:
     groups = search.grouping.groups
 
     def counts(share_left: float) -> list[int]:
-        wanted = (_nearest(group, share_left) for group in groups)
+        wanted = (_nearest_count(group, share_left) for group in groups)
         return [min(max(count, low), high) for count, low, high in zip(wanted, least, most, strict=True)]
 
     shares = {_middle(group, k) for group in groups for k in range(0, group.depth, group.step)}
@@ -186,12 +186,12 @@ def _globally(search: _Search, least: Sequence[int], most: Sequence[int], target
     counter = itertools.count()
 
     def price(g: int) -> float:
-        before, after = ledger_.counts[g], _previous(groups[g], ledger_.counts[g])
+        before, after = ledger_.counts[g], _one_step_less(groups[g], ledger_.counts[g])
         saved = -ledger_.change(g, after)
         return float(groups[g].scores[after:before].sum()) / saved if saved > 0 else math.inf
 
     def can_go(g: int) -> bool:
-        return _previous(groups[g], ledger_.counts[g]) >= least[g]
+        return _one_step_less(groups[g], ledger_.counts[g]) >= least[g]
 
     heap = [(price(g), next(counter), g) for g in range(len(groups)) if can_go(g)]
     heapq.heapify(heap)
@@ -202,7 +202,7 @@ def _globally(search: _Search, least: Sequence[int], most: Sequence[int], target
         if heap and now > heap[0][0]:
             heapq.heappush(heap, (now, next(counter), g))
             continue
-        after = _previous(groups[g], ledger_.counts[g])
+        after = _one_step_less(groups[g], ledger_.counts[g])
         ledger_.set(g, after)
         if can_go(g):
             heapq.heappush(heap, (price(g), next(counter), g))
@@ -210,7 +210,7 @@ def _globally(search: _Search, least: Sequence[int], most: Sequence[int], target
     # Where layers feed several groups, counts are settled upwards: more has to go.
     while search.cost(counts) > target * (1 + _ROUNDING) and heap:
         _, _, g = heapq.heappop(heap)
-        after = _previous(groups[g], counts[g])
+        after = _one_step_less(groups[g], counts[g])
         counts[g] = after
         ledger_.set(g, after)
         if can_go(g):
