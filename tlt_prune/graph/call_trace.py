@@ -63,11 +63,11 @@ class Record:
     def _tie(self, places: Sequence[tuple[Any, int]]) -> None:
         op, index = places[0]
         for axis in range(len(self.graph.family.weights(op)[index].shape)):
-            found = [self.axes.get((id(op), index, axis)) for op, index in places]
-            vectors = [x.labels for x in found if x is not None]
+            axes = [self.axes.get((id(op), index, axis)) for op, index in places]
+            vectors = [x.labels for x in axes if x is not None]
             for vector in vectors[1:]:
                 self.table.unify(vectors[0], vector)
-            silent = [op.name for (op, _), x in zip(places, found, strict=True) if x is None]
+            silent = [op.name for (op, _), x in zip(places, axes, strict=True) if x is None]
             for vector in vectors if silent else ():
                 self.table.freeze(vector, f"shares weights with '{silent[0]}'")
 
@@ -255,11 +255,11 @@ class CallTrace:
                 f"The rule of {type(self.op).__name__} '{self.call.path}' attached {len(vector)} labels to axis "
                 f"{axis} of a weight of shape {tuple(variable.shape)}."
             )
-        found = self._record.axes.setdefault(
+        weight_axis = self._record.axes.setdefault(
             (id(self.call.op), index, axis),
             WeightAxis(self.call.op, self.call.path, index, axis, vector, role),
         )
-        self.table.unify(found.labels, vector)
+        self.table.unify(weight_axis.labels, vector)
 
     def follow(self, vector: Labels, *variables: Any) -> None:
         """One-dimensional parameters with one entry a channel (bias, gamma, moving mean...)."""

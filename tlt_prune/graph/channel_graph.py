@@ -155,12 +155,12 @@ class ChannelGraph:
 
     def read_by(self, call: Call) -> list[tuple[Tensor, int, Labels]]:
         """(tensor, its channel axis, bundle of each index there) for what a call is given that carries channels."""
-        found = []
+        reads = []
         for tensor in call.inputs:
             labels = self.labels_of[tensor.key]
             for axis in varying_axes(labels):
-                found.append((tensor, axis, self.bundles.root[labels.reshape(-1)]))
-        return found
+                reads.append((tensor, axis, self.bundles.root[labels.reshape(-1)]))
+        return reads
 
     def grouped(self, free: NDArray[np.bool_]) -> tuple[Labels, list[Labels]]:
         """Partition of bundles by the set of layers that make them, in the order of their first label.

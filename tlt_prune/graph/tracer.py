@@ -144,10 +144,10 @@ class _Tracer:
         )
 
     def _not_channelwise(self, pattern: str) -> str:
-        found = sorted({call.path for call in self.record.graph.walk() if matches(call, pattern)})
-        if found:
+        paths = sorted({call.path for call in self.record.graph.walk() if matches(call, pattern)})
+        if paths:
             return (
-                f"channelwise_layers: {pattern!r} names {', '.join(found[:3])}, which have a rule of their own. "
+                f"channelwise_layers: {pattern!r} names {', '.join(paths[:3])}, which have a rule of their own. "
                 "Expected Lambda or custom layers without one."
             )
         unknown = sorted(self.record.unknown)

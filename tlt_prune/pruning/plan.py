@@ -224,19 +224,19 @@ class PruningPlan:
 
 def _same_layers(plan: PruningPlan, channels: ChannelGraph, *, by_position: bool = False) -> None:
     """Raises a PlanError where a model has other layers than the plan's: other names count unless `by_position`."""
-    found = [(p.name, type(p.call.op).__name__, len(p.labels)) for p in channels.producers]
+    present = [(p.name, type(p.call.op).__name__, len(p.labels)) for p in channels.producers]
     planned = [(x.layer, x.kind, x.filters_before) for x in plan.layers]
-    same_order = [x[1:] for x in found] == [x[1:] for x in planned]
-    if same_order if by_position else set(found) == set(planned):
+    same_order = [x[1:] for x in present] == [x[1:] for x in planned]
+    if same_order if by_position else set(present) == set(planned):
         return
     model = channels.graph.model.name
     if same_order:
-        name, other = next((a[0], b[0]) for a, b in zip(planned, found, strict=True) if a != b)
+        name, other = next((a[0], b[0]) for a, b in zip(planned, present, strict=True) if a != b)
         raise PlanError(
             f"The plan was made for '{plan.model_name}', whose layers have other names than those of '{model}' ('{name}', not "
             f"'{other}'), but the same types and widths in the same order. If they correspond, call apply(..., by_position=True)."
         )
-    differ = sorted(set(found) ^ set(planned))[:3]
+    differ = sorted(set(present) ^ set(planned))[:3]
     raise PlanError(
         f"The plan was made for '{plan.model_name}' and does not fit '{model}': "
         f"layers differ, first {differ} (name, type, filters). Expected the same architecture."

@@ -94,9 +94,9 @@ class PruningStep:
             wanted = {x.layer: x.filters_after for x in decide(original, by_norm).plan.layers}
             shares = {p.name: LayerOptions(ratio=1 - wanted[p.name] / len(p.labels)) for p in current.producers}
             return options.model_copy(update={"layer_options": {**options.layer_options, **shares}})
-        resource, said = resource_of(options)
+        resource, amount = resource_of(options)
         full = charged(resource.terms(original, options))
-        target = absolute(resource, said, full)
+        target = absolute(resource, amount, full)
         return options.model_copy(update={resource.name: full - gone * (full - target)})
 
 

@@ -69,9 +69,9 @@ class Sensitivity:
             PlanError: no ratios that were measured meet the budget.
         """
         options = options_of(budget)  # type: ignore[arg-type]
-        resource, said = resource_of(options)
+        resource, amount = resource_of(options)
         ledger = Ledger(self._grouping, resource.terms(self._grouping.channels, options))
-        target = absolute(resource, said, ledger.total)
+        target = absolute(resource, amount, ledger.total)
         ratios = [0.0, *self.frame.columns]
         loss = {row: [0.0, *(self.whole - self.frame.loc[row]).tolist()] for row in self.frame.index}
         at = dict.fromkeys(self.frame.index, 0)
@@ -89,7 +89,7 @@ class Sensitivity:
                 prices[row] = lost / saved if saved > 0 else 0.0
             if not prices:
                 raise PlanError(
-                    f"{resource.name}={said}: with ratios up to {ratios[-1]} this model keeps at least "
+                    f"{resource.name}={amount}: with ratios up to {ratios[-1]} this model keeps at least "
                     f"{resource.shown(ledger.total)}. Expected a larger budget, or sensitivity of larger ratios."
                 )
             row = min(prices, key=lambda x: prices[x])

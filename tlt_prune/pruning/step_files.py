@@ -40,9 +40,9 @@ def checksum_of_steps(model: Any, options: Options, steps: int, schedule: str, o
     digest = hashlib.sha256()
     for weight in model.get_weights():
         digest.update(weight.tobytes())
-    said = {k: v for k, v in options.model_dump(mode="python").items() if k != "criterion"}
-    said["criterion"] = options.criterion if isinstance(options.criterion, str) else type(options.criterion).__name__
-    deciding = [said, steps, schedule, *([dict(overrides)] if overrides else [])]
+    settings = {k: v for k, v in options.model_dump(mode="python").items() if k != "criterion"}
+    settings["criterion"] = options.criterion if isinstance(options.criterion, str) else type(options.criterion).__name__
+    deciding = [settings, steps, schedule, *([dict(overrides)] if overrides else [])]
     digest.update(json.dumps(deciding, default=str, sort_keys=True).encode())
     return digest.hexdigest()
 

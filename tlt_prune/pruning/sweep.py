@@ -37,11 +37,11 @@ def sweep(model: Any, thresholds: Sequence[float] | None = None, **options: Unpa
     channels = trace(model, first.channelwise_layers)
     statistic = bundle_scores(channels, first)
     if thresholds is None:
-        found = select(channels, first, statistic)
-        largest = float(found.scores[-1]) if len(found.scores) else 1.0
+        selection = select(channels, first, statistic)
+        largest = float(selection.scores[-1]) if len(selection.scores) else 1.0
         values = {0.0, *np.round(np.linspace(0, largest, _STEPS + 1)[1:-1], 4).tolist()}
-        if np.isfinite(found.first_threshold):
-            values.add(found.first_threshold)
+        if np.isfinite(selection.first_threshold):
+            values.add(selection.first_threshold)
         thresholds = sorted(values)
     rows = []
     for threshold in thresholds:

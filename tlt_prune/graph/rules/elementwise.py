@@ -27,12 +27,12 @@ _HOMES = (
 @functools.cache
 def _functions(names: tuple[str, ...], packages: tuple[str, ...]) -> dict[int, Any]:
     """The functions of those names in their homes, by `id`: a user's function of the same name is another object."""
-    found = {}
+    by_id = {}
     for package, path in _HOMES:
         if package in packages:
             home = functools.reduce(getattr, filter(None, path.split(".")), sys.modules[package])
-            found.update({id(f): f for name in names if (f := getattr(home, name, None)) is not None})
-    return found
+            by_id.update({id(f): f for name in names if (f := getattr(home, name, None)) is not None})
+    return by_id
 
 
 def _is_one_of(function: Any, names: tuple[str, ...]) -> bool:

@@ -24,7 +24,7 @@ __all__ = ["Bias", "Compensation", "LeastSquares", "RecalibrateBatchNorm", "comp
 Compensation = Callable[[ChannelGraph, Alive, Any], pd.DataFrame]
 
 
-def compensate(said: Any, channels: ChannelGraph, alive: Alive, pruned: Any) -> pd.DataFrame:
+def compensate(compensation: Any, channels: ChannelGraph, alive: Alive, pruned: Any) -> pd.DataFrame:
     """Applies what `compensation=` says: the name of one that needs no data, an object, several of them in order, or None.
 
     Returns:
@@ -34,7 +34,7 @@ def compensate(said: Any, channels: ChannelGraph, alive: Alive, pruned: Any) -> 
         PlanError: it is none of these.
     """
     frames = [pd.DataFrame(columns=["compensation", "layer", "done", "note"])]
-    for each in _several(said):
+    for each in _several(compensation):
         one = _by_name(each) if isinstance(each, str) else each
         if not callable(one) or isinstance(one, type):
             names = ", ".join(f'"{x}"' for x in COMPENSATIONS.names("nothing"))
@@ -53,7 +53,7 @@ def _by_name(name: str) -> Any:
     return entry.make() if entry is not None and entry.needs == "nothing" else None
 
 
-def _several(said: Any) -> Sequence[Any]:
-    if said is None or said == "none":
+def _several(compensation: Any) -> Sequence[Any]:
+    if compensation is None or compensation == "none":
         return ()
-    return tuple(said) if isinstance(said, (list, tuple)) else (said,)
+    return tuple(compensation) if isinstance(compensation, (list, tuple)) else (compensation,)

@@ -81,13 +81,13 @@ class Bias(TakesData):
         graph = channels.graph
         if self._means is None or self._model is not graph.model:
             batches = self._read(graph, "Bias")
-            found: dict[int, NDArray[np.float64]] = {}
+            means: dict[int, NDArray[np.float64]] = {}
             for step in watched(Walk(graph, batches), graph, f"Means of activations on {self.used}"):
                 op = step.call.op
                 if is_convolution(graph.family, op) or is_dense(graph.family, op):
                     first = getattr(op, "data_format", "") == "channels_first"
-                    found[step.call.inputs[0].key] = _channel_means(step.input(), 1 if first else -1)
-            self._means, self._model = found, graph.model
+                    means[step.call.inputs[0].key] = _channel_means(step.input(), 1 if first else -1)
+            self._means, self._model = means, graph.model
         return self._means
 
 

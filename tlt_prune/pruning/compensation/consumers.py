@@ -67,7 +67,7 @@ def _linear(op: Any) -> bool:
 def shortcuts(graph: Graph) -> dict[int, Shortcut]:
     """For each convolution and dense layer of a model that something is added to, by the `id` of the layer."""
     family, readers = graph.family, _calls_reading(graph)
-    found = {}
+    by_layer = {}
     for call in graph.walk():
         if call.inner is not None or not (is_convolution(family, call.op) or is_dense(family, call.op)) or not _linear(call.op):
             continue
@@ -77,8 +77,8 @@ def shortcuts(graph: Graph) -> dict[int, Shortcut]:
             norm, key = behind[0].op, behind[0].outputs[0].key
             behind = readers.get(key, [])
         if len(behind) == 1 and behind[0] is not None and _is_add(family, behind[0]):
-            found[id(call.op)] = Shortcut(tuple(x.key for x in behind[0].inputs if x.key != key), norm)
-    return found
+            by_layer[id(call.op)] = Shortcut(tuple(x.key for x in behind[0].inputs if x.key != key), norm)
+    return by_layer
 
 
 def _is_add(family: Family, call: Call) -> bool:
@@ -88,19 +88,19 @@ def _is_add(family: Family, call: Call) -> bool:
 def homes(graph: Graph) -> dict[int, Home]:
     """For each convolution and dense layer of a model that has one, by the `id` of the layer."""
     family, readers = graph.family, _calls_reading(graph)
-    found = {}
+    by_layer = {}
     for call in graph.walk():
         op = call.op
         if call.inner is not None or not (is_convolution(family, op) or is_dense(family, op)):
             continue
         if op.use_bias:
-            found[id(op)] = Home(op.bias, 1)
+            by_layer[id(op)] = Home(op.bias, 1)
             continue
         behind = readers.get(call.outputs[0].key, [])
         if len(behind) == 1 and behind[0] is not None and _linear(op) and is_batch_norm(family, behind[0].op):
             # y -> (y - mean) ...: a constant that is added to y is one that is taken from the mean.
-            found[id(op)] = Home(behind[0].op.moving_mean, -1)
-    return found
+            by_layer[id(op)] = Home(behind[0].op.moving_mean, -1)
+    return by_layer
 
 
 def pairs(original: Graph, pruned: Graph) -> Iterator[tuple[Call, Call]]:
@@ -110,9 +110,9 @@ def pairs(original: Graph, pruned: Graph) -> Iterator[tuple[Call, Call]]:
 
 def removed_inputs(channels: ChannelGraph, alive: Alive) -> dict[int, dict[int, NDArray[np.bool_]]]:
     """For each layer that loses some, by its `id`: index of a weight -> which of the rows that it reads with are gone."""
-    found: dict[int, dict[int, NDArray[np.bool_]]] = {}
+    removed: dict[int, dict[int, NDArray[np.bool_]]] = {}
     for axis in channels.axes:
         gone = ~alive[axis.labels]
         if axis.role == "in" and gone.any():
-            found.setdefault(id(axis.op), {})[axis.index] = gone
-    return found
+            removed.setdefault(id(axis.op), {})[axis.index] = gone
+    return removed

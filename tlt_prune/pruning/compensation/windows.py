@@ -29,27 +29,27 @@ def _sizes(x: Any, op: Any) -> tuple[int, ...]:
 
 def _out_sizes(x: Any, op: Any) -> tuple[int, ...]:
     kernel, strides, dilation, padding = _spatial(op)
-    found = []
+    sizes = []
     for size, k, s, d in zip(_sizes(x, op), kernel, strides, dilation, strict=True):
         reach = d * (k - 1) + 1
-        found.append(-(-size // s) if padding in ("same", "causal") else (size - reach) // s + 1)
-    return tuple(found)
+        sizes.append(-(-size // s) if padding in ("same", "causal") else (size - reach) // s + 1)
+    return tuple(sizes)
 
 
 def padding_before(sizes: tuple[int, ...], op: Any) -> list[tuple[int, int]]:
     """(before, after) zeros that a convolution puts around each spatial axis."""
     kernel, strides, dilation, padding = _spatial(op)
-    found = []
+    padding_of_axes = []
     for size, k, s, d in zip(sizes, kernel, strides, dilation, strict=True):
         reach = d * (k - 1) + 1
         if padding == "valid":
-            found.append((0, 0))
+            padding_of_axes.append((0, 0))
         elif padding == "causal":
-            found.append((reach - 1, 0))
+            padding_of_axes.append((reach - 1, 0))
         else:
             total = max((-(-size // s) - 1) * s + reach - size, 0)
-            found.append((total // 2, total - total // 2))
-    return found
+            padding_of_axes.append((total // 2, total - total // 2))
+    return padding_of_axes
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

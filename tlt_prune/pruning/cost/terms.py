@@ -40,8 +40,8 @@ def mac_terms(channels: ChannelGraph) -> list[Term]:
         vectors, size = list(work.factors), 1.0
         if work.weight is not None:
             key = (id(work.op), work.weight)
-            own, size = _weight(weights[key], axes.get(key, {}))
-            vectors += own
+            of_weight, size = _weight(weights[key], axes.get(key, {}))
+            vectors += of_weight
         terms.append(Term(tuple(vectors), _product_of_counts(work.positions * size)))
     return terms
 
@@ -56,10 +56,10 @@ def _weight_terms(channels: ChannelGraph, unit: Callable[[object], float]) -> li
 
 
 def _labeled_axes(channels: ChannelGraph) -> dict[tuple[int, int], dict[int, Labels]]:
-    found: dict[tuple[int, int], dict[int, Labels]] = {}
+    labeled: dict[tuple[int, int], dict[int, Labels]] = {}
     for axis in channels.axes:
-        found.setdefault((id(axis.op), axis.index), {})[axis.axis] = axis.labels
-    return found
+        labeled.setdefault((id(axis.op), axis.index), {})[axis.axis] = axis.labels
+    return labeled
 
 
 def _weight(weight: object, labeled: dict[int, Labels]) -> tuple[list[Labels], float]:

@@ -10,20 +10,21 @@ from tlt_prune.errors import PlanError
 __all__ = ["criterion_of"]
 
 
-def criterion_of(said: Any) -> Any:
+def criterion_of(criterion: Any) -> Any:
     """The criterion that a name or an object says.
 
     Raises:
         PlanError: a name of one that needs data, or something that cannot be called.
     """
-    if isinstance(said, str):
-        entry = CRITERIA.find(said)
+    if isinstance(criterion, str):
+        entry = CRITERIA.find(criterion)
         if entry is None or entry.needs != "nothing":
             raise PlanError(
-                f"criterion={said!r} needs data. Expected criterion=tlt_prune.criteria.{said}(data...), or, by script, a spec "
-                "whose dataset can be read."
+                f"criterion={criterion!r} needs data. Expected criterion=tlt_prune.criteria.{criterion}(data...), or, by "
+                "script, a spec whose dataset can be read."
             )
         return entry.make()
-    if isinstance(said, type):
-        raise PlanError(f"criterion: expected an instance. Received the class {said.__name__}: call it, {said.__name__}(...).")
-    return said
+    if isinstance(criterion, type):
+        name = criterion.__name__
+        raise PlanError(f"criterion: expected an instance. Received the class {name}: call it, {name}(...).")
+    return criterion

@@ -75,21 +75,21 @@ class Ablation(TakesData):
         sets = [np.zeros(0, np.int64), *_chunks(network, self._chunk)]
         keys = [",".join(map(str, x.tolist())) for x in sets]
         identity = self._identity(network, batches)
-        known = self._known(identity)
-        missing = [i for i, key in enumerate(keys) if key not in known]
+        metrics = self._cached(identity)
+        missing = [i for i, key in enumerate(keys) if key not in metrics]
 
         with progress(len(missing), f"Ablation of {len(sets) - 1} chunks on {self.used}") as advance:
 
             def done(i: int, value: float) -> None:
-                known[keys[missing[i]]] = value
-                self._write(identity, known)
+                metrics[keys[missing[i]]] = value
+                self._write(identity, metrics)
                 advance()
 
             metrics_without(channels, [sets[i] for i in missing], batches, self._metric[1], done)
-        whole = known[""]
+        whole = metrics[""]
         scores = np.full(channels.n_labels, np.nan)
         for bundles, key in zip(sets[1:], keys[1:], strict=True):
-            scores[bundles] = (whole - known[key]) / len(bundles)
+            scores[bundles] = (whole - metrics[key]) / len(bundles)
         return network.of_bundles(scores)
 
     def _identity(self, network: Network, batches: Batches) -> str:
@@ -102,26 +102,26 @@ class Ablation(TakesData):
             total = zlib.crc32(np.ascontiguousarray(array).tobytes(), total)
         return f"{self._metric[0]} {total:08x}"
 
-    def _known(self, identity: str) -> dict[str, float]:
+    def _cached(self, identity: str) -> dict[str, float]:
         if self._cache is None or not self._cache.exists():
             return {}
         try:
-            found = checked(_Cache, read_json(self._cache, "results of an ablation", most=2**26), str(self._cache), PlanError)
+            cache = checked(_Cache, read_json(self._cache, "results of an ablation", most=2**26), str(self._cache), PlanError)
         except (DataError, PlanError) as error:
             raise PlanError(
                 f"criterion Ablation: {self._cache} holds no results of an ablation. {error} Expected another file."
             ) from error
-        if found.of == identity:
-            return dict(found.metrics)
+        if cache.of == identity:
+            return dict(cache.metrics)
         raise PlanError(
             f"criterion Ablation: {self._cache} holds the results of another model, other data or another metric. "
             "Expected another file, or none there."
         )
 
-    def _write(self, identity: str, known: dict[str, float]) -> None:
+    def _write(self, identity: str, metrics: dict[str, float]) -> None:
         if self._cache is not None:
             with files.apart():
-                files.write_text(self._cache, json.dumps({"of": identity, "metrics": known}))
+                files.write_text(self._cache, json.dumps({"of": identity, "metrics": metrics}))
 
 
 def _chunks(network: Network, size: int) -> list[Labels]:

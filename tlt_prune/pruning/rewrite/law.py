@@ -199,14 +199,14 @@ def _random(
 
 def _fixed_inside(channels: ChannelGraph) -> dict[int, dict[int, int]]:
     """Rank -> axis -> the size that a nested model insists on: what an outer open axis most likely is."""
-    found: dict[int, dict[int, int]] = {}
+    sizes: dict[int, dict[int, int]] = {}
     for call in channels.graph.walk():
         for tensor in call.inner.flat_inputs if call.inner is not None else ():
             shape = (None, None, *tensor.shape[1:]) if call.over_time else tensor.shape
             for axis, size in enumerate(shape):
                 if axis and size is not None:
-                    found.setdefault(len(shape), {}).setdefault(axis, size)
-    return found
+                    sizes.setdefault(len(shape), {}).setdefault(axis, size)
+    return sizes
 
 
 def relative_error(expected: NDArray[Any], received: NDArray[Any]) -> float:

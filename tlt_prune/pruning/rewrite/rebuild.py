@@ -93,8 +93,9 @@ def _overridden(call: Call, config: dict[str, Any], override: Mapping[str, Any])
 
 
 def _not_rebuilt(call: Call, error: Exception) -> UnsupportedModelError:
-    own = is_keras_class(type(call.op))
-    expected = "arguments that Keras can write into a file" if own else "get_config() to return every argument of the constructor"
+    expected = "get_config() to return every argument of the constructor"
+    if is_keras_class(type(call.op)):
+        expected = "arguments that Keras can write into a file"
     return UnsupportedModelError(
         f"Layer '{call.path}' of type {type(call.op).__name__} cannot be rebuilt from its configuration: {first_line(error)} "
         f"Expected {expected}."
@@ -127,8 +128,8 @@ def _hand_over(op: Any, config: dict[str, Any]) -> None:
 def _objects_inside(op: Any) -> dict[str, Any]:
     """Classes and functions of the layers inside, by the names that their configurations call them."""
     inner = all_layers(op)
-    own = [value for layer in inner for key, value in vars(layer).items() if _is_users_own(key, value)]
-    named = [x if inspect.isfunction(x) else type(x) for x in (*inner, *own)]
+    objects = [value for layer in inner for key, value in vars(layer).items() if _is_users_own(key, value)]
+    named = [x if inspect.isfunction(x) else type(x) for x in (*inner, *objects)]
     return {x.__name__: x for x in named}
 
 

@@ -253,7 +253,7 @@ def _can_wait(op: Any) -> bool:
 
 
 def _by_target(edits: Iterable[Edit]) -> dict[int, list[Edit]]:
-    found: dict[int, list[Edit]] = {}
+    by_target: dict[int, list[Edit]] = {}
     for edit in edits:
-        found.setdefault(id(edit.target), []).append(edit)
-    return found
+        by_target.setdefault(id(edit.target), []).append(edit)
+    return by_target

@@ -156,22 +156,22 @@ def accuracy(labels: Any, outputs: Any) -> float:
     return float(np.mean(np.argmax(outputs, axis=-1) == truth))
 
 
-def metric_of(said: Any) -> tuple[str, Metric]:
+def metric_of(metric: Any) -> tuple[str, Metric]:
     """(name, metric) for "accuracy", the name of a Keras loss (its negative), or a function `(labels, outputs) -> float`.
 
     Raises:
         PlanError: it is none of these.
     """
-    if said == "accuracy":
+    if metric == "accuracy":
         return "accuracy", accuracy
-    if isinstance(said, str):
+    if isinstance(metric, str):
         try:
-            loss = keras.losses.get(said)
+            loss = keras.losses.get(metric)
         except ValueError as error:
-            raise PlanError(f"metric: expected 'accuracy', a Keras loss or a function. Received: {said!r}.") from error
-        return f"-{said}", lambda y, outputs: -float(np.mean(keras.ops.convert_to_numpy(loss(y, outputs))))
-    if not callable(said):
+            raise PlanError(f"metric: expected 'accuracy', a Keras loss or a function. Received: {metric!r}.") from error
+        return f"-{metric}", lambda y, outputs: -float(np.mean(keras.ops.convert_to_numpy(loss(y, outputs))))
+    if not callable(metric):
         raise PlanError(
-            f"metric: expected 'accuracy', a Keras loss or a function (labels, outputs) -> number. Received: {said!r}."
+            f"metric: expected 'accuracy', a Keras loss or a function (labels, outputs) -> number. Received: {metric!r}."
         )
-    return getattr(said, "__name__", type(said).__name__), said
+    return getattr(metric, "__name__", type(metric).__name__), metric

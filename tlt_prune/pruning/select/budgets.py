@@ -62,15 +62,15 @@ def within_budget(grouping: Grouping, options: Options) -> list[int]:
     Raises:
         PlanError: the budget cannot be met, or cannot be counted.
     """
-    resource, said = resource_of(options)
+    resource, amount = resource_of(options)
     search = _Search(grouping, resource.terms(grouping.channels, options))
-    target = absolute(resource, said, search.whole)
+    target = absolute(resource, amount, search.whole)
     fixed = {g: group.without_share(group.ratio) for g, group in enumerate(grouping.groups) if group.ratio is not None}
     least = [fixed.get(g, group.rounded(0)) for g, group in enumerate(grouping.groups)]
     most = [fixed.get(g, group.depth) for g, group in enumerate(grouping.groups)]
     reach = search.cost(least)
     if reach > target * (1 + _ROUNDING):
-        raise PlanError(_unreachable(resource, said, target, reach, search.whole, options, grouping))
+        raise PlanError(_unreachable(resource, amount, target, reach, search.whole, options, grouping))
     start = _locally if options.ranking == "local" else _globally
     return search.filled(start(search, least, most, target), most, target, by_share=options.ranking == "local")
 
@@ -87,7 +87,7 @@ def resource_of(options: Options) -> tuple[Resource, float | str]:
     raise PlanError(f"Expected one of {', '.join(x.name for x in _RESOURCES)}. Received another budget.")
 
 
-def absolute(resource: Resource, said: float | str, whole: float) -> float:
+def absolute(resource: Resource, amount: float | str, whole: float) -> float:
     """The amount that a budget says.
 
     Raises:
@@ -95,13 +95,13 @@ def absolute(resource: Resource, said: float | str, whole: float) -> float:
     """
     if math.isnan(whole):
         raise PlanError(
-            f"{resource.name}={said}: this model's cannot be counted, because a size of its inputs is open. Expected fixed "
+            f"{resource.name}={amount}: this model's cannot be counted, because a size of its inputs is open. Expected fixed "
             "sizes, or another budget."
         )
-    if isinstance(said, str):
-        return float(said.removesuffix("%")) / 100 * whole
+    if isinstance(amount, str):
+        return float(amount.removesuffix("%")) / 100 * whole
     # Nobody means one parameter; one megabyte or millisecond somebody does.
-    return said * whole if said <= 1 and resource.name in ("params", "macs") else float(said)
+    return amount * whole if amount <= 1 and resource.name in ("params", "macs") else float(amount)
 
 
 class _Search:
@@ -219,16 +219,16 @@ def _globally(search: _Search, least: Sequence[int], most: Sequence[int], target
 
 
 def _unreachable(
-    resource: Resource, said: Any, target: float, reach: float, whole: float, options: Options, grouping: Grouping
+    resource: Resource, amount: Any, target: float, reach: float, whole: float, options: Options, grouping: Grouping
 ) -> str:
-    what = f" ({resource.shown(target)})" if isinstance(said, str) or target != said else ""
+    what = f" ({resource.shown(target)})" if isinstance(amount, str) or target != amount else ""
     limits = [f"granularity={grouping.granularity}", f"min_num_filters={options.min_num_filters}"]
     if largest_share(options) is not None:
         limits.append(f"max_ratio={largest_share(options)}")
     if grouping.excluded:
         limits.append("excluded_layers")
     return (
-        f"{resource.name}={said}{what} cannot be met: with {', '.join(limits)} this model keeps at least "
+        f"{resource.name}={amount}{what} cannot be met: with {', '.join(limits)} this model keeps at least "
         f"{resource.shown(reach)}, {100 * reach / whole:.1f} % of its {resource.shown(whole)}. Expected at least that, or "
         "lower limits."
     )

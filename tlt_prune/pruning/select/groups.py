@@ -131,12 +131,12 @@ def grouping(channels: ChannelGraph, statistic: FilterScores, options: Options, 
     free[list(frozen)] = False
     number, members = channels.grouped(free)
     layers = _layers(channels, number, len(members))
-    own = _layer_options(channels, options)
+    special = _layer_options(channels, options)
     groups = []
     for each, made_by in zip(members, layers, strict=True):
         # Stable: ties go to the lower index.
         ranked = each[np.argsort(-statistic[each], kind="stable")]
-        groups.append(_group(ranked, statistic[ranked], made_by, options, own, granularity))
+        groups.append(_group(ranked, statistic[ranked], made_by, options, special, granularity))
     names = tuple(sorted(path for _, path in excluded.values()))
     return Grouping(channels, statistic, tuple(groups), frozen, number, names, granularity)
 
@@ -146,23 +146,23 @@ def _group(
     scores: FilterScores,
     made_by: Sequence[tuple[str, int]],
     options: Options,
-    own: dict[str, LayerOptions],
+    special: dict[str, LayerOptions],
     granularity: int,
 ) -> Group:
     """`made_by`: (layer, how many of its channels one bundle holds)."""
     depth = len(members)
     fewest, steps, ratios = [(1, "")], [(1, "")], []
     for name, channels in made_by:
-        special = own.get(name, LayerOptions())
-        multiple = special.granularity or granularity
+        here = special.get(name, LayerOptions())
+        multiple = here.granularity or granularity
         steps.append((multiple // math.gcd(multiple, channels), f"granularity={multiple}"))
-        filters = special.min_num_filters or options.min_num_filters
+        filters = here.min_num_filters or options.min_num_filters
         fewest.append((math.ceil(filters / channels), f"min_num_filters={filters}"))
-        share = special.max_ratio if special.max_ratio is not None else largest_share(options)
+        share = here.max_ratio if here.max_ratio is not None else largest_share(options)
         if share is not None:
             fewest.append((math.ceil((1 - share) * depth - 1e-9), f"max_ratio={share:g}"))
-        if special.ratio is not None:
-            ratios.append(special.ratio)
+        if here.ratio is not None:
+            ratios.append(here.ratio)
     most, why_fewest = max(fewest, key=lambda x: x[0])
     return Group(
         members,
@@ -183,18 +183,18 @@ def largest_share(options: Options) -> float | None:
 
 def _layers(channels: ChannelGraph, number: Labels, n_groups: int) -> list[list[tuple[str, int]]]:
     """For each group its producing layers, each with how many of its channels one bundle holds."""
-    found: list[list[tuple[str, int]]] = [[] for _ in range(n_groups)]
+    layers: list[list[tuple[str, int]]] = [[] for _ in range(n_groups)]
     for producer in channels.producers:
         bundles, filters = np.unique(channels.bundles.root[producer.labels], return_counts=True)
         groups = number[bundles]
         for group in np.unique(groups[groups >= 0]).tolist():
-            found[group].append((producer.name, int(filters[groups == group].max()) * producer.unit))
-    return found
+            layers[group].append((producer.name, int(filters[groups == group].max()) * producer.unit))
+    return layers
 
 
 def _layer_options(channels: ChannelGraph, options: Options) -> dict[str, LayerOptions]:
     """Producer name -> what is decided otherwise there; of several patterns, later ones override."""
-    found: dict[str, LayerOptions] = {}
+    by_name: dict[str, LayerOptions] = {}
     for pattern, special in options.layer_options.items():
         matching = [p.name for p in channels.producers if matches(p.call, pattern) or p.name == pattern]
         if not matching:
@@ -204,8 +204,8 @@ def _layer_options(channels: ChannelGraph, options: Options) -> dict[str, LayerO
             )
         for name in matching:
             given = {key: value for key in LayerOptions.model_fields if (value := getattr(special, key)) is not None}
-            found[name] = found.get(name, LayerOptions()).model_copy(update=given)
-    return found
+            by_name[name] = by_name.get(name, LayerOptions()).model_copy(update=given)
+    return by_name
 
 
 # --- what may not go ---
@@ -221,9 +221,9 @@ def _frozen_bundles(channels: ChannelGraph, excluded: dict[int, tuple[Any, str]]
         frozen.setdefault(bundle, "the criterion says nothing about it" if has_filters[bundle] else "no filters to score")
     for op, path in excluded.values():
         # What its weights make, and, for a layer without weights, what passes through it.
-        own = [axis.labels for axis in channels.axes if axis.op is op and axis.role != "in"]
-        own += [tensor.labels.reshape(-1) for tensor in channels.tensors if tensor.op is op]
-        for bundle in np.unique(root[np.concatenate(own)]).tolist() if own else ():
+        labels = [axis.labels for axis in channels.axes if axis.op is op and axis.role != "in"]
+        labels += [tensor.labels.reshape(-1) for tensor in channels.tensors if tensor.op is op]
+        for bundle in np.unique(root[np.concatenate(labels)]).tolist() if labels else ():
             frozen.setdefault(bundle, f"excluded layer '{path}'")
     return frozen
 
@@ -233,7 +233,7 @@ def _excluded(channels: ChannelGraph, patterns: Sequence[str | type]) -> dict[in
 
     A pattern that matches a nested model excludes everything in it.
     """
-    found: dict[int, tuple[Any, str]] = {}
+    excluded: dict[int, tuple[Any, str]] = {}
     calls = list(channels.graph.walk())
     for pattern in patterns:
         matching = [call for call in calls if matches(call, pattern)]
@@ -242,10 +242,10 @@ def _excluded(channels: ChannelGraph, patterns: Sequence[str | type]) -> dict[in
             expected = "Expected layer names, paths, shell patterns or types."
             raise PlanError(f"excluded_layers: no layer matches {pattern!r}.{near} {expected}")
         for call in matching:
-            found[id(call.op)] = (call.op, call.path)
+            excluded[id(call.op)] = (call.op, call.path)
             if call.inner is not None:
-                found.update({id(c.op): (c.op, c.path) for c in call.inner.walk()})
-    return found
+                excluded.update({id(c.op): (c.op, c.path) for c in call.inner.walk()})
+    return excluded
 
 
 # --- counts that must hold in every layer ---

@@ -66,7 +66,7 @@ def select(channels: ChannelGraph, options: Options, statistic: FilterScores | N
     Args:
         channels: the traced model.
         options: how much goes and how it is decided.
-        statistic: what `bundle_scores` said, if that is known.
+        statistic: result of `bundle_scores`, where it is at hand.
 
     Raises:
         PlanError: an excluded layer is not in the model, a weight is not finite, or a budget cannot be met.
@@ -151,32 +151,32 @@ def bundle_scores(channels: ChannelGraph, options: Options) -> FilterScores:
     refuse_not_finite(channels.graph)
     criterion = criterion_of(options.criterion)
     network = Network(channels)
-    said = _said(criterion, network)
+    by_layer = _checked_scores(criterion, network)
     normalizer = options.normalizer
     if normalizer == "auto":
         normalizer = "off" if getattr(criterion, "comparable", False) else "max"
     votes, targets = [np.zeros(0)], [np.zeros(0, np.int64)]
     for layer in network.layers:
-        if layer.name in said:
-            scores = said[layer.name]
+        if layer.name in by_layer:
+            scores = by_layer[layer.name]
             voted = ~np.isnan(scores)
             votes.append(normalize(scores[voted], normalizer))
             targets.append(root[layer.labels[voted]])
     return equalize(np.concatenate(votes), np.concatenate(targets), len(root), options.equalization_criterion)
 
 
-def _said(criterion: Any, network: Network) -> dict[str, FilterScores]:
+def _checked_scores(criterion: Any, network: Network) -> dict[str, FilterScores]:
     """What a criterion says, checked."""
     name = getattr(criterion, "__name__", type(criterion).__name__)
-    said = criterion(network)
+    result = criterion(network)
     sizes = {x.name: x.count for x in network.layers}
-    if not hasattr(said, "items"):
+    if not hasattr(result, "items"):
         raise PlanError(
             f"criterion {name}: expected a dictionary of layer name -> scores, as described in tlt_prune.criteria. "
-            f"Received a {type(said).__name__}."
+            f"Received a {type(result).__name__}."
         )
-    found = {}
-    for layer, values in said.items():
+    checked = {}
+    for layer, values in result.items():
         if layer not in sizes:
             raise PlanError(f"criterion {name}: {layer!r} is no layer with filters. Expected names of network.layers.")
         try:
@@ -189,8 +189,8 @@ def _said(criterion: Any, network: Network) -> dict[str, FilterScores]:
             )
         if np.isinf(scores).any():
             raise PlanError(f"criterion {name}: expected finite scores for '{layer}'. Received infinity.")
-        found[layer] = scores
-    return found
+        checked[layer] = scores
+    return checked
 
 
 def normalize(scores: FilterScores, normalizer: str) -> FilterScores:
@@ -224,10 +224,10 @@ def equalize(votes: FilterScores, targets: Labels, size: int, criterion: str) ->
 
 def _per_producer(channels: ChannelGraph, reasons: dict[int, str]) -> dict[str, str]:
     root = channels.bundles.root
-    found = {}
+    by_producer = {}
     for producer in channels.producers:
         for bundle in np.unique(root[producer.labels]).tolist():
             if bundle in reasons:
-                found[producer.name] = reasons[bundle]
+                by_producer[producer.name] = reasons[bundle]
                 break
-    return found
+    return by_producer
