@@ -24,7 +24,7 @@ from typing import Any, Literal, Protocol, TypeVar, get_args
 T = TypeVar("T", bound=type)
 
 Needs = Literal["nothing", "inputs", "loss", "metric"]
-"""What an instance is made from: nothing, inputs, labeled inputs and a loss, labeled inputs and a metric."""
+"""The data that an instance is made from: nothing, inputs, labeled inputs and a loss, labeled inputs and a metric."""
 
 
 class ExampleData(Protocol):
@@ -40,7 +40,7 @@ class ExampleData(Protocol):
 
     @property
     def loss(self) -> Any:
-        """What `compile` takes."""
+        """A loss as `compile` takes it."""
 
     @property
     def metric(self) -> Any:
@@ -117,7 +117,7 @@ class Registry:
         return tuple(entry.name for need in wanted for entry in entries if entry.needs == need)
 
     def find(self, name: str) -> Entry | None:
-        """What is registered under a name, or None."""
+        """The entry of a name, or None."""
         self.load()
         return self._entries.get(name)
 

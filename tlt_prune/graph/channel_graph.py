@@ -1,4 +1,4 @@
-"""What tracing results in, as plain data: selection, costs and rewriting are pure functions of it."""
+"""The result of tracing, as plain data: selection, costs and rewriting are pure functions of it."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ lists, dictionaries and slices: `(None, 1, Count(labels))`. See `resolve`."""
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Edit:
-    """What depends on the retained channels: a configuration entry (`key` a path in a layer's) or an argument of a call."""
+    """A configuration entry (`key` is its path) or an argument of a call that depends on the retained channels."""
 
     target: Any
     key: Any
@@ -120,7 +120,7 @@ class TensorLabels:
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class ChannelGraph:
-    """What `trace` found. All label vectors index into `bundles.root`.
+    """Result of `trace`. All label vectors index into `bundles.root`.
 
     Attributes:
         input_labels: `id` of a graph -> labels of its flat inputs.

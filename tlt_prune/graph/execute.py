@@ -38,7 +38,7 @@ class PendingCall(Generic[V]):
         return [self.values[x.key] for x in self.call.inputs]
 
     def arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """What the call is given, with values in the place of tensors."""
+        """Arguments and keyword arguments of the call, with values in the place of tensors."""
         args, kwargs = filled((self.call.args, self.call.kwargs), self.values)
         return args, kwargs
 

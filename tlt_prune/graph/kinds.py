@@ -1,4 +1,4 @@
-"""What kind of layer one is, by the traits that its rule states: what criteria, compensation, costs and the law ask alike."""
+"""Kinds of layers, by the traits that their rules state: criteria, compensation, costs and the law ask alike."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class _Tracer:
         self._tensors: list[TensorLabels] = []
         self._labels_of: dict[int, Labels] = {}
         self._times = 1.0
-        """How often the model that is being traced runs in one call of the outermost one, NaN where unknown."""
+        """Number of runs of the model that is being traced in one call of the outermost one, NaN where unknown."""
 
     def run(self, graph: Graph, inputs: Sequence[Labels]) -> list[Labels]:
         # A nested model has one input shape, so all its calls must bring the same channels.

@@ -1,4 +1,4 @@
-"""What will be removed: a value that can be read, printed, saved and applied."""
+"""The plan of a prune: a value that can be read, printed, saved and applied."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ class PruningPlan:
         return dataclasses.replace(self, layers=layers, kept=kept)
 
     def sweep(self, model: Any, thresholds: Sequence[float] | None = None) -> pd.DataFrame:
-        """What other thresholds would leave of `model`, with this plan's other settings: see `tlt_prune.sweep`."""
+        """Sizes of `model` at other thresholds, with this plan's other settings: see `tlt_prune.sweep`."""
         others = {key: value for key, value in self.settings.items() if key not in (*BUDGETS, "ranking")}
         return sweep(model, thresholds, **others)  # type: ignore[arg-type]
 
@@ -190,7 +190,7 @@ class PruningPlan:
         return report.summary(self.model_name, self.totals)
 
     def advice(self) -> str:
-        """Where next to nothing is removed: why, and what to do. Empty otherwise."""
+        """The reason why next to nothing is removed, with what to do; empty where more is removed."""
         reasons = sorted({x.note.removeprefix("frozen: ") for x in self.layers if x.note} or self.frozen)
         return report.advice(self.totals, reasons, self.scores, self.first_threshold, self.settings)
 
@@ -244,7 +244,7 @@ def _same_layers(plan: PruningPlan, channels: ChannelGraph, *, by_position: bool
 
 
 def _indices(kept: Mapping[str, NDArray[np.int64]], name: str, width: int) -> NDArray[np.int64]:
-    """The retained channels of a layer, if they are that."""
+    """The retained channels of a layer, checked."""
     indices = kept.get(name)
     if indices is None:
         raise PlanError(f"The plan says nothing about '{name}'. Expected the retained channels of every layer.")

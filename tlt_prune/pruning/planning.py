@@ -20,7 +20,7 @@ from tlt_prune.pruning.select.select import Selection, select
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Decision:
-    """What is to be removed from a traced model.
+    """A plan for a traced model.
 
     Attributes:
         channels: the traced model.

@@ -52,7 +52,7 @@ def summary(model_name: str, totals: Totals) -> str:
 def advice(
     totals: Totals, reasons: Sequence[str], scores: Sequence[float], first_threshold: float, settings: Mapping[str, Any]
 ) -> str:
-    """Why next to nothing is removed, and what to do; empty where more is.
+    """The reason why next to nothing is removed, with what to do; empty where more is removed.
 
     Args:
         totals: of the model.

@@ -34,7 +34,7 @@ def progress_of(step: int, steps: int, kind: Kind) -> float:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PruningSteps:
-    """How the way to a budget is divided into steps.
+    """Division of a prune into steps.
 
     Attributes:
         original: the traced model before the first step.

@@ -36,7 +36,7 @@ def refuse_what_cannot_be_loaded(model: Any, family: Family) -> None:
 
 
 def checksum_of_steps(model: Any, options: Options, steps: int, schedule: str, overrides: Mapping[str, Any] | None) -> str:
-    """What the steps in a folder belong to."""
+    """Checksum of all that decides the steps in a folder."""
     digest = hashlib.sha256()
     for weight in model.get_weights():
         digest.update(weight.tobytes())

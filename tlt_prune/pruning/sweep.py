@@ -1,4 +1,4 @@
-"""What each threshold would remove: for choosing one."""
+"""Sizes of a model at several thresholds, for choosing one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def sweep(model: Any, thresholds: Sequence[float] | None = None, **options: Unpa
         **options: the fields of `tlt_prune.Options` but the budgets.
 
     Returns:
-        A row a threshold (the index): "channels", "parameters" and "MACs" that are left, MACs NaN where sizes are open;
+        One row per threshold (the index): "channels", "parameters" and "MACs" that are left, MACs NaN where sizes are open;
         `frame.attrs["whole"]` has those of the whole model.
 
     Raises:

@@ -1,4 +1,4 @@
-"""How each layer type treats channel labels: one small function a type, in one registry.
+"""Rules: the treatment of channel labels by each type of layer, one small function per type, in one registry.
 
 A rule is `rule(call, x, ...) -> labels`, with one label array an input tensor (in the order of the
 call's arguments) and one an output tensor. `call` is a `tlt_prune.graph.call_trace.CallTrace`. Rules of

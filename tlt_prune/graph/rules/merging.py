@@ -71,7 +71,7 @@ def combine(
 
 
 def cut(values: Any, axis: int, vector: Labels) -> Cut | None:
-    """What becomes of constant `values` that meet `vector` on `axis` (negative, as broadcasting aligns from the right)."""
+    """The template of constant `values` that meet `vector` on `axis` (negative, as broadcasting aligns from the right)."""
     shape = np.shape(values)
     return Cut(values, axis, vector) if len(shape) >= -axis and shape[axis] == len(vector) > 1 else None
 

@@ -24,7 +24,7 @@ Trait = Literal[
     "mean preserving",
     "sum",
 ]
-"""What others than the tracer want to know of a layer:
+"""A property of a layer that others than the tracer ask for:
 
 - "activation": the layer as a whole is a function of each element by itself;
 - "activation attribute": what it computes goes through its attribute `activation`;

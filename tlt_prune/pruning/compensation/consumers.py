@@ -19,7 +19,7 @@ from tlt_prune.graph.reader import Call, Graph
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Shortcut:
-    """What is added to a layer's output, with a batch normalization in between or not.
+    """The other terms of a sum that a layer's output goes into, with a batch normalization in between or not.
 
     Attributes:
         others: keys of the other tensors of the sum.
@@ -32,7 +32,7 @@ class Shortcut:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Home:
-    """Where a constant that is added to a layer's output (before its activation) can live.
+    """The variable that can hold a constant to be added to a layer's output, before its activation.
 
     Attributes:
         variable: of the pruned model: the layer's bias, or the moving mean of the batch normalization behind it.

@@ -43,7 +43,7 @@ _SMALLEST_SCALE = 1e-2
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Fit:
-    """What belongs to the equations of one layer, beside what it is given.
+    """Constants of the equations of one layer.
 
     Attributes:
         home: where its constant lives; None where there is no room for one.
@@ -145,7 +145,7 @@ class LeastSquares(TakesData):
 
 
 def _firsts(old: Step, new: Step) -> tuple[NDArray[Any], NDArray[Any]]:
-    """What both are given of the first batch: where it is equal, there is nothing to make up for."""
+    """Inputs of both for the first batch: where they are equal, there is nothing to make up for."""
     return np.asarray(old.input()[0]), np.asarray(new.input()[0])
 
 
@@ -159,7 +159,7 @@ def _reason_not_fitted(family: Family, step: Step) -> str:
 
 
 def _lost_by_shortcut(family: Family, old: Step, new: Step, fit: _Fit, positions: WindowPositions, batch: int) -> Any:
-    """What is missing, at these positions, of what is added to the layer's output: in units of that output."""
+    """Loss of the shortcut that is added to the layer's output, at these positions, in units of that output."""
     before, after = fit.shortcut
     if before is None or after is None:
         return 0.0

@@ -1,4 +1,4 @@
-"""What a convolution's or dense layer's kernel is multiplied with at chosen positions, as rows of a matrix.
+"""Inputs of a convolution's or dense layer's kernel at chosen positions, as rows of a matrix.
 
 `window_rows(x, op, positions) @ kernel.reshape(-1, filters)` is what the layer computes there, before its bias and activation.
 """

@@ -94,7 +94,7 @@ class LatencyTable:
         return _key_of_model(channels) in self._scales
 
     def scale(self, channels: ChannelGraph) -> float:
-        """What sums are multiplied with for this model; 1 where it was not calibrated."""
+        """Factor of the sums for this model; 1 where it was not calibrated."""
         return self._scales.get(_key_of_model(channels), 1.0)
 
     def calibrate(self, channels: ChannelGraph, milliseconds: float, granularity: int) -> None:
@@ -206,7 +206,7 @@ def _key_of_layer(shape: dict[str, Any], counts: Sequence[int]) -> str:
 
 
 def _key_of_model(channels: ChannelGraph) -> str:
-    """What a calibration belongs to: an architecture, whatever its widths."""
+    """Name of an architecture, whatever its widths: a calibration belongs to it."""
     return " ".join(p.name for p in channels.producers)
 
 

@@ -1,4 +1,4 @@
-"""What a model costs as a sum of terms, each a function of how many channels of some label vectors stay.
+"""The cost of a model as a sum of terms, each a function of how many channels of some label vectors stay.
 
 The sums are those of `costs`. For parameters and multiply-accumulates a term is a product of counts.
 """
@@ -73,5 +73,5 @@ def _product_of_counts(factor: float) -> Callable[[Sequence[int]], float]:
 
 
 def charged(terms: Sequence[Term], alive: Alive | None = None) -> float:
-    """What a model that retains `alive` (`(n_labels,)`; everything by default) is charged."""
+    """Cost of the model that retains `alive` (`(n_labels,)`; everything by default)."""
     return math.fsum(term.value([len(v) if alive is None else int(alive[v].sum()) for v in term.vectors]) for term in terms)

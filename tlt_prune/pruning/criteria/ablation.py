@@ -31,11 +31,10 @@ class _Cache(Settings):
 
 @CRITERIA.register("Ablation", needs="metric", by_script={"chunk": 8})
 class Ablation(TakesData):
-    """What the metric loses when a channel goes: the whole model's minus that with the channel's consumers given zero.
+    """Loss of the metric without a channel: the whole model's metric minus that with the channel's consumers given zero.
 
-    Mozer and Smolensky, "Skeletonization", NIPS 1988, measure it so; everything else estimates it. It takes one evaluation a
-    channel
-    or, with `chunk`, one for each run of channels of neighboring norms. A channel that is read inside one layer (a head
+    Mozer and Smolensky, "Skeletonization", NIPS 1988, measure it so; everything else estimates it. It takes one evaluation per
+    channel or, with `chunk`, one for each run of channels of neighboring norms. A channel that is read inside one layer (a head
     of attention) is not scored.
 
     Args:
@@ -93,7 +92,7 @@ class Ablation(TakesData):
         return network.of_bundles(scores)
 
     def _identity(self, network: Network, batches: Batches) -> str:
-        """What results belong to: weights, examples and metric."""
+        """Checksum of all that results depend on: weights, examples and metric."""
         total = 0
         for layer in network.channels.graph.walk():
             for weight in network.weights(layer.op) if layer.inner is None and hasattr(layer.op, "weights") else ():

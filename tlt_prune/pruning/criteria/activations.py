@@ -14,7 +14,7 @@ from tlt_prune.pruning.running.walk import Walk, watched
 
 
 class _Activations(TakesData):
-    """What Activation and APoZ share.
+    """Base class of Activation and APoZ.
 
     Attributes:
         used: after a call: how much data it was.

@@ -30,7 +30,7 @@ _TOGETHER = 8
 
 
 class _Gradients(TakesData):
-    """What Taylor and Fisher share.
+    """Base class of Taylor and Fisher.
 
     Attributes:
         used: after a call: how much data it was.

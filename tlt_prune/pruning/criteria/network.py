@@ -1,4 +1,4 @@
-"""What a criterion sees of a model: its filters, layer by layer, and what it says of them."""
+"""A model as criteria see it: its filters, layer by layer."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class Network:
     Attributes:
         model: the Keras model; to be read, never changed.
         layers: its layers with filters, in topological order.
-        channels: what tracing found.
+        channels: the traced model.
         removable: `(n_labels,)`, False where a channel is frozen whatever it scores.
     """
 
@@ -118,7 +118,7 @@ class Network:
         return self._kept[1]
 
     def of_bundles(self, scores: FilterScores) -> dict[str, FilterScores]:
-        """What the layers say where a score was found for whole bundles: `scores` is `(n_labels,)`, meaningful at roots."""
+        """Layer name -> scores of its filters, from scores of whole bundles: `(n_labels,)`, meaningful at roots."""
         root = self.channels.bundles.root
         return {x.name: scores[root[x.labels]] for x in self.layers}
 

@@ -27,7 +27,7 @@ _OPEN_SIZES = ((64, 8), (224, 32), (32, 4))
 
 @dataclasses.dataclass(frozen=True)
 class LawReport:
-    """What the check found.
+    """Result of the check of the law.
 
     Attributes:
         relative_error: largest difference of any output, relative to that output's largest magnitude, where

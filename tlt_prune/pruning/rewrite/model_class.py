@@ -73,7 +73,7 @@ def _further_arguments(model: Any, family: Family, parts: Mapping[str, Any]) -> 
 
 
 def _parameters(cls: type) -> tuple[dict[str, inspect.Parameter], bool]:
-    """What a constructor takes, with those that it hands its arguments on to; and whether it takes any of Keras' too."""
+    """Parameters of a constructor and of those that it hands its arguments on to; and whether it takes any of Keras' too."""
     parameters: dict[str, inspect.Parameter] = {}
     for base in cls.__mro__:
         if is_keras_class(base):
@@ -96,7 +96,7 @@ def _is_made_of(new: Any, parts: Mapping[str, Any]) -> bool:
 
 
 def _lost(cls: type) -> str:
-    """What a plain class lacks, for people."""
+    """The public methods that a plain class lacks, for people."""
     bases = [base for base in cls.__mro__ if not is_keras_class(base) and base is not object]
     names = {name for base in bases for name, value in vars(base).items() if callable(value)}
     methods = sorted(name for name in names if not name.startswith("_") and name not in ("get_config", "from_config"))

@@ -147,7 +147,7 @@ def _is_users_own(key: str, value: Any) -> bool:
 
 
 def _hand_over_assets(op: Any, new: Any) -> None:
-    """What a layer keeps beside weights and configuration, such as an adapted vocabulary: through its saving interface."""
+    """Copies the assets of a layer, such as an adapted vocabulary, through its saving interface."""
     if not hasattr(op, "save_assets"):
         return
     variables: dict[str, Any] = {}

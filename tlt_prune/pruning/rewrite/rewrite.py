@@ -138,7 +138,7 @@ class _Rewriter:
         return pairs
 
     def _arguments(self, pending: PendingCall[Any]) -> tuple[Any, Any]:
-        """What a call is given in the new model."""
+        """Arguments of a call in the new model."""
         args, kwargs = list(pending.call.args), dict(pending.call.kwargs)
         for edit in self._argument_edits.get(id(pending.call), ()):
             if isinstance(edit.key, int) and edit.key < len(args):
@@ -151,7 +151,7 @@ class _Rewriter:
     # --- operations ---
 
     def _rebuilt(self, call: Call) -> Any:
-        """What becomes of an operation; first of the layers that it holds and the model has elsewhere too."""
+        """The new operation of a call; layers that it holds and the model has elsewhere too are rebuilt first."""
         if id(call.op) not in self._ops:
             self._refuse_outside_references(call)
             held = {x: self._rebuilt(self._call_of(x, call)) for x in all_layers(call.op) if id(x) in self._shared}
@@ -200,7 +200,7 @@ class _Rewriter:
     # --- state ---
 
     def _finish(self) -> None:
-        """What the new model takes over once its variables have values."""
+        """Restores initializers and trainable flags, once the new variables have values."""
         for op, new in self._ops.values():
             if not self._family.is_layer(op):
                 continue
@@ -223,7 +223,7 @@ class _Rewriter:
 
 
 def _content(cell: Any) -> Any:
-    """What a variable of a function's surroundings holds; None where it holds nothing yet."""
+    """Content of a variable of a function's surroundings; None where it is empty yet."""
     try:
         return cell.cell_contents
     except ValueError:

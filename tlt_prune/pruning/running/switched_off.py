@@ -29,7 +29,7 @@ Metric = Callable[[Any, Any], float]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Consumers:
-    """Which calls read which bundles with a tensor that can be seen.
+    """The calls that read each bundle through a tensor that can be seen.
 
     Attributes:
         order: `(n_labels,)`, for each bundle root the position in the walk of the first call that reads it; -1 for none.

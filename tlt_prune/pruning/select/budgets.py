@@ -1,4 +1,4 @@
-"""How many channels each group keeps, so that the whole model keeps to a budget.
+"""Counts of channels per group with which the whole model keeps to a budget.
 
 Local: every group gives the same share. Global: what scores least for what it saves goes first, wherever it is. Both end with
 the same step: whatever still fits into the budget comes back, so that no group could keep one step more.
@@ -29,7 +29,7 @@ _ROUNDING = 1e-9
 
 @dataclasses.dataclass(frozen=True)
 class Resource:
-    """What a budget is about: its option, its unit, and how a model is charged for it."""
+    """The resource of a budget: its option, its unit, and how a model is charged for it."""
 
     name: str
     unit: str
@@ -53,7 +53,7 @@ _RESOURCES = (
 
 
 def within_budget(grouping: Grouping, options: Options) -> list[int]:
-    """How many bundles of each group stay.
+    """Number of bundles of each group that stay.
 
     Args:
         grouping: the groups of a traced model.
@@ -76,7 +76,7 @@ def within_budget(grouping: Grouping, options: Options) -> list[int]:
 
 
 def resource_of(options: Options) -> tuple[Resource, float | str]:
-    """What the budget of `options` is about, and what it says.
+    """The resource and the amount of the budget in `options`.
 
     Raises:
         PlanError: it is a threshold or a ratio, which is about no resource.
@@ -88,7 +88,7 @@ def resource_of(options: Options) -> tuple[Resource, float | str]:
 
 
 def absolute(resource: Resource, amount: float | str, whole: float) -> float:
-    """The amount that a budget says.
+    """The amount of a budget in units of its resource; `whole` is the model's.
 
     Raises:
         PlanError: the model's amount is unknown.
@@ -100,7 +100,7 @@ def absolute(resource: Resource, amount: float | str, whole: float) -> float:
         )
     if isinstance(amount, str):
         return float(amount.removesuffix("%")) / 100 * whole
-    # Nobody means one parameter; one megabyte or millisecond somebody does.
+    # Values up to 1 are a share for params and macs, an absolute number for size and latency.
     return amount * whole if amount <= 1 and resource.name in ("params", "macs") else float(amount)
 
 
@@ -114,7 +114,7 @@ class _Search:
         self.whole = self.ledger.total
 
     def cost(self, counts: Sequence[int]) -> float:
-        """What the model with these counts costs, exactly."""
+        """Exact cost of the model with these counts."""
         return charged(self._terms, self.grouping.alive(counts))
 
     def filled(self, counts: list[int], most: Sequence[int], target: float, *, by_share: bool) -> list[int]:

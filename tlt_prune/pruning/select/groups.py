@@ -60,7 +60,7 @@ class Group:
         return self.rounded(int(np.sum(self.scores > threshold)))
 
     def held(self, wanted: float) -> str:
-        """Why more stay than `wanted`; empty where no more do."""
+        """The options that keep more than `wanted`; empty where no more stay."""
         stay = self.rounded(wanted)
         if stay <= wanted:
             return ""

@@ -57,7 +57,7 @@ class Ledger:
         return math.fsum(self._values)
 
     def change(self, group: int, count: int) -> float:
-        """What the total grows by if a group keeps `count` bundles; nothing is changed."""
+        """Growth of the total if a group keeps `count` bundles; nothing is changed."""
         sizes = self._sizes_with(group, count)
         return math.fsum(self._value(i, sizes) - self._values[i] for i in self._touched[group])
 

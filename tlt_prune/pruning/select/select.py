@@ -35,7 +35,7 @@ from tlt_prune.pruning.select.groups import Grouping, grouping
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Selection:
-    """What is retained, and why the rest of the graph could not be considered.
+    """The retained channels, and the reasons why others could not be removed.
 
     Attributes:
         alive: `(n_labels,)`.
@@ -123,7 +123,7 @@ def ranking_of(options: Options) -> str:
 
 
 def _counts(divided: Grouping, options: Options) -> list[int]:
-    """How many bundles of each group stay."""
+    """Number of bundles of each group that stay."""
     if options.threshold is None and options.ratio is None:
         return within_budget(divided, options)
     counts = []
@@ -142,7 +142,7 @@ def _counts(divided: Grouping, options: Options) -> list[int]:
 
 
 def bundle_scores(channels: ChannelGraph, options: Options) -> FilterScores:
-    """`(n_labels,)`, the score of each bundle at its root; NaN where no layer has a vote.
+    """`(n_labels,)`, the score of each bundle at its root; NaN where no layer scores it.
 
     Raises:
         PlanError: a weight of the model is not finite, the criterion fails, or says something that are no scores.
@@ -166,7 +166,7 @@ def bundle_scores(channels: ChannelGraph, options: Options) -> FilterScores:
 
 
 def _checked_scores(criterion: Any, network: Network) -> dict[str, FilterScores]:
-    """What a criterion says, checked."""
+    """The scores of a criterion, layer by layer, checked."""
     name = getattr(criterion, "__name__", type(criterion).__name__)
     result = criterion(network)
     sizes = {x.name: x.count for x in network.layers}
