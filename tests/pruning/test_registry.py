@@ -92,8 +92,10 @@ def test_a_name_that_needs_data_says_so(model: keras.Model) -> None:
 
 
 def test_a_name_is_registered_once() -> None:
-    with pytest.raises(ValueError, match="A criterion named 'L2' is already registered"):
-        CRITERIA.register("L2")(type("Another", (), {}))
+    unread = Registry("criterion", "CRITERIA", "tlt_prune.pruning.criteria")
+    for registry in (CRITERIA, unread):
+        with pytest.raises(ValueError, match="A criterion named 'L2' is registered already"):
+            registry.register("L2")(type("Another", (), {}))
     with pytest.raises(ValueError, match="needs: expected one of nothing, inputs, loss, metric"):
         CRITERIA.register("Another", needs="luck")  # type: ignore[arg-type]
 

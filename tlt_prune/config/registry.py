@@ -85,6 +85,7 @@ class Registry:
         self._kind, self._variable, self._package = kind, variable, package
         self._shipped: dict[str, Entry] | None = None
         self._entries: dict[str, Entry] = {}
+        self._loaded = False
 
     def register(self, name: str, *, needs: Needs = "nothing", by_script: Mapping[str, Any] | None = None) -> Callable[[T], T]:
         """Registers a class.
@@ -101,8 +102,9 @@ class Registry:
             raise ValueError(f"needs: expected one of {', '.join(get_args(Needs))}. Received: {needs!r}.")
 
         def decorate(cls: T) -> T:
-            if name in self._entries:
-                raise ValueError(f"A {self._kind} named {name!r} is already registered: {self._entries[name].cls!r}.")
+            # One of the package's own may not be imported yet.
+            if name in self._entries or (name in self.names() and not cls.__module__.startswith(self._package)):
+                raise ValueError(f"A {self._kind} named {name!r} is registered already. Expected another name for {cls!r}.")
             self._entries[name] = Entry(name, needs, by_script or {}, cls)
             return cls
 
@@ -123,8 +125,11 @@ class Registry:
 
     def load(self) -> None:
         """Imports every file of the package: they register their classes."""
+        if self._loaded:
+            return
         for module in pkgutil.iter_modules(importlib.import_module(self._package).__path__):
             importlib.import_module(f"{self._package}.{module.name}")
+        self._loaded = True
 
     @contextlib.contextmanager
     def scoped(self) -> Iterator[None]:

@@ -56,9 +56,9 @@ def _after(family: Family, call: Call, given: Sequence[Moments | None]) -> Momen
     if has_trait(family, op, "flatten"):
         return _flattened(call, inputs[0])
     if has_trait(family, op, "activation"):
-        return activated(op, inputs[0])
+        return behind_activation(op, inputs[0])
     if family.is_a(op, "Activation"):
-        return activated(op.activation, inputs[0]) if acts_on_each_element(op.activation) else None
+        return behind_activation(op.activation, inputs[0]) if acts_on_each_element(op.activation) else None
     if has_trait(family, op, "sum"):
         return _sum(inputs) if len(inputs) > 1 and len({len(x.mean) for x in inputs}) == 1 else None
     return _joined(call, inputs) if has_trait(family, op, "concatenation") else None
@@ -93,7 +93,7 @@ def _flattened(call: Call, x: Moments) -> Moments | None:
     return Moments(spread(x.mean, total // channels), spread(x.variance, total // channels))
 
 
-def activated(function: Callable[[Any], Any], x: Moments) -> Moments:
+def behind_activation(function: Callable[[Any], Any], x: Moments) -> Moments:
     """Of `function(z)`, z normally distributed: closed form for ReLU, else the integral on a grid."""
     deviation = np.sqrt(x.variance)
     name = getattr(function, "__name__", "")
