@@ -18,7 +18,7 @@ from tlt_prune.graph.tracer import ChannelGraph, trace
 from tlt_prune.io.model_info import ModelInfo
 from tlt_prune.pruning.cost.costs import costs
 from tlt_prune.pruning.rewrite.law import check_law, random_inputs, relative_error
-from tlt_prune.pruning.select.groups import alive_of, grouping
+from tlt_prune.pruning.select.groups import grouping
 from tlt_prune.pruning.select.select import bundle_scores, ranking_of
 
 INFO = ModelInfo(
@@ -99,7 +99,7 @@ def assert_met_to_within_one_step(model: Any, resource: str, share: float, **opt
     found = grouping(channels, statistic, chosen, chosen.granularity)
 
     def cost(counts: list[int]) -> float:
-        return total(costs(channels, alive_of(channels, found, counts, statistic)))
+        return total(costs(channels, found.alive(counts)))
 
     try:
         plan = tlt_prune.plan_pruning(model, **{resource: share}, **options)

@@ -17,7 +17,7 @@ from tlt_prune.detection.kitti import parse_labels
 from tlt_prune.detection.reading import load_coco
 from tlt_prune.errors import DataError, PlanError, SpecError, TltPruneError
 from tlt_prune.pruning.plan import PruningPlan
-from tlt_prune.pruning.schedule import StepRecord
+from tlt_prune.pruning.step_files import StepRecord
 
 
 def refused(call: Any, *errors: type[TltPruneError]) -> str:

@@ -10,10 +10,10 @@ from helpers import assert_met_to_within_one_step, randomize
 
 import tlt_prune
 from tlt_prune.graph.tracer import trace
-from tlt_prune.pruning.batches import Batches
 from tlt_prune.pruning.cost.costs import costs
 from tlt_prune.pruning.rewrite.law import random_inputs
-from tlt_prune.pruning.walk import Walk
+from tlt_prune.pruning.running.batches import Batches
+from tlt_prune.pruning.running.walk import Walk
 
 ALL = {**gallery.EXACT, **gallery.APPROXIMATE}
 

@@ -79,11 +79,11 @@ def test_data_that_says_it_has_no_end(use: str, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["generator", "from_generator"])
 def test_data_that_does_not_say_so(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tlt_prune.pruning.batches._MOST_BATCHES", 20)
+    monkeypatch.setattr("tlt_prune.pruning.running.batches._MOST_BATCHES", 20)
     with pytest.raises(PlanError, match=r"Fisher: 252 examples in 21 batches were read, and there are more. Expected steps="):
         USES["Fisher"](ENDLESS[kind]())
     monkeypatch.undo()
-    monkeypatch.setattr("tlt_prune.pruning.batches._MOST_BYTES", 1000)
+    monkeypatch.setattr("tlt_prune.pruning.running.batches._MOST_BYTES", 1000)
     with pytest.raises(PlanError, match="and there are more"):
         USES["Fisher"](ENDLESS[kind]())
     USES["Fisher"](ENDLESS[kind](), steps=2)

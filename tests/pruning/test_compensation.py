@@ -14,9 +14,9 @@ from tlt_prune.errors import PlanError
 from tlt_prune.graph.reader import read
 from tlt_prune.graph.tracer import trace
 from tlt_prune.pruning.compensation import compensate
-from tlt_prune.pruning.compensation.moments import Moments, activated, moments, relu
+from tlt_prune.pruning.compensation.moments import Moments, behind_activation, moments, relu
 from tlt_prune.pruning.compensation.synthetic import pictures_for
-from tlt_prune.pruning.compensation.windows import Positions, window_rows
+from tlt_prune.pruning.compensation.windows import WindowPositions, window_rows
 from tlt_prune.pruning.rewrite.rewrite import rewrite
 
 RNG = np.random.default_rng(0)
@@ -165,14 +165,14 @@ def test_a_shortcuts_loss_is_made_up_for_by_what_is_added_to_it() -> None:
 def test_moments_of_activations_against_sampling(function: Any) -> None:
     mean, deviation = np.array([-1.0, 0.0, 0.5, 2.0]), np.array([0.5, 1.0, 2.0, 0.1])
     sample = np.asarray(function((mean + deviation * np.random.default_rng(1).standard_normal((200_000, 4))).astype("float32")))
-    found = activated(function, Moments(mean, deviation**2))
+    found = behind_activation(function, Moments(mean, deviation**2))
     np.testing.assert_allclose(found.mean, sample.mean(axis=0), atol=0.01)
     np.testing.assert_allclose(found.variance, sample.var(axis=0), atol=0.03)
 
 
 def test_relu_in_closed_form_is_what_the_integral_says() -> None:
     x = Moments(np.linspace(-3, 3, 13), np.linspace(0.1, 2, 13))
-    exact, grid = relu(x), activated(keras.ops.relu, x)
+    exact, grid = relu(x), behind_activation(keras.ops.relu, x)
     np.testing.assert_allclose(exact.mean, grid.mean, atol=1e-4)
     np.testing.assert_allclose(exact.variance, grid.variance, atol=1e-3)
     constant = relu(Moments(np.array([-1.0, 0.0, 2.0]), np.zeros(3)))
@@ -339,7 +339,7 @@ def test_window_rows_times_the_kernel_is_the_layer(layer: Any) -> None:
     rank = len(layer.kernel_size) if hasattr(layer, "kernel_size") else 1
     x = RNG.standard_normal((2, *(9, 8, 7)[:rank], 3)).astype("float32")
     expected = np.asarray(layer(x))
-    positions = Positions.of(x, layer, np.arange(Positions.count(x, layer)))
+    positions = WindowPositions.of(x, layer, np.arange(WindowPositions.count(x, layer)))
     rows = window_rows(x, layer, positions)
     found = rows @ np.asarray(layer.kernel).reshape(-1, 4)
     np.testing.assert_allclose(found, expected.reshape(-1, 4), rtol=1e-4, atol=1e-5)

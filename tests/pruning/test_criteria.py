@@ -149,7 +149,7 @@ def test_ablation_goes_on_where_it_stopped(tmp_path: pathlib.Path, monkeypatch: 
             raise KeyboardInterrupt
         return -float(np.mean((y - outputs) ** 2))
 
-    monkeypatch.setattr("tlt_prune.pruning.ablation._MOST_VALUES", 1)
+    monkeypatch.setattr("tlt_prune.pruning.running.switched_off._MOST_VALUES", 1)
     with pytest.raises(KeyboardInterrupt):
         scores(model, criteria.Ablation(data, counted, cache=cache))
     found = scores(model, criteria.Ablation(data, counted, cache=cache))

@@ -16,7 +16,7 @@ from tlt_prune.errors import PlanError
 from tlt_prune.graph.tracer import trace
 from tlt_prune.pruning.cost import latency
 from tlt_prune.pruning.cost.latency import LatencyTable
-from tlt_prune.pruning.select.ledger import charged
+from tlt_prune.pruning.cost.terms import charged
 
 
 @pytest.fixture(autouse=True)

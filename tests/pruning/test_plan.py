@@ -319,3 +319,26 @@ def test_a_dropout_whose_noise_counts_channels_trains_after_pruning() -> None:
     pruned.compile("sgd", "mse")
     pruned.fit(np.ones((4, 6, 6, 3)), np.zeros((4, 2)), verbose=0)
     assert np.isfinite(pruned.predict(np.ones((4, 6, 6, 3)), verbose=0)).all()
+
+
+def test_apply_takes_what_prune_model_takes(model: keras.Model) -> None:
+    x = np.random.default_rng(0).standard_normal((32, 8, 8, 3)).astype("float32")
+    making = {
+        "layer_config_overrides": {"a": {"kernel_regularizer": None}},
+        "compensation": ["bias", tlt_prune.LeastSquares(x)],
+        "verify": True,
+    }
+    applied = plan_of(model).apply(model, **making)
+    pruned = tlt_prune.prune_model(model, ratio=0.5, granularity=4, min_num_filters=4, **making)
+    assert applied.get_layer("a").kernel_regularizer is None
+    for a, b in zip(applied.get_weights(), pruned.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_apply_verifies_where_asked_for(model: keras.Model) -> None:
+    noise = keras.layers.Lambda(lambda y: y + keras.random.normal(keras.ops.shape(y)), name="noise")
+    noisy = keras.Model(model.inputs, noise(model.outputs[0]))
+    plan = plan_of(noisy)
+    with pytest.raises(LawError, match="random in inference"):
+        plan.apply(noisy, verify=True)
+    assert plan.apply(noisy).get_layer("a").filters == 8

@@ -11,7 +11,7 @@ import pytest
 from helpers import randomize
 
 import tlt_prune
-from tlt_prune.errors import PlanError
+from tlt_prune.errors import LawError, PlanError
 from tlt_prune.graph.tracer import trace
 from tlt_prune.pruning.cost.costs import costs
 from tlt_prune.pruning.schedule import progress_of
@@ -120,3 +120,46 @@ def test_bad_arguments_are_refused_before_any_training(options: dict[str, Any], 
 
     with pytest.raises(PlanError, match=message):
         tlt_prune.iterative_prune(net(), retrain, **options)
+
+
+def test_every_prune_takes_what_prune_model_takes() -> None:
+    x = np.random.default_rng(0).standard_normal((64, 8, 8, 3)).astype("float32")
+    model = net()
+    options = {"ratio": 0.5, "min_num_filters": 8, "compensation": tlt_prune.LeastSquares(x)}
+    overrides = {"c*": {"kernel_regularizer": keras.regularizers.L1(0.25)}}
+    penalties: list[float] = []
+
+    def retrain(pruned: Any, step: int) -> None:
+        penalties.append(float(pruned.get_layer("c1").kernel_regularizer.l1))
+
+    stepped = tlt_prune.iterative_prune(model, retrain, steps=1, layer_config_overrides=overrides, verify=True, **options)
+    whole = tlt_prune.prune_model(model, layer_config_overrides=overrides, verify=True, **options)
+    for a, b in zip(stepped.get_weights(), whole.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    tlt_prune.iterative_prune(model, retrain, steps=2, layer_config_overrides=overrides, **options)
+    assert penalties == [0.25] * 3
+    assert model.get_layer("c1").kernel_regularizer is None
+
+
+def test_every_prune_is_verified_where_asked_for() -> None:
+    x = keras.Input((8, 8, 3))
+    y = keras.layers.Conv2D(32, 3, padding="same", name="c0")(x)
+    noisy = keras.layers.GaussianNoise(1.0)
+    noisy.call = lambda inputs, training=None: inputs + keras.random.normal(keras.ops.shape(inputs))
+    model = randomize(keras.Model(x, keras.layers.Dense(2)(keras.layers.Flatten()(noisy(y)))))
+    options = {"steps": 1, "ratio": 0.5, "min_num_filters": 8, "channelwise_layers": ["gaussian_noise*"]}
+    trained: list[int] = []
+    with pytest.raises(LawError, match="random in inference"):
+        tlt_prune.iterative_prune(model, lambda m, step: trained.append(step), verify=True, **options)
+    assert trained == []
+    tlt_prune.iterative_prune(model, lambda m, step: trained.append(step), **options)
+    assert trained == [1]
+
+
+def test_a_folder_belongs_to_the_overrides_too(tmp_path: pathlib.Path) -> None:
+    options = {"steps": 1, "ratio": 0.5, "min_num_filters": 8, "folder": tmp_path}
+    tlt_prune.iterative_prune(net(), lambda m, step: None, **options)
+    with pytest.raises(PlanError, match="steps of another model or with other arguments"):
+        tlt_prune.iterative_prune(
+            net(), lambda m, step: None, layer_config_overrides={"c0": {"kernel_regularizer": "l2"}}, **options
+        )

@@ -10,12 +10,11 @@ filters' consumers zeroed, then writes the model and its plan (model.plan.json).
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import json
 import pathlib
 from collections.abc import Callable, Iterator
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from absl import flags
@@ -23,7 +22,7 @@ from absl import flags
 from tlt_prune import extras
 from tlt_prune.cli import common
 from tlt_prune.config.options import BUDGETS, Options, with_budget
-from tlt_prune.config.settings import Settings
+from tlt_prune.config.settings import Settings, names_of
 from tlt_prune.config.specs import Prune, Spec, parse_value
 from tlt_prune.errors import MissingPackageError, PlanError, SpecError
 from tlt_prune.io import files, places
@@ -32,6 +31,9 @@ from tlt_prune.io.frameworks import import_frameworks
 from tlt_prune.tasks import Task
 from tlt_prune.tasks.steps.sparsity import train_on_twin
 from tlt_prune.tasks.steps.training import run_training
+
+if TYPE_CHECKING:
+    from tlt_prune.graph.channel_graph import ChannelGraph
 
 # The fields of Options that the toolkit's script has under another name, and its short forms.
 _NAMES = {"threshold": "pruning_threshold", "granularity": "pruning_granularity"}
@@ -70,12 +72,13 @@ def _define_options() -> None:
         info = Prune.model_fields[field]
         default = "" if info.default in (None, "", ()) or isinstance(info.default, Settings) else f" Default: {info.default}."
         text = f"{' '.join(str(info.description).split())}{default}"
-        choices = [x for x in get_args(info.annotation) if isinstance(x, str)]
-        if choices and len(choices) == len(get_args(info.annotation)):
-            flags.DEFINE_enum(_flag(field), None, choices, text, case_sensitive=False)
+        names, only_names = names_of(info)
+        if only_names:
+            flags.DEFINE_enum(_flag(field), None, names, text, case_sensitive=False)
         elif field.endswith("_layers"):
             flags.DEFINE_multi_string(_flag(field), None, f"{text} Repeatable.")
         else:
+            text += f" Names: {', '.join(names)}." if names else ""
             flags.DEFINE_string(_flag(field), None, text)
         if field in _SHORT:
             flags.DEFINE_alias(_SHORT[field], _flag(field))
@@ -156,7 +159,8 @@ def _by_steps(task: Task, source: str, output: pathlib.Path) -> list[str]:
     """Prunes in steps, with training in between; run again after being killed, it goes on where it was."""
     from tlt_prune.graph.tracer import trace
     from tlt_prune.io.model_files import load_keras
-    from tlt_prune.pruning.schedule import StepRecord, step_options
+    from tlt_prune.pruning.schedule import PruningSteps
+    from tlt_prune.pruning.step_files import StepRecord
 
     extras.require("train", "tlt-prune with a schedule")
     spec, schedule = task.spec, task.spec.prune.schedule
@@ -174,22 +178,20 @@ def _by_steps(task: Task, source: str, output: pathlib.Path) -> list[str]:
     intact = record.intact(file_of)
     if intact < record.count:
         say(f"Step {intact + 1} is made again: {file_of(intact + 1)} is not what was written there.")
-    current, said = source, [f"All {schedule.steps} steps are done: {output}."]
-    for step in range(1, schedule.steps + 1):
-        say(f"\nStep {step} of {schedule.steps}")
-        last, pruned, again = step == schedule.steps, file_of(step), step > intact
+    said = [f"All {schedule.steps} steps are done: {output}."]
+    for step in PruningSteps(original, schedule.steps, schedule.kind).walk(source):
+        say(f"\nStep {step.number} of {schedule.steps}")
+        pruned, again = file_of(step.number), step.number > intact
         if again:
-            adjusted = functools.partial(step_options, original=original, step=step, steps=schedule.steps, kind=schedule.kind)
-            said = _prune(task, current, pruned, adjusted, onwards=last)
+            said = _prune(task, step.start, pruned, step.options, onwards=step.is_last)
             if FLAGS.dry_run:
                 return ["The later steps depend on the training after this one."]
-            record.done(step, pruned)
-        if not last:
+            record.done(step.number, pruned)
+        if not step.is_last:
             # What is there of a step that is made again is another training's.
             restart = again and (pruned.parent / "train/checkpoints").exists()
             retraining = task.starting_from(str(pruned), schedule.epochs)
-            result = run_training(retraining, pruned.parent / "train", restart=restart)
-            current = str(result.path)
+            step.result = str(run_training(retraining, pruned.parent / "train", restart=restart).path)
     return said
 
 
@@ -206,7 +208,7 @@ def _prune(
     task: Task,
     source: str,
     output: pathlib.Path,
-    adjusted: Callable[..., Options] | None = None,
+    adjusted: Callable[[Options, ChannelGraph], Options] | None = None,
     *,
     onwards: bool = True,
 ) -> list[str]:
@@ -218,10 +220,7 @@ def _prune(
     from tlt_prune.graph.tracer import trace
     from tlt_prune.io import model_info
     from tlt_prune.onnx.predictor import keras_predictor
-    from tlt_prune.pruning.api import plan_of
-    from tlt_prune.pruning.compensation import compensate
-    from tlt_prune.pruning.rewrite.law import check_law
-    from tlt_prune.pruning.rewrite.rewrite import rewrite
+    from tlt_prune.pruning.planning import decide
     from tlt_prune.tasks.steps.choosing import choose
     from tlt_prune.tasks.steps.latency import calibrate, measured_ms
     from tlt_prune.training.saving import save_model
@@ -235,35 +234,36 @@ def _prune(
     options = choice.options.model_copy(update={"excluded_layers": excluded})
     channels = trace(model, options.channelwise_layers)
     if adjusted is not None:
-        options = adjusted(options, current=channels)
+        options = adjusted(options, channels)
     if options.latency_ms is not None:
         options = options.model_copy(update={"latency_table": options.latency_table or f"{spec.results_dir}/latency.json"})
         calibrate(model, channels, options)
-    plan, alive = plan_of(channels, options)
+    decision = decide(channels, options)
+    plan = decision.plan
     say(table(plan))
     advice = plan.advice()
     if advice:
         say(f"WARNING: this prune removes next to nothing. {advice}")
     if FLAGS.dry_run:
         return ["Dry run: nothing is written."]
-    pruned = rewrite(channels, alive)
-    if FLAGS.verify:
-        report = check_law(channels, alive, pruned)
+    outcome = decision.carry_out(compensation=choice.compensation, verify=FLAGS.verify)
+    report = outcome.law
+    if report is not None:
         say(f"Verified: equal to the original with the removed filters' consumers zeroed, to {report.relative_error:.1e}.")
         if report.approximate:
             reasons = "; ".join(report.approximate)
             say(f"Approximate: {reasons}. With that, outputs differ by {report.approximate_error:.1e}; retraining mends it.")
-    done = compensate(choice.compensation, channels, alive, pruned)
-    for line in _compensated(done, choice.compensation):
+    for line in _compensated(outcome.compensated, choice.compensation):
         say(line)
     plan_path = output.with_suffix(".plan.json")
     with files.together():
         plan.to_json(plan_path)
         written = [plan_path.name, *_saved(plan.plot, plan_path.with_suffix(".png"))]
-        save_model(pruned, output, info=model_info.pruned(predictor.info, plan.summary()))
+        save_model(outcome.model, output, info=model_info.pruned(predictor.info, plan.summary()))
     said = [f"Wrote {output}, {' and '.join(written)}"]
     if plan.latency_ms_after is not None:
-        said.append(f"Latency: {plan.latency_ms_after:.3g} ms predicted, {measured_ms(pruned):.3g} ms measured in onnxruntime.")
+        measured = measured_ms(outcome.model)
+        said.append(f"Latency: {plan.latency_ms_after:.3g} ms predicted, {measured:.3g} ms measured in onnxruntime.")
     if onwards:
         said.append(f"Next: tlt-train{common.spec_flag()} --set {task.pretrained_key}={output} -o {spec.results_dir}/retrain")
     return said
@@ -293,21 +293,21 @@ def _known(names: tuple[str | type, ...], model: Any) -> tuple[str | type, ...]:
 
 def _saved(draw: Callable[[], Any], path: pathlib.Path) -> list[str]:
     """Writes a picture, where the package for pictures is installed: the names of what was written."""
-    from tlt_prune.pruning import pictures
+    from tlt_prune.pruning import plots
 
     try:
         figure = draw()
     except MissingPackageError:
         return []
-    pictures.save(figure, path)
+    plots.save(figure, path)
     return [path.name]
 
 
 def _sweep(model: Any, options: Options, output: pathlib.Path) -> list[str]:
-    from tlt_prune.pruning import pictures
-    from tlt_prune.pruning.sweep import sweep
+    import tlt_prune
+    from tlt_prune.pruning import plots
 
-    frame = sweep(model, **options.model_dump(exclude={*BUDGETS, "ranking"}))
+    frame = tlt_prune.sweep(model, **options.model_dump(exclude={*BUDGETS, "ranking"}))
     shares = {f"{name}, %": (100 * frame[name] / whole).round(1) for name, whole in frame.attrs["whole"].items()}
     # Rounded up: rounded down, the smallest threshold that removes anything would remove nothing.
     shown = frame.assign(**shares).set_axis(np.ceil(frame.index * 1e4) / 1e4)
@@ -316,7 +316,7 @@ def _sweep(model: Any, options: Options, output: pathlib.Path) -> list[str]:
         return []
     target = output.parent / "sweep.csv"
     files.write_text(target, frame.to_csv())
-    written = [target.name, *_saved(lambda: pictures.draw_sweep(frame), target.with_suffix(".png"))]
+    written = [target.name, *_saved(lambda: plots.draw_sweep(frame), target.with_suffix(".png"))]
     return [f"Wrote {' and '.join(written)} to {target.parent}. Choose a threshold: tlt-prune{common.spec_flag()} -pth ..."]
 
 

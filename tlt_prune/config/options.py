@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal, Self, TypedDict, TypeVar
 import pydantic
 from pydantic import Field
 
-from tlt_prune.config.settings import Settings, at_most, problems
+from tlt_prune.config.registry import CRITERIA
+from tlt_prune.config.settings import OneOf, Settings, at_most, problems
 from tlt_prune.errors import PlanError
 
 
@@ -49,8 +50,6 @@ Whole = Annotated[int, Field(ge=1), at_most(2**31 - 1, "no layer has more channe
 
 BUDGETS = ("threshold", "ratio", "params", "macs", "size_mb", "latency_ms")
 """The fields of `Options` that say how much goes; exactly one of them is given."""
-CRITERIA_WITHOUT_DATA = ("L2", "L1", "Linf", "FPGM", "BNScale", "LAMP", "Random")
-CRITERIA_WITH_DATA = ("Taylor", "Fisher", "Activation", "APoZ", "Ablation")
 
 
 class LayerOptions(Settings):
@@ -83,13 +82,9 @@ class Options(Settings):
     latency_ms: Amount | None = None
     """Latency at batch 1 in onnxruntime on this machine, in milliseconds: a number, or a share like "50%". Predicted from layers
     that are measured one by one."""
-    criterion: (
-        Literal["L2", "L1", "Linf", "FPGM", "BNScale", "LAMP", "Random", "Taylor", "Fisher", "Activation", "APoZ", "Ablation"]
-        | Callable[..., Any]
-    ) = "L2"
+    criterion: Annotated[str, OneOf(CRITERIA.names)] | Callable[..., Any] = "L2"
     """What a filter is worth: a name, one of `tlt_prune.criteria`, or a function of yours; "L2" is the toolkit's `min_weight`.
-    Taylor, Fisher, Activation, APoZ and Ablation need data: in Python `criteria.Taylor(data, loss)`, by script the spec's
-    dataset."""
+    Some need data, such as Taylor and Fisher: in Python `criteria.Taylor(data, loss)`, by script the spec's dataset."""
     normalizer: Literal["auto", "max", "L2", "off"] = "auto"
     """How scores of different layers are made comparable: "max" divides by the layer's largest, "L2" by the norm of the scores
     times their number, "off" leaves them. "auto" is the toolkit's "max", or "off" where a criterion's scores compare as they
@@ -136,7 +131,7 @@ class Options(Settings):
                 f"Received: {', '.join(f'{name}={value}' for name, value in given.items())}"
             )
         by_largest = self.normalizer == "max" or (
-            self.normalizer == "auto" and self.criterion in ("auto", *CRITERIA_WITHOUT_DATA)
+            self.normalizer == "auto" and self.criterion in ("auto", *CRITERIA.names("nothing"))
         )
         if self.threshold is not None and self.threshold > 1 and by_largest and self.equalization_criterion != "sum":
             raise ValueError(

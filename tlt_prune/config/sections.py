@@ -11,8 +11,9 @@ from typing import Annotated, Any, Literal, Self
 import pydantic
 from pydantic import Field
 
-from tlt_prune.config.options import CRITERIA_WITH_DATA, CRITERIA_WITHOUT_DATA, Options
-from tlt_prune.config.settings import Settings, at_most
+from tlt_prune.config.options import Options
+from tlt_prune.config.registry import COMPENSATIONS, CRITERIA
+from tlt_prune.config.settings import OneOf, Settings, at_most
 from tlt_prune.config.tasks import task_sections
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -267,7 +268,8 @@ class Evaluate(Settings):
     classmap: str = ""
 
 
-CompensationName = Literal["auto", "none", "bias", "least_squares", "batch_norm"]
+CriterionName = Annotated[str, OneOf(lambda: ("auto", *CRITERIA.names()))]
+CompensationName = Annotated[str, OneOf(lambda: ("auto", "none", *COMPENSATIONS.names()))]
 
 
 class Schedule(Settings):
@@ -290,12 +292,12 @@ class Prune(Options):
 
     model_path: str = ""
     output_path: str = ""
-    criterion: Literal["auto", *CRITERIA_WITHOUT_DATA, *CRITERIA_WITH_DATA] = "auto"  # type: ignore[valid-type]
+    criterion: CriterionName = "auto"
     """What a filter is worth. "auto": with a threshold or a ratio "L2", the toolkit's `min_weight`; with another budget "Fisher"
     where the spec has a dataset."""
     compensation: CompensationName | tuple[CompensationName, ...] = "auto"
-    """What gives back to the rest what the removed channels contributed, one or several, in order: "bias", "least_squares",
-    "batch_norm" or "none". "auto" is "least_squares" where the spec has a dataset, else "none"."""
+    """What makes up for the removed channels, one or several, in order. "auto" is "least_squares" where the spec has a dataset,
+    else "none"."""
     samples: Count = 1000
     """Pictures of the training split for what takes data."""
     schedule: Schedule = Schedule()

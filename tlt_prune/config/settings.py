@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import pydantic
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError, core_schema
 
 from tlt_prune.errors import TltPruneError
 
@@ -35,6 +38,44 @@ class Settings(pydantic.BaseModel):
             return value
         names = [x for x in _literals(cls.model_fields[key].annotation) if isinstance(x, str)]
         return next((name for name in names if name.lower() == value.lower()), value)
+
+
+@dataclasses.dataclass(frozen=True)
+class OneOf:
+    """Annotation of a text that is one of some names, in any case: `Annotated[str, OneOf(names)]`.
+
+    Attributes:
+        names: called whenever a value is checked.
+    """
+
+    names: Callable[[], Sequence[str]]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
+        return core_schema.no_info_plain_validator_function(self._checked)
+
+    def _checked(self, value: Any) -> str:
+        names = self.names()
+        for name in names:
+            if isinstance(value, str) and name.lower() == value.lower():
+                return name
+        quoted = [repr(x) for x in names]
+        text = " or ".join(x for x in (", ".join(quoted[:-1]), quoted[-1]) if x)
+        raise PydanticCustomError("literal_error", "Input should be {expected}", {"expected": text})
+
+
+def names_of(field: FieldInfo) -> tuple[list[str], bool]:
+    """(names that a field offers, whether it takes nothing else). Of a field that takes more, registered names only."""
+    registered = [x for x in (*field.metadata, *_metadata(field.annotation)) if isinstance(x, OneOf)]
+    literals = [x for x in get_args(field.annotation) if isinstance(x, str)]
+    if registered:
+        return list(registered[0].names()), field.annotation is str
+    only = bool(literals) and len(literals) == len(get_args(field.annotation))
+    return literals if only else [], only
+
+
+def _metadata(annotation: Any) -> list[Any]:
+    """What every Annotated in a type is annotated with."""
+    return [*getattr(annotation, "__metadata__", ()), *(x for part in get_args(annotation) for x in _metadata(part))]
 
 
 def _literals(annotation: Any) -> list[Any]:

@@ -17,7 +17,7 @@ from tlt_prune.detection.dataset import BoxSplit
 from tlt_prune.detection.decoding import decode
 from tlt_prune.detection.geometry import Grid
 from tlt_prune.io import files
-from tlt_prune.pruning.pictures import picture
+from tlt_prune.pruning.plots import picture
 
 Array = NDArray[Any]
 Outputs = Callable[[Array], tuple[Array, Array]]

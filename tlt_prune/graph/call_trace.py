@@ -1,4 +1,4 @@
-"""What a rule sees of the call it traces, and what it may say.
+"""The interface of rules to the call that they trace.
 
 `CallTrace` is the public interface for the authors of rules (see `tlt_prune.register_rule`).
 """
@@ -23,7 +23,7 @@ __all__ = ["CallTrace", "Count", "Cut", "Positions", "Record"]
 
 
 class Record:
-    """What the rules have said so far."""
+    """All that the rules have stated so far."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
@@ -63,11 +63,11 @@ class Record:
     def _tie(self, places: Sequence[tuple[Any, int]]) -> None:
         op, index = places[0]
         for axis in range(len(self.graph.family.weights(op)[index].shape)):
-            found = [self.axes.get((id(op), index, axis)) for op, index in places]
-            vectors = [x.labels for x in found if x is not None]
+            axes = [self.axes.get((id(op), index, axis)) for op, index in places]
+            vectors = [x.labels for x in axes if x is not None]
             for vector in vectors[1:]:
                 self.table.unify(vectors[0], vector)
-            silent = [op.name for (op, _), x in zip(places, found, strict=True) if x is None]
+            silent = [op.name for (op, _), x in zip(places, axes, strict=True) if x is None]
             for vector in vectors if silent else ():
                 self.table.freeze(vector, f"shares weights with '{silent[0]}'")
 
@@ -86,7 +86,7 @@ Apply = Callable[["CallTrace", Sequence[Labels]], list[Labels]]
 
 
 class CallTrace:
-    """What a rule sees of the call it traces, and the verbs it has.
+    """A call as its rule sees it, with the verbs that a rule has.
 
     A rule is `rule(call, x, ...) -> labels`: it receives one label array an input tensor, in the order of the call's
     arguments, and returns one an output tensor (a list of them where there are several). A label array has the rank of
@@ -116,7 +116,7 @@ class CallTrace:
         self._config_path = config
         self._part = part
         self.times = times
-        """How often the layer runs in one call of the model, NaN where unknown."""
+        """Number of runs of the layer in one call of the model, NaN where unknown."""
         self.call = call
         self.op = call.op if op is None else op
         self.table = record.table
@@ -165,7 +165,7 @@ class CallTrace:
         return 1 if getattr(self.op, "data_format", None) == "channels_first" else -1
 
     def given(self, name: str, position: int | None = None) -> list[int]:
-        """Which of the rule's label arrays are the tensors in the argument `name` (or at `position`) of the call."""
+        """Positions of the rule's label arrays that are the tensors in the argument `name` (or at `position`) of the call."""
         if position is None:
             parameters = list(inspect.signature(self.op.call).parameters)
             position = parameters.index(name) if name in parameters else len(self.call.args)
@@ -255,11 +255,11 @@ class CallTrace:
                 f"The rule of {type(self.op).__name__} '{self.call.path}' attached {len(vector)} labels to axis "
                 f"{axis} of a weight of shape {tuple(variable.shape)}."
             )
-        found = self._record.axes.setdefault(
+        weight_axis = self._record.axes.setdefault(
             (id(self.call.op), index, axis),
             WeightAxis(self.call.op, self.call.path, index, axis, vector, role),
         )
-        self.table.unify(found.labels, vector)
+        self.table.unify(weight_axis.labels, vector)
 
     def follow(self, vector: Labels, *variables: Any) -> None:
         """One-dimensional parameters with one entry a channel (bias, gamma, moving mean...)."""
@@ -276,7 +276,7 @@ class CallTrace:
         """Declares filters to be scored: a row of the plan.
 
         Args:
-            labels: one a filter, shape `(n_filters,)`.
+            labels: one per filter, shape `(n_filters,)`.
             *kernels: (variable, axes that count its filters, their labels).
             part: name of this kind of channels, where the layer has several.
             unit: channels that one filter stands for.

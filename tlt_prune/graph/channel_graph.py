@@ -1,4 +1,4 @@
-"""What tracing results in, as plain data: selection, costs and rewriting are pure functions of it."""
+"""The result of tracing, as plain data: selection, costs and rewriting are pure functions of it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tlt_prune.graph.labels import Alive, Bundles, Labels, varying_axes
 from tlt_prune.graph.reader import Call, Graph, Tensor
@@ -84,7 +85,7 @@ lists, dictionaries and slices: `(None, 1, Count(labels))`. See `resolve`."""
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Edit:
-    """What depends on the retained channels: a configuration entry (`key` a path in a layer's) or an argument of a call."""
+    """A configuration entry (`key` is its path) or an argument of a call that depends on the retained channels."""
 
     target: Any
     key: Any
@@ -119,7 +120,7 @@ class TensorLabels:
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class ChannelGraph:
-    """What `trace` found. All label vectors index into `bundles.root`.
+    """Result of `trace`. All label vectors index into `bundles.root`.
 
     Attributes:
         input_labels: `id` of a graph -> labels of its flat inputs.
@@ -154,12 +155,37 @@ class ChannelGraph:
 
     def read_by(self, call: Call) -> list[tuple[Tensor, int, Labels]]:
         """(tensor, its channel axis, bundle of each index there) for what a call is given that carries channels."""
-        found = []
+        reads = []
         for tensor in call.inputs:
             labels = self.labels_of[tensor.key]
             for axis in varying_axes(labels):
-                found.append((tensor, axis, self.bundles.root[labels.reshape(-1)]))
-        return found
+                reads.append((tensor, axis, self.bundles.root[labels.reshape(-1)]))
+        return reads
+
+    def grouped(self, free: NDArray[np.bool_]) -> tuple[Labels, list[Labels]]:
+        """Partition of bundles by the set of layers that make them, in the order of their first label.
+
+        The sets of layers are compared by a Zobrist hash: the exclusive or of one random 64-bit word per layer.
+
+        Args:
+            free: `(n_labels,)`, True at the roots of the bundles to divide.
+
+        Returns:
+            `(n_labels,)`, the number of the group of each of those roots that a layer makes, -1 elsewhere; and the roots in each
+            group, ascending.
+        """
+        root = self.bundles.root
+        words = np.random.default_rng(0).integers(1, 2**63, size=len(self.producers), dtype=np.int64)
+        signature = np.zeros(len(root), dtype=np.int64)
+        for word, producer in zip(words, self.producers, strict=True):
+            signature[np.unique(root[producer.labels])] ^= word
+        bundles = np.flatnonzero(free & (signature != 0))
+        _, first, inverse = np.unique(signature[bundles], return_index=True, return_inverse=True)
+        number = np.full(len(root), -1, dtype=np.int64)
+        number[bundles] = np.argsort(np.argsort(first))[inverse]
+        order = np.argsort(number[bundles], kind="stable")
+        ends = np.cumsum(np.bincount(number[bundles], minlength=len(first)))[:-1]
+        return number, np.split(bundles[order], ends) if len(bundles) else []
 
 
 def resolve(template: Template, alive: Alive) -> Any:

@@ -1,4 +1,4 @@
-"""Whose computation an object has: that of the class it inherits from, or one of its own.
+"""The class whose computation an object has: one that it inherits from, or its own.
 
 A class that only adds arguments, configuration or training steps computes what its base does; one that overrides anything
 else may compute anything, whatever the name of what it overrides (`call`, `convolution_op`, a `kernel` property...).

@@ -1,4 +1,4 @@
-"""What differs between Keras 3 and tf_keras; and the home of every private attribute of either that this package reads.
+"""Differences between Keras 3 and tf_keras; and the home of every private attribute of either that this package reads.
 
 Keras records a model as nodes on its operations. Two facts decide how it is read: an operation's own
 node list also holds calls made outside the model, so only the model's `_nodes_by_depth` counts; and
@@ -26,7 +26,7 @@ from tlt_prune.graph.classes import keras_base, keras_model_base
 
 
 class Family:
-    """What differs between Keras 3 and tf_keras, and nothing else."""
+    """Differences between Keras 3 and tf_keras, and nothing else."""
 
     name: str
 
@@ -108,11 +108,11 @@ class Family:
         return contextlib.nullcontext()
 
     def start(self, variable: Any, value: Callable[[], np.ndarray[Any, Any]]) -> bool:
-        """What a waiting variable will start with; False for one that does not wait, and has to be assigned to."""
+        """Sets the initial value of a waiting variable; False for one that does not wait, and has to be assigned to."""
         return False
 
     def compile_arguments(self, model: Any) -> dict[str, Any]:
-        """What `model` was last compiled with, as objects; empty if it was not."""
+        """Compile arguments of `model`, as objects; empty if it is not compiled."""
         compiled = getattr(model, "compiled", getattr(model, "_is_compiled", False))
         config = getattr(model, "_compile_config", None) if compiled else None
         return {} if config is None else dict(config.config)
@@ -152,7 +152,7 @@ class Family:
         return op(*args, **kwargs)
 
     def lambda_arguments(self, op: Any) -> dict[str, Any]:
-        """What makes a new Lambda around the same function: Python functions do not survive a configuration."""
+        """Arguments of a new Lambda around the same function: Python functions do not survive a configuration."""
         return {
             "function": op.function,
             "output_shape": op._output_shape,

@@ -175,25 +175,25 @@ def reshape(labels: Labels, shape: Shape, new_shape: Shape) -> Labels | None:
     if whole is not None:
         return labels.reshape([-1 if axis == whole else 1 for axis in range(len(new_shape))])
     primes = iter(_PRIMES)
-    known = [size if size is not None else next(primes) for size in shape]
+    sizes = [size if size is not None else next(primes) for size in shape]
     target = list(new_shape)
     if shape and target and shape[0] is None and target[0] is None and None in target[1:]:
-        target[0] = known[0]
+        target[0] = sizes[0]
     unknown = [axis for axis, size in enumerate(target) if size is None]
     if unknown:
         rest = math.prod(size for size in target if size is not None)
         if len(unknown) > 1 or not rest:
             return None
-        if math.prod(known) % rest and None in shape:
+        if math.prod(sizes) % rest and None in shape:
             # What is unknown must be a multiple of this: windows, say, that are put together to pictures again.
-            known[shape.index(None)] *= rest // math.gcd(math.prod(known), rest)
-            if math.prod(known) > _MOST_ENTRIES:
+            sizes[shape.index(None)] *= rest // math.gcd(math.prod(sizes), rest)
+            if math.prod(sizes) > _MOST_ENTRIES:
                 return None
-        target[unknown[0]] = math.prod(known) // rest
-    total = math.prod(known)
+        target[unknown[0]] = math.prod(sizes) // rest
+    total = math.prod(sizes)
     if math.prod(target) != total:  # type: ignore[arg-type]
         return None
-    moved = np.broadcast_to(labels, known).reshape(target)  # type: ignore[arg-type]
+    moved = np.broadcast_to(labels, sizes).reshape(target)  # type: ignore[arg-type]
     for axis in varying_axes(moved):
         if new_shape[axis] is None:
             first = np.take(moved, [0], axis=axis)

@@ -125,10 +125,10 @@ def read(model: Any) -> Graph:
         UnsupportedModelError: the model has no graph: it is subclassed, or not built yet.
     """
     family = family_of(model)
-    return _read(model, family, prefix="", memo={})
+    return _read_model(model, family, prefix="", memo={})
 
 
-def _read(model: Any, family: Family, prefix: str, memo: dict[int, Graph]) -> Graph:
+def _read_model(model: Any, family: Family, prefix: str, memo: dict[int, Graph]) -> Graph:
     if id(model) in memo:
         return memo[id(model)]
     functional = family.functional(model)
@@ -166,7 +166,7 @@ def _read(model: Any, family: Family, prefix: str, memo: dict[int, Graph]) -> Gr
 def _inner(op: Any, family: Family, prefix: str, memo: dict[int, Graph]) -> Graph | None:
     if not family.is_model(op) or family.functional(op) is None:
         return None
-    return _read(op, family, prefix, memo)
+    return _read_model(op, family, prefix, memo)
 
 
 class _TensorMap:

@@ -17,6 +17,7 @@ from tlt_prune.errors import PlanError, RuleError
 from tlt_prune.graph import rules
 from tlt_prune.graph.call_trace import CallTrace, Record
 from tlt_prune.graph.channel_graph import ChannelGraph, TensorLabels
+from tlt_prune.graph.execute import Execution
 from tlt_prune.graph.labels import Labels, Shape, settle, varying_axes
 from tlt_prune.graph.reader import Graph, matches, nearest_name, read
 
@@ -55,22 +56,23 @@ class _Tracer:
         self._tensors: list[TensorLabels] = []
         self._labels_of: dict[int, Labels] = {}
         self._times = 1.0
-        """How often the model that is being traced runs in one call of the outermost one, NaN where unknown."""
+        """Number of runs of the model that is being traced in one call of the outermost one, NaN where unknown."""
 
     def run(self, graph: Graph, inputs: Sequence[Labels]) -> list[Labels]:
         # A nested model has one input shape, so all its calls must bring the same channels.
         first = self._input_labels.setdefault(id(graph), tuple(inputs))
         for a, b in zip(first, inputs, strict=True):
             self.record.table.unify(a, b)
-        known = {x.key: labels for x, labels in zip(graph.flat_inputs, inputs, strict=True)}
-        for call in graph.calls:
+        # A nested model is a call with a rule: `_apply` runs it.
+        execution = Execution(graph, inputs, opened=False)
+        for pending in execution:
+            call = pending.call
             view = CallTrace(self.record, self._apply, call, self._times)
-            results = self._apply(view, [known[x.key] for x in call.inputs])
-            for tensor, labels in zip(call.outputs, results, strict=True):
-                known[tensor.key] = labels
-                self._tensors.append(TensorLabels(call.op, call.path, labels))
-        self._labels_of |= known
-        return [known[x.key] for x in graph.flat_outputs]
+            pending.results = self._apply(view, pending.inputs)
+            self._tensors += [TensorLabels(call.op, call.path, labels) for labels in pending.results]
+        (labels_of,) = execution.scopes
+        self._labels_of |= labels_of
+        return execution.outputs
 
     def _apply(self, view: CallTrace, arguments: Sequence[Labels]) -> list[Labels]:
         """The one way a rule is applied: to a call, to a layer in a wrapper, to a layer that is an activation."""
@@ -142,10 +144,10 @@ class _Tracer:
         )
 
     def _not_channelwise(self, pattern: str) -> str:
-        found = sorted({call.path for call in self.record.graph.walk() if matches(call, pattern)})
-        if found:
+        paths = sorted({call.path for call in self.record.graph.walk() if matches(call, pattern)})
+        if paths:
             return (
-                f"channelwise_layers: {pattern!r} names {', '.join(found[:3])}, which have a rule of their own. "
+                f"channelwise_layers: {pattern!r} names {', '.join(paths[:3])}, which have a rule of their own. "
                 "Expected Lambda or custom layers without one."
             )
         unknown = sorted(self.record.unknown)

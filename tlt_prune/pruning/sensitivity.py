@@ -1,4 +1,4 @@
-"""How much each group of layers bears: the metric with a share of its channels switched off, one group at a time.
+"""Sensitivity of the metric to pruning each group of layers: a share of its channels switched off, one group at a time.
 
 Li et al., "Pruning Filters for Efficient ConvNets", 2017, arXiv:1608.08710, section 3.2.
 """
@@ -14,12 +14,11 @@ import pandas as pd
 
 from tlt_prune.config.options import BUDGETS, OptionArguments, Options, options_of, options_spelled_out
 from tlt_prune.errors import PlanError
-from tlt_prune.graph.channel_graph import ChannelGraph
 from tlt_prune.graph.tracer import trace
-from tlt_prune.pruning import pictures
-from tlt_prune.pruning.ablation import consumers, metric_of, metrics_without
-from tlt_prune.pruning.batches import Batches, progress
+from tlt_prune.pruning import plots
 from tlt_prune.pruning.cost.granularity import chosen_granularity
+from tlt_prune.pruning.running.batches import Batches, progress
+from tlt_prune.pruning.running.switched_off import consumers, metric_of, metrics_without
 from tlt_prune.pruning.select.budgets import absolute, resource_of
 from tlt_prune.pruning.select.groups import Grouping, grouping
 from tlt_prune.pruning.select.ledger import Ledger
@@ -30,12 +29,11 @@ RATIOS = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Sensitivity:
-    """What `sensitivity` measured.
+    """Sensitivity of a metric to pruning each group of layers.
 
     Attributes:
-        frame: a row a group, named by its first layer; a column a ratio; the metric with that share of the group switched off.
-            NaN
-            where a group is read inside one layer, so that it cannot be switched off from outside.
+        frame: one row per group, named by its first layer, and one column per ratio: the metric with that share of the group
+            switched off. NaN where a group is read inside one layer, so that it cannot be switched off from outside.
         whole: the metric of the whole model.
         metric: its name.
         layers: row -> all layers of the group.
@@ -47,15 +45,14 @@ class Sensitivity:
     metric: str
     layers: Mapping[str, tuple[str, ...]]
     used: str
-    _channels: ChannelGraph
-    _found: Grouping
+    _grouping: Grouping
 
     def __repr__(self) -> str:
         return f"<Sensitivity of {len(self.frame)} groups: {self.metric} {self.whole:.4f} on {self.used}>"
 
     def plot(self) -> Any:
         """A matplotlib figure: a heat map of what the metric loses."""
-        return pictures.draw_sensitivity(self)
+        return plots.draw_sensitivity(self.frame, self.whole, self.metric, self.layers)
 
     def layer_options(self, **budget: float | str) -> dict[str, dict[str, float]]:
         """A ratio for each group, so that the model keeps to a budget and the sum of what the metric loses is small.
@@ -66,15 +63,15 @@ class Sensitivity:
             **budget: one of `params`, `macs`, `size_mb` and `latency_ms`, as for `tlt_prune.prune_model`.
 
         Returns:
-            What `layer_options=` takes: `prune_model(model, macs=0.5, layer_options=found.layer_options(macs=0.5))`.
+            What `layer_options=` takes: `prune_model(model, macs=0.5, layer_options=sensitivities.layer_options(macs=0.5))`.
 
         Raises:
             PlanError: no ratios that were measured meet the budget.
         """
         options = options_of(budget)  # type: ignore[arg-type]
-        resource, said = resource_of(options)
-        ledger = Ledger(self._channels, self._found, resource.terms(self._channels, options))
-        target = absolute(resource, said, ledger.total)
+        resource, amount = resource_of(options)
+        ledger = Ledger(self._grouping, resource.terms(self._grouping.channels, options))
+        target = absolute(resource, amount, ledger.total)
         ratios = [0.0, *self.frame.columns]
         loss = {row: [0.0, *(self.whole - self.frame.loc[row]).tolist()] for row in self.frame.index}
         at = dict.fromkeys(self.frame.index, 0)
@@ -85,19 +82,19 @@ class Sensitivity:
             for row in self.frame.index:
                 if row in stuck or at[row] + 1 == len(ratios):
                     continue
-                group = self._found.groups[number[row]]
+                group = self._grouping.groups[number[row]]
                 saved = -ledger.change(number[row], group.without_share(ratios[at[row] + 1]))
                 # A step that saves nothing, because counts are rounded, is free.
                 lost = max(loss[row][at[row] + 1] - loss[row][at[row]], 0.0)
                 prices[row] = lost / saved if saved > 0 else 0.0
             if not prices:
                 raise PlanError(
-                    f"{resource.name}={said}: with ratios up to {ratios[-1]} this model keeps at least "
+                    f"{resource.name}={amount}: with ratios up to {ratios[-1]} this model keeps at least "
                     f"{resource.shown(ledger.total)}. Expected a larger budget, or sensitivity of larger ratios."
                 )
             row = min(prices, key=lambda x: prices[x])
             at[row] += 1
-            ledger.set(number[row], self._found.groups[number[row]].without_share(ratios[at[row]]))
+            ledger.set(number[row], self._grouping.groups[number[row]].without_share(ratios[at[row]]))
         return {layer: {"ratio": ratios[at[row]]} for row, layers in self.layers.items() for layer in layers}
 
     def _repr_html_(self) -> str:
@@ -136,23 +133,23 @@ def sensitivity(
     name, function = metric_of(metric)
     batches = Batches(data, channels.graph, steps=steps, batch_size=batch_size, labeled=True, what="sensitivity")
     granularity = chosen_granularity(channels.graph, chosen.granularity)
-    found = grouping(channels, bundle_scores(channels, chosen), chosen, granularity)
+    divided = grouping(channels, bundle_scores(channels, chosen), chosen, granularity)
     visible = consumers(channels).visible
     sets: list[Any] = [np.zeros(0, np.int64)]
     places: list[tuple[int, int]] = []
-    for g, group in enumerate(found.groups):
+    for g, group in enumerate(divided.groups):
         if visible[group.members].all():
             for column, ratio in enumerate(ratios):
                 sets.append(group.members[group.without_share(ratio) :])
                 places.append((g, column))
-    with progress(len(sets), f"Sensitivity of {len(found.groups)} groups on {batches}") as advance:
+    with progress(len(sets), f"Sensitivity of {len(divided.groups)} groups on {batches}") as advance:
         values = metrics_without(channels, sets, batches, function, lambda i, value: advance())
-    table = np.full((len(found.groups), len(ratios)), np.nan)
+    table = np.full((len(divided.groups), len(ratios)), np.nan)
     for place, value in zip(places, values[1:], strict=True):
         table[place] = value
-    frame = pd.DataFrame(table, index=pd.Index([x.layers[0] for x in found.groups], name="layer"), columns=list(ratios))
-    layers = {x.layers[0]: x.layers for x in found.groups}
-    return Sensitivity(frame, values[0], name, layers, str(batches), channels, found)
+    frame = pd.DataFrame(table, index=pd.Index([x.layers[0] for x in divided.groups], name="layer"), columns=list(ratios))
+    layers = {x.layers[0]: x.layers for x in divided.groups}
+    return Sensitivity(frame, values[0], name, layers, str(batches), divided)
 
 
 options_spelled_out(sensitivity, without=BUDGETS)

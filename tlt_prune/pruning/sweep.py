@@ -1,4 +1,4 @@
-"""What each threshold would remove: for choosing one."""
+"""Sizes of a model at several thresholds, for choosing one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def sweep(model: Any, thresholds: Sequence[float] | None = None, **options: Unpa
         **options: the fields of `tlt_prune.Options` but the budgets.
 
     Returns:
-        A row a threshold (the index): "channels", "parameters" and "MACs" that are left, MACs NaN where sizes are open;
+        One row per threshold (the index): "channels", "parameters" and "MACs" that are left, MACs NaN where sizes are open;
         `frame.attrs["whole"]` has those of the whole model.
 
     Raises:
@@ -37,11 +37,11 @@ def sweep(model: Any, thresholds: Sequence[float] | None = None, **options: Unpa
     channels = trace(model, first.channelwise_layers)
     statistic = bundle_scores(channels, first)
     if thresholds is None:
-        found = select(channels, first, statistic)
-        largest = float(found.scores[-1]) if len(found.scores) else 1.0
+        selection = select(channels, first, statistic)
+        largest = float(selection.scores[-1]) if len(selection.scores) else 1.0
         values = {0.0, *np.round(np.linspace(0, largest, _STEPS + 1)[1:-1], 4).tolist()}
-        if np.isfinite(found.first_threshold):
-            values.add(found.first_threshold)
+        if np.isfinite(selection.first_threshold):
+            values.add(selection.first_threshold)
         thresholds = sorted(values)
     rows = []
     for threshold in thresholds:

@@ -19,8 +19,7 @@ from tlt_prune.errors import QuantizationError
 from tlt_prune.graph.execute import rewired
 from tlt_prune.graph.family import Family
 from tlt_prune.graph.reader import Call, Graph, matches, nearest_name, read
-from tlt_prune.pruning.batches import Batches, progress
-from tlt_prune.pruning.layer_kinds import is_any
+from tlt_prune.pruning.running.batches import Batches, progress
 from tlt_prune.quantization.copying import copied
 from tlt_prune.quantization.layers import QUANTIZED, FakeQuantize, QuantizedWithNorm, along_channels, off
 from tlt_prune.quantization.ranges import METHODS, Histogram
@@ -213,7 +212,7 @@ def _check(graph: Graph, floats: set[int]) -> None:
     for call in graph.walk():
         if not family.is_layer(call.op) or id(call.op) in floats or not call.op.weights:
             continue
-        if _quantized_name(family, call.op) is None and not is_any(family, call.op, _FLOAT):
+        if _quantized_name(family, call.op) is None and not any(family.is_a(call.op, x) for x in _FLOAT):
             raise QuantizationError(
                 f"Layer '{call.path}' of type {type(call.op).__name__} has no quantized form. Expected {', '.join(QUANTIZED)}; "
                 f"excluded=['{call.path}'] leaves it in floating point."

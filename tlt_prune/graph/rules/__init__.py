@@ -1,4 +1,4 @@
-"""How each layer type treats channel labels: one small function a type, in one registry.
+"""Rules: the treatment of channel labels by each type of layer, one small function per type, in one registry.
 
 A rule is `rule(call, x, ...) -> labels`, with one label array an input tensor (in the order of the
 call's arguments) and one an output tensor. `call` is a `tlt_prune.graph.call_trace.CallTrace`. Rules of
@@ -21,9 +21,26 @@ from tlt_prune.graph.rules import (
     weighted,
 )
 from tlt_prune.graph.rules.merging import channelwise
-from tlt_prune.graph.rules.registry import Rule, accepts, find, register_rule, scoped
+from tlt_prune.graph.rules.registry import Rule, Trait, accepts, find, register_rule, scoped, states_trait
 
 __all__ = [
-    "Rule", "accepts", "attention", "channelwise", "elementwise", "find", "merging", "moving", "normalization", "pooling",
-    "preprocessing", "raw", "recurrent", "register_rule", "scoped", "tf_ops", "weighted",
+    "Rule",
+    "Trait",
+    "accepts",
+    "attention",
+    "channelwise",
+    "elementwise",
+    "find",
+    "merging",
+    "moving",
+    "normalization",
+    "pooling",
+    "preprocessing",
+    "raw",
+    "recurrent",
+    "register_rule",
+    "scoped",
+    "states_trait",
+    "tf_ops",
+    "weighted",
 ]  # fmt: skip

@@ -20,11 +20,11 @@ def _sources(call: CallTrace, xs: tuple[Labels, ...]) -> tuple[list[Labels], lis
     """Labels on the last axis, and shapes, of query, value and key; masks are frozen."""
     # By argument, not by tensor: in self-attention all of them are one tensor.
     query, value, key = (call.given(name) for name in ("query", "value", "key"))
-    found = [*query, *value, *(key or value)]
+    sources = [*query, *value, *(key or value)]
     for i, x in enumerate(xs):
-        if i not in found and varying_axes(x):
+        if i not in sources and varying_axes(x):
             call.freeze(x, "attention mask")
-    return [call.vector(xs[i], -1, tensor=i) for i in found], [call.in_shapes[i] for i in found]
+    return [call.vector(xs[i], -1, tensor=i) for i in sources], [call.in_shapes[i] for i in sources]
 
 
 @layer("MultiHeadAttention")

@@ -27,12 +27,12 @@ _HOMES = (
 @functools.cache
 def _functions(names: tuple[str, ...], packages: tuple[str, ...]) -> dict[int, Any]:
     """The functions of those names in their homes, by `id`: a user's function of the same name is another object."""
-    found = {}
+    by_id = {}
     for package, path in _HOMES:
         if package in packages:
             home = functools.reduce(getattr, filter(None, path.split(".")), sys.modules[package])
-            found.update({id(f): f for name in names if (f := getattr(home, name, None)) is not None})
-    return found
+            by_id.update({id(f): f for name in names if (f := getattr(home, name, None)) is not None})
+    return by_id
 
 
 def _is_one_of(function: Any, names: tuple[str, ...]) -> bool:
@@ -66,7 +66,7 @@ def normalized(call: CallTrace, x: Labels, axis: int | tuple[int, ...] | None) -
     return x
 
 
-@layer("Activation")
+@layer("Activation", traits=["activation attribute"])
 def activation(call: CallTrace, x: Labels) -> Labels:
     return activated(call, x, call.op.activation)
 
@@ -77,15 +77,19 @@ def softmax(call: CallTrace, x: Labels, *mask: Labels) -> Labels:
     return normalized(call, x, axis if isinstance(axis, int) else tuple(axis))
 
 
+@layer("ReLU", "LeakyReLU", "ELU", traits=["activation"])
+@layer("ThresholdedReLU")
 @layer(
-    "ReLU", "LeakyReLU", "ELU", "ThresholdedReLU", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D",
-    "GaussianNoise", "GaussianDropout", "ActivityRegularization", "Identity",
+    "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "GaussianNoise", "GaussianDropout", "ActivityRegularization",
+    "Identity",
+    traits=["mean preserving"],
 )  # fmt: skip
 def unary_layer(call: CallTrace, x: Labels) -> Labels:
     return x
 
 
-@layer("Dropout", "AlphaDropout")
+@layer("Dropout", traits=["mean preserving"])
+@layer("AlphaDropout")
 def dropout(call: CallTrace, x: Labels) -> Labels:
     """`noise_shape`, aligned from the right, may count the channels."""
     shape = call.op.noise_shape

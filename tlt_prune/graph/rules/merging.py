@@ -15,13 +15,15 @@ from tlt_prune.graph.rules.registry import layer, raw_op
 
 
 # CustomScaleLayer is InceptionResNetV2's: x + scale * y.
-@layer("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "CustomScaleLayer")
+@layer("Add", traits=["sum"])
+@layer("Subtract", "Multiply", "Average", "Maximum", "Minimum", "CustomScaleLayer")
 def merge(call: CallTrace, *xs: Labels) -> Labels:
     return combine(call, list(xs), call.in_shapes)
 
 
+@raw_op("Add", traits=["sum"])
 @raw_op(
-    "Add", "Subtract", "Multiply", "Divide", "DivideNoNan", "TrueDivide", "FloorDivide", "Maximum", "Minimum", "Fmax", "Fmin",
+    "Subtract", "Multiply", "Divide", "DivideNoNan", "TrueDivide", "FloorDivide", "Maximum", "Minimum", "Fmax", "Fmin",
     "Power", "Mod", "Fmod", "Arctan2", "Hypot", "Logaddexp", "Logaddexp2", "Where", "Equal", "NotEqual", "Greater",
     "GreaterEqual", "Less", "LessEqual", "LogicalAnd", "LogicalOr", "LogicalXor", "Isclose", "Nextafter", "Heaviside",
 )  # fmt: skip
@@ -69,7 +71,7 @@ def combine(
 
 
 def cut(values: Any, axis: int, vector: Labels) -> Cut | None:
-    """What becomes of constant `values` that meet `vector` on `axis` (negative, as broadcasting aligns from the right)."""
+    """The template of constant `values` that meet `vector` on `axis` (negative, as broadcasting aligns from the right)."""
     shape = np.shape(values)
     return Cut(values, axis, vector) if len(shape) >= -axis and shape[axis] == len(vector) > 1 else None
 
@@ -93,12 +95,12 @@ def channelwise(call: CallTrace, *xs: Labels) -> Labels:
     return combine(call, list(xs), call.in_shapes)
 
 
-@layer("Concatenate")
+@layer("Concatenate", traits=["concatenation"])
 def concatenate(call: CallTrace, *xs: Labels) -> Labels:
     return concat(call, list(xs), call.op.axis)
 
 
-@raw_op("Concatenate")
+@raw_op("Concatenate", traits=["concatenation"])
 def concatenate_op(call: CallTrace, *xs: Labels) -> Any:
     if len(xs) != len(call.call.args[0]):
         return call.freeze_all(xs, "concatenated with a constant")
@@ -126,10 +128,10 @@ def concat(call: CallTrace, xs: list[Labels], axis: int) -> Labels:
 def stack(call: CallTrace, *xs: Labels) -> Any:
     if len(xs) != len(call.call.args[0]):
         return call.freeze_all(xs, "stacked with a constant")
-    return stacked(call, xs, call.op.axis)
+    return stacked_labels(call, xs, call.op.axis)
 
 
-def stacked(call: CallTrace, xs: Sequence[Labels], axis: int) -> Labels:
+def stacked_labels(call: CallTrace, xs: Sequence[Labels], axis: int) -> Labels:
     """Along a new axis; the channels of all are coupled by `settle`."""
     axis %= len(call.out_shapes[0])
     shape = np.max([x.shape for x in xs], axis=0)

@@ -17,7 +17,7 @@ from tlt_prune.graph.labels import Labels, Shape, reshape, settle, varying_axes
 from tlt_prune.graph.rules.registry import layer, raw_op
 
 
-@layer("Flatten")
+@layer("Flatten", traits=["flatten"])
 def flatten(call: CallTrace, x: Labels) -> Any:
     shape = call.in_shapes[0]
     if getattr(call.op, "data_format", None) == "channels_first" and x.ndim > 2:
@@ -166,10 +166,10 @@ def broadcast_to(call: CallTrace, x: Labels) -> Any:
 
 @raw_op("Pad")
 def pad(call: CallTrace, x: Labels, *values: Labels) -> Any:
-    return padded(call, x, call.op.pad_width, call.op.mode)
+    return padded_labels(call, x, call.op.pad_width, call.op.mode)
 
 
-def padded(call: CallTrace, x: Labels, widths: Any, mode: str) -> Any:
+def padded_labels(call: CallTrace, x: Labels, widths: Any, mode: str) -> Any:
     """`widths` as in `np.pad`: one number, one pair, or one pair an axis."""
     pairs = np.broadcast_to(np.asarray(widths), (x.ndim, 2)).tolist()
     for axis in varying_axes(x):

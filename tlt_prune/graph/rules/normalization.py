@@ -15,7 +15,10 @@ def _axes(axis: int | Sequence[int], rank: int) -> tuple[int, ...]:
     return tuple(int(a) % rank for a in ([axis] if isinstance(axis, int) else axis))
 
 
-@layer("BatchNormalization", "SyncBatchNormalization", "BatchNormalizationV1", "BatchNormalizationV2")
+@layer(
+    "BatchNormalization", "SyncBatchNormalization", "BatchNormalizationV1", "BatchNormalizationV2",
+    traits=["batch normalization"],
+)  # fmt: skip
 def batch_normalization(call: CallTrace, x: Labels, *mask: Labels) -> Labels:
     op = call.op
     axes = _axes(op.axis, x.ndim)

@@ -7,8 +7,9 @@ from tlt_prune.graph.labels import Labels
 from tlt_prune.graph.rules.registry import layer
 
 
+@layer("AveragePooling1D", "AveragePooling2D", "AveragePooling3D", traits=["mean preserving"])
 @layer(
-    "MaxPooling1D", "MaxPooling2D", "MaxPooling3D", "AveragePooling1D", "AveragePooling2D", "AveragePooling3D",
+    "MaxPooling1D", "MaxPooling2D", "MaxPooling3D",
     "AdaptiveMaxPooling1D", "AdaptiveMaxPooling2D", "AdaptiveMaxPooling3D",
     "AdaptiveAveragePooling1D", "AdaptiveAveragePooling2D", "AdaptiveAveragePooling3D",
     "UpSampling1D", "UpSampling2D", "UpSampling3D", "ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D",
@@ -22,10 +23,8 @@ def spatial(call: CallTrace, x: Labels) -> Labels:
     return call.place(call.vector(x, axis), axis) if x.size > 1 else x
 
 
-@layer(
-    "GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalAveragePooling3D",
-    "GlobalMaxPooling1D", "GlobalMaxPooling2D", "GlobalMaxPooling3D",
-)  # fmt: skip
+@layer("GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalAveragePooling3D", traits=["mean preserving"])
+@layer("GlobalMaxPooling1D", "GlobalMaxPooling2D", "GlobalMaxPooling3D")
 def global_pooling(call: CallTrace, x: Labels, *mask: Labels) -> Labels:
     axis = call.channel_axis
     return call.place(call.vector(x, axis), axis if call.op.keepdims else -1)

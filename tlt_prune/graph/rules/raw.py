@@ -29,7 +29,7 @@ def reduced(call: CallTrace, x: Labels, axis: Any, keepdims: bool) -> Any:
 
 
 @raw_op("Moments")
-def moments(call: CallTrace, x: Labels) -> Any:
+def moments_op(call: CallTrace, x: Labels) -> Any:
     if any(axis % x.ndim in varying_axes(x) for axis in np.atleast_1d(call.op.axes).tolist()):
         return call.freeze_all([x], "reduced over the channels")
     return [reduced(call, x, call.op.axes, call.op.keepdims)] * 2
@@ -52,7 +52,7 @@ def along_axis(call: CallTrace, x: Labels) -> Any:
 
 
 @raw_op("Normalize")
-def normalize(call: CallTrace, x: Labels) -> Labels:
+def normalize_op(call: CallTrace, x: Labels) -> Labels:
     if call.op.axis is None or call.op.axis % x.ndim in varying_axes(x):
         call.approximate(x, "normalized over the pruned channels")
     return x

@@ -5,13 +5,35 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Collection, Iterator
+from typing import Any, Literal
 
 from tlt_prune.graph.classes import changes_computation, is_keras_class, keras_base, patched
 
 Rule = Callable[..., Any]
 
+Trait = Literal[
+    "activation",
+    "activation attribute",
+    "batch normalization",
+    "concatenation",
+    "convolution",
+    "dense",
+    "depthwise convolution",
+    "flatten",
+    "mean preserving",
+    "sum",
+]
+"""A property of a layer that others than the tracer ask for:
+
+- "activation": the layer as a whole is a function of each element by itself;
+- "activation attribute": what it computes goes through its attribute `activation`;
+- "mean preserving": in inference, the mean of a channel is the same behind it;
+- the others: that it is one.
+"""
+
+_LAYER_TRAITS: dict[str, frozenset[Trait]] = {}
+_OP_TRAITS: dict[str, frozenset[Trait]] = {}
 _LAYERS: dict[str, Rule] = {}
 _OPS: dict[str, Rule] = {}
 _TF_OPS: dict[str, Rule] = {}
@@ -29,14 +51,25 @@ def _decorator(registry: dict[Any, Rule], keys: tuple[Any, ...]) -> Callable[[Ru
     return register
 
 
-def layer(*names: str) -> Callable[[Rule], Rule]:
-    """Registers a rule for built-in layers, by class name."""
-    return _decorator(_LAYERS, names)
+def _with_traits(
+    registry: dict[str, Rule], all_traits: dict[str, frozenset[Trait]], names: tuple[str, ...], traits: frozenset[Trait]
+) -> Callable[[Rule], Rule]:
+    def register(rule: Rule) -> Rule:
+        _decorator(registry, names)(rule)
+        all_traits.update(dict.fromkeys(names, traits))
+        return rule
+
+    return register
 
 
-def raw_op(*names: str) -> Callable[[Rule], Rule]:
-    """Registers a rule for Keras 3 raw operations (`keras.ops.*`), by class name."""
-    return _decorator(_OPS, names)
+def layer(*names: str, traits: Collection[Trait] = ()) -> Callable[[Rule], Rule]:
+    """Registers a rule for built-in layers, by class name, and their traits."""
+    return _with_traits(_LAYERS, _LAYER_TRAITS, names, frozenset(traits))
+
+
+def raw_op(*names: str, traits: Collection[Trait] = ()) -> Callable[[Rule], Rule]:
+    """Registers a rule for Keras 3 raw operations (`keras.ops.*`), by class name, and their traits."""
+    return _with_traits(_OPS, _OP_TRAITS, names, frozenset(traits))
 
 
 def tf_op(*symbols: str) -> Callable[[Rule], Rule]:
@@ -112,6 +145,14 @@ def find(op: Any, *, is_layer: bool) -> Rule | None:
         return _of_operation(op)
     base = keras_base(op)
     return None if base is None else _LAYERS.get(base.__name__)
+
+
+def states_trait(op: Any, trait: Trait, *, is_layer: bool) -> bool:
+    """Whether an operation computes what a built-in one with that trait does."""
+    if is_layer:
+        base = keras_base(op)
+        return base is not None and trait in _LAYER_TRAITS.get(base.__name__, ())
+    return is_keras_class(type(op)) and trait in _OP_TRAITS.get(type(op).__name__, ())
 
 
 def _of_operation(op: Any) -> Rule | None:

@@ -14,9 +14,9 @@ import numpy as np
 from tlt_prune.graph.call_trace import CallTrace, Count
 from tlt_prune.graph.labels import Labels, varying_axes
 from tlt_prune.graph.rules.elementwise import normalized
-from tlt_prune.graph.rules.merging import combine, concat, constants, contract, stacked
+from tlt_prune.graph.rules.merging import combine, concat, constants, contract, stacked_labels
 from tlt_prune.graph.rules.moving import (
-    padded,
+    padded_labels,
     repeated,
     rolled,
     shuffled_up,
@@ -75,7 +75,7 @@ def shape(call: CallTrace, x: Labels) -> Labels:
 
 
 @tf_op("reshape")
-def reshape(call: CallTrace, x: Labels, *sizes: Labels) -> Any:
+def tf_reshape(call: CallTrace, x: Labels, *sizes: Labels) -> Any:
     where, target = _argument(call, 1, "shape")
     if not isinstance(target, (list, tuple)):
         return call.freeze_all([x, *sizes], "reshaped to a computed shape")
@@ -87,13 +87,13 @@ def reshape(call: CallTrace, x: Labels, *sizes: Labels) -> Any:
 
 
 @tf_op("compat.v1.transpose")
-def transpose(call: CallTrace, x: Labels) -> Labels:
+def tf_transpose(call: CallTrace, x: Labels) -> Labels:
     return np.transpose(x, _argument(call, 1, "perm")[1])
 
 
 @tf_op("compat.v1.pad")
-def pad(call: CallTrace, x: Labels) -> Any:
-    return padded(call, x, _argument(call, 1, "paddings")[1], str(_argument(call, 2, "mode", "CONSTANT")[1]).lower())
+def tf_pad(call: CallTrace, x: Labels) -> Any:
+    return padded_labels(call, x, _argument(call, 1, "paddings")[1], str(_argument(call, 2, "mode", "CONSTANT")[1]).lower())
 
 
 @tf_op("compat.v1.gather")
@@ -104,12 +104,12 @@ def gather(call: CallTrace, x: Labels, *indices: Labels) -> Any:
 
 
 @tf_op("tile")
-def tile(call: CallTrace, x: Labels) -> Any:
+def tf_tile(call: CallTrace, x: Labels) -> Any:
     return tiled(call, x, _argument(call, 1, "multiples")[1])
 
 
 @tf_op("repeat")
-def repeat(call: CallTrace, x: Labels) -> Any:
+def tf_repeat(call: CallTrace, x: Labels) -> Any:
     return repeated(call, x, _argument(call, 1, "repeats")[1], _argument(call, 2, "axis")[1])
 
 
@@ -119,14 +119,14 @@ def reverse(call: CallTrace, x: Labels) -> Labels:
 
 
 @tf_op("stack")
-def stack(call: CallTrace, *xs: Labels) -> Any:
+def tf_stack(call: CallTrace, *xs: Labels) -> Any:
     if len(_argument(call, 0, "values")[1]) != len(xs):
         return call.freeze_all(xs, "stacked with a constant")
-    return stacked(call, xs, int(_argument(call, 1, "axis", 0)[1]))
+    return stacked_labels(call, xs, int(_argument(call, 1, "axis", 0)[1]))
 
 
 @tf_op("unstack")
-def unstack(call: CallTrace, x: Labels) -> Any:
+def tf_unstack(call: CallTrace, x: Labels) -> Any:
     return unstacked(call, x, int(_argument(call, 2, "axis", 0)[1]))
 
 
@@ -135,18 +135,18 @@ def _channel_axis(call: CallTrace, position: int) -> int:
 
 
 @tf_op("nn.depth_to_space")
-def depth_to_space(call: CallTrace, x: Labels) -> Any:
+def tf_depth_to_space(call: CallTrace, x: Labels) -> Any:
     return shuffled_up(call, x, int(_argument(call, 1, "block_size")[1]), _channel_axis(call, 2))
 
 
 @tf_op("nn.space_to_depth")
-def space_to_depth(call: CallTrace, x: Labels) -> Labels:
+def tf_space_to_depth(call: CallTrace, x: Labels) -> Labels:
     axis = _channel_axis(call, 2)
     return call.place(np.tile(call.vector(x, axis), int(_argument(call, 1, "block_size")[1]) ** 2), axis)
 
 
 @tf_op("nn.max_pool2d", "nn.avg_pool2d")
-def pool(call: CallTrace, x: Labels) -> Labels:
+def tf_pool(call: CallTrace, x: Labels) -> Labels:
     axis = _channel_axis(call, 4)
     return call.place(call.vector(x, axis), axis)
 
@@ -165,19 +165,19 @@ def l2_normalize(call: CallTrace, x: Labels) -> Labels:
 
 
 @tf_op("expand_dims")
-def expand_dims(call: CallTrace, x: Labels) -> Labels:
+def tf_expand_dims(call: CallTrace, x: Labels) -> Labels:
     return np.expand_dims(x, _argument(call, 1, "axis")[1])
 
 
 @tf_op("compat.v1.squeeze")
-def squeeze(call: CallTrace, x: Labels) -> Labels:
+def tf_squeeze(call: CallTrace, x: Labels) -> Labels:
     axis = _argument(call, 1, "axis")[1]
     axes = tuple(i for i, n in enumerate(call.in_shapes[0]) if n == 1) if axis is None else tuple(np.atleast_1d(axis).tolist())
     return np.squeeze(x, axes)
 
 
 @tf_op("concat")
-def concatenate(call: CallTrace, *xs: Labels) -> Any:
+def tf_concatenate(call: CallTrace, *xs: Labels) -> Any:
     values = _argument(call, 0, "values")[1]
     if len(values) != len(xs):
         return call.freeze_all(xs, "concatenated with a constant")
@@ -185,7 +185,7 @@ def concatenate(call: CallTrace, *xs: Labels) -> Any:
 
 
 @tf_op("split")
-def split(call: CallTrace, x: Labels) -> Any:
+def tf_split(call: CallTrace, x: Labels) -> Any:
     where, _ = _argument(call, 1, "num_or_size_splits")
     axis = int(_argument(call, 2, "axis", 0)[1])
     parts = split_along(call, x, axis)
@@ -195,19 +195,19 @@ def split(call: CallTrace, x: Labels) -> Any:
 
 
 @tf_op("roll")
-def roll(call: CallTrace, x: Labels) -> Any:
+def tf_roll(call: CallTrace, x: Labels) -> Any:
     where, shift = _argument(call, 1, "shift")
     return rolled(call, x, shift, _argument(call, 2, "axis")[1], functools.partial(call.argument, where))
 
 
 @tf_op("nn.softmax", "nn.log_softmax")
-def softmax(call: CallTrace, x: Labels) -> Labels:
+def tf_softmax(call: CallTrace, x: Labels) -> Labels:
     axis = _argument(call, 1, "axis", -1)[1]
     return normalized(call, x, -1 if axis is None else axis)
 
 
 @tf_op("linalg.matmul")
-def matmul(call: CallTrace, *xs: Labels) -> Any:
+def tf_matmul(call: CallTrace, *xs: Labels) -> Any:
     flags = [_argument(call, i, name, False)[1] for i, name in ((2, "transpose_a"), (3, "transpose_b"))]
     if len(xs) != 2 or any(flags) or xs[0].ndim != xs[1].ndim:
         return call.freeze_all(xs, "product with a constant or a transposed tensor")
@@ -216,7 +216,7 @@ def matmul(call: CallTrace, *xs: Labels) -> Any:
 
 
 @tf_op("__operators__.getitem")
-def getitem(call: CallTrace, x: Labels) -> Any:
+def tf_getitem(call: CallTrace, x: Labels) -> Any:
     where, key = _argument(call, 1, "slice_spec")
     parts = tuple(_as_slice(p) for p in key) if isinstance(key, (tuple, list)) else _as_slice(key)
     return sliced(call, x, parts, lambda value: call.argument(where, tuple(_as_dict(p) for p in value)))

@@ -12,7 +12,10 @@ from tlt_prune.graph.rules.elementwise import activated
 from tlt_prune.graph.rules.registry import layer
 
 
-@layer("Conv1D", "Conv2D", "Conv3D", "Convolution1D", "Convolution2D", "Convolution3D")
+@layer(
+    "Conv1D", "Conv2D", "Conv3D", "Convolution1D", "Convolution2D", "Convolution3D",
+    traits=("convolution", "activation attribute"),
+)  # fmt: skip
 def conv(call: CallTrace, x: Labels) -> Labels:
     op, axis = call.op, call.channel_axis
     incoming = call.vector(x, axis)
@@ -61,7 +64,7 @@ def conv_transpose(call: CallTrace, x: Labels) -> Labels:
     return activated(call, call.place(out, axis), op.activation)
 
 
-@layer("DepthwiseConv1D", "DepthwiseConv2D")
+@layer("DepthwiseConv1D", "DepthwiseConv2D", traits=["depthwise convolution"])
 def depthwise(call: CallTrace, x: Labels) -> Labels:
     op, axis = call.op, call.channel_axis
     incoming = call.vector(x, axis)
@@ -98,7 +101,7 @@ def _depthwise_kernel(op: Any) -> Any:
     return op.kernel if kernel is None else kernel
 
 
-@layer("Dense")
+@layer("Dense", traits=("dense", "activation attribute"))
 def dense(call: CallTrace, x: Labels) -> Labels:
     op = call.op
     incoming, out = call.vector(x, -1), call.fresh(op.units)
@@ -122,7 +125,7 @@ def embedding(call: CallTrace, x: Labels) -> Labels:
     return call.place(out, -1)
 
 
-@layer("EinsumDense")
+@layer("EinsumDense", traits=["activation attribute"])
 def einsum_dense(call: CallTrace, x: Labels) -> Any:
     """`abc,cd->abd`: letters of the kernel in the input are contracted, those only in the output fresh."""
     op = call.op

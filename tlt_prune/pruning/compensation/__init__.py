@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from tlt_prune.config.registry import COMPENSATIONS
 from tlt_prune.errors import PlanError
 from tlt_prune.graph.channel_graph import ChannelGraph
 from tlt_prune.graph.labels import Alive
@@ -23,8 +24,8 @@ __all__ = ["Bias", "Compensation", "LeastSquares", "RecalibrateBatchNorm", "comp
 Compensation = Callable[[ChannelGraph, Alive, Any], pd.DataFrame]
 
 
-def compensate(said: Any, channels: ChannelGraph, alive: Alive, pruned: Any) -> pd.DataFrame:
-    """Applies what `compensation=` says: "bias", an object, several of them in order, or None.
+def compensate(compensation: Any, channels: ChannelGraph, alive: Alive, pruned: Any) -> pd.DataFrame:
+    """Applies what `compensation=` says: the name of one that needs no data, an object, several of them in order, or None.
 
     Returns:
         A row a layer and step: "compensation", "layer", "done" and "note".
@@ -33,11 +34,12 @@ def compensate(said: Any, channels: ChannelGraph, alive: Alive, pruned: Any) -> 
         PlanError: it is none of these.
     """
     frames = [pd.DataFrame(columns=["compensation", "layer", "done", "note"])]
-    for each in _several(said):
-        one = Bias() if each == "bias" else each
+    for each in _several(compensation):
+        one = _by_name(each) if isinstance(each, str) else each
         if not callable(one) or isinstance(one, type):
+            names = ", ".join(f'"{x}"' for x in COMPENSATIONS.names("nothing"))
             raise PlanError(
-                'compensation: expected "bias", tlt_prune.Bias(), tlt_prune.LeastSquares(data), '
+                f"compensation: expected {names}, tlt_prune.Bias(), tlt_prune.LeastSquares(data), "
                 f"tlt_prune.RecalibrateBatchNorm(data), or a list of them. Received: {each!r}."
             )
         frame = one(channels, alive, pruned)
@@ -45,7 +47,13 @@ def compensate(said: Any, channels: ChannelGraph, alive: Alive, pruned: Any) -> 
     return pd.concat([x for x in frames if len(x)] or frames, ignore_index=True)
 
 
-def _several(said: Any) -> Sequence[Any]:
-    if said is None or said == "none":
+def _by_name(name: str) -> Any:
+    """A compensation that needs no data; None for another name."""
+    entry = COMPENSATIONS.find(name)
+    return entry.make() if entry is not None and entry.needs == "nothing" else None
+
+
+def _several(compensation: Any) -> Sequence[Any]:
+    if compensation is None or compensation == "none":
         return ()
-    return tuple(said) if isinstance(said, (list, tuple)) else (said,)
+    return tuple(compensation) if isinstance(compensation, (list, tuple)) else (compensation,)

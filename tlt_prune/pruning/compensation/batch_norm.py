@@ -7,16 +7,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from tlt_prune.config.registry import COMPENSATIONS
 from tlt_prune.errors import PlanError
 from tlt_prune.graph.channel_graph import ChannelGraph
 from tlt_prune.graph.finite import assign_finite
+from tlt_prune.graph.kinds import is_batch_norm
 from tlt_prune.graph.labels import Alive
 from tlt_prune.graph.reader import Graph, read
-from tlt_prune.pruning.batches import Batches, TakesData
-from tlt_prune.pruning.layer_kinds import is_batch_norm
-from tlt_prune.pruning.walk import Walk, watched
+from tlt_prune.pruning.running.batches import Batches, TakesData
+from tlt_prune.pruning.running.walk import Walk, watched
 
 
+@COMPENSATIONS.register("batch_norm", needs="inputs")
 class RecalibrateBatchNorm(TakesData):
     """Sets every moving mean and variance to those of the data, one layer after the other.
 

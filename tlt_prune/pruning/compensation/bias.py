@@ -13,17 +13,19 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from tlt_prune.config.registry import COMPENSATIONS
 from tlt_prune.graph.channel_graph import ChannelGraph
 from tlt_prune.graph.family import Family
+from tlt_prune.graph.kinds import is_convolution, is_dense
 from tlt_prune.graph.labels import Alive
 from tlt_prune.graph.reader import Call, read
-from tlt_prune.pruning.batches import TakesData
 from tlt_prune.pruning.compensation.consumers import Home, homes, pairs, removed_inputs
 from tlt_prune.pruning.compensation.moments import moments
-from tlt_prune.pruning.layer_kinds import is_convolution, is_dense
-from tlt_prune.pruning.walk import Walk, watched
+from tlt_prune.pruning.running.batches import TakesData
+from tlt_prune.pruning.running.walk import Walk, watched
 
 
+@COMPENSATIONS.register("bias")
 class Bias(TakesData):
     """Adds the removed channels' mean contribution to their consumers.
 
@@ -61,7 +63,7 @@ class Bias(TakesData):
                 continue
             home = rooms.get(id(new.op))
             mean = means.get(old.inputs[0].key)
-            reason = _why_not(family, old, calls[id(op)], home, mean)
+            reason = _reason_left_alone(family, old, calls[id(op)], home, mean)
             if home is not None and mean is not None and not reason:
                 (index, removed), *_ = gone[id(op)].items()
                 kernel = family.numpy(family.weights(op)[index]).astype(np.float64)
@@ -79,17 +81,17 @@ class Bias(TakesData):
         graph = channels.graph
         if self._means is None or self._model is not graph.model:
             batches = self._read(graph, "Bias")
-            found: dict[int, NDArray[np.float64]] = {}
+            means: dict[int, NDArray[np.float64]] = {}
             for step in watched(Walk(graph, batches), graph, f"Means of activations on {self.used}"):
                 op = step.call.op
                 if is_convolution(graph.family, op) or is_dense(graph.family, op):
                     first = getattr(op, "data_format", "") == "channels_first"
-                    found[step.call.inputs[0].key] = _mean(step.input(), 1 if first else -1)
-            self._means, self._model = found, graph.model
+                    means[step.call.inputs[0].key] = _channel_means(step.input(), 1 if first else -1)
+            self._means, self._model = means, graph.model
         return self._means
 
 
-def _why_not(family: Family, call: Call, times: int, home: Home | None, mean: Any) -> str:
+def _reason_left_alone(family: Family, call: Call, times: int, home: Home | None, mean: Any) -> str:
     if not (is_convolution(family, call.op) or is_dense(family, call.op)):
         return f"{type(call.op).__name__} is left alone: expected a convolution without groups or a dense layer"
     if times > 1:
@@ -99,7 +101,7 @@ def _why_not(family: Family, call: Call, times: int, home: Home | None, mean: An
     return "" if mean is not None else "the mean of its inputs does not follow from a batch normalization: give Bias some data"
 
 
-def _mean(values: list[Any], axis: int) -> NDArray[np.float64]:
+def _channel_means(values: list[Any], axis: int) -> NDArray[np.float64]:
     arrays = [np.moveaxis(np.asarray(x), axis, -1) for x in values]
     total = sum(x.reshape(-1, x.shape[-1]).sum(axis=0, dtype=np.float64) for x in arrays)
     mean: NDArray[np.float64] = total / sum(x.size // x.shape[-1] for x in arrays)

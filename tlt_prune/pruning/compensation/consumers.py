@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from tlt_prune.graph.channel_graph import ChannelGraph
 from tlt_prune.graph.family import Family
 from tlt_prune.graph.finite import assign_finite
+from tlt_prune.graph.kinds import has_trait, is_batch_norm, is_convolution, is_dense
 from tlt_prune.graph.labels import Alive
 from tlt_prune.graph.reader import Call, Graph
-from tlt_prune.pruning.layer_kinds import is_batch_norm, is_convolution, is_dense
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Shortcut:
-    """What is added to a layer's output, with a batch normalization in between or not.
+    """The other terms of a sum that a layer's output goes into, with a batch normalization in between or not.
 
     Attributes:
         others: keys of the other tensors of the sum.
@@ -32,7 +32,7 @@ class Shortcut:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Home:
-    """Where a constant that is added to a layer's output (before its activation) can live.
+    """The variable that can hold a constant to be added to a layer's output, before its activation.
 
     Attributes:
         variable: of the pruned model: the layer's bias, or the moving mean of the batch normalization behind it.
@@ -51,7 +51,7 @@ class Home:
         assign_finite(family, self.variable, self.sign * (self.value(family) + constant), who)
 
 
-def _readers(graph: Graph) -> dict[int, list[Call | None]]:
+def _calls_reading(graph: Graph) -> dict[int, list[Call | None]]:
     """Tensor key -> the calls that are given it; None stands for the model's output."""
     readers: dict[int, list[Call | None]] = {x.key: [None] for x in graph.flat_outputs}
     for call in graph.walk():
@@ -66,8 +66,8 @@ def _linear(op: Any) -> bool:
 
 def shortcuts(graph: Graph) -> dict[int, Shortcut]:
     """For each convolution and dense layer of a model that something is added to, by the `id` of the layer."""
-    family, readers = graph.family, _readers(graph)
-    found = {}
+    family, readers = graph.family, _calls_reading(graph)
+    by_layer = {}
     for call in graph.walk():
         if call.inner is not None or not (is_convolution(family, call.op) or is_dense(family, call.op)) or not _linear(call.op):
             continue
@@ -77,30 +77,30 @@ def shortcuts(graph: Graph) -> dict[int, Shortcut]:
             norm, key = behind[0].op, behind[0].outputs[0].key
             behind = readers.get(key, [])
         if len(behind) == 1 and behind[0] is not None and _is_add(family, behind[0]):
-            found[id(call.op)] = Shortcut(tuple(x.key for x in behind[0].inputs if x.key != key), norm)
-    return found
+            by_layer[id(call.op)] = Shortcut(tuple(x.key for x in behind[0].inputs if x.key != key), norm)
+    return by_layer
 
 
 def _is_add(family: Family, call: Call) -> bool:
-    return (family.is_a(call.op, "Add") or type(call.op).__name__ == "Add") and len({x.shape for x in call.inputs}) == 1
+    return has_trait(family, call.op, "sum") and len({x.shape for x in call.inputs}) == 1
 
 
 def homes(graph: Graph) -> dict[int, Home]:
     """For each convolution and dense layer of a model that has one, by the `id` of the layer."""
-    family, readers = graph.family, _readers(graph)
-    found = {}
+    family, readers = graph.family, _calls_reading(graph)
+    by_layer = {}
     for call in graph.walk():
         op = call.op
         if call.inner is not None or not (is_convolution(family, op) or is_dense(family, op)):
             continue
         if op.use_bias:
-            found[id(op)] = Home(op.bias, 1)
+            by_layer[id(op)] = Home(op.bias, 1)
             continue
         behind = readers.get(call.outputs[0].key, [])
         if len(behind) == 1 and behind[0] is not None and _linear(op) and is_batch_norm(family, behind[0].op):
             # y -> (y - mean) ...: a constant that is added to y is one that is taken from the mean.
-            found[id(op)] = Home(behind[0].op.moving_mean, -1)
-    return found
+            by_layer[id(op)] = Home(behind[0].op.moving_mean, -1)
+    return by_layer
 
 
 def pairs(original: Graph, pruned: Graph) -> Iterator[tuple[Call, Call]]:
@@ -110,9 +110,9 @@ def pairs(original: Graph, pruned: Graph) -> Iterator[tuple[Call, Call]]:
 
 def removed_inputs(channels: ChannelGraph, alive: Alive) -> dict[int, dict[int, NDArray[np.bool_]]]:
     """For each layer that loses some, by its `id`: index of a weight -> which of the rows that it reads with are gone."""
-    found: dict[int, dict[int, NDArray[np.bool_]]] = {}
+    removed: dict[int, dict[int, NDArray[np.bool_]]] = {}
     for axis in channels.axes:
         gone = ~alive[axis.labels]
         if axis.role == "in" and gone.any():
-            found.setdefault(id(axis.op), {})[axis.index] = gone
-    return found
+            removed.setdefault(id(axis.op), {})[axis.index] = gone
+    return removed

@@ -13,24 +13,26 @@ is added to what the layer computes (a shortcut), y includes what that has lost 
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from tlt_prune.config.registry import COMPENSATIONS
 from tlt_prune.errors import PlanError
 from tlt_prune.graph.channel_graph import ChannelGraph
 from tlt_prune.graph.family import Family
 from tlt_prune.graph.finite import assign_finite
+from tlt_prune.graph.kinds import is_convolution, is_dense
 from tlt_prune.graph.labels import Alive
 from tlt_prune.graph.reader import read
-from tlt_prune.pruning.batches import Batches, TakesData
 from tlt_prune.pruning.compensation.consumers import Home, Shortcut, homes, shortcuts
 from tlt_prune.pruning.compensation.synthetic import pictures_for
-from tlt_prune.pruning.compensation.windows import Positions, window_rows
-from tlt_prune.pruning.layer_kinds import is_convolution, is_dense
-from tlt_prune.pruning.walk import Step, Values, side_by_side, watched
+from tlt_prune.pruning.compensation.windows import WindowPositions, window_rows
+from tlt_prune.pruning.running.batches import Batches, TakesData
+from tlt_prune.pruning.running.walk import Step, Values, side_by_side, watched
 
 # Rows of the equations for each unknown of a column: more of them change the solution less than other pictures would.
 _ROWS_PER_UNKNOWN = 20
@@ -39,6 +41,24 @@ _FEWEST_ROWS = 20_000
 _SMALLEST_SCALE = 1e-2
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Fit:
+    """Constants of the equations of one layer.
+
+    Attributes:
+        home: where its constant lives; None where there is no room for one.
+        keep: `(filters,)`, which of the original's filters are retained.
+        constant: of each retained filter, what the original adds and the pruned layer does not yet.
+        shortcut: what is added to its output, in the original and in the pruned model.
+    """
+
+    home: Home | None
+    keep: NDArray[np.bool_]
+    constant: NDArray[np.float64]
+    shortcut: tuple[Shortcut | None, Shortcut | None]
+
+
+@COMPENSATIONS.register("least_squares", needs="inputs")
 class LeastSquares(TakesData):
     """Fits the kernels of convolutions and dense layers again after a prune.
 
@@ -83,7 +103,7 @@ class LeastSquares(TakesData):
             path, op = old.call.path, old.call.op
             if id(op) not in readers or old.call.inner is not None or np.array_equal(*_firsts(old, new)):
                 continue
-            reason = _why_not(family, old)
+            reason = _reason_not_fitted(family, old)
             if reason:
                 rows.append((path, False, reason))
                 continue
@@ -94,23 +114,13 @@ class LeastSquares(TakesData):
                 # Of what is compared, the original's constant belongs to what is to be reached.
                 constant = old_rooms[id(op)].value(family)[keep] - home.value(family)
             shortcut = (old_sums.get(id(op)), sums.get(id(new.call.op)))
-            self._fit(family, old, new, home, keep, constant, shortcut, rng)
+            self._fit(family, old, new, _Fit(home, keep, constant, shortcut), rng)
             rows.append((path, True, "" if home is not None else "without a constant: it has no bias, and no BN follows"))
         return pd.DataFrame(rows, columns=["layer", "done", "note"])
 
-    def _fit(
-        self,
-        family: Family,
-        old: Step,
-        new: Step,
-        home: Home | None,
-        keep: NDArray[np.bool_],
-        constant: NDArray[np.float64],
-        shortcut: tuple[Shortcut | None, Shortcut | None],
-        rng: np.random.Generator,
-    ) -> None:
+    def _fit(self, family: Family, old: Step, new: Step, fit: _Fit, rng: np.random.Generator) -> None:
         before, after = old.call.op, new.call.op
-        wide = family.numpy(before.kernel).astype(np.float64).reshape(-1, before.kernel.shape[-1])[:, keep]
+        wide = family.numpy(before.kernel).astype(np.float64).reshape(-1, before.kernel.shape[-1])[:, fit.keep]
         kernel = family.numpy(after.kernel)
         start = kernel.astype(np.float64).reshape(-1, kernel.shape[-1])
         unknowns = len(start)
@@ -120,26 +130,26 @@ class LeastSquares(TakesData):
         most = max(_FEWEST_ROWS, _ROWS_PER_UNKNOWN * unknowns)
         for i, (positions, x_old, x_new) in enumerate(_chosen(after, old_values, new_values, most, rng)):
             rows = window_rows(x_new, after, positions).astype(np.float64)
-            error = window_rows(x_old, before, positions).astype(np.float64) @ wide + constant - rows @ start
-            error += _lost_by_shortcut(family, old, new, shortcut, keep, positions, i)
+            error = window_rows(x_old, before, positions).astype(np.float64) @ wide + fit.constant - rows @ start
+            error += _lost_by_shortcut(family, old, new, fit, positions, i)
             rows = np.concatenate([rows, np.ones((len(rows), 1))], axis=1)
             gram += rows.T @ rows
             moment += rows.T @ error
-        if home is None:
+        if fit.home is None:
             gram, moment = gram[:-1, :-1], moment[:-1]
         change = _solved(gram, moment, self._ridge, unknowns, old.call.path)
         who = f"LeastSquares, at '{old.call.path}'"
         assign_finite(family, after.kernel, (start + change[:unknowns]).reshape(kernel.shape), who)
-        if home is not None:
-            home.add(family, change[unknowns], who)
+        if fit.home is not None:
+            fit.home.add(family, change[unknowns], who)
 
 
 def _firsts(old: Step, new: Step) -> tuple[NDArray[Any], NDArray[Any]]:
-    """What both are given of the first batch: where it is equal, there is nothing to make up for."""
+    """Inputs of both for the first batch: where they are equal, there is nothing to make up for."""
     return np.asarray(old.input()[0]), np.asarray(new.input()[0])
 
 
-def _why_not(family: Family, step: Step) -> str:
+def _reason_not_fitted(family: Family, step: Step) -> str:
     op = step.call.op
     if not step.only_call:
         return "it is called several times"
@@ -148,17 +158,9 @@ def _why_not(family: Family, step: Step) -> str:
     return "" if len(step.call.inputs) == 1 else "it is called with several tensors"
 
 
-def _lost_by_shortcut(
-    family: Family,
-    old: Step,
-    new: Step,
-    shortcut: tuple[Shortcut | None, Shortcut | None],
-    keep: NDArray[np.bool_],
-    positions: Positions,
-    batch: int,
-) -> Any:
-    """What is missing, at these positions, of what is added to the layer's output: in units of that output."""
-    before, after = shortcut
+def _lost_by_shortcut(family: Family, old: Step, new: Step, fit: _Fit, positions: WindowPositions, batch: int) -> Any:
+    """Loss of the shortcut that is added to the layer's output, at these positions, in units of that output."""
+    before, after = fit.shortcut
     if before is None or after is None:
         return 0.0
     missing: Any = 0.0
@@ -167,7 +169,7 @@ def _lost_by_shortcut(
             continue
         first = getattr(old.call.op, "data_format", "") == "channels_first"
         x, y = (np.moveaxis(np.asarray(v), 1, -1) if first else np.asarray(v) for v in (old.known[a][batch], new.known[b][batch]))
-        missing = missing + x[positions.indices][:, keep].astype(np.float64) - y[positions.indices]
+        missing = missing + x[positions.indices][:, fit.keep].astype(np.float64) - y[positions.indices]
     if after.norm is None or isinstance(missing, float):
         return missing
     scale = np.sqrt(family.numpy(after.norm.moving_variance).astype(np.float64) + after.norm.epsilon)
@@ -180,12 +182,12 @@ def _lost_by_shortcut(
 
 def _chosen(op: Any, old: Values, new: Values, most: int, rng: np.random.Generator) -> Any:
     """(positions, inputs of the original, inputs of the pruned layer) a batch: at most `most` positions in all."""
-    sizes = [Positions.count(x, op) for x in new]
+    sizes = [WindowPositions.count(x, op) for x in new]
     share = min(1.0, most / max(sum(sizes), 1))
     for x_old, x_new, size in zip(old, new, sizes, strict=True):
         wanted = max(1, round(size * share))
         chosen = np.arange(size) if wanted >= size else np.sort(rng.choice(size, wanted, replace=False))
-        yield Positions.of(x_new, op, chosen), np.asarray(x_old), np.asarray(x_new)
+        yield WindowPositions.of(x_new, op, chosen), np.asarray(x_old), np.asarray(x_new)
 
 
 def _solved(

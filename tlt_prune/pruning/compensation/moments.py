@@ -15,24 +15,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tlt_prune.graph.execute import Execution
 from tlt_prune.graph.family import Family
+from tlt_prune.graph.kinds import has_trait, is_batch_norm
 from tlt_prune.graph.reader import Call, Graph
 from tlt_prune.graph.rules.elementwise import acts_on_each_element
-from tlt_prune.pruning.layer_kinds import is_any, is_batch_norm
 
 _Vector = NDArray[np.float64]
 # Nodes and weights of the integral over a standard normal, on a grid fine enough for functions with a kink.
 _GRID = np.linspace(-8.0, 8.0, 2001)
 _WEIGHTS = np.exp(-0.5 * _GRID**2) / np.exp(-0.5 * _GRID**2).sum()
-
-# What keeps a channel's mean.
-_PASSING = (
-    "AveragePooling1D", "AveragePooling2D", "AveragePooling3D",
-    "GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalAveragePooling3D",
-    "Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "GaussianNoise", "GaussianDropout", "Identity",
-    "ActivityRegularization",
-)  # fmt: skip
-_ACTIVATIONS = ("ReLU", "LeakyReLU", "ELU")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -45,26 +37,11 @@ class Moments:
 
 def moments(graph: Graph) -> dict[int, Moments]:
     """Tensor key -> moments, for each tensor of which they are known."""
-    known: dict[int, Moments] = {}
-    _run(graph, known)
-    return known
-
-
-def _run(graph: Graph, known: dict[int, Moments]) -> None:
-    for call in graph.calls:
-        if call.inner is not None:
-            if not call.over_time:
-                inner = call.inner
-                pairs = zip(inner.flat_inputs, call.inputs, strict=True)
-                known.update({a.key: known[b.key] for a, b in pairs if b.key in known})
-                _run(inner, known)
-                outer = zip(call.outputs, inner.flat_outputs, strict=True)
-                known.update({a.key: known[b.key] for a, b in outer if b.key in known})
-            continue
-        given = [known.get(x.key) for x in call.inputs]
-        found = _after(graph.family, call, given)
-        if found is not None:
-            known[call.outputs[0].key] = found
+    execution: Execution[Moments | None] = Execution(graph, [None] * len(graph.flat_inputs))
+    for pending in execution:
+        after = _after(graph.family, pending.call, pending.inputs)
+        pending.results = [after, *[None] * (len(pending.call.outputs) - 1)]
+    return {key: x for scope in execution.scopes for key, x in scope.items() if x is not None}
 
 
 def _after(family: Family, call: Call, given: Sequence[Moments | None]) -> Moments | None:
@@ -74,20 +51,17 @@ def _after(family: Family, call: Call, given: Sequence[Moments | None]) -> Momen
     if not given or any(x is None for x in given):
         return None
     inputs = [x for x in given if x is not None]
-    if family.is_layer(op):
-        if is_any(family, op, _PASSING):
-            return inputs[0]
-        if family.is_a(op, "Flatten"):
-            return _flattened(call, inputs[0])
-        if family.is_a(op, "Activation"):
-            return activated(op.activation, inputs[0]) if acts_on_each_element(op.activation) else None
-        if is_any(family, op, _ACTIVATIONS):
-            return activated(op, inputs[0])
-    if family.is_a(op, "Add") or type(op).__name__ == "Add":
+    if has_trait(family, op, "mean preserving"):
+        return inputs[0]
+    if has_trait(family, op, "flatten"):
+        return _flattened(call, inputs[0])
+    if has_trait(family, op, "activation"):
+        return behind_activation(op, inputs[0])
+    if family.is_a(op, "Activation"):
+        return behind_activation(op.activation, inputs[0]) if acts_on_each_element(op.activation) else None
+    if has_trait(family, op, "sum"):
         return _sum(inputs) if len(inputs) > 1 and len({len(x.mean) for x in inputs}) == 1 else None
-    if family.is_a(op, "Concatenate") or type(op).__name__ == "Concatenate":
-        return _joined(call, inputs)
-    return None
+    return _joined(call, inputs) if has_trait(family, op, "concatenation") else None
 
 
 def _normalized(family: Family, op: Any) -> Moments:
@@ -119,7 +93,7 @@ def _flattened(call: Call, x: Moments) -> Moments | None:
     return Moments(spread(x.mean, total // channels), spread(x.variance, total // channels))
 
 
-def activated(function: Callable[[Any], Any], x: Moments) -> Moments:
+def behind_activation(function: Callable[[Any], Any], x: Moments) -> Moments:
     """Of `function(z)`, z normally distributed: closed form for ReLU, else the integral on a grid."""
     deviation = np.sqrt(x.variance)
     name = getattr(function, "__name__", "")

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tlt_prune.errors import PlanError
+from tlt_prune.graph.kinds import is_batch_norm
 from tlt_prune.graph.reader import Graph
-from tlt_prune.pruning.layer_kinds import is_batch_norm
-from tlt_prune.pruning.walk import Walk
+from tlt_prune.pruning.running.walk import Walk
 
 _PIXELS = 1_000_000
 _FEWEST, _MOST = 64, 1000
@@ -25,10 +25,10 @@ _LEAVES = 40
 _GRAY = 0.7
 _OPEN_SIZE = 64
 
-Pictures = NDArray[np.float32]
+SyntheticPictures = NDArray[np.float32]
 
 
-def pictures_for(graph: Graph, seed: int) -> Pictures:
+def pictures_for(graph: Graph, seed: int) -> SyntheticPictures:
     """Synthetic inputs of a model, in its shape and, where its first batch normalization tells them, with its mean and contrast.
 
     Raises:
@@ -48,7 +48,7 @@ def pictures_for(graph: Graph, seed: int) -> Pictures:
     return _adapted(graph, np.moveaxis(x, -1, 1) if first else x, 1 if first else 3)
 
 
-def synthetic_pictures(count: int, height: int, width: int, channels: int, seed: int) -> Pictures:
+def synthetic_pictures(count: int, height: int, width: int, channels: int, seed: int) -> SyntheticPictures:
     """`(count, height, width, channels)`, each channel of mean 0 and variance 1 over all pictures."""
     rng = np.random.default_rng(seed)
     noise = _fractal_noise(rng, count, height, width, channels)
@@ -99,7 +99,7 @@ def _fractal_noise(rng: np.random.Generator, count: int, height: int, width: int
     return noise
 
 
-def _adapted(graph: Graph, x: Pictures, axis: int) -> Pictures:
+def _adapted(graph: Graph, x: SyntheticPictures, axis: int) -> SyntheticPictures:
     """`x` with the mean a channel and the contrast that fit the statistics of the first batch normalization.
 
     What is in front of it is linear in the mean m and the contrast s: its moving mean is reached by least squares over m, its

@@ -1,4 +1,4 @@
-"""What a convolution's or dense layer's kernel is multiplied with at chosen positions, as rows of a matrix.
+"""Inputs of a convolution's or dense layer's kernel at chosen positions, as rows of a matrix.
 
 `window_rows(x, op, positions) @ kernel.reshape(-1, filters)` is what the layer computes there, before its bias and activation.
 """
@@ -29,31 +29,31 @@ def _sizes(x: Any, op: Any) -> tuple[int, ...]:
 
 def _out_sizes(x: Any, op: Any) -> tuple[int, ...]:
     kernel, strides, dilation, padding = _spatial(op)
-    found = []
+    sizes = []
     for size, k, s, d in zip(_sizes(x, op), kernel, strides, dilation, strict=True):
         reach = d * (k - 1) + 1
-        found.append(-(-size // s) if padding in ("same", "causal") else (size - reach) // s + 1)
-    return tuple(found)
+        sizes.append(-(-size // s) if padding in ("same", "causal") else (size - reach) // s + 1)
+    return tuple(sizes)
 
 
 def padding_before(sizes: tuple[int, ...], op: Any) -> list[tuple[int, int]]:
     """(before, after) zeros that a convolution puts around each spatial axis."""
     kernel, strides, dilation, padding = _spatial(op)
-    found = []
+    padding_of_axes = []
     for size, k, s, d in zip(sizes, kernel, strides, dilation, strict=True):
         reach = d * (k - 1) + 1
         if padding == "valid":
-            found.append((0, 0))
+            padding_of_axes.append((0, 0))
         elif padding == "causal":
-            found.append((reach - 1, 0))
+            padding_of_axes.append((reach - 1, 0))
         else:
             total = max((-(-size // s) - 1) * s + reach - size, 0)
-            found.append((total // 2, total - total // 2))
-    return found
+            padding_of_axes.append((total // 2, total - total // 2))
+    return padding_of_axes
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Positions:
+class WindowPositions:
     """Positions in the output of a layer: index arrays of the example and of each spatial axis (for a dense layer: of every
     axis but the last)."""
 
@@ -65,14 +65,14 @@ class Positions:
 
     @staticmethod
     def count(x: Any, op: Any) -> int:
-        return math.prod(Positions.shape(x, op))
+        return math.prod(WindowPositions.shape(x, op))
 
     @staticmethod
-    def of(x: Any, op: Any, flat: NDArray[np.int64]) -> Positions:
-        return Positions(tuple(np.unravel_index(flat, Positions.shape(x, op))))
+    def of(x: Any, op: Any, flat: NDArray[np.int64]) -> WindowPositions:
+        return WindowPositions(tuple(np.unravel_index(flat, WindowPositions.shape(x, op))))
 
 
-def window_rows(x: NDArray[Any], op: Any, positions: Positions) -> NDArray[Any]:
+def window_rows(x: NDArray[Any], op: Any, positions: WindowPositions) -> NDArray[Any]:
     """`(n_positions, kernel size * channels)`, in the order of the kernel's axes."""
     if not hasattr(op, "kernel_size"):
         return np.asarray(x[positions.indices])

@@ -21,9 +21,9 @@ def granularity_of(graph: Graph) -> int:
     return max((GRANULARITY[name] for name in names), default=GRANULARITY["float32"])
 
 
-def chosen_granularity(graph: Graph, said: int | str) -> int:
+def chosen_granularity(graph: Graph, granularity: int | str) -> int:
     """The multiple that an option says; "auto" asks the model."""
-    return granularity_of(graph) if isinstance(said, str) else said
+    return granularity_of(graph) if isinstance(granularity, str) else granularity
 
 
 def _compute_dtype(layer: Any) -> str | None:

@@ -25,17 +25,16 @@ from tlt_prune.config.settings import Settings, checked
 from tlt_prune.config.texts import read_json
 from tlt_prune.errors import DataError, PlanError
 from tlt_prune.graph.channel_graph import ChannelGraph
+from tlt_prune.graph.kinds import has_trait, is_convolution, is_dense
 from tlt_prune.graph.labels import Labels
 from tlt_prune.graph.reader import Call
 from tlt_prune.io import files
-from tlt_prune.pruning.batches import progress
-from tlt_prune.pruning.layer_kinds import is_any, is_convolution, is_dense
-from tlt_prune.pruning.select.ledger import Term, charged
+from tlt_prune.pruning.cost.terms import Term, charged
+from tlt_prune.pruning.running.batches import progress
 
 # Channel counts that are measured on either side of a layer.
 _POINTS = 5
 _SHORTEST_RUNS, _SHORTEST_SECONDS, _REPEATS = 5, 0.003, 5
-_DEPTHWISE = ("DepthwiseConv1D", "DepthwiseConv2D")
 
 
 Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -92,18 +91,18 @@ class LatencyTable:
 
     def calibrated(self, channels: ChannelGraph) -> bool:
         """Whether the whole of this model, or of what it was before a prune, was measured."""
-        return _key_of(channels) in self._scales
+        return _key_of_model(channels) in self._scales
 
     def scale(self, channels: ChannelGraph) -> float:
-        """What sums are multiplied with for this model; 1 where it was not calibrated."""
-        return self._scales.get(_key_of(channels), 1.0)
+        """Factor of the sums for this model; 1 where it was not calibrated."""
+        return self._scales.get(_key_of_model(channels), 1.0)
 
     def calibrate(self, channels: ChannelGraph, milliseconds: float, granularity: int) -> None:
         """Says what the whole model was measured to take: sums of its layers are scaled to it from now on."""
-        self._scales.pop(_key_of(channels), None)
+        self._scales.pop(_key_of_model(channels), None)
         total = charged(self.terms(channels, granularity))
         if total > 0:
-            self._scales[_key_of(channels)] = milliseconds / total
+            self._scales[_key_of_model(channels)] = milliseconds / total
             self.save()
 
     def terms(self, channels: ChannelGraph, granularity: int) -> list[Term]:
@@ -115,7 +114,7 @@ class LatencyTable:
         layers = [x for call in channels.graph.walk() for x in _layers_of(channels, call)]
         grids = [[_points(channels, v, granularity) for v in vectors] for _, vectors in layers]
         wanted = {
-            _name(shape, counts): (shape, counts)
+            _key_of_layer(shape, counts): (shape, counts)
             for (shape, _), grid in zip(layers, grids, strict=True)
             for counts in itertools.product(*grid)
         }
@@ -132,7 +131,7 @@ class LatencyTable:
         return [self._term(shape, vectors, grid, scale) for (shape, vectors), grid in zip(layers, grids, strict=True)]
 
     def _term(self, shape: dict[str, Any], vectors: Sequence[Labels], grid: Sequence[Sequence[int]], scale: float) -> Term:
-        table = np.array([self._layers[_name(shape, counts)] for counts in itertools.product(*grid)]).reshape(
+        table = np.array([self._layers[_key_of_layer(shape, counts)] for counts in itertools.product(*grid)]).reshape(
             [len(x) for x in grid]
         )
         for axis in range(table.ndim):
@@ -171,7 +170,7 @@ def _layers_of(channels: ChannelGraph, call: Call) -> list[tuple[dict[str, Any],
     family, op = channels.graph.family, call.op
     if call.inner is not None or not family.is_layer(op):
         return []
-    depthwise = is_any(family, op, _DEPTHWISE) and op.depth_multiplier == 1
+    depthwise = has_trait(family, op, "depthwise convolution") and op.depth_multiplier == 1
     axes = {(a.index, a.axis): a.labels for a in channels.axes if a.op is op}
     if depthwise or is_convolution(family, op):
         first = op.data_format == "channels_first"
@@ -180,7 +179,7 @@ def _layers_of(channels: ChannelGraph, call: Call) -> list[tuple[dict[str, Any],
         rank = len(size)
         facts = {
             "kind": "depthwise" if depthwise else "conv",
-            "size": _known(size, call),
+            "size": _fixed(size, call),
             "kernel": list(op.kernel_size),
             "strides": list(op.strides),
             "dilation": list(op.dilation_rate),
@@ -189,12 +188,12 @@ def _layers_of(channels: ChannelGraph, call: Call) -> list[tuple[dict[str, Any],
         vectors = [axes[0, rank]] if depthwise else [axes[0, rank], axes[0, rank + 1]]
         return [(facts, vectors)]
     if is_dense(family, op):
-        rows = _known(call.inputs[0].shape[1:-1], call)
+        rows = _fixed(call.inputs[0].shape[1:-1], call)
         return [({"kind": "dense", "size": [int(np.prod(rows))]}, [axes[0, 0], axes[0, 1]])]
     return []
 
 
-def _known(size: Sequence[int | None], call: Call) -> list[int]:
+def _fixed(size: Sequence[int | None], call: Call) -> list[int]:
     if None in size:
         raise PlanError(
             f"latency_ms: the size of what '{call.path}' is given is open. Expected a model with fixed sizes, or another budget."
@@ -202,12 +201,12 @@ def _known(size: Sequence[int | None], call: Call) -> list[int]:
     return [int(n) for n in size if n is not None]
 
 
-def _name(shape: dict[str, Any], counts: Sequence[int]) -> str:
+def _key_of_layer(shape: dict[str, Any], counts: Sequence[int]) -> str:
     return json.dumps({**shape, "channels": list(counts)}, sort_keys=True)
 
 
-def _key_of(channels: ChannelGraph) -> str:
-    """What a calibration belongs to: an architecture, whatever its widths."""
+def _key_of_model(channels: ChannelGraph) -> str:
+    """Name of an architecture, whatever its widths: a calibration belongs to it."""
     return " ".join(p.name for p in channels.producers)
 
 

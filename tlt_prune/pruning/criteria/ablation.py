@@ -12,17 +12,16 @@ import numpy as np
 from keras import tree
 from pydantic import Field
 
-from tlt_prune.config.options import Options
+from tlt_prune.config.registry import CRITERIA
 from tlt_prune.config.settings import Settings, checked
 from tlt_prune.config.texts import read_json
 from tlt_prune.errors import DataError, PlanError
 from tlt_prune.graph.labels import Labels
 from tlt_prune.io import files
-from tlt_prune.pruning.ablation import consumers, metric_of, metrics_without
-from tlt_prune.pruning.batches import Batches, TakesData, progress
-from tlt_prune.pruning.criteria.network import Network, Scores
+from tlt_prune.pruning.criteria.network import FilterScores, Network
 from tlt_prune.pruning.criteria.norms import L2
-from tlt_prune.pruning.select.groups import grouping
+from tlt_prune.pruning.running.batches import Batches, TakesData, progress
+from tlt_prune.pruning.running.switched_off import consumers, metric_of, metrics_without
 
 
 class _Cache(Settings):
@@ -30,13 +29,13 @@ class _Cache(Settings):
     metrics: Mapping[str, Annotated[float, Field(allow_inf_nan=False)]]
 
 
+@CRITERIA.register("Ablation", needs="metric", by_script={"chunk": 8})
 class Ablation(TakesData):
-    """What the metric loses when a channel goes: the whole model's minus that with the channel's consumers given zero.
+    """Loss of the metric without a channel: the whole model's metric minus that with the channel's consumers given zero.
 
-    Mozer and Smolensky, "Skeletonization", NIPS 1988, measure it so; everything else estimates it. It takes one evaluation a
-    channel
-    or, with `chunk`, one for each run of channels of neighboring norms. A channel that is read inside one layer (a head
-    of attention) has no vote.
+    Mozer and Smolensky, "Skeletonization", NIPS 1988, measure it so; everything else estimates it. It takes one evaluation per
+    channel or, with `chunk`, one for each run of channels of neighboring norms. A channel that is read inside one layer (a head
+    of attention) is not scored.
 
     Args:
         data: `(x, y)`: arrays, a `tf.data.Dataset`, a `PyDataset` or batches.
@@ -69,31 +68,31 @@ class Ablation(TakesData):
         self._metric, self._chunk = metric_of(metric), chunk
         self._cache = pathlib.Path(cache) if cache is not None else None
 
-    def __call__(self, network: Network) -> dict[str, Scores]:
+    def __call__(self, network: Network) -> dict[str, FilterScores]:
         channels = network.channels
         batches = self._read(channels.graph, "criterion Ablation", labeled=True)
         sets = [np.zeros(0, np.int64), *_chunks(network, self._chunk)]
         keys = [",".join(map(str, x.tolist())) for x in sets]
         identity = self._identity(network, batches)
-        known = self._known(identity)
-        missing = [i for i, key in enumerate(keys) if key not in known]
+        metrics = self._cached(identity)
+        missing = [i for i, key in enumerate(keys) if key not in metrics]
 
         with progress(len(missing), f"Ablation of {len(sets) - 1} chunks on {self.used}") as advance:
 
             def done(i: int, value: float) -> None:
-                known[keys[missing[i]]] = value
-                self._write(identity, known)
+                metrics[keys[missing[i]]] = value
+                self._write(identity, metrics)
                 advance()
 
             metrics_without(channels, [sets[i] for i in missing], batches, self._metric[1], done)
-        whole = known[""]
+        whole = metrics[""]
         scores = np.full(channels.n_labels, np.nan)
         for bundles, key in zip(sets[1:], keys[1:], strict=True):
-            scores[bundles] = (whole - known[key]) / len(bundles)
+            scores[bundles] = (whole - metrics[key]) / len(bundles)
         return network.of_bundles(scores)
 
     def _identity(self, network: Network, batches: Batches) -> str:
-        """What results belong to: weights, examples and metric."""
+        """Checksum of all that results depend on: weights, examples and metric."""
         total = 0
         for layer in network.channels.graph.walk():
             for weight in network.weights(layer.op) if layer.inner is None and hasattr(layer.op, "weights") else ():
@@ -102,26 +101,26 @@ class Ablation(TakesData):
             total = zlib.crc32(np.ascontiguousarray(array).tobytes(), total)
         return f"{self._metric[0]} {total:08x}"
 
-    def _known(self, identity: str) -> dict[str, float]:
+    def _cached(self, identity: str) -> dict[str, float]:
         if self._cache is None or not self._cache.exists():
             return {}
         try:
-            found = checked(_Cache, read_json(self._cache, "results of an ablation", most=2**26), str(self._cache), PlanError)
+            cache = checked(_Cache, read_json(self._cache, "results of an ablation", most=2**26), str(self._cache), PlanError)
         except (DataError, PlanError) as error:
             raise PlanError(
                 f"criterion Ablation: {self._cache} holds no results of an ablation. {error} Expected another file."
             ) from error
-        if found.of == identity:
-            return dict(found.metrics)
+        if cache.of == identity:
+            return dict(cache.metrics)
         raise PlanError(
             f"criterion Ablation: {self._cache} holds the results of another model, other data or another metric. "
             "Expected another file, or none there."
         )
 
-    def _write(self, identity: str, known: dict[str, float]) -> None:
+    def _write(self, identity: str, metrics: dict[str, float]) -> None:
         if self._cache is not None:
             with files.apart():
-                files.write_text(self._cache, json.dumps({"of": identity, "metrics": known}))
+                files.write_text(self._cache, json.dumps({"of": identity, "metrics": metrics}))
 
 
 def _chunks(network: Network, size: int) -> list[Labels]:
@@ -133,7 +132,7 @@ def _chunks(network: Network, size: int) -> list[Labels]:
     for layer in network.layers:
         bundles = root[layer.labels]
         np.maximum.at(strength, bundles, norms[layer.name] / max(float(norms[layer.name].max(initial=0.0)), 1e-30))
-    # What cannot be switched off has no vote.
-    found = grouping(channels, np.where(seen, strength, np.nan), Options(), 1)
-    weakest_first = [group.members[::-1] for group in found.groups]
+    # What cannot be switched off is not scored.
+    _, groups = channels.grouped(network.removable & seen)
+    weakest_first = [members[np.argsort(-strength[members], kind="stable")][::-1] for members in groups]
     return [members[at : at + size] for members in weakest_first for at in range(0, len(members), size)]

@@ -6,14 +6,15 @@ from typing import Any
 
 import numpy as np
 
+from tlt_prune.config.registry import CRITERIA
 from tlt_prune.errors import PlanError
-from tlt_prune.pruning.batches import TakesData
-from tlt_prune.pruning.criteria.network import Network, Scores
-from tlt_prune.pruning.walk import Walk, watched
+from tlt_prune.pruning.criteria.network import FilterScores, Network
+from tlt_prune.pruning.running.batches import TakesData
+from tlt_prune.pruning.running.walk import Walk, watched
 
 
 class _Activations(TakesData):
-    """What Activation and APoZ share.
+    """Base class of Activation and APoZ.
 
     Attributes:
         used: after a call: how much data it was.
@@ -24,7 +25,7 @@ class _Activations(TakesData):
     def __init__(self, data: Any, *, steps: int | None = None, batch_size: int = 64) -> None:
         super().__init__(data, steps, batch_size)
 
-    def __call__(self, network: Network) -> dict[str, Scores]:
+    def __call__(self, network: Network) -> dict[str, FilterScores]:
         channels = network.channels
         name = type(self).__name__
         batches = self._read(channels.graph, f"criterion {name}")
@@ -47,11 +48,12 @@ class _Activations(TakesData):
         raise NotImplementedError
 
 
+@CRITERIA.register("Activation", needs="inputs")
 class Activation(_Activations):
     """Mean of |activation| over examples and positions, at the inputs of a channel's consumers.
 
     Molchanov et al., ICLR 2017, arXiv:1611.06440, section 2.2, "activation". A channel whose consumers are inside one
-    layer (a head of attention) has no vote.
+    layer (a head of attention) is not scored.
 
     Args:
         data: inputs, labeled or not: arrays, a `tf.data.Dataset`, a `PyDataset` or batches.
@@ -63,6 +65,7 @@ class Activation(_Activations):
         return np.abs(rows).sum(axis=0, dtype=np.float64)
 
 
+@CRITERIA.register("APoZ", needs="inputs")
 class APoZ(_Activations):
     """Share of activations that are not zero: one minus the average percentage of zeros.
 

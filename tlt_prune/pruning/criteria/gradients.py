@@ -18,18 +18,19 @@ import numpy as np
 from keras import tree
 from numpy.typing import NDArray
 
+from tlt_prune.config.registry import CRITERIA
 from tlt_prune.errors import PlanError, first_line
 from tlt_prune.graph.channel_graph import ChannelGraph
 from tlt_prune.graph.family import Family
-from tlt_prune.pruning.batches import TakesData, progress
-from tlt_prune.pruning.criteria.network import Network, Scores
+from tlt_prune.pruning.criteria.network import FilterScores, Network
+from tlt_prune.pruning.running.batches import TakesData, progress
 
 # Examples that share one gradient: the fewer, the less do their wishes cancel; one costs too much time.
 _TOGETHER = 8
 
 
 class _Gradients(TakesData):
-    """What Taylor and Fisher share.
+    """Base class of Taylor and Fisher.
 
     Attributes:
         used: after a call: how much data it was.
@@ -43,7 +44,7 @@ class _Gradients(TakesData):
         super().__init__(data, steps, batch_size)
         self._loss, self._together = loss, together
 
-    def __call__(self, network: Network) -> dict[str, Scores]:
+    def __call__(self, network: Network) -> dict[str, FilterScores]:
         name = type(self).__name__
         graph = network.channels.graph
         batches = self._read(graph, f"criterion {name}", labeled=True)
@@ -75,6 +76,7 @@ class _Gradients(TakesData):
         raise NotImplementedError
 
 
+@CRITERIA.register("Taylor", needs="loss")
 class Taylor(_Gradients):
     """Mean over small batches of |sum of w dL/dw|: how much the loss would change, to first order, if the channel went.
 
@@ -94,6 +96,7 @@ class Taylor(_Gradients):
         return np.abs(change)
 
 
+@CRITERIA.register("Fisher", needs="loss")
 class Fisher(_Gradients):
     """Half the mean over small batches of (sum of w dL/dw)^2: the change of the loss to second order, with the empirical Fisher
     information in the place of the Hessian.
@@ -112,30 +115,30 @@ class Fisher(_Gradients):
 def _consumer_rows(channels: ChannelGraph) -> list[tuple[Any, list[tuple[int, Any]]]]:
     """(variable, [(axis, labels)]) for every weight that reads channels."""
     family = channels.graph.family
-    found: dict[tuple[int, int], tuple[Any, list[tuple[int, Any]]]] = {}
+    rows: dict[tuple[int, int], tuple[Any, list[tuple[int, Any]]]] = {}
     for axis in channels.axes:
         if axis.role == "in":
             variable = family.weights(axis.op)[axis.index]
-            found.setdefault((id(axis.op), axis.index), (variable, []))[1].append((axis.axis, axis.labels))
-    return list(found.values())
+            rows.setdefault((id(axis.op), axis.index), (variable, []))[1].append((axis.axis, axis.labels))
+    return list(rows.values())
 
 
-def _loss(said: Any, model: Any, family: Family, name: str) -> Callable[[Any, Any], list[Any]]:
+def _loss(loss: Any, model: Any, family: Family, name: str) -> Callable[[Any, Any], list[Any]]:
     """(labels, outputs) of a batch -> values, the sum of whose means is the loss."""
     weights = None
-    if said is None:
+    if loss is None:
         compiled = family.compile_arguments(model)
-        said, weights = compiled.get("loss"), compiled.get("loss_weights")
-        if said is None:
+        loss, weights = compiled.get("loss"), compiled.get("loss_weights")
+        if loss is None:
             raise PlanError(
                 f"criterion {name}: expected a loss, as in {name}(data, 'categorical_crossentropy'), or a compiled model. "
                 f"'{model.name}' is not compiled."
             )
-    if callable(said) and not isinstance(said, keras.losses.Loss):
+    if callable(loss) and not isinstance(loss, keras.losses.Loss):
         # A function of one's own sees labels and outputs as they are.
-        return lambda y, outputs: [said(y, outputs)]
+        return lambda y, outputs: [loss(y, outputs)]
     names = list(getattr(model, "output_names", None) or [model.name])
-    losses = [_one_loss(x, name) for x in _by_output(said, names, f"criterion {name}: losses")]
+    losses = [_one_loss(x, name) for x in _by_output(loss, names, f"criterion {name}: losses")]
     factors = [1.0 if x is None else x for x in _by_output(weights, names, f"criterion {name}: loss_weights")]
 
     def values(y: Any, outputs: Any) -> list[Any]:
@@ -148,29 +151,29 @@ def _loss(said: Any, model: Any, family: Family, name: str) -> Callable[[Any, An
     return values
 
 
-def _by_output(said: Any, names: Sequence[str], what: str) -> list[Any]:
+def _by_output(given: Any, names: Sequence[str], what: str) -> list[Any]:
     """One entry an output, as `compile` understands it: by name, by position, or the same for all."""
-    if isinstance(said, dict):
-        unknown = sorted(set(said) - set(names))
+    if isinstance(given, dict):
+        unknown = sorted(set(given) - set(names))
         if unknown:
             raise PlanError(f"{what}: there is no output {', '.join(map(repr, unknown))}. Expected some of {', '.join(names)}.")
-        return [said.get(x) for x in names]
-    if isinstance(said, (list, tuple)):
-        if len(said) != len(names):
-            raise PlanError(f"{what}: expected {len(names)}, one for each of {', '.join(names)}. Received {len(said)}.")
-        return list(said)
-    return [said] * len(names)
+        return [given.get(x) for x in names]
+    if isinstance(given, (list, tuple)):
+        if len(given) != len(names):
+            raise PlanError(f"{what}: expected {len(names)}, one for each of {', '.join(names)}. Received {len(given)}.")
+        return list(given)
+    return [given] * len(names)
 
 
-def _one_loss(said: Any, name: str) -> Callable[[Any, Any], Any] | None:
-    if isinstance(said, str):
+def _one_loss(loss: Any, name: str) -> Callable[[Any, Any], Any] | None:
+    if isinstance(loss, str):
         try:
-            said = keras.losses.get(said)
+            loss = keras.losses.get(loss)
         except ValueError as error:
-            raise PlanError(f"criterion {name}: there is no Keras loss {said!r}.") from error
-    if said is not None and not callable(said):
-        raise PlanError(f"criterion {name}: expected a loss or a function (y, predictions) -> loss. Received: {said!r}.")
-    return said  # type: ignore[no-any-return]
+            raise PlanError(f"criterion {name}: there is no Keras loss {loss!r}.") from error
+    if loss is not None and not callable(loss):
+        raise PlanError(f"criterion {name}: expected a loss or a function (y, predictions) -> loss. Received: {loss!r}.")
+    return loss  # type: ignore[no-any-return]
 
 
 def _labels_by_output(y: Any, names: Sequence[str]) -> list[Any]:
@@ -209,8 +212,8 @@ def _by_tape(model: Any, mean_loss: Any, variables: list[Any]) -> Callable[[Any,
         with tensorflow.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(inner)
             value = mean_loss(y, model(x, training=False))
-        found = tape.gradient(value, inner, unconnected_gradients="zero")
-        return [tensorflow.convert_to_tensor(g) for g in found]
+        by_variable = tape.gradient(value, inner, unconnected_gradients="zero")
+        return [tensorflow.convert_to_tensor(g) for g in by_variable]
 
     compiled = tensorflow.function(gradients, autograph=False, reduce_retracing=True)
     return lambda x, y: [np.asarray(g) for g in compiled(_tensors(tensorflow, x), _tensors(tensorflow, y))]

@@ -1,4 +1,4 @@
-"""What a criterion sees of a model: its filters, layer by layer, and what it says of them."""
+"""A model as criteria see it: its filters, layer by layer."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from numpy.typing import ArrayLike, NDArray
 from tlt_prune.errors import PlanError
 from tlt_prune.graph.channel_graph import ChannelGraph, Producer
 
-Scores = NDArray[np.float64]
+FilterScores = NDArray[np.float64]
 Criterion = Callable[["Network"], Mapping[str, ArrayLike]]
-"""Layer name -> scores `(n_filters,)`: the higher, the sooner a filter stays. NaN, or a layer left out, is no vote; a channel
-that nobody votes on stays.
+"""Layer name -> scores `(n_filters,)`: the higher, the sooner a filter stays. NaN, or a layer left out: not scored, never
+removed.
 
     def spread(network):
         return {x.name: x.matrix.std(axis=1) for x in network.layers}
@@ -41,7 +41,7 @@ class Filters:
         self._slices = producer.slices
         self._weights = weights
 
-    def power_sums(self, power: float) -> Scores:
+    def power_sums(self, power: float) -> FilterScores:
         """Sum of |w|^power over every kernel slice of each filter, shape `(count,)`.
 
         Slices that carry the same label (the gates of an LSTM unit, the multiplier of a depthwise
@@ -62,10 +62,10 @@ class Filters:
         return self._finite(total[inverse])
 
     @property
-    def matrix(self) -> Scores:
+    def matrix(self) -> FilterScores:
         """All kernel weights of each filter, one row a filter: `(count, n_weights)`. Filters of fewer weights end in zeros."""
         values, inverse = np.unique(self.labels, return_inverse=True)
-        parts: list[list[Scores]] = [[] for _ in values]
+        parts: list[list[FilterScores]] = [[] for _ in values]
         for index, axes, labels in self._slices:
             kernel = np.moveaxis(self._weights[index].astype(np.float64), axes, range(len(axes)))
             rows = kernel.reshape(len(labels), -1)
@@ -78,7 +78,7 @@ class Filters:
         self._finite(rows.sum(axis=1)[inverse])
         return rows[inverse]
 
-    def _finite(self, scores: Scores) -> Scores:
+    def _finite(self, scores: FilterScores) -> FilterScores:
         if not np.isfinite(scores).all():
             bad = np.flatnonzero(~np.isfinite(scores))[:5].tolist()
             raise PlanError(
@@ -94,7 +94,7 @@ class Network:
     Attributes:
         model: the Keras model; to be read, never changed.
         layers: its layers with filters, in topological order.
-        channels: what tracing found.
+        channels: the traced model.
         removable: `(n_labels,)`, False where a channel is frozen whatever it scores.
     """
 
@@ -117,8 +117,8 @@ class Network:
             self._kept = layer, [family.numpy(w) for w in family.weights(layer)]
         return self._kept[1]
 
-    def of_bundles(self, scores: Scores) -> dict[str, Scores]:
-        """What the layers say where a score was found for whole bundles: `scores` is `(n_labels,)`, meaningful at roots."""
+    def of_bundles(self, scores: FilterScores) -> dict[str, FilterScores]:
+        """Layer name -> scores of its filters, from scores of whole bundles: `(n_labels,)`, meaningful at roots."""
         root = self.channels.bundles.root
         return {x.name: scores[root[x.labels]] for x in self.layers}
 

@@ -4,30 +4,35 @@ from __future__ import annotations
 
 import numpy as np
 
-from tlt_prune.pruning.criteria.network import Filters, Network, Scores
+from tlt_prune.config.registry import CRITERIA
+from tlt_prune.pruning.criteria.network import Filters, FilterScores, Network
 
 
+@CRITERIA.register("L2")
 class L2:
     """sqrt(sum w^2): the toolkit's `min_weight`."""
 
-    def __call__(self, network: Network) -> dict[str, Scores]:
+    def __call__(self, network: Network) -> dict[str, FilterScores]:
         return {x.name: _l2(x) for x in network.layers}
 
 
+@CRITERIA.register("L1")
 class L1:
     """sum |w|: Li et al., "Pruning Filters for Efficient ConvNets", 2017, arXiv:1608.08710, section 3.1."""
 
-    def __call__(self, network: Network) -> dict[str, Scores]:
+    def __call__(self, network: Network) -> dict[str, FilterScores]:
         return {x.name: x.power_sums(1) for x in network.layers}
 
 
+@CRITERIA.register("Linf")
 class Linf:
     """max |w|."""
 
-    def __call__(self, network: Network) -> dict[str, Scores]:
+    def __call__(self, network: Network) -> dict[str, FilterScores]:
         return {x.name: np.abs(x.matrix).max(axis=1, initial=0.0) for x in network.layers}
 
 
+@CRITERIA.register("FPGM")
 class FPGM:
     """Sum of the distances to all other filters of the layer: what lies nearest to their geometric median can best be replaced.
 
@@ -35,10 +40,11 @@ class FPGM:
     relaxed to the filter of the smallest sum).
     """
 
-    def __call__(self, network: Network) -> dict[str, Scores]:
+    def __call__(self, network: Network) -> dict[str, FilterScores]:
         return {x.name: _distances(x.matrix) for x in network.layers}
 
 
+@CRITERIA.register("LAMP")
 class LAMP:
     """Squared L2 norm over the sum of the squared norms of all filters of the layer that are not smaller.
 
@@ -48,24 +54,24 @@ class LAMP:
 
     comparable = True
 
-    def __call__(self, network: Network) -> dict[str, Scores]:
+    def __call__(self, network: Network) -> dict[str, FilterScores]:
         return {x.name: _lamp(x.power_sums(2)) for x in network.layers}
 
 
-def _l2(filters: Filters) -> Scores:
+def _l2(filters: Filters) -> FilterScores:
     return np.sqrt(filters.power_sums(2))
 
 
-def _distances(rows: Scores) -> Scores:
+def _distances(rows: FilterScores) -> FilterScores:
     """Sum of the Euclidean distances of each row to all rows, shape `(n,)`."""
     squares = np.einsum("ij,ij->i", rows, rows)
     between = squares[:, None] + squares[None, :] - 2 * rows @ rows.T
     np.fill_diagonal(between, 0.0)
-    distances: Scores = np.sqrt(np.maximum(between, 0.0)).sum(axis=1)
+    distances: FilterScores = np.sqrt(np.maximum(between, 0.0)).sum(axis=1)
     return distances
 
 
-def _lamp(squares: Scores) -> Scores:
+def _lamp(squares: FilterScores) -> FilterScores:
     order = np.argsort(-squares, kind="stable")
     larger = np.cumsum(squares[order])
     scores = np.empty_like(squares)

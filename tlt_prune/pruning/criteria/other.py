@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 
+from tlt_prune.config.registry import CRITERIA
 from tlt_prune.errors import PlanError
-from tlt_prune.pruning.criteria.network import Network, Scores
-from tlt_prune.pruning.layer_kinds import is_batch_norm
+from tlt_prune.graph.kinds import is_batch_norm
+from tlt_prune.pruning.criteria.network import FilterScores, Network
 
 
+@CRITERIA.register("BNScale")
 class BNScale:
-    """|gamma| of the batch normalization that follows; a layer that none follows has no vote.
+    """|gamma| of the batch normalization that follows; a layer that none follows is not scored.
 
     Liu et al., "Learning Efficient Convolutional Networks through Network Slimming", ICCV 2017, arXiv:1708.06519. It
     says something after training with an L1 penalty on the scales (`train.reg_config.bn_scale_decay` in a spec).
     """
 
-    def __call__(self, network: Network) -> dict[str, Scores]:
+    def __call__(self, network: Network) -> dict[str, FilterScores]:
         family = network.channels.graph.family
         scale = np.full(network.channels.n_labels, np.nan)
         for axis in network.channels.axes:
@@ -34,6 +36,7 @@ class BNScale:
         return scores
 
 
+@CRITERIA.register("Random")
 class Random:
     """A seeded random number: the baseline that every other criterion has to beat.
 
@@ -44,7 +47,7 @@ class Random:
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
 
-    def __call__(self, network: Network) -> dict[str, Scores]:
+    def __call__(self, network: Network) -> dict[str, FilterScores]:
         return {x.name: np.random.default_rng([self.seed, *x.name.encode()]).uniform(size=x.count) for x in network.layers}
 
     def __repr__(self) -> str:

@@ -58,7 +58,9 @@ def restore(pairs: Iterable[tuple[Any, Any]], family: Family, cuts_of: Callable[
             arrays = {name: x for name, x in getattr(initializer, "__dict__", {}).items() if np.ndim(x)}
             if arrays:
                 filled = _filled_by(key, arrays, family.weights(old))
-                setattr(new, key, initializer if filled is None else _cut(initializer, arrays, filled, cuts_of(filled)))
+                if filled is not None:
+                    initializer = _cut_initializer(initializer, arrays, filled, cuts_of(filled))
+                setattr(new, key, initializer)
             elif position == 0:
                 setattr(new, key, initializer)
 
@@ -80,7 +82,7 @@ def _fits(shape: tuple[int, ...], whole: tuple[int, ...]) -> bool:
     return len(shape) <= len(whole) and all(a in (1, b) for a, b in zip(shape[::-1], whole[::-1], strict=False))
 
 
-def _cut(initializer: Any, arrays: Mapping[str, Any], weight: Any, cuts: Cuts) -> Any:
+def _cut_initializer(initializer: Any, arrays: Mapping[str, Any], weight: Any, cuts: Cuts) -> Any:
     cut = copy.copy(initializer)
     whole = tuple(weight.shape)
     for name, array in arrays.items():

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from tlt_prune.errors import LawError, first_line
 from tlt_prune.graph.channel_graph import ChannelGraph
 from tlt_prune.graph.family import Family
+from tlt_prune.graph.kinds import has_trait
 from tlt_prune.graph.labels import Alive
 from tlt_prune.graph.reader import Tensor, read
 from tlt_prune.pruning.rewrite.rewrite import rewrite, rewrite_with_layers
 
 _SATURATING = ("softmax", "sigmoid", "tanh")
-_WITH_ACTIVATION = ("Dense", "Activation", "EinsumDense", "Conv1D", "Conv2D", "Conv3D")
 # Sizes tried for axes that the model leaves open: of pictures and signals, and of sequences of tokens, which often
 # have position embeddings of a limited length.
 _OPEN_SIZES = ((64, 8), (224, 32), (32, 4))
@@ -27,7 +27,7 @@ _OPEN_SIZES = ((64, 8), (224, 32), (32, 4))
 
 @dataclasses.dataclass(frozen=True)
 class LawReport:
-    """What the check found.
+    """Result of the check of the law.
 
     Attributes:
         relative_error: largest difference of any output, relative to that output's largest magnitude, where
@@ -86,18 +86,18 @@ def check_law(
     model, family = channels.graph.model, channels.graph.family
     inputs, original = _run_original(channels, seed, batch_size)
     reference, layers = rewrite_with_layers(channels, np.ones_like(alive))
-    if not _error(original, _run(reference, family, inputs)) <= tolerance:
-        raise LawError(_not_rebuilt(model, family, original, inputs, tolerance))
+    if not _error(original, _outputs_of(reference, family, inputs)) <= tolerance:
+        raise LawError(_differs_once_rebuilt(model, family, original, inputs, tolerance))
     reasons = {root: why for root, why in channels.bundles.approximate.items() if not alive[root]}
     exact = alive | np.isin(channels.bundles.root, list(reasons))
     _zero(channels, layers, exact)
     compared = rewrite(channels, exact) if reasons else pruned
     with _unsaturated(reference), _unsaturated(compared), _unsaturated(pruned):
-        error = _error(_run(reference, family, inputs), _run(compared, family, inputs))
+        error = _error(_outputs_of(reference, family, inputs), _outputs_of(compared, family, inputs))
         approximate_error = 0.0
         if reasons:
             _zero(channels, layers, alive)
-            approximate_error = _error(_run(reference, family, inputs), _run(pruned, family, inputs))
+            approximate_error = _error(_outputs_of(reference, family, inputs), _outputs_of(pruned, family, inputs))
     if not (error <= tolerance and np.isfinite(approximate_error)):
         if _is_random(model, family, original, inputs, tolerance):
             raise LawError(_random_itself(model))
@@ -116,7 +116,7 @@ def _unsaturated(model: Any) -> Iterator[None]:
     graph = read(model)
     ends = {x.key for x in graph.flat_outputs}
     last = [call.op for call in graph.calls if call.inner is None and any(x.key in ends for x in call.outputs)]
-    plain = [op for op in last if any(graph.family.is_a(op, kind) for kind in _WITH_ACTIVATION)]
+    plain = [op for op in last if has_trait(graph.family, op, "activation attribute")]
     taken = [(op, op.activation) for op in plain if getattr(op.activation, "__name__", "") in _SATURATING]
     function = model.predict_function
     for op, _ in taken:
@@ -139,7 +139,7 @@ def _run_original(channels: ChannelGraph, seed: int, batch_size: int) -> tuple[A
             continue
         try:
             with channels.graph.family.untouched(channels.graph.model):
-                return inputs, _run(channels.graph.model, channels.graph.family, inputs)
+                return inputs, _outputs_of(channels.graph.model, channels.graph.family, inputs)
         # Whatever a model raises, it is the model that cannot be checked.
         except Exception as error:  # noqa: BLE001
             failures[shapes] = error
@@ -150,7 +150,7 @@ def _run_original(channels: ChannelGraph, seed: int, batch_size: int) -> tuple[A
     ) from first
 
 
-def _not_rebuilt(model: Any, family: Family, original: list[NDArray[Any]], inputs: Any, tolerance: float) -> str:
+def _differs_once_rebuilt(model: Any, family: Family, original: list[NDArray[Any]], inputs: Any, tolerance: float) -> str:
     if _is_random(model, family, original, inputs, tolerance):
         return _random_itself(model)
     return (
@@ -162,8 +162,8 @@ def _not_rebuilt(model: Any, family: Family, original: list[NDArray[Any]], input
 def _is_random(model: Any, family: Family, original: list[NDArray[Any]], inputs: Any, tolerance: float) -> bool:
     """Whether another run of the original on the same inputs has other results."""
     with family.untouched(model):
-        _run(model, family, inputs)
-        return _error(original, _run(model, family, inputs)) > tolerance
+        _outputs_of(model, family, inputs)
+        return _error(original, _outputs_of(model, family, inputs)) > tolerance
 
 
 def _random_itself(model: Any) -> str:
@@ -199,14 +199,14 @@ def _random(
 
 def _fixed_inside(channels: ChannelGraph) -> dict[int, dict[int, int]]:
     """Rank -> axis -> the size that a nested model insists on: what an outer open axis most likely is."""
-    found: dict[int, dict[int, int]] = {}
+    sizes: dict[int, dict[int, int]] = {}
     for call in channels.graph.walk():
         for tensor in call.inner.flat_inputs if call.inner is not None else ():
             shape = (None, None, *tensor.shape[1:]) if call.over_time else tensor.shape
             for axis, size in enumerate(shape):
                 if axis and size is not None:
-                    found.setdefault(len(shape), {}).setdefault(axis, size)
-    return found
+                    sizes.setdefault(len(shape), {}).setdefault(axis, size)
+    return sizes
 
 
 def relative_error(expected: NDArray[Any], received: NDArray[Any]) -> float:
@@ -217,7 +217,7 @@ def relative_error(expected: NDArray[Any], received: NDArray[Any]) -> float:
     return float(np.max(np.abs(expected - received), initial=0.0)) / (scale or 1.0)
 
 
-def _run(model: Any, family: Family, inputs: Any) -> list[NDArray[Any]]:
+def _outputs_of(model: Any, family: Family, inputs: Any) -> list[NDArray[Any]]:
     """Outputs in inference mode, compiled: run eagerly, Keras 3.15 adds the bias of a channels-first map that is as wide as
     it has channels on the wrong axis."""
     family.reset_states(model)

@@ -73,17 +73,17 @@ def _further_arguments(model: Any, family: Family, parts: Mapping[str, Any]) -> 
 
 
 def _parameters(cls: type) -> tuple[dict[str, inspect.Parameter], bool]:
-    """What a constructor takes, with those that it hands its arguments on to; and whether it takes any of Keras' too."""
-    found: dict[str, inspect.Parameter] = {}
+    """Parameters of a constructor and of those that it hands its arguments on to; and whether it takes any of Keras' too."""
+    parameters: dict[str, inspect.Parameter] = {}
     for base in cls.__mro__:
         if is_keras_class(base):
-            return found, True
+            return parameters, True
         if "__init__" in vars(base):
-            own = [*inspect.signature(base.__init__).parameters.items()][1:]  # type: ignore[misc]
-            found = {**dict(own), **found}
-            if not any(p.kind is inspect.Parameter.VAR_KEYWORD for _, p in own):
+            here = [*inspect.signature(base.__init__).parameters.items()][1:]  # type: ignore[misc]
+            parameters = {**dict(here), **parameters}
+            if not any(p.kind is inspect.Parameter.VAR_KEYWORD for _, p in here):
                 break
-    return found, False
+    return parameters, False
 
 
 def _is_made_of(new: Any, parts: Mapping[str, Any]) -> bool:
@@ -96,8 +96,8 @@ def _is_made_of(new: Any, parts: Mapping[str, Any]) -> bool:
 
 
 def _lost(cls: type) -> str:
-    """What a plain class lacks, for people."""
+    """The public methods that a plain class lacks, for people."""
     bases = [base for base in cls.__mro__ if not is_keras_class(base) and base is not object]
-    own = {name for base in bases for name, value in vars(base).items() if callable(value)}
-    methods = sorted(name for name in own if not name.startswith("_") and name not in ("get_config", "from_config"))
+    names = {name for base in bases for name, value in vars(base).items() if callable(value)}
+    methods = sorted(name for name in names if not name.startswith("_") and name not in ("get_config", "from_config"))
     return f"What it adds ({', '.join(methods)})" if methods else "What it adds"

@@ -54,7 +54,7 @@ def rebuild(
         except Exception as error:
             raise _not_rebuilt(call, error) from error
         for edit in edits:
-            _set(config, edit.key, resolve(edit.value, alive))
+            _replace_entry(config, edit.key, resolve(edit.value, alive))
         if is_keras_class(type(op)):
             # Keras' layers take arrays, but restore themselves from lists only.
             config = {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in config.items()}
@@ -93,8 +93,9 @@ def _overridden(call: Call, config: dict[str, Any], override: Mapping[str, Any])
 
 
 def _not_rebuilt(call: Call, error: Exception) -> UnsupportedModelError:
-    own = is_keras_class(type(call.op))
-    expected = "arguments that Keras can write into a file" if own else "get_config() to return every argument of the constructor"
+    expected = "get_config() to return every argument of the constructor"
+    if is_keras_class(type(call.op)):
+        expected = "arguments that Keras can write into a file"
     return UnsupportedModelError(
         f"Layer '{call.path}' of type {type(call.op).__name__} cannot be rebuilt from its configuration: {first_line(error)} "
         f"Expected {expected}."
@@ -110,7 +111,7 @@ def _copied(config: Any, *, built: bool) -> Any:
     return config
 
 
-def _set(config: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
+def _replace_entry(config: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
     for key in path[:-1]:
         config = config[key]
     config[path[-1]] = value
@@ -127,8 +128,8 @@ def _hand_over(op: Any, config: dict[str, Any]) -> None:
 def _objects_inside(op: Any) -> dict[str, Any]:
     """Classes and functions of the layers inside, by the names that their configurations call them."""
     inner = all_layers(op)
-    own = [value for layer in inner for key, value in vars(layer).items() if _is_users_own(key, value)]
-    named = [x if inspect.isfunction(x) else type(x) for x in (*inner, *own)]
+    objects = [value for layer in inner for key, value in vars(layer).items() if _is_users_own(key, value)]
+    named = [x if inspect.isfunction(x) else type(x) for x in (*inner, *objects)]
     return {x.__name__: x for x in named}
 
 
@@ -146,7 +147,7 @@ def _is_users_own(key: str, value: Any) -> bool:
 
 
 def _hand_over_assets(op: Any, new: Any) -> None:
-    """What a layer keeps beside weights and configuration, such as an adapted vocabulary: through its saving interface."""
+    """Copies the assets of a layer, such as an adapted vocabulary, through its saving interface."""
     if not hasattr(op, "save_assets"):
         return
     variables: dict[str, Any] = {}

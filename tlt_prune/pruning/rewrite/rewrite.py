@@ -17,9 +17,10 @@ from keras import tree
 from tlt_prune.errors import PlanError, UnsupportedModelError
 from tlt_prune.graph.channel_graph import ChannelGraph, Edit, resolve
 from tlt_prune.graph.classes import is_keras_class
+from tlt_prune.graph.execute import Execution, PendingCall, filled
 from tlt_prune.graph.family import Family, all_layers
 from tlt_prune.graph.labels import Alive, kept_shape
-from tlt_prune.graph.reader import Call, Graph, Tensor, matches, nearest_name
+from tlt_prune.graph.reader import Call, Graph, matches, nearest_name
 from tlt_prune.pruning.rewrite import initializers
 from tlt_prune.pruning.rewrite.compile_state import copy_compile_state
 from tlt_prune.pruning.rewrite.model_class import same_class
@@ -69,7 +70,7 @@ class _Rewriter:
         calls = [call for call in channels.graph.walk() if call.inner is None]
         self._calls = {id(call.op): call for call in reversed(calls)}
         self._shared = _held_and_elsewhere(self._calls, self._family)
-        self._resized = _resized(channels, alive, calls)
+        self._resized = _resized_operations(channels, alive, calls)
         self._variables = {id(v) for v in self._family.weights(channels.graph.model)}
 
     def new_layers(self) -> dict[int, Any]:
@@ -105,14 +106,13 @@ class _Rewriter:
 
     def _functional(self, graph: Graph) -> Any:
         inputs = [layer.output if layer is not None else tensor for layer, tensor in self._inputs(graph)]
-        known = dict(zip([x.key for x in graph.flat_inputs], inputs, strict=True))
-        for call in graph.calls:
-            args, kwargs = self._arguments(call, known)
-            results = tree.flatten(self._op(call)(*args, **kwargs))
-            known.update(zip([x.key for x in call.outputs], results, strict=True))
+        execution: Execution[Any] = Execution(graph, inputs, opened=False)
+        for pending in execution:
+            args, kwargs = self._arguments(pending)
+            pending.results = tree.flatten(self._op(pending.call)(*args, **kwargs))
         parts = {
             "inputs": tree.pack_sequence_as(graph.inputs, inputs),
-            "outputs": tree.map_structure(lambda x: known[x.key], graph.outputs),
+            "outputs": tree.pack_sequence_as(graph.outputs, execution.outputs),
             "name": graph.model.name,
         }
         return same_class(graph.model, self._family, self._family.namespace().Model, parts)
@@ -137,20 +137,21 @@ class _Rewriter:
             pairs.append((type(op).from_config({**config, key: shape}), None))
         return pairs
 
-    def _arguments(self, call: Call, known: Mapping[int, Any]) -> tuple[Any, Any]:
-        args, kwargs = list(call.args), dict(call.kwargs)
-        for edit in self._argument_edits.get(id(call), ()):
+    def _arguments(self, pending: PendingCall[Any]) -> tuple[Any, Any]:
+        """Arguments of a call in the new model."""
+        args, kwargs = list(pending.call.args), dict(pending.call.kwargs)
+        for edit in self._argument_edits.get(id(pending.call), ()):
             if isinstance(edit.key, int) and edit.key < len(args):
                 args[edit.key] = resolve(edit.value, self._alive)
             else:
                 kwargs[edit.key] = resolve(edit.value, self._alive)
-        new: tuple[Any, Any] = tree.map_structure(lambda x: known[x.key] if isinstance(x, Tensor) else x, (tuple(args), kwargs))
+        new: tuple[Any, Any] = filled((tuple(args), kwargs), pending.values)
         return new
 
     # --- operations ---
 
     def _rebuilt(self, call: Call) -> Any:
-        """What becomes of an operation; first of the layers that it holds and the model has elsewhere too."""
+        """The new operation of a call; layers that it holds and the model has elsewhere too are rebuilt first."""
         if id(call.op) not in self._ops:
             self._refuse_outside_references(call)
             held = {x: self._rebuilt(self._call_of(x, call)) for x in all_layers(call.op) if id(x) in self._shared}
@@ -199,7 +200,7 @@ class _Rewriter:
     # --- state ---
 
     def _finish(self) -> None:
-        """What the new model takes over once its variables have values."""
+        """Restores initializers and trainable flags, once the new variables have values."""
         for op, new in self._ops.values():
             if not self._family.is_layer(op):
                 continue
@@ -222,14 +223,14 @@ class _Rewriter:
 
 
 def _content(cell: Any) -> Any:
-    """What a variable of a function's surroundings holds; None where it holds nothing yet."""
+    """Content of a variable of a function's surroundings; None where it is empty yet."""
     try:
         return cell.cell_contents
     except ValueError:
         return None
 
 
-def _resized(channels: ChannelGraph, alive: Alive, calls: Iterable[Call]) -> set[int]:
+def _resized_operations(channels: ChannelGraph, alive: Alive, calls: Iterable[Call]) -> set[int]:
     """`id` of each operation of which a weight, an input or a configuration entry changes."""
     cut = {id(axis.op) for axis in channels.axes if not alive[axis.labels].all()}
     edited = {id(edit.target) for edit in channels.config_edits}
@@ -252,7 +253,7 @@ def _can_wait(op: Any) -> bool:
 
 
 def _by_target(edits: Iterable[Edit]) -> dict[int, list[Edit]]:
-    found: dict[int, list[Edit]] = {}
+    by_target: dict[int, list[Edit]] = {}
     for edit in edits:
-        found.setdefault(id(edit.target), []).append(edit)
-    return found
+        by_target.setdefault(id(edit.target), []).append(edit)
+    return by_target

@@ -131,8 +131,8 @@ class Transfer:
 
 def _named(op: Any) -> str:
     """A layer, and who can mend it."""
-    own = "Keras' own" if is_keras_class(type(op)) else "custom"
-    return f"Layer '{op.name}' of the {own} type {type(op).__name__}"
+    kind = "Keras' own" if is_keras_class(type(op)) else "custom"
+    return f"Layer '{op.name}' of the {kind} type {type(op).__name__}"
 
 
 def _path(variable: Any) -> str:

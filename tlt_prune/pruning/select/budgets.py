@@ -1,4 +1,4 @@
-"""How many channels each group keeps, so that the whole model keeps to a budget.
+"""Counts of channels per group with which the whole model keeps to a budget.
 
 Local: every group gives the same share. Global: what scores least for what it saves goes first, wherever it is. Both end with
 the same step: whatever still fits into the budget comes back, so that no group could keep one step more.
@@ -19,9 +19,9 @@ from tlt_prune.errors import PlanError
 from tlt_prune.graph.channel_graph import ChannelGraph
 from tlt_prune.pruning.cost.granularity import chosen_granularity
 from tlt_prune.pruning.cost.latency import table_at
-from tlt_prune.pruning.criteria.network import Scores
-from tlt_prune.pruning.select import ledger
-from tlt_prune.pruning.select.groups import Group, Grouping, alive_of, largest_share
+from tlt_prune.pruning.cost.terms import Term, byte_terms, charged, mac_terms, param_terms
+from tlt_prune.pruning.select.groups import Group, Grouping, largest_share
+from tlt_prune.pruning.select.ledger import Ledger
 
 # Of the target: floating point may not decide whether a budget is met.
 _ROUNDING = 1e-9
@@ -29,56 +29,54 @@ _ROUNDING = 1e-9
 
 @dataclasses.dataclass(frozen=True)
 class Resource:
-    """What a budget is about: its option, its unit, and how a model is charged for it."""
+    """The resource of a budget: its option, its unit, and how a model is charged for it."""
 
     name: str
     unit: str
-    terms: Callable[[ChannelGraph, Options], list[ledger.Term]]
+    terms: Callable[[ChannelGraph, Options], list[Term]]
 
     def shown(self, value: float) -> str:
         return f"{value:,.0f}{self.unit}" if value >= 1000 else f"{value:.4g}{self.unit}"
 
 
-def _latency_terms(channels: ChannelGraph, options: Options) -> list[ledger.Term]:
+def _latency_terms(channels: ChannelGraph, options: Options) -> list[Term]:
     granularity = chosen_granularity(channels.graph, options.granularity)
     return table_at(options.latency_table).terms(channels, granularity)
 
 
 _RESOURCES = (
-    Resource("params", " parameters", lambda channels, options: ledger.param_terms(channels)),
-    Resource("macs", " MACs", lambda channels, options: ledger.mac_terms(channels)),
-    Resource("size_mb", " MB", lambda channels, options: ledger.byte_terms(channels)),
+    Resource("params", " parameters", lambda channels, options: param_terms(channels)),
+    Resource("macs", " MACs", lambda channels, options: mac_terms(channels)),
+    Resource("size_mb", " MB", lambda channels, options: byte_terms(channels)),
     Resource("latency_ms", " ms", _latency_terms),
 )
 
 
-def within_budget(channels: ChannelGraph, found: Grouping, statistic: Scores, options: Options) -> list[int]:
-    """How many bundles of each group stay.
+def within_budget(grouping: Grouping, options: Options) -> list[int]:
+    """Number of bundles of each group that stay.
 
     Args:
-        channels: the traced model.
-        found: its groups.
-        statistic: `(n_labels,)`, the score of each bundle at its root.
+        grouping: the groups of a traced model.
         options: with one of `params`, `macs`, `size_mb` and `latency_ms`.
 
     Raises:
         PlanError: the budget cannot be met, or cannot be counted.
     """
-    resource, said = resource_of(options)
-    search = _Search(channels, found, statistic, resource.terms(channels, options))
-    target = absolute(resource, said, search.whole)
-    fixed = {g: group.without_share(group.ratio) for g, group in enumerate(found.groups) if group.ratio is not None}
-    least = [fixed.get(g, group.rounded(0)) for g, group in enumerate(found.groups)]
-    most = [fixed.get(g, group.depth) for g, group in enumerate(found.groups)]
+    resource, amount = resource_of(options)
+    search = _Search(grouping, resource.terms(grouping.channels, options))
+    target = absolute(resource, amount, search.whole)
+    fixed = {g: group.without_share(group.ratio) for g, group in enumerate(grouping.groups) if group.ratio is not None}
+    least = [fixed.get(g, group.rounded(0)) for g, group in enumerate(grouping.groups)]
+    most = [fixed.get(g, group.depth) for g, group in enumerate(grouping.groups)]
     reach = search.cost(least)
     if reach > target * (1 + _ROUNDING):
-        raise PlanError(_unreachable(resource, said, target, reach, search.whole, options, found))
+        raise PlanError(_unreachable(resource, amount, target, reach, search.whole, options, grouping))
     start = _locally if options.ranking == "local" else _globally
     return search.filled(start(search, least, most, target), most, target, by_share=options.ranking == "local")
 
 
 def resource_of(options: Options) -> tuple[Resource, float | str]:
-    """What the budget of `options` is about, and what it says.
+    """The resource and the amount of the budget in `options`.
 
     Raises:
         PlanError: it is a threshold or a ratio, which is about no resource.
@@ -89,40 +87,39 @@ def resource_of(options: Options) -> tuple[Resource, float | str]:
     raise PlanError(f"Expected one of {', '.join(x.name for x in _RESOURCES)}. Received another budget.")
 
 
-def absolute(resource: Resource, said: float | str, whole: float) -> float:
-    """The amount that a budget says.
+def absolute(resource: Resource, amount: float | str, whole: float) -> float:
+    """The amount of a budget in units of its resource; `whole` is the model's.
 
     Raises:
         PlanError: the model's amount is unknown.
     """
     if math.isnan(whole):
         raise PlanError(
-            f"{resource.name}={said}: this model's cannot be counted, because a size of its inputs is open. Expected fixed "
+            f"{resource.name}={amount}: this model's cannot be counted, because a size of its inputs is open. Expected fixed "
             "sizes, or another budget."
         )
-    if isinstance(said, str):
-        return float(said.removesuffix("%")) / 100 * whole
-    # Nobody means one parameter; one megabyte or millisecond somebody does.
-    return said * whole if said <= 1 and resource.name in ("params", "macs") else float(said)
+    if isinstance(amount, str):
+        return float(amount.removesuffix("%")) / 100 * whole
+    # Values up to 1 are a share for params and macs, an absolute number for size and latency.
+    return amount * whole if amount <= 1 and resource.name in ("params", "macs") else float(amount)
 
 
 class _Search:
     """Costs of counts, stepwise, and settled where layers feed several groups."""
 
-    def __init__(self, channels: ChannelGraph, found: Grouping, statistic: Scores, terms: Sequence[ledger.Term]) -> None:
-        self._channels, self._statistic, self._terms = channels, statistic, terms
-        self.found = found
-        self.ledger = ledger.Ledger(channels, found, terms)
+    def __init__(self, grouping: Grouping, terms: Sequence[Term]) -> None:
+        self._terms = terms
+        self.grouping = grouping
+        self.ledger = Ledger(grouping, terms)
         self.whole = self.ledger.total
 
     def cost(self, counts: Sequence[int]) -> float:
-        """What the model with these counts costs, exactly."""
-        alive = alive_of(self._channels, self.found, counts, self._statistic)
-        return ledger.charged(self._terms, alive)
+        """Exact cost of the model with these counts."""
+        return charged(self._terms, self.grouping.alive(counts))
 
     def filled(self, counts: list[int], most: Sequence[int], target: float, *, by_share: bool) -> list[int]:
         """Brings steps back as long as one fits: with `by_share` where the smallest share is left, else the best score first."""
-        groups = self.found.groups
+        groups = self.grouping.groups
         limit = target * (1 + _ROUNDING)
         self.ledger.set_all(counts)
         stuck: set[int] = set()
@@ -134,7 +131,7 @@ class _Search:
                 g = min(open_groups, key=lambda g: _middle(groups[g], counts[g]))
             else:
                 g = max(open_groups, key=lambda g: float(groups[g].scores[counts[g]]))
-            more = _next(groups[g], counts[g])
+            more = _one_step_more(groups[g], counts[g])
             tried = [*counts[:g], more, *counts[g + 1 :]]
             # Stepwise first, because exact is slow; exact, because layers that feed several groups may bring more back.
             if self.ledger.total + self.ledger.change(g, more) <= limit and self.cost(tried) <= limit:
@@ -144,57 +141,57 @@ class _Search:
                 stuck.add(g)
 
 
-def _next(group: Group, count: int) -> int:
+def _one_step_more(group: Group, count: int) -> int:
     """One step more."""
     return min((count // group.step + 1) * group.step, group.depth)
 
 
-def _previous(group: Group, count: int) -> int:
+def _one_step_less(group: Group, count: int) -> int:
     """One step less."""
     return (count - 1) // group.step * group.step
 
 
 def _middle(group: Group, count: int) -> float:
     """The share halfway between a count and one step more: below it, the count is the nearer."""
-    return (count + _next(group, count)) / (2 * group.depth)
+    return (count + _one_step_more(group, count)) / (2 * group.depth)
 
 
-def _nearest(group: Group, share_left: float) -> int:
+def _nearest_count(group: Group, share_left: float) -> int:
     """The count nearest to a share; of two, the lower."""
     lower = int(share_left * group.depth) // group.step * group.step
-    return lower if _middle(group, lower) >= share_left else _next(group, lower)
+    return lower if _middle(group, lower) >= share_left else _one_step_more(group, lower)
 
 
 def _locally(search: _Search, least: Sequence[int], most: Sequence[int], target: float) -> list[int]:
     """The smallest share that every group can give, to its nearest step: by bisection over the shares where a count changes."""
-    groups = search.found.groups
+    groups = search.grouping.groups
 
     def counts(share_left: float) -> list[int]:
-        nearest = (_nearest(group, share_left) for group in groups)
-        return [min(max(count, low), high) for count, low, high in zip(nearest, least, most, strict=True)]
+        wanted = (_nearest_count(group, share_left) for group in groups)
+        return [min(max(count, low), high) for count, low, high in zip(wanted, least, most, strict=True)]
 
     shares = {_middle(group, k) for group in groups for k in range(0, group.depth, group.step)}
     descending = [1.0, *sorted(shares, reverse=True)]
     # The last, which removes everything that may go, is taken where none is enough.
     first = bisect.bisect_left(descending, True, hi=len(descending) - 1, key=lambda share: search.cost(counts(share)) <= target)
-    found = counts(descending[first])
-    return found if search.cost(found) <= target * (1 + _ROUNDING) else list(least)
+    nearest = counts(descending[first])
+    return nearest if search.cost(nearest) <= target * (1 + _ROUNDING) else list(least)
 
 
 def _globally(search: _Search, least: Sequence[int], most: Sequence[int], target: float) -> list[int]:
     """Steps go in the order of score lost for what is saved, until the budget is met."""
-    groups = search.found.groups
+    groups = search.grouping.groups
     ledger_ = search.ledger
     ledger_.set_all(most)
     counter = itertools.count()
 
     def price(g: int) -> float:
-        before, after = ledger_.counts[g], _previous(groups[g], ledger_.counts[g])
+        before, after = ledger_.counts[g], _one_step_less(groups[g], ledger_.counts[g])
         saved = -ledger_.change(g, after)
         return float(groups[g].scores[after:before].sum()) / saved if saved > 0 else math.inf
 
     def can_go(g: int) -> bool:
-        return _previous(groups[g], ledger_.counts[g]) >= least[g]
+        return _one_step_less(groups[g], ledger_.counts[g]) >= least[g]
 
     heap = [(price(g), next(counter), g) for g in range(len(groups)) if can_go(g)]
     heapq.heapify(heap)
@@ -205,7 +202,7 @@ def _globally(search: _Search, least: Sequence[int], most: Sequence[int], target
         if heap and now > heap[0][0]:
             heapq.heappush(heap, (now, next(counter), g))
             continue
-        after = _previous(groups[g], ledger_.counts[g])
+        after = _one_step_less(groups[g], ledger_.counts[g])
         ledger_.set(g, after)
         if can_go(g):
             heapq.heappush(heap, (price(g), next(counter), g))
@@ -213,7 +210,7 @@ def _globally(search: _Search, least: Sequence[int], most: Sequence[int], target
     # Where layers feed several groups, counts are settled upwards: more has to go.
     while search.cost(counts) > target * (1 + _ROUNDING) and heap:
         _, _, g = heapq.heappop(heap)
-        after = _previous(groups[g], counts[g])
+        after = _one_step_less(groups[g], counts[g])
         counts[g] = after
         ledger_.set(g, after)
         if can_go(g):
@@ -222,16 +219,16 @@ def _globally(search: _Search, least: Sequence[int], most: Sequence[int], target
 
 
 def _unreachable(
-    resource: Resource, said: Any, target: float, reach: float, whole: float, options: Options, found: Grouping
+    resource: Resource, amount: Any, target: float, reach: float, whole: float, options: Options, grouping: Grouping
 ) -> str:
-    what = f" ({resource.shown(target)})" if isinstance(said, str) or target != said else ""
-    limits = [f"granularity={found.granularity}", f"min_num_filters={options.min_num_filters}"]
+    what = f" ({resource.shown(target)})" if isinstance(amount, str) or target != amount else ""
+    limits = [f"granularity={grouping.granularity}", f"min_num_filters={options.min_num_filters}"]
     if largest_share(options) is not None:
         limits.append(f"max_ratio={largest_share(options)}")
-    if found.excluded:
+    if grouping.excluded:
         limits.append("excluded_layers")
     return (
-        f"{resource.name}={said}{what} cannot be met: with {', '.join(limits)} this model keeps at least "
+        f"{resource.name}={amount}{what} cannot be met: with {', '.join(limits)} this model keeps at least "
         f"{resource.shown(reach)}, {100 * reach / whole:.1f} % of its {resource.shown(whole)}. Expected at least that, or "
         "lower limits."
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -14,10 +14,7 @@ from tlt_prune.errors import PlanError
 from tlt_prune.graph.channel_graph import ChannelGraph
 from tlt_prune.graph.labels import Alive, Labels
 from tlt_prune.graph.reader import matches, nearest_name
-
-if TYPE_CHECKING:
-    # Criteria group channels themselves.
-    from tlt_prune.pruning.criteria.network import Scores
+from tlt_prune.pruning.criteria.network import FilterScores
 
 # With global ranking, unless the user says otherwise: a layer cut through trains to chance.
 _MAX_RATIO_GLOBAL = 0.9
@@ -38,7 +35,7 @@ class Group:
     """
 
     members: Labels
-    scores: Scores
+    scores: FilterScores
     layers: tuple[str, ...]
     step: int
     fewest: int
@@ -63,7 +60,7 @@ class Group:
         return self.rounded(int(np.sum(self.scores > threshold)))
 
     def held(self, wanted: float) -> str:
-        """Why more stay than `wanted`; empty where no more do."""
+        """The options that keep more than `wanted`; empty where no more stay."""
         stay = self.rounded(wanted)
         if stay <= wanted:
             return ""
@@ -81,15 +78,20 @@ class Group:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Grouping:
-    """The groups of a model, and why the rest of it is no group's.
+    """The scored channels of a model, divided into groups, and why the rest of it is in none.
 
     Attributes:
+        channels: the traced model.
+        statistic: `(n_labels,)`, the score of each bundle at its root, NaN where there is none.
+        groups: in the order of their first label.
         reason: bundle root -> why it may not go.
         number: `(n_labels,)`, the group of each bundle root, -1 for none.
         excluded: paths of the layers that `excluded_layers` named, sorted.
         granularity: of counts, in channels.
     """
 
+    channels: ChannelGraph
+    statistic: FilterScores
     groups: tuple[Group, ...]
     reason: dict[int, str]
     number: Labels
@@ -101,16 +103,21 @@ class Grouping:
         numbers = np.unique(self.number[bundles])
         return tuple(numbers[numbers >= 0].tolist())
 
+    def alive(self, counts: Sequence[int]) -> Alive:
+        """`(n_labels,)`: what stays if each group keeps the best `counts` of its bundles, settled."""
+        root = self.channels.bundles.root
+        alive = np.ones(len(root), dtype=bool)
+        for group, count in zip(self.groups, counts, strict=True):
+            alive[group.members[count:]] = False
+        return _settled(self, alive[root])
 
-def grouping(channels: ChannelGraph, statistic: Scores, options: Options, granularity: int) -> Grouping:
+
+def grouping(channels: ChannelGraph, statistic: FilterScores, options: Options, granularity: int) -> Grouping:
     """Groups bundles of the same producing layers, in the order of their first label.
-
-    A bundle's set of layers is compared by a Zobrist hash: the exclusive or of one random 64-bit
-    word a layer.
 
     Args:
         channels: the traced model.
-        statistic: `(n_labels,)`, the score of each bundle at its root, NaN where nobody voted.
+        statistic: `(n_labels,)`, the score of each bundle at its root, NaN where there is none.
         options: what may not go, and how counts are rounded.
         granularity: of the counts.
 
@@ -120,51 +127,42 @@ def grouping(channels: ChannelGraph, statistic: Scores, options: Options, granul
     root = channels.bundles.root
     excluded = _excluded(channels, options.excluded_layers)
     frozen = _frozen_bundles(channels, excluded, statistic)
-    words = np.random.default_rng(0).integers(1, 2**63, size=len(channels.producers), dtype=np.int64)
-    signature = np.zeros(len(root), dtype=np.int64)
-    for word, producer in zip(words, channels.producers, strict=True):
-        signature[np.unique(root[producer.labels])] ^= word
-    free = signature != 0
+    free = np.ones(len(root), dtype=bool)
     free[list(frozen)] = False
-    bundles = np.flatnonzero(free)
-    _, first, inverse = np.unique(signature[bundles], return_index=True, return_inverse=True)
-    number = np.full(len(root), -1, dtype=np.int64)
-    number[bundles] = np.argsort(np.argsort(first))[inverse]
-    order = np.argsort(number[bundles], kind="stable")
-    ends = np.cumsum(np.bincount(number[bundles], minlength=len(first)))[:-1]
-    members = np.split(bundles[order], ends) if len(bundles) else []
+    number, members = channels.grouped(free)
     layers = _layers(channels, number, len(members))
-    own = _layer_options(channels, options)
+    special = _layer_options(channels, options)
     groups = []
     for each, made_by in zip(members, layers, strict=True):
         # Stable: ties go to the lower index.
         ranked = each[np.argsort(-statistic[each], kind="stable")]
-        groups.append(_group(ranked, statistic[ranked], made_by, options, own, granularity))
-    return Grouping(tuple(groups), frozen, number, tuple(sorted(path for _, path in excluded.values())), granularity)
+        groups.append(_group(ranked, statistic[ranked], made_by, options, special, granularity))
+    names = tuple(sorted(path for _, path in excluded.values()))
+    return Grouping(channels, statistic, tuple(groups), frozen, number, names, granularity)
 
 
 def _group(
     members: Labels,
-    scores: Scores,
+    scores: FilterScores,
     made_by: Sequence[tuple[str, int]],
     options: Options,
-    own: dict[str, LayerOptions],
+    special: dict[str, LayerOptions],
     granularity: int,
 ) -> Group:
     """`made_by`: (layer, how many of its channels one bundle holds)."""
     depth = len(members)
     fewest, steps, ratios = [(1, "")], [(1, "")], []
     for name, channels in made_by:
-        special = own.get(name, LayerOptions())
-        multiple = special.granularity or granularity
+        here = special.get(name, LayerOptions())
+        multiple = here.granularity or granularity
         steps.append((multiple // math.gcd(multiple, channels), f"granularity={multiple}"))
-        filters = special.min_num_filters or options.min_num_filters
+        filters = here.min_num_filters or options.min_num_filters
         fewest.append((math.ceil(filters / channels), f"min_num_filters={filters}"))
-        share = special.max_ratio if special.max_ratio is not None else largest_share(options)
+        share = here.max_ratio if here.max_ratio is not None else largest_share(options)
         if share is not None:
             fewest.append((math.ceil((1 - share) * depth - 1e-9), f"max_ratio={share:g}"))
-        if special.ratio is not None:
-            ratios.append(special.ratio)
+        if here.ratio is not None:
+            ratios.append(here.ratio)
     most, why_fewest = max(fewest, key=lambda x: x[0])
     return Group(
         members,
@@ -185,18 +183,18 @@ def largest_share(options: Options) -> float | None:
 
 def _layers(channels: ChannelGraph, number: Labels, n_groups: int) -> list[list[tuple[str, int]]]:
     """For each group its producing layers, each with how many of its channels one bundle holds."""
-    found: list[list[tuple[str, int]]] = [[] for _ in range(n_groups)]
+    layers: list[list[tuple[str, int]]] = [[] for _ in range(n_groups)]
     for producer in channels.producers:
         bundles, filters = np.unique(channels.bundles.root[producer.labels], return_counts=True)
         groups = number[bundles]
         for group in np.unique(groups[groups >= 0]).tolist():
-            found[group].append((producer.name, int(filters[groups == group].max()) * producer.unit))
-    return found
+            layers[group].append((producer.name, int(filters[groups == group].max()) * producer.unit))
+    return layers
 
 
 def _layer_options(channels: ChannelGraph, options: Options) -> dict[str, LayerOptions]:
     """Producer name -> what is decided otherwise there; of several patterns, later ones override."""
-    found: dict[str, LayerOptions] = {}
+    by_name: dict[str, LayerOptions] = {}
     for pattern, special in options.layer_options.items():
         matching = [p.name for p in channels.producers if matches(p.call, pattern) or p.name == pattern]
         if not matching:
@@ -206,14 +204,14 @@ def _layer_options(channels: ChannelGraph, options: Options) -> dict[str, LayerO
             )
         for name in matching:
             given = {key: value for key in LayerOptions.model_fields if (value := getattr(special, key)) is not None}
-            found[name] = found.get(name, LayerOptions()).model_copy(update=given)
-    return found
+            by_name[name] = by_name.get(name, LayerOptions()).model_copy(update=given)
+    return by_name
 
 
 # --- what may not go ---
 
 
-def _frozen_bundles(channels: ChannelGraph, excluded: dict[int, tuple[Any, str]], statistic: Scores) -> dict[int, str]:
+def _frozen_bundles(channels: ChannelGraph, excluded: dict[int, tuple[Any, str]], statistic: FilterScores) -> dict[int, str]:
     root = channels.bundles.root
     frozen = dict(channels.bundles.frozen)
     has_filters = np.zeros(len(root), dtype=bool)
@@ -223,9 +221,9 @@ def _frozen_bundles(channels: ChannelGraph, excluded: dict[int, tuple[Any, str]]
         frozen.setdefault(bundle, "the criterion says nothing about it" if has_filters[bundle] else "no filters to score")
     for op, path in excluded.values():
         # What its weights make, and, for a layer without weights, what passes through it.
-        own = [axis.labels for axis in channels.axes if axis.op is op and axis.role != "in"]
-        own += [tensor.labels.reshape(-1) for tensor in channels.tensors if tensor.op is op]
-        for bundle in np.unique(root[np.concatenate(own)]).tolist() if own else ():
+        labels = [axis.labels for axis in channels.axes if axis.op is op and axis.role != "in"]
+        labels += [tensor.labels.reshape(-1) for tensor in channels.tensors if tensor.op is op]
+        for bundle in np.unique(root[np.concatenate(labels)]).tolist() if labels else ():
             frozen.setdefault(bundle, f"excluded layer '{path}'")
     return frozen
 
@@ -235,7 +233,7 @@ def _excluded(channels: ChannelGraph, patterns: Sequence[str | type]) -> dict[in
 
     A pattern that matches a nested model excludes everything in it.
     """
-    found: dict[int, tuple[Any, str]] = {}
+    excluded: dict[int, tuple[Any, str]] = {}
     calls = list(channels.graph.walk())
     for pattern in patterns:
         matching = [call for call in calls if matches(call, pattern)]
@@ -244,25 +242,26 @@ def _excluded(channels: ChannelGraph, patterns: Sequence[str | type]) -> dict[in
             expected = "Expected layer names, paths, shell patterns or types."
             raise PlanError(f"excluded_layers: no layer matches {pattern!r}.{near} {expected}")
         for call in matching:
-            found[id(call.op)] = (call.op, call.path)
+            excluded[id(call.op)] = (call.op, call.path)
             if call.inner is not None:
-                found.update({id(c.op): (c.op, c.path) for c in call.inner.walk()})
-    return found
+                excluded.update({id(c.op): (c.op, c.path) for c in call.inner.walk()})
+    return excluded
 
 
 # --- counts that must hold in every layer ---
 
 
-def settle_counts(channels: ChannelGraph, alive: Alive, statistic: Scores, granularity: int) -> Alive:
+def _settled(grouping: Grouping, alive: Alive) -> Alive:
     """Brings bundles back until every layer holds a multiple of the granularity and no tensor is empty.
 
     A layer is held to it when its width is a multiple itself. Bringing back only ever adds, and the
     full model satisfies everything, so this ends.
 
     Args:
+        grouping: the groups.
         alive: `(n_labels,)`, equal within each bundle.
-        statistic: `(n_labels,)`, meaningful at bundle roots.
     """
+    channels, granularity = grouping.channels, grouping.granularity
     alive = alive.copy()
     held = [p for p in channels.producers if len(p.labels) * p.unit % granularity == 0]
     tensors = [x.reshape(-1) for x in {id(t.labels): t.labels for t in channels.tensors}.values()]
@@ -270,26 +269,17 @@ def settle_counts(channels: ChannelGraph, alive: Alive, statistic: Scores, granu
         before = int(alive.sum())
         for producer in held:
             while int(alive[producer.labels].sum()) * producer.unit % granularity:
-                _bring_back(channels, alive, statistic, producer.labels)
+                _bring_back(grouping, alive, producer.labels)
         for vector in tensors:
             if not alive[vector].any():
-                _bring_back(channels, alive, statistic, vector)
+                _bring_back(grouping, alive, vector)
         if int(alive.sum()) == before:
             return alive
 
 
-def _bring_back(channels: ChannelGraph, alive: Alive, statistic: Scores, vector: Labels) -> None:
+def _bring_back(grouping: Grouping, alive: Alive, vector: Labels) -> None:
     """Retains the best bundle of `vector` that was to go."""
-    root = channels.bundles.root
+    root = grouping.channels.bundles.root
     gone = np.unique(root[vector[~alive[vector]]])
-    best = gone[np.argmax(statistic[gone])]
+    best = gone[np.argmax(grouping.statistic[gone])]
     alive[root == best] = True
-
-
-def alive_of(channels: ChannelGraph, found: Grouping, counts: Sequence[int], statistic: Scores) -> Alive:
-    """`(n_labels,)`: what stays if each group keeps the best `counts` of its bundles, settled."""
-    root = channels.bundles.root
-    alive = np.ones(len(root), dtype=bool)
-    for group, count in zip(found.groups, counts, strict=True):
-        alive[group.members[count:]] = False
-    return settle_counts(channels, alive[root], statistic, found.granularity)

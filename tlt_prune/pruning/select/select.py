@@ -28,14 +28,14 @@ from tlt_prune.graph.finite import refuse_not_finite
 from tlt_prune.graph.labels import Alive, Labels
 from tlt_prune.pruning.cost.granularity import chosen_granularity
 from tlt_prune.pruning.criteria import criterion_of
-from tlt_prune.pruning.criteria.network import Network, Scores
+from tlt_prune.pruning.criteria.network import FilterScores, Network
 from tlt_prune.pruning.select.budgets import within_budget
-from tlt_prune.pruning.select.groups import Grouping, alive_of, grouping
+from tlt_prune.pruning.select.groups import Grouping, grouping
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Selection:
-    """What is retained, and why the rest of the graph could not be considered.
+    """The retained channels, and the reasons why others could not be removed.
 
     Attributes:
         alive: `(n_labels,)`.
@@ -50,7 +50,7 @@ class Selection:
     """
 
     alive: Alive
-    scores: Scores
+    scores: FilterScores
     first_threshold: float
     group: dict[str, tuple[int, ...]]
     reason: dict[str, str]
@@ -60,13 +60,13 @@ class Selection:
     excluded: tuple[str, ...]
 
 
-def select(channels: ChannelGraph, options: Options, statistic: Scores | None = None) -> Selection:
+def select(channels: ChannelGraph, options: Options, statistic: FilterScores | None = None) -> Selection:
     """Decides which channels stay.
 
     Args:
         channels: the traced model.
         options: how much goes and how it is decided.
-        statistic: what `bundle_scores` said, if that is known.
+        statistic: result of `bundle_scores`, where it is at hand.
 
     Raises:
         PlanError: an excluded layer is not in the model, a weight is not finite, or a budget cannot be met.
@@ -75,25 +75,26 @@ def select(channels: ChannelGraph, options: Options, statistic: Scores | None = 
     granularity = chosen_granularity(channels.graph, options.granularity)
     options = options.model_copy(update={"ranking": ranking_of(options)})
     statistic = bundle_scores(channels, options) if statistic is None else statistic
-    found = grouping(channels, statistic, options, granularity)
-    counts = _counts(channels, found, statistic, options)
-    alive = alive_of(channels, found, counts, statistic)
+    divided = grouping(channels, statistic, options, granularity)
+    counts = _counts(divided, options)
+    alive = divided.alive(counts)
     return Selection(
         alive=alive,
-        scores=np.sort(np.concatenate([np.zeros(0), *(group.scores for group in found.groups)])),
-        first_threshold=min((group.first_threshold() for group in found.groups), default=math.inf),
-        group={p.name: found.of(root[p.labels]) for p in channels.producers},
-        reason=_per_producer(channels, found.reason),
+        scores=np.sort(np.concatenate([np.zeros(0), *(group.scores for group in divided.groups)])),
+        first_threshold=min((group.first_threshold() for group in divided.groups), default=math.inf),
+        group={p.name: divided.of(root[p.labels]) for p in channels.producers},
+        reason=_per_producer(channels, divided.reason),
         approximate=_per_producer(channels, channels.bundles.approximate),
-        held=_held(channels, found, counts, alive, options),
+        held=_kept_beyond(divided, counts, alive, options),
         granularity=granularity,
-        excluded=found.excluded,
+        excluded=divided.excluded,
     )
 
 
-def _held(channels: ChannelGraph, found: Grouping, counts: Sequence[int], alive: Alive, options: Options) -> dict[str, str]:
+def _kept_beyond(divided: Grouping, counts: Sequence[int], alive: Alive, options: Options) -> dict[str, str]:
+    """Layer -> which options keep more of its filters than was asked for."""
     held: dict[str, str] = {}
-    for group, count in zip(found.groups, counts, strict=True):
+    for group, count in zip(divided.groups, counts, strict=True):
         ratio = group.ratio if group.ratio is not None else options.ratio
         if ratio is not None:
             wanted = group.depth - math.floor(ratio * group.depth + 1e-9)
@@ -105,8 +106,8 @@ def _held(channels: ChannelGraph, found: Grouping, counts: Sequence[int], alive:
         left = int(alive[group.members].sum())
         if left <= count:
             reason = group.held(wanted)
-        elif found.granularity > 1:
-            reason = f"granularity={found.granularity} of a layer coupled to it"
+        elif divided.granularity > 1:
+            reason = f"granularity={divided.granularity} of a layer coupled to it"
         else:
             reason = "a layer coupled to it keeps one channel at least"
         if reason:
@@ -121,12 +122,12 @@ def ranking_of(options: Options) -> str:
     return "global" if getattr(criterion_of(options.criterion), "comparable", False) else "local"
 
 
-def _counts(channels: ChannelGraph, found: Grouping, statistic: Scores, options: Options) -> list[int]:
-    """How many bundles of each group stay."""
+def _counts(divided: Grouping, options: Options) -> list[int]:
+    """Number of bundles of each group that stay."""
     if options.threshold is None and options.ratio is None:
-        return within_budget(channels, found, statistic, options)
+        return within_budget(divided, options)
     counts = []
-    for group in found.groups:
+    for group in divided.groups:
         if group.ratio is not None:
             counts.append(group.without_share(group.ratio))
         elif options.threshold is not None:
@@ -140,8 +141,8 @@ def _counts(channels: ChannelGraph, found: Grouping, statistic: Scores, options:
 # --- scores of bundles ---
 
 
-def bundle_scores(channels: ChannelGraph, options: Options) -> Scores:
-    """`(n_labels,)`, the score of each bundle at its root; NaN where no layer has a vote.
+def bundle_scores(channels: ChannelGraph, options: Options) -> FilterScores:
+    """`(n_labels,)`, the score of each bundle at its root; NaN where no layer scores it.
 
     Raises:
         PlanError: a weight of the model is not finite, the criterion fails, or says something that are no scores.
@@ -150,32 +151,32 @@ def bundle_scores(channels: ChannelGraph, options: Options) -> Scores:
     refuse_not_finite(channels.graph)
     criterion = criterion_of(options.criterion)
     network = Network(channels)
-    said = _said(criterion, network)
+    by_layer = _checked_scores(criterion, network)
     normalizer = options.normalizer
     if normalizer == "auto":
         normalizer = "off" if getattr(criterion, "comparable", False) else "max"
     votes, targets = [np.zeros(0)], [np.zeros(0, np.int64)]
     for layer in network.layers:
-        if layer.name in said:
-            scores = said[layer.name]
+        if layer.name in by_layer:
+            scores = by_layer[layer.name]
             voted = ~np.isnan(scores)
             votes.append(normalize(scores[voted], normalizer))
             targets.append(root[layer.labels[voted]])
     return equalize(np.concatenate(votes), np.concatenate(targets), len(root), options.equalization_criterion)
 
 
-def _said(criterion: Any, network: Network) -> dict[str, Scores]:
-    """What a criterion says, checked."""
+def _checked_scores(criterion: Any, network: Network) -> dict[str, FilterScores]:
+    """The scores of a criterion, layer by layer, checked."""
     name = getattr(criterion, "__name__", type(criterion).__name__)
-    said = criterion(network)
+    result = criterion(network)
     sizes = {x.name: x.count for x in network.layers}
-    if not hasattr(said, "items"):
+    if not hasattr(result, "items"):
         raise PlanError(
             f"criterion {name}: expected a dictionary of layer name -> scores, as described in tlt_prune.criteria. "
-            f"Received a {type(said).__name__}."
+            f"Received a {type(result).__name__}."
         )
-    found = {}
-    for layer, values in said.items():
+    checked = {}
+    for layer, values in result.items():
         if layer not in sizes:
             raise PlanError(f"criterion {name}: {layer!r} is no layer with filters. Expected names of network.layers.")
         try:
@@ -184,15 +185,15 @@ def _said(criterion: Any, network: Network) -> dict[str, Scores]:
             raise PlanError(f"criterion {name}: expected numbers for '{layer}'. {first_line(error)}") from error
         if scores.shape != (sizes[layer],):
             raise PlanError(
-                f"criterion {name}: expected {sizes[layer]} scores for '{layer}', one a filter. Received shape {scores.shape}."
+                f"criterion {name}: expected {sizes[layer]} scores for '{layer}', one per filter. Received shape {scores.shape}."
             )
         if np.isinf(scores).any():
             raise PlanError(f"criterion {name}: expected finite scores for '{layer}'. Received infinity.")
-        found[layer] = scores
-    return found
+        checked[layer] = scores
+    return checked
 
 
-def normalize(scores: Scores, normalizer: str) -> Scores:
+def normalize(scores: FilterScores, normalizer: str) -> FilterScores:
     """Scores of one layer made comparable to other layers', shape `(n_filters,)`."""
     if normalizer == "off" or not len(scores):
         return scores
@@ -203,8 +204,8 @@ def normalize(scores: Scores, normalizer: str) -> Scores:
     return scores / norm * len(scores) if norm > 0 else scores
 
 
-def equalize(votes: Scores, targets: Labels, size: int, criterion: str) -> Scores:
-    """Reduces the votes for each target to one statistic, shape `(size,)`; NaN where there is no vote."""
+def equalize(votes: FilterScores, targets: Labels, size: int, criterion: str) -> FilterScores:
+    """Reduces the votes for each target to one statistic, shape `(size,)`; NaN where there is none."""
     count = np.bincount(targets, minlength=size)
     nobody = count == 0
     if criterion in ("union", "intersection"):
@@ -223,10 +224,10 @@ def equalize(votes: Scores, targets: Labels, size: int, criterion: str) -> Score
 
 def _per_producer(channels: ChannelGraph, reasons: dict[int, str]) -> dict[str, str]:
     root = channels.bundles.root
-    found = {}
+    by_producer = {}
     for producer in channels.producers:
         for bundle in np.unique(root[producer.labels]).tolist():
             if bundle in reasons:
-                found[producer.name] = reasons[bundle]
+                by_producer[producer.name] = reasons[bundle]
                 break
-    return found
+    return by_producer

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from tlt_prune.config.options import CRITERIA_WITH_DATA, Options
+from tlt_prune.config.options import Options
+from tlt_prune.config.registry import COMPENSATIONS, CRITERIA, Registry
 from tlt_prune.tasks.task import Examples, Task
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ def choose(task: Task, predictor: Predictor) -> Choice:
     """
     prune = task.spec.prune
     wanted = prune.compensation if isinstance(prune.compensation, tuple) else (prune.compensation,)
-    needed = prune.criterion in CRITERIA_WITH_DATA or {"least_squares", "batch_norm"} & set(wanted)
+    with_data = (*CRITERIA.names("inputs", "loss", "metric"), *COMPENSATIONS.names("inputs", "loss", "metric"))
+    needed = {prune.criterion, *wanted} & {*with_data}
     examples: Examples | None = None
     if needed or "auto" in (prune.criterion, *wanted):
         examples = task.examples(predictor, required=bool(needed))
@@ -45,39 +47,15 @@ def choose(task: Task, predictor: Predictor) -> Choice:
     by_norm = options.threshold is not None or options.ratio is not None
     if criterion == "auto":
         criterion = "L2" if by_norm or examples is None else "Fisher"
-    if criterion in CRITERIA_WITH_DATA:
-        criterion = _with_data(criterion, examples)
+    if criterion in with_data:
+        criterion = _made(CRITERIA, criterion, examples)
     automatic = "least_squares" if examples is not None else "none"
     names = [automatic if name == "auto" else name for name in wanted]
-    return Choice(
-        options.model_copy(update={"criterion": criterion}), [_compensation(name, examples) for name in names if name != "none"]
-    )
+    compensation = [_made(COMPENSATIONS, name, examples) for name in names if name != "none"]
+    return Choice(options.model_copy(update={"criterion": criterion}), compensation)
 
 
-def _with_data(name: str, examples: Any) -> Any:
-    from tlt_prune import criteria
-
-    both = (examples.x, examples.y)
-    match name:
-        case "Taylor":
-            return criteria.Taylor(both, examples.loss)
-        case "Fisher":
-            return criteria.Fisher(both, examples.loss)
-        case "Activation":
-            return criteria.Activation(examples.x)
-        case "APoZ":
-            return criteria.APoZ(examples.x)
-        case _:
-            return criteria.Ablation(both, examples.metric, chunk=8)
-
-
-def _compensation(name: str, examples: Any) -> Any:
-    from tlt_prune.pruning.compensation import LeastSquares, RecalibrateBatchNorm
-
-    match name:
-        case "least_squares":
-            return LeastSquares(examples.x)
-        case "batch_norm":
-            return RecalibrateBatchNorm(examples.x)
-        case _:
-            return name
+def _made(registry: Registry, name: str, examples: Examples | None) -> Any:
+    entry = registry.find(name)
+    assert entry is not None
+    return entry.make(examples)

@@ -1,11 +1,12 @@
-"""Plans and sweeps as pictures and HTML: what is drawn, and nothing about how it was decided."""
+"""Tables as pictures and HTML: what is drawn, and nothing about how it was decided."""
 
 from __future__ import annotations
 
 import html
 import io
 import pathlib
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,24 +14,24 @@ import pandas as pd
 from tlt_prune import extras
 from tlt_prune.io import files
 
-if TYPE_CHECKING:
-    from tlt_prune.pruning.plan import PruningPlan
-    from tlt_prune.pruning.sensitivity import Sensitivity
-
 BEFORE, AFTER = "#d9d9d9", "#76b900"
 
 
-def draw_plan(plan: PruningPlan) -> Any:
-    """A matplotlib figure: a bar a layer, its channels before and after."""
-    names = [x.layer for x in plan.layers]
+def draw_channels(frame: pd.DataFrame, title: str) -> Any:
+    """A matplotlib figure: one bar per layer, its channels before and after.
+
+    Args:
+        frame: one row per layer (the index), with columns "filters_before" and "filters_after".
+    """
+    names = [str(x) for x in frame.index]
     figure, axis = picture("Drawing a plan", (9, 0.32 * len(names) + 1.2))
-    axis.barh(names, [x.filters_before for x in plan.layers], color=BEFORE, label="before")
-    axis.barh(names, [x.filters_after for x in plan.layers], color=AFTER, label="after", height=0.5)
-    for i, x in enumerate(plan.layers):
-        axis.text(x.filters_before, i, f" {x.filters_before} → {x.filters_after}", va="center", fontsize=8)
+    axis.barh(names, frame["filters_before"], color=BEFORE, label="before")
+    axis.barh(names, frame["filters_after"], color=AFTER, label="after", height=0.5)
+    for i, (before, after) in enumerate(zip(frame["filters_before"], frame["filters_after"], strict=True)):
+        axis.text(before, i, f" {before} → {after}", va="center", fontsize=8)
     axis.invert_yaxis()
     axis.set_xlabel("channels")
-    axis.set_title(f"Channels a layer: {plan.params_before:,} → {plan.params_after:,} parameters", loc="left", fontsize=11)
+    axis.set_title(title, loc="left", fontsize=11)
     axis.margins(x=0.12)
     axis.legend(loc="lower right", frameon=False)
     axis.spines[["top", "right"]].set_visible(False)
@@ -55,20 +56,27 @@ def draw_sweep(frame: pd.DataFrame) -> Any:
     return figure
 
 
-def draw_sensitivity(found: Sensitivity) -> Any:
-    """A matplotlib figure: a heat map of what the metric loses, a row a group, a column a ratio."""
-    lost = found.whole - found.frame
+def draw_sensitivity(frame: pd.DataFrame, whole: float, metric: str, layers: Mapping[str, tuple[str, ...]]) -> Any:
+    """A matplotlib figure: a heat map of what the metric loses.
+
+    Args:
+        frame: the metric, one row per group and one column per share of its channels that is switched off.
+        whole: the metric of the whole model.
+        metric: its name.
+        layers: row -> all layers of the group.
+    """
+    lost = whole - frame
     size = 1.6 + 0.75 * len(lost.columns), 1.2 + 0.28 * len(lost)
     figure, axis = picture("Drawing a sensitivity", size)
     image = axis.imshow(lost.to_numpy(), aspect="auto", cmap="YlOrRd", vmin=0)
-    for (row, column), value in np.ndenumerate(found.frame.to_numpy()):
-        dark = value < found.whole - 0.6 * max(float(np.nanmax(lost.to_numpy())), 1e-12)
+    for (row, column), value in np.ndenumerate(frame.to_numpy()):
+        dark = value < whole - 0.6 * max(float(np.nanmax(lost.to_numpy())), 1e-12)
         axis.text(column, row, f"{value:.3g}", ha="center", va="center", fontsize=7, color="white" if dark else "black")
-    names = [f"{row} (+{len(found.layers[row]) - 1})" if len(found.layers[row]) > 1 else row for row in lost.index]
+    names = [f"{row} (+{len(layers[row]) - 1})" if len(layers[row]) > 1 else row for row in lost.index]
     axis.set_xticks(range(len(lost.columns)), [f"{100 * r:g} %" for r in lost.columns])
     axis.set_yticks(range(len(lost)), names, fontsize=8)
     axis.set_xlabel("share of channels switched off")
-    axis.set_title(f"{found.metric}, whole: {found.whole:.4g}", loc="left", fontsize=10)
+    axis.set_title(f"{metric}, whole: {whole:.4g}", loc="left", fontsize=10)
     figure.colorbar(image, label="lost")
     figure.tight_layout()
     return figure
@@ -80,19 +88,22 @@ def save(figure: Any, path: pathlib.Path) -> None:
         figure.savefig(partial, dpi=150)
 
 
-def plan_as_html(plan: PruningPlan) -> str:
-    """A table with a bar a layer, for notebooks."""
-    widest = max((x.filters_before for x in plan.layers), default=1)
+def channels_as_html(frame: pd.DataFrame, text: str) -> str:
+    """A table with one bar per layer, for notebooks, under a line of text.
+
+    Args:
+        frame: one row per layer (the index), with columns "filters_...", "params_..." (before and after) and "note".
+    """
+    widest = int(frame["filters_before"].max()) if len(frame) else 1
     rows = "".join(
-        f"<tr><td style='text-align:left'>{html.escape(x.layer)}</td>"
-        f"<td style='width:220px'>{_bar(x.filters_before, x.filters_after, widest)}</td>"
-        f"<td>{x.filters_before} → {x.filters_after}</td><td>{x.params_before:,} → {x.params_after:,}</td>"
-        f"<td style='text-align:left'>{html.escape(x.note)}</td></tr>"
-        for x in plan.layers
+        f"<tr><td style='text-align:left'>{html.escape(str(layer))}</td>"
+        f"<td style='width:220px'>{_bar(x['filters_before'], x['filters_after'], widest)}</td>"
+        f"<td>{x['filters_before']} → {x['filters_after']}</td><td>{x['params_before']:,} → {x['params_after']:,}</td>"
+        f"<td style='text-align:left'>{html.escape(x['note'])}</td></tr>"
+        for layer, x in frame.iterrows()
     )
     head = "<tr><th style='text-align:left'>layer</th><th></th><th>channels</th><th>parameters</th><th></th></tr>"
-    summary = html.escape(f"{plan.summary()}. {plan.advice()}" if plan.advice() else plan.summary())
-    return f"<p>{summary}</p><table>{head}{rows}</table>"
+    return f"<p>{html.escape(text)}</p><table>{head}{rows}</table>"
 
 
 def _bar(before: int, after: int, widest: int) -> str:

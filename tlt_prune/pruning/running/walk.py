@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import keras
 from keras import tree
 
 from tlt_prune.errors import UnsupportedModelError
-from tlt_prune.graph.reader import Call, Graph, Tensor
-from tlt_prune.pruning.batches import Batch, progress
+from tlt_prune.graph.execute import Execution, filled
+from tlt_prune.graph.reader import Call, Graph
+from tlt_prune.pruning.running.batches import Batch, progress
 
 _Step = TypeVar("_Step")
 Values = list[Any]
@@ -29,13 +30,13 @@ class Step:
     """A call that is about to run.
 
     Attributes:
-        known: tensor key -> its values, for each tensor of the call's graph that exists and is still needed.
+        known: tensor key -> its values: see `PendingCall`.
         replaced: tensor key -> values that this call, and no other, is given instead; for the receiver to fill.
         only_call: whether its layer is called nowhere else in the model.
     """
 
     call: Call
-    known: dict[int, Values]
+    known: Mapping[int, Values]
     replaced: dict[int, Values]
     only_call: bool
 
@@ -53,59 +54,41 @@ class Walk:
     """
 
     def __init__(self, graph: Graph, batches: Sequence[Batch]) -> None:
-        self._graph = graph
-        self._times = collections.Counter(id(call.op) for call in graph.walk())
-        self._runs = collections.Counter(id(call.inner) for call in graph.walk() if call.inner is not None)
-        self._scopes: list[dict[int, Values]] = []
+        self._family = graph.family
+        self._calls = collections.Counter(id(call.op) for call in graph.walk())
+        self._runs = collections.Counter(id(call.op) for call in calls_of(graph))
         flat = [tree.flatten(x) for x, _ in batches]
-        self._inputs: list[Values] = [[x[i] for x in flat] for i in range(len(graph.flat_inputs))]
+        inputs: list[Values] = [[x[i] for x in flat] for i in range(len(graph.flat_inputs))]
         if graph.family.name == "keras":
-            pairs = zip(graph.flat_inputs, self._inputs, strict=True)
-            self._inputs = [[keras.ops.convert_to_tensor(x, dtype=t.dtype) for x in values] for t, values in pairs]
-        self.outputs: list[Values] = []
+            pairs = zip(graph.flat_inputs, inputs, strict=True)
+            inputs = [[keras.ops.convert_to_tensor(x, dtype=t.dtype) for x in values] for t, values in pairs]
+        self._execution: Execution[Values] = Execution(graph, inputs, forgetful=True)
+
+    @property
+    def outputs(self) -> list[Values]:
+        return self._execution.outputs
 
     def __iter__(self) -> Iterator[Step]:
-        self.outputs = yield from self._run_graph(self._graph, self._inputs, repeated=False)
+        for pending in self._execution:
+            call = pending.call
+            step = Step(call, pending.values, {}, only_call=self._calls[id(call.op)] == self._runs[id(call.op)] == 1)
+            yield step
+            pending.results = self._run(call, {x.key: step.replaced.get(x.key, pending.values[x.key]) for x in call.inputs})
 
     def repeat(self, times: int) -> None:
         """From here on everything runs `times` times over: the values of every tensor are repeated, all batches after each
         other."""
-        for known in self._scopes:
-            for key, values in known.items():
-                known[key] = values * times
-
-    def _run_graph(self, graph: Graph, inputs: list[Values], *, repeated: bool) -> Any:
-        known: dict[int, Values] = {t.key: v for t, v in zip(graph.flat_inputs, inputs, strict=True)}
-        self._scopes.append(known)
-        waiting = collections.Counter(x.key for call in graph.calls for x in call.inputs)
-        waiting.update(x.key for x in graph.flat_outputs)
-        for call in graph.calls:
-            if call.inner is not None and not call.over_time:
-                again = repeated or self._runs[id(call.inner)] > 1
-                results = yield from self._run_graph(call.inner, [known[x.key] for x in call.inputs], repeated=again)
-            else:
-                step = Step(call, known, {}, only_call=self._times[id(call.op)] == 1 and not repeated)
-                yield step
-                results = self._run(call, {x.key: step.replaced.get(x.key, known[x.key]) for x in call.inputs})
-            known.update(zip([x.key for x in call.outputs], results, strict=True))
-            for x in call.inputs:
-                waiting[x.key] -= 1
-            for key in {x.key for x in (*call.inputs, *call.outputs)}:
-                if not waiting[key]:
-                    known.pop(key, None)
-            del results
-        self._scopes.pop()
-        return [known[x.key] for x in graph.flat_outputs]
+        for values in self._execution.scopes:
+            for key, of_tensor in values.items():
+                values[key] = of_tensor * times
 
     def _run(self, call: Call, given: dict[int, Values]) -> list[Values]:
         """Each output's values."""
         rows = []
         count = len(next(iter(given.values()))) if given else 1
         for i in range(count):
-            args, kwargs = tree.map_structure(
-                lambda x, i=i: given[x.key][i] if isinstance(x, Tensor) else x, (call.args, call.kwargs)
-            )
-            rows.append(tree.flatten(self._graph.family.infer(call.op, args, kwargs)))
+            args, kwargs = filled((call.args, call.kwargs), {key: values[i] for key, values in given.items()})
+            rows.append(tree.flatten(self._family.infer(call.op, args, kwargs)))
         return [list(column) for column in zip(*rows, strict=True)]
 
 

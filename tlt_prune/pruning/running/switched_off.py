@@ -17,8 +17,8 @@ from keras import tree
 from tlt_prune.errors import PlanError, first_line
 from tlt_prune.graph.channel_graph import ChannelGraph
 from tlt_prune.graph.labels import Labels
-from tlt_prune.pruning.batches import Batches
-from tlt_prune.pruning.walk import Walk, calls_of
+from tlt_prune.pruning.running.batches import Batches
+from tlt_prune.pruning.running.walk import Walk, calls_of
 
 # Values of activations that are kept at a time, about.
 _MOST_VALUES = 200_000_000
@@ -29,7 +29,7 @@ Metric = Callable[[Any, Any], float]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Consumers:
-    """Which calls read which bundles with a tensor that can be seen.
+    """The calls that read each bundle through a tensor that can be seen.
 
     Attributes:
         order: `(n_labels,)`, for each bundle root the position in the walk of the first call that reads it; -1 for none.
@@ -84,7 +84,7 @@ def metrics_without(
         together = _how_many_together(channels, batches)
         for at in range(0, len(members), together):
             part = members[at : at + together]
-            for i, value in zip(part, _run(channels, [sets[i] for i in part], start, batches, metric), strict=True):
+            for i, value in zip(part, _metrics_of_sets(channels, [sets[i] for i in part], start, batches, metric), strict=True):
                 results[i] = value
                 done(i, value)
     return results
@@ -95,7 +95,7 @@ def _how_many_together(channels: ChannelGraph, batches: Batches) -> int:
     return max(1, int(_MOST_VALUES // (4 * largest * batches.examples)))
 
 
-def _run(channels: ChannelGraph, sets: Sequence[Labels], start: int, batches: Batches, metric: Metric) -> list[float]:
+def _metrics_of_sets(channels: ChannelGraph, sets: Sequence[Labels], start: int, batches: Batches, metric: Metric) -> list[float]:
     """The metric of each set, all in one walk; they are apart from the `start`-th call on."""
     walk = Walk(channels.graph, batches)
     readers = channels.readers
@@ -118,10 +118,10 @@ def _run(channels: ChannelGraph, sets: Sequence[Labels], start: int, batches: Ba
                 x if masks[i // count].all() else _masked(x, masks[i // count].reshape(shape))
                 for i, x in enumerate(step.known[tensor.key])
             ]
-    labels = joined([y for _, y in batches])
+    labels = concatenated([y for _, y in batches])
     values = []
     for i in range(len(sets)):
-        flat = [joined([np.asarray(x) for x in column[i * count : (i + 1) * count]]) for column in walk.outputs]
+        flat = [concatenated([np.asarray(x) for x in column[i * count : (i + 1) * count]]) for column in walk.outputs]
         outputs = tree.pack_sequence_as(channels.graph.outputs, flat)
         values.append(_number(metric, labels, outputs))
     return values
@@ -131,7 +131,7 @@ def _masked(x: Any, mask: Any) -> Any:
     return x * keras.ops.cast(mask, x.dtype) if hasattr(x, "dtype") and not isinstance(x, np.ndarray) else x * mask
 
 
-def joined(parts: Sequence[Any]) -> Any:
+def concatenated(parts: Sequence[Any]) -> Any:
     return tree.map_structure(lambda *x: np.concatenate(x), *parts)
 
 
@@ -156,22 +156,22 @@ def accuracy(labels: Any, outputs: Any) -> float:
     return float(np.mean(np.argmax(outputs, axis=-1) == truth))
 
 
-def metric_of(said: Any) -> tuple[str, Metric]:
+def metric_of(metric: Any) -> tuple[str, Metric]:
     """(name, metric) for "accuracy", the name of a Keras loss (its negative), or a function `(labels, outputs) -> float`.
 
     Raises:
         PlanError: it is none of these.
     """
-    if said == "accuracy":
+    if metric == "accuracy":
         return "accuracy", accuracy
-    if isinstance(said, str):
+    if isinstance(metric, str):
         try:
-            loss = keras.losses.get(said)
+            loss = keras.losses.get(metric)
         except ValueError as error:
-            raise PlanError(f"metric: expected 'accuracy', a Keras loss or a function. Received: {said!r}.") from error
-        return f"-{said}", lambda y, outputs: -float(np.mean(keras.ops.convert_to_numpy(loss(y, outputs))))
-    if not callable(said):
+            raise PlanError(f"metric: expected 'accuracy', a Keras loss or a function. Received: {metric!r}.") from error
+        return f"-{metric}", lambda y, outputs: -float(np.mean(keras.ops.convert_to_numpy(loss(y, outputs))))
+    if not callable(metric):
         raise PlanError(
-            f"metric: expected 'accuracy', a Keras loss or a function (labels, outputs) -> number. Received: {said!r}."
+            f"metric: expected 'accuracy', a Keras loss or a function (labels, outputs) -> number. Received: {metric!r}."
         )
-    return getattr(said, "__name__", type(said).__name__), said
+    return getattr(metric, "__name__", type(metric).__name__), metric

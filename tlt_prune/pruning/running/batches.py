@@ -94,7 +94,7 @@ class Batches(Sequence[Batch]):
 
 
 class TakesData:
-    """What criteria and compensations that take data share: they read it when first used, and keep it.
+    """Base class of criteria and compensations that take data: it is read at the first use, and kept.
 
     Attributes:
         used: after a use: how much data it was.
@@ -173,7 +173,7 @@ def _why_empty(data: Any) -> str:
 
 
 def _hint(data: Any, graph: Graph) -> str:
-    """What to do about the usual slips; empty where there is none."""
+    """Advice for the usual mistakes; empty where there is none."""
     if isinstance(data, (str, pathlib.Path)):
         return "it is a name. Read the data first: arrays or batches are expected."
     if callable(data) and not hasattr(data, "__iter__"):

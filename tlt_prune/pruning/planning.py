@@ -1,0 +1,124 @@
+"""The decision: scores, counts and costs of a traced model become a `PruningPlan`."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from tlt_prune.config.options import Options
+from tlt_prune.graph.channel_graph import ChannelGraph
+from tlt_prune.graph.labels import Alive
+from tlt_prune.pruning.cost.costs import Costs, by_row, costs
+from tlt_prune.pruning.cost.terms import charged
+from tlt_prune.pruning.criteria.network import FilterScores
+from tlt_prune.pruning.pipeline import Outcome, carry_out
+from tlt_prune.pruning.plan import LayerPlan, PruningPlan
+from tlt_prune.pruning.report import quantiles
+from tlt_prune.pruning.select.budgets import resource_of
+from tlt_prune.pruning.select.select import Selection, select
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Decision:
+    """A plan for a traced model.
+
+    Attributes:
+        channels: the traced model.
+        plan: for people and files.
+        alive: `(n_labels,)`, True where a channel is retained.
+    """
+
+    channels: ChannelGraph
+    plan: PruningPlan
+    alive: Alive
+
+    def carry_out(self, **arguments: Any) -> Outcome:
+        """Makes the smaller model; `arguments` as for `pipeline.carry_out`."""
+        return carry_out(self.channels, self.alive, **arguments)
+
+
+def decide(channels: ChannelGraph, options: Options, statistic: FilterScores | None = None) -> Decision:
+    """Decides which channels of a traced model stay.
+
+    Args:
+        channels: the traced model.
+        options: how much goes and how it is decided.
+        statistic: result of `bundle_scores` for this model and these options, where it is at hand.
+
+    Raises:
+        PlanError: as for `tlt_prune.plan_pruning`.
+    """
+    selection = select(channels, options, statistic)
+    alive = selection.alive
+    before, after = costs(channels), costs(channels, alive)
+    latency = _latency(channels, alive, options)
+    plan = PruningPlan(
+        model_name=channels.graph.model.name,
+        kept={p.name: alive[p.labels].nonzero()[0] for p in channels.producers},
+        layers=_layer_plans(channels, selection, before, after),
+        params_before=before.total_params,
+        params_after=after.total_params,
+        macs_before=before.total_macs,
+        macs_after=after.total_macs,
+        size_mb_before=before.size_mb,
+        size_mb_after=after.size_mb,
+        latency_ms_before=latency[0],
+        latency_ms_after=latency[1],
+        scores=quantiles(selection.scores),
+        first_threshold=selection.first_threshold,
+        settings=_settings(options, selection),
+        unknown=dict(channels.unknown),
+        frozen=tuple(sorted({*channels.bundles.frozen.values()} - {"model input", "model output", "a single channel"})),
+    )
+    return Decision(channels, plan, alive)
+
+
+def _layer_plans(channels: ChannelGraph, selection: Selection, before: Costs, after: Costs) -> tuple[LayerPlan, ...]:
+    rows_before, rows_after = by_row(channels, before), by_row(channels, after)
+    return tuple(
+        LayerPlan(
+            layer=producer.name,
+            kind=type(producer.call.op).__name__,
+            filters_before=len(producer.labels),
+            filters_after=int(selection.alive[producer.labels].sum()),
+            params_before=rows_before[producer.name][0],
+            params_after=rows_after[producer.name][0],
+            macs_before=rows_before[producer.name][1],
+            macs_after=rows_after[producer.name][1],
+            groups=selection.group[producer.name],
+            note=_note(producer.name, selection),
+        )
+        for producer in channels.producers
+    )
+
+
+def _settings(options: Options, selection: Selection) -> dict[str, Any]:
+    """The options of a plan, with what "auto" and classes came to."""
+    settings = options.model_dump(exclude_none=True)
+    if not options.layer_options:
+        del settings["layer_options"]
+    if options.excluded_layers:
+        # Classes cannot be written into a file: the layers that they and the patterns named.
+        settings["excluded_layers"] = selection.excluded
+    if options.granularity == "auto":
+        settings["granularity"] = selection.granularity
+    return settings
+
+
+def _latency(channels: ChannelGraph, alive: Alive, options: Options) -> tuple[float | None, float | None]:
+    """Predicted, before and after, where the budget is one of latency."""
+    if options.latency_ms is None:
+        return None, None
+    terms = resource_of(options)[0].terms(channels, options)
+    return charged(terms), charged(terms, alive)
+
+
+def _note(name: str, selection: Selection) -> str:
+    notes = []
+    if name in selection.reason:
+        notes.append(f"frozen: {selection.reason[name]}")
+    if name in selection.held:
+        notes.append(selection.held[name])
+    if name in selection.approximate and selection.group[name]:
+        notes.append(f"approximate: {selection.approximate[name]}")
+    return "; ".join(notes)
