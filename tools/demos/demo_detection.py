@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """DetectNet_v2 end to end, by the command-line scripts: what `tools/demo_detection.sh` runs.
 
-    python tools/demo_detection.py RESULTS_DIR [SEED]
+    python tools/demos/demo_detection.py RESULTS_DIR [SEED]
 
 Places digits on canvases, trains the network of specs/demo_boxes.yaml, prunes it to a fifth of its parameters, retrains with
 the dense network as its teacher, exports, scores every step on the same held-out pictures, and writes to RESULTS_DIR:
@@ -18,9 +18,12 @@ import time
 from typing import Any
 
 import demo
-import make_digit_boxes
 import pandas as pd
 from PIL import Image
+
+sys.path.insert(0, str(demo.ROOT / "tools/datasets"))
+
+import make_digit_boxes
 
 SPEC = "specs/demo_boxes.yaml"
 PRECISION, FEWER_PARAMETERS, POINTS_LOST = 0.8, 5.0, 2.0

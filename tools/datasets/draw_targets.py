@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A contact sheet of what a detector is trained on: augmented pictures with their boxes, and the coverage that it is to say.
 
-    python tools/draw_targets.py SPEC OUT.png [--pictures 8] [--epoch 0] [KEY=VALUE ...]
+    python tools/datasets/draw_targets.py SPEC OUT.png [--pictures 8] [--epoch 0] [KEY=VALUE ...]
 
 SPEC is a spec with task: detection; KEY=VALUE overrides what it says. Look at it before you train: boxes that are shifted,
 missing or of another class, and pictures that nobody could recognize, are seen here first.

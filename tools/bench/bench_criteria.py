@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Every criterion, with every compensation, at three budgets: accuracy straight after pruning and after a short retraining.
 
-    python tools/bench_criteria.py RESULTS [DATA]
+    python tools/bench/bench_criteria.py RESULTS [DATA]
 
 Two networks, three seeds each, trained by tlt-train from specs/cifar10_resnet20.yaml and specs/fashion_vgg16.yaml into
 RESULTS/NETWORK_sSEED (kept, and not trained again). DATA is a folder with cifar10.npz and fashion_mnist.npz; without it, Keras
-downloads the sets. Rows are written as soon as they are measured: run again, it goes on. Writes tools/bench_criteria.csv and
-tools/bench_criteria.png. Hours on two CPU cores.
+downloads the sets. Rows are written as soon as they are measured: run again, it goes on. Writes criteria.csv and criteria.png in
+docs/pages/benchmarks. Hours on two CPU cores.
 
 Fixed in all: granularity 8, at least 8 filters a layer, 1,000 training pictures for whatever takes data, accuracy on the first
 5,000 test pictures; retraining is one pass over 5,000 training pictures, without augmentation (SGD, cosine from .01).
@@ -34,8 +34,9 @@ from tlt_prune import criteria, data
 from tlt_prune.config.specs import load_spec
 from tlt_prune.tasks.classification.pictures import picture_format
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-TABLE = ROOT / "tools/bench_criteria.csv"
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "docs/pages/benchmarks"
+TABLE = RESULTS / "criteria.csv"
 NETWORKS = {"vgg16": ("specs/fashion_vgg16.yaml", "fashion_mnist"), "resnet20": ("specs/cifar10_resnet20.yaml", "cifar10")}
 TITLES = {"vgg16": "narrow VGG-16 on Fashion-MNIST", "resnet20": "ResNet-20 on CIFAR-10"}
 SEEDS = (1, 2, 3)
@@ -49,7 +50,7 @@ HALF = 0.5
 # What is measured at half the MACs alone, and of which criteria.
 AT_HALF = {MADE_UP: WITHOUT_DATA, "batch norm": ("L2", "LAMP", "Taylor", "Fisher")}
 BATCH = 250
-# The README's order, and what it adds to names.
+# The order of the documentation's table, and what it adds to names.
 ROWS = ("Random", "L2", "L1", "Linf", "FPGM", "BNScale", "LAMP", "APoZ", "Activation", "Ablation", "Taylor", "Fisher")
 REMARKS = {"L2": " (TLT's `min_weight`)", "Ablation": " (chunks of 8)"}
 
@@ -174,7 +175,7 @@ def main(results: pathlib.Path, folder: pathlib.Path | None) -> None:
                 pd.DataFrame(rows).to_csv(TABLE, index=False, float_format="%.5g")
     table = pd.DataFrame(rows)
     draw(table)
-    print("\n".join([*readme_rows(table), *budget_rows(table)]))
+    print("\n".join([*criterion_rows(table), *budget_rows(table)]))
 
 
 def measured(
@@ -202,8 +203,8 @@ def measured(
         yield row
 
 
-def readme_rows(table: pd.DataFrame) -> list[str]:
-    """The README's rows, a criterion each: straight after pruning -> retrained, means of the seeds at half the MACs."""
+def criterion_rows(table: pd.DataFrame) -> list[str]:
+    """Rows of the documentation, one per criterion: straight after pruning -> retrained, means of the seeds at half the MACs."""
     means = table[table.macs == HALF].groupby(["network", "compensation", "criterion"])[["accuracy", "retrained"]].mean()
     rows = []
     for name in ROWS:
@@ -218,7 +219,7 @@ def readme_rows(table: pd.DataFrame) -> list[str]:
 
 
 def budget_rows(table: pd.DataFrame) -> list[str]:
-    """The README's rows at every budget, for chance, TLT's criterion and the two best."""
+    """Rows of the documentation for every budget, for chance, TLT's criterion and the two best."""
     means = table.groupby(["network", "macs", "criterion", "compensation"])[["accuracy", "retrained"]].mean()
     rows = []
     for name, kind in itertools.product(("Random", "L2", "Taylor", "Fisher"), ("none", "least squares")):

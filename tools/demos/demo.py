@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The main job, end to end, by the command-line scripts: what `tools/demo.sh` runs.
 
-    python tools/demo.py RESULTS_DIR [SEED]
+    python tools/demos/demo.py RESULTS_DIR [SEED]
 
 Trains the network of specs/demo_digits.yaml, prunes, retrains, trains on with int8's rounding, exports each to ONNX, scores
 every step on the same held-out pictures, and writes to RESULTS_DIR: report.json, report.html, report.png (the table) and
@@ -27,7 +27,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import pandas as pd
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 SPEC = "specs/demo_digits.yaml"
 RETRAIN_SPEC = "specs/demo_retrain.yaml"
 QAT_SPEC = "specs/demo_qat.yaml"

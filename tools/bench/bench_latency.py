@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """What pruning and int8 are worth in milliseconds: dense, pruned and pruned int8 networks, side by side in one run.
 
-    python tools/bench_latency.py [FOLDER]
+    python tools/bench/bench_latency.py [FOLDER]
 
 ResNet-18, ResNet-50 and VGG-16 at 224 x 224, untrained (speed does not depend on values), pruned to 75, 50 and 25 %
 of the MACs; batch 1 and 32, one thread and all; in onnxruntime, and in OpenVINO where it is installed, on this machine's CPU. And
 half the MACs at granularity 1, 4, 8 and 16. ONNX files go to FOLDER (a temporary one by default), and those there are taken.
-Writes tools/bench_latency.csv and tools/bench_latency.png. Half an hour on two cores.
+Writes docs/pages/benchmarks/latency.csv and docs/pages/benchmarks/latency.png. Half an hour on two cores.
 
 All variants of a row take turns, so that what else the machine does hits them alike; a figure is the median of its turns.
 """
@@ -33,7 +33,7 @@ import pandas as pd
 import tlt_prune
 from tlt_prune import export, models, quantization
 
-TABLE = pathlib.Path(__file__).with_name("bench_latency.csv")
+TABLE = pathlib.Path(__file__).resolve().parents[2] / "docs/pages/benchmarks/latency.csv"
 NETWORKS = {"ResNet-18": "resnet18", "ResNet-50": "resnet50", "VGG-16": "vgg16"}
 SHARES = (1.0, 0.75, 0.5, 0.25)
 GRANULARITIES = (1, 4, 8, 16)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How many pictures a second go from a detector's outputs to boxes, on one core.
 
-    python tools/bench_clustering.py [OBJECTS]
+    python tools/bench/bench_clustering.py [OBJECTS]
 
 Pictures of 400 x 400 with 200 objects each (or OBJECTS) of one class: outputs as a good network gives them, targets with noise,
 decoded and clustered by each of the three algorithms. The fastest of five passes over 32 pictures, the network not included.

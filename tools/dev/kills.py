@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Signals at random moments over the five scripts: every chain must end with the weights of an undisturbed one.
 
-    python tools/kills.py [SIGNALS] [--seed N]          default 50, about ten minutes
+    python tools/dev/kills.py [SIGNALS] [--seed N]          default 50, about ten minutes
 
 A chain trains, prunes, retrains, evaluates, infers and exports on made-up pictures. Each of its commands is started again until
 it ends by itself; before that it is ended by SIGKILL, SIGTERM or SIGINT after a random time. Prints a line for each chain.

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 """What training has to do with pruning, in two tables, on the networks of bench_criteria.py, by the project's own scripts.
 
-    python tools/bench_training.py RESULTS [DATA]
+    python tools/bench/bench_training.py RESULTS [DATA]
 
 1. Is it worth it? Pruned by tlt-prune's default and retrained, without and with the dense network as its teacher, against the
 same small architecture trained from scratch for as many epochs as both trainings of the pruned one had. Three seeds.
-tools/bench_scratch.csv
+docs/pages/benchmarks/scratch.csv
 2. Does weight decay make filters prunable? The network trained without, with L2, with L1: its accuracy, and the share of filters
-whose norm is at most a threshold times their layer's largest. tools/bench_decay.csv
+whose norm is at most a threshold times their layer's largest. docs/pages/benchmarks/decay.csv
 
 RESULTS and DATA as for bench_criteria.py. Trainings are kept and not repeated. About six hours on two CPU cores.
 """
@@ -30,8 +30,7 @@ from tlt_prune import criteria
 from tlt_prune.config.specs import load_spec
 from tlt_prune.graph.tracer import trace
 
-HERE = pathlib.Path(__file__).resolve().parent
-SCRATCH, DECAY = HERE / "bench_scratch.csv", HERE / "bench_decay.csv"
+SCRATCH, DECAY = bench_criteria.RESULTS / "scratch.csv", bench_criteria.RESULTS / "decay.csv"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +114,7 @@ def decay(results: pathlib.Path, folder: pathlib.Path | None) -> pd.DataFrame:
 
 
 def scratch_rows(table: pd.DataFrame) -> list[str]:
-    """The README's rows, a network each: top-1 of the three seeds."""
+    """Rows of the documentation, one per network: top-1 of the three seeds."""
     shown = ["dense", "pruned", "retrained", "retrained with a teacher", "from scratch"]
     rows = []
     for (network, share), part in table.groupby(["network", "macs"], sort=False):
@@ -126,7 +125,7 @@ def scratch_rows(table: pd.DataFrame) -> list[str]:
 
 
 def decay_rows(table: pd.DataFrame) -> list[str]:
-    """The README's rows, a penalty each: means of the seeds."""
+    """Rows of the documentation, one per penalty: means of the seeds."""
     means = table.groupby("penalty", sort=False).mean(numeric_only=True)
     cells = {x: " | ".join(f"{100 * row[f'below {t}']:.1f} %" for t in THRESHOLDS) for x, row in means.iterrows()}
     return [f"| {x} | {100 * means.accuracy[x]:.1f} % | {cells[x]} |" for x in means.index]

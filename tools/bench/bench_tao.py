@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """CPU seconds of `prune_model` on the models for which the toolkit's own time was recorded (tests/data/tao_golden/times.json).
 
-python tools/bench_tao.py
+python tools/bench/bench_tao.py
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tests" / "conformance"))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "tests" / "conformance"))
 
 import golden
 import keras

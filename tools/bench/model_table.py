@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The architectures of `tlt_prune.models` at their native inputs: layers, parameters, MACs, and what can be pruned.
 
-    python tools/model_table.py [MODEL ...]
+    python tools/bench/model_table.py [MODEL ...]
 
 "prunable" is the share of parameters in layers whose channels may go, or that read channels that may.
 """

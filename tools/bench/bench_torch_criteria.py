@@ -1,6 +1,6 @@
 """The PyTorch half of bench_peer.py, which calls it in a process of its own.
 
-    python tools/bench_torch_criteria.py CASE.npz
+    python tools/bench/bench_torch_criteria.py CASE.npz
 
 CASE.npz holds a trained network's weights by Keras' layer names, pictures and labels to choose, retrain and score with, and what
 Keras says of the first ones. The network is rebuilt in PyTorch, checked against Keras, and pruned by torch_pruning to the same

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How long pruning takes: against rebuilding the model, against its size, and, if installed, against the PyTorch peer.
 
-    python tools/bench_prune.py [--repeat 5] [--plot tracing.png] [--torch-pruning] [MODEL ...]
+    python tools/bench/bench_prune.py [--repeat 5] [--plot tracing.png] [--torch-pruning] [MODEL ...]
 
 Prints, for each model of keras.applications (random weights, 32 x 32 pictures), the median seconds of tracing and of
 `prune_model`, and their ratio to the median of `type(model).from_config(model.get_config())` plus copying the weights, measured

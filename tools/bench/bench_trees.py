@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """DetectNet_v2 on real boxes, tree crowns seen from the air: trained, pruned, retrained, exported, with several seeds.
 
-    python tools/bench_trees.py TREES_DIR RESULTS_DIR [SEED ...]
+    python tools/bench/bench_trees.py TREES_DIR RESULTS_DIR [SEED ...]
 
-TREES_DIR is what `tools/get_trees.py TREES_DIR --stride 200` writes: validation is on other ground than training. Runs the
-scripts with specs/trees_train.yaml, trees_prune.yaml and trees_retrain.yaml for each seed (1, 2 and 3 by default); a training
-that is done is not repeated. Writes tools/bench_trees.csv, a row a seed and step, and tools/bench_trees.png: detections of the
-dense network, above, and of the pruned and retrained one, of the first seed.
+TREES_DIR is what `tools/datasets/get_trees.py TREES_DIR --stride 200` writes: validation is on other ground than training. Runs
+the scripts with specs/trees_train.yaml, trees_prune.yaml and trees_retrain.yaml for each seed (1, 2 and 3 by default); a training
+that is done is not repeated. Writes to docs/pages/benchmarks: trees.csv, one row per seed and step, and trees.png, detections of
+the dense network, above, and of the pruned and retrained one, of the first seed.
 """
 
 from __future__ import annotations
@@ -18,11 +18,15 @@ import sys
 import time
 from typing import Any
 
-import demo
 import pandas as pd
-from demo_detection import flags, strip
 
-HERE = pathlib.Path(__file__).resolve().parent
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tools/demos"))
+
+import demo  # noqa: E402
+from demo_detection import flags, strip  # noqa: E402
+
+RESULTS = ROOT / "docs/pages/benchmarks"
 SPEC = "specs/trees_{}.yaml"
 SURE = 0.25
 STEPS = ("dense", "pruned", "retrained")
@@ -37,13 +41,13 @@ def main(trees: pathlib.Path, results: pathlib.Path, seeds: list[int]) -> None:
     rows = []
     for seed in seeds:
         rows += run(trees, results / f"seed{seed}", seed)
-        with (HERE / "bench_trees.csv").open("w", encoding="utf-8", newline="") as file:
+        with (RESULTS / "trees.csv").open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
     draw(trees, results / f"seed{seeds[0]}", seeds[0])
     table = pd.DataFrame(rows).set_index(["step", "seed"])[["params", "macs", "mAP", "mAP in ONNX", "seconds"]]
-    print(f"\n{table.sort_index().to_string()}\n\nWrote tools/bench_trees.csv and tools/bench_trees.png")
+    print(f"\n{table.sort_index().to_string()}\n\nWrote trees.csv and trees.png in {RESULTS}")
 
 
 def run(trees: pathlib.Path, results: pathlib.Path, seed: int) -> list[dict[str, Any]]:
@@ -95,7 +99,7 @@ def draw(trees: pathlib.Path, results: pathlib.Path, seed: int) -> None:
     for step, model in (("dense", "train"), ("retrained", "retrain")):
         given = [*flags(SPEC.format("train"), trees, results, seed), "--set", sure]
         demo.script("infer", *given, "-m", results / f"{model}/model.keras", "-d", shown, "-o", results / f"found/{step}")
-    strip(results, HERE / "bench_trees.png", size=320)
+    strip(results, RESULTS / "trees.png", size=320)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The PyTorch peer of bench_prune.py, which calls it in a process of its own.
 
-    python tools/bench_torch_pruning.py MODEL SIZE CLASSES REPEAT
+    python tools/bench/bench_torch_pruning.py MODEL SIZE CLASSES REPEAT
 
 Removes half of the channels, by L2 norm, in multiples of 8, with torch_pruning, which changes the model in place. Prints
 the parameters before and after, and the median seconds, as JSON.

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Real pictures with boxes (tree crowns seen from the air) as a KITTI-format folder.
 
-    python tools/get_trees.py OUT_DIR [--size 400] [--stride 400] [--keep 0.5]
+    python tools/datasets/get_trees.py OUT_DIR [--size 400] [--stride 400] [--keep 0.5]
 
 Source: PyPI package deepforest 2.1.0 (21 MB; MIT license, Copyright (c) 2019 Ben Weinstein; its four
 scenes are NEON airborne imagery - cite NEON and DeepForest when you publish). 951 boxes: 914 "Tree" in

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """The same trained networks in torch_pruning: its criteria against ours, straight after pruning and after equal retraining.
 
-    python tools/bench_peer.py RESULTS TORCH_PYTHON [DATA]
+    python tools/bench/bench_peer.py RESULTS TORCH_PYTHON [DATA]
 
 RESULTS and DATA as for bench_criteria.py, whose networks it takes; TORCH_PYTHON is a Python that has torch and torch_pruning.
-Writes tools/bench_peer.csv: half the MACs, three seeds a network. Ours are the rows of tools/bench_criteria.csv.
+Writes docs/pages/benchmarks/peer.csv: half the MACs, three seeds per network. Ours are the rows of criteria.csv beside it.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import keras
 import numpy as np
 import pandas as pd
 
-TABLE = pathlib.Path(__file__).with_name("bench_peer.csv")
-# Of our rows, those that the README sets beside.
+TABLE = bench_criteria.RESULTS / "peer.csv"
+# Of our rows, those that the documentation sets beside.
 OURS = (
     ("L2", "none"),
     ("Taylor", "none"),
@@ -71,11 +71,11 @@ def main(results: pathlib.Path, python: str, folder: pathlib.Path | None) -> Non
             print(pd.DataFrame(rows).tail(len(found)).to_string(header=False), flush=True)
     table = pd.DataFrame(rows)
     table.to_csv(TABLE, index=False, float_format="%.5g")
-    print("\n".join(readme_rows(table)))
+    print("\n".join(peer_rows(table)))
 
 
-def readme_rows(table: pd.DataFrame) -> list[str]:
-    """The README's rows, a criterion each, means of the seeds; ours from the file of bench_criteria.py."""
+def peer_rows(table: pd.DataFrame) -> list[str]:
+    """Rows of the documentation, one per criterion, means of the seeds; ours from the file of bench_criteria.py."""
     ours = pd.read_csv(bench_criteria.TABLE).query("macs == @bench_criteria.HALF")
     measured = {
         **{("torch_pruning", name): rows for name, rows in table[table.ranking == "global"].groupby("criterion", sort=False)},

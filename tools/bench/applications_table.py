@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Every model of keras.applications at its native input, pruned by half: what it saves and how long it takes.
 
-python tools/applications_table.py [MODEL ...]
+python tools/bench/applications_table.py [MODEL ...]
 """
 
 from __future__ import annotations
