@@ -27,3 +27,11 @@ def test_every_row_is_on_a_page(name: str, root: pathlib.Path) -> None:
     lines = [line for page in pages for line in page.read_text("utf-8").splitlines()]
     assert len(rows) == count
     assert [row for row in rows if row not in lines] == []
+
+
+@pytest.mark.parametrize("page", ["docs/pages/index.md", "docs/pages/benchmarks/index.md"])
+def test_the_main_table_is_the_same_everywhere(page: str, root: pathlib.Path) -> None:
+    rows = [line for line in (root / "README.md").read_text("utf-8").splitlines() if line.startswith("|")]
+    assert len(rows) == 6
+    lines = (root / page).read_text("utf-8").splitlines()
+    assert [row for row in rows if row not in lines] == []

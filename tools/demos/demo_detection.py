@@ -6,7 +6,7 @@
 Places digits on canvases, trains the network of specs/demo_boxes.yaml, prunes it to a fifth of its parameters, retrains with
 the dense network as its teacher, exports, scores every step on the same held-out pictures, and writes to RESULTS_DIR:
 report.json, report.html, and detections before and after as pictures. Exits with an error, naming the figure, where less is
-reached than the README promises: a mean average precision of 0.8, five times fewer parameters, at most two points lost.
+reached than the benchmark page of detection promises: a mean average precision of 0.8, five times fewer parameters, at most two points lost.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def flags(spec: str, data: pathlib.Path, results: pathlib.Path, seed: int) -> li
 
 
 def missed(report: dict[str, Any]) -> list[str]:
-    """What the README promises and this run did not reach."""
+    """What the benchmark page promises and this run did not reach."""
     dense, retrained = report["dense"], report["retrained"]
     failures = []
     if dense["mean_average_precision"] < PRECISION:
