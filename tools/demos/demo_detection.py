@@ -6,7 +6,7 @@
 Places digits on canvases, trains the network of specs/demo_boxes.yaml, prunes it to a fifth of its parameters, retrains with
 the dense network as its teacher, exports, scores every step on the same held-out pictures, and writes to RESULTS_DIR:
 report.json, report.html, and detections before and after as pictures. Exits with an error, naming the figure, where less is
-reached than the benchmark page of detection promises: a mean average precision of 0.8, five times fewer parameters, at most two points lost.
+reached than the documentation promises: a mean average precision of 0.8, five times fewer parameters, two points lost at most.
 """
 
 from __future__ import annotations
