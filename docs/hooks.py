@@ -119,11 +119,13 @@ def _table(kind: type[pydantic.BaseModel], path: str) -> Iterator[str]:
         if name == "ignored":
             continue
         meaning = " ".join((field.description or described.get(name, "")).split())
-        if _settings_in(field.annotation):
+        inner = _settings_in(field.annotation)
+        if inner is not None:
+            meaning = meaning or inspect.cleandoc(inner.__doc__ or "").partition("\n\n")[0]
             heading = f"{path}{name}".replace(".", "")
             cells = [f"[section](#{heading})", "", meaning]
         else:
-            cells = [_values(field.annotation, field.metadata), f"`{_default(field)}`", meaning]
+            cells = [_values(field.annotation, field.metadata), f"`{_default(field)}`", meaning[:1].upper() + meaning[1:]]
         yield f"| `{path}{name}` | " + " | ".join(_cell(x) for x in cells) + " |"
 
 
@@ -146,6 +148,9 @@ def _values(annotation: Any, metadata: list[Any]) -> str:
     origin, arguments = get_origin(annotation), get_args(annotation)
     if hasattr(annotation, "__metadata__"):
         return _values(arguments[0], list(annotation.__metadata__))
+    names = _registered(metadata)
+    if names:
+        return ", ".join(f"`{json.dumps(x)}`" for x in names)
     if origin is Literal:
         return ", ".join(f"`{json.dumps(x)}`" for x in arguments)
     if origin in (Union, UnionType):
@@ -156,8 +161,13 @@ def _values(annotation: Any, metadata: list[Any]) -> str:
         return "map"
     if "Callable" in str(origin):
         return "function"
-    names = {int: "whole number", float: "number", str: "text", bool: "true or false", type(None): "null", type: "class"}
-    return names.get(annotation, "map") + _bounds(metadata)
+    kinds = {int: "whole number", float: "number", str: "text", bool: "true or false", type(None): "null", type: "class"}
+    return kinds.get(annotation, "map") + _bounds(metadata)
+
+
+def _registered(metadata: list[Any]) -> list[str]:
+    """The names that a value may be, where they come from a registry."""
+    return [name for x in metadata if callable(names := getattr(x, "names", None)) for name in names()]
 
 
 def _bounds(metadata: list[Any]) -> str:
