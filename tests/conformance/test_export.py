@@ -1,4 +1,4 @@
-"""Graphs of every kind reach ONNX and SavedModel; `tools/parity_table.py` measures all of them, in every format."""
+"""Graphs of every kind reach ONNX and SavedModel; `tools/bench/parity_table.py` measures all of them, in every format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random graphs obey the law, hold the granularity, and survive saving. tools/fuzz.py runs many more."""
+"""Random graphs obey the law, hold the granularity, and survive saving. tools/dev/fuzz.py runs many more."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from small_training import SIZE, run, small_model
 
-from tlt_prune.config.sections import Distill, LRConfig, RegConfig
+from tlt_prune.config.train_sections import Distill, LRConfig, RegConfig
 from tlt_prune.errors import TrainingError
 from tlt_prune.training import learning_rate
 from tlt_prune.training.distillation import Distillation, LabelAccuracy

@@ -15,14 +15,18 @@ from tlt_prune.config.options import Options
 from tlt_prune.config.registry import COMPENSATIONS, CRITERIA
 from tlt_prune.config.settings import OneOf, Settings, at_most
 from tlt_prune.config.tasks import task_sections
-
-Share = Annotated[float, Field(ge=0, le=1)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1), at_most(2**31 - 1, "it is counted in 32 bits")]
-Batch = Annotated[int, Field(ge=1), at_most(65_536, "a batch is in memory at once")]
-Pixels = Annotated[int, Field(ge=1), at_most(16_384, "a picture is decoded in memory")]
-Epochs = Annotated[int, Field(ge=1), at_most(1_000_000, "every epoch has its line and its checkpoint")]
+from tlt_prune.config.train_sections import Train
+from tlt_prune.config.values import (
+    Batch,
+    CalibrationMethod,
+    Count,
+    Epochs,
+    NonNegative,
+    Percentile,
+    Pixels,
+    Positive,
+    Share,
+)
 
 
 class Augmentation(Settings):
@@ -59,6 +63,7 @@ class Dataset(Settings):
         test_fraction: share held out of sets that come without a test split.
         ignore_exif_orientation: take pictures as they are stored, as the toolkit does, and do not turn them as their EXIF entry
             says and viewers show them. TIFF files are always turned.
+        augmentation: random changes of training pictures.
         split_seed: of that split. It is not `train.random_seed`: all runs share the same test split.
     """
 
@@ -89,6 +94,15 @@ class Model(Settings):
 
     Attributes:
         backbone: as in TAO: "resnet_10", "resnet_18", "efficientnet-b0"...
+        input_width, input_height: size of the pictures in pixels.
+        input_channels: 1 for gray pictures, 3 for color.
+        use_batch_norm: batch normalization after convolutions.
+        use_bias: biases of convolutions.
+        use_pooling: pooling between the blocks of ResNets and VGGs; without, strides take its place.
+        all_projections: a 1x1 convolution on every shortcut of ResNets and MobileNet v2, not only where the shape changes.
+        freeze_bn: batch normalization is not trained and runs in inference mode while training.
+        freeze_blocks: numbers of the blocks whose convolutions are not trained.
+        data_format: order of the axes inside the model.
         width: factor of all filter counts.
         retain_head: keep the head of the architecture's template; otherwise it is TAO's: pooling over the whole map and one
             dense layer called "predictions".
@@ -133,133 +147,16 @@ class Model(Settings):
         return self
 
 
-class RegConfig(Settings):
-    """Weight decay, the reason why filters become prunable.
-
-    Attributes:
-        type: "L1", "L2", "group_lasso" (the sum of the filters' norms, which drives whole filters to zero) or "none".
-        scope: layer kinds that get it: "conv2d" (all convolutions) and "dense".
-        weight_decay: factor of the sum of |w| or w^2 of kernels.
-        bias: regularize biases as well.
-        bn_scale_decay: factor of the sum of |gamma| of batch normalizations, which prepares for `prune.criterion: BNScale`.
-    """
-
-    type: Literal["L1", "L2", "group_lasso", "none"] = "L2"
-    scope: tuple[Literal["conv2d", "dense"], ...] = ("conv2d", "dense")
-    weight_decay: NonNegative = 1.5e-5
-    bias: bool = False
-    bn_scale_decay: NonNegative = 0.0
-
-
-class BNConfig(Settings):
-    """Batch normalization of the models this package builds; the default is the toolkit templates' own."""
-
-    momentum: Share = 0.99
-    epsilon: Positive = 1e-3
-
-
-class OptimConfig(Settings):
-    """Optimizer. `momentum` and `nesterov` belong to SGD, the betas to Adam, `rho` to RMSprop, epsilon to both of these.
-
-    `decay` divides the schedule's rate by 1 + decay * step, as Keras 2's optimizers did.
-    """
-
-    optimizer: Literal["sgd", "adam", "rmsprop"] = "sgd"
-    decay: NonNegative = 0.0
-    rho: Share = 0.9
-    momentum: Share = 0.9
-    nesterov: bool = True
-    beta_1: Share = 0.9
-    beta_2: Share = 0.999
-    epsilon: Positive = 1e-7
-
-
-class LRConfig(Settings):
-    """Learning rate a step. `soft_start` and `annealing_points` are shares of the whole training.
-
-    `gamma` and `step_size` (a percentage of the training) belong to "step" and "exponential": see `training.schedules`.
-    `rewind_to` is for retraining: the schedule starts at that share of it (Renda et al., "Comparing Rewinding and Fine-tuning in
-    Neural Network Pruning", 2020, arXiv:2003.02389: learning-rate rewinding).
-    """
-
-    scheduler: Literal["soft_anneal", "cosine", "step", "exponential"] = "cosine"
-    gamma: Share = 0.1
-    step_size: Annotated[float, Field(gt=0, le=100)] = 10.0
-    learning_rate: Positive = 0.05
-    soft_start: Share = 0.05
-    annealing_points: tuple[Share, ...] = (0.33, 0.66, 0.88)
-    annealing_divider: Positive = 10.0
-    min_lr_ratio: Share = 0.0
-    rewind_to: Annotated[float, Field(ge=0, lt=1)] = 0.0
-
-
-class EarlyStop(Settings):
-    """Stops when validation accuracy has not grown for `patience` epochs; 0 never stops."""
-
-    patience: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    min_delta: NonNegative = 0.0
-
-
-class Distill(Settings):
-    """Knowledge distillation from an unpruned model.
-
-    Attributes:
-        teacher: its .keras file; empty for no distillation.
-        alpha: weight of what the teacher says; the labels have the rest.
-        temperature: probabilities are softened by it.
-    """
-
-    teacher: str = ""
-    alpha: Share = 0.5
-    temperature: Positive = 4.0
-
-
-CalibrationMethod = Literal["min_max", "percentile", "entropy"]
-Percentile = Annotated[float, Field(gt=50, le=100)]
-
-
-class QatConfig(Settings):
-    """Quantization-aware training: see `tlt_prune.quantization.quantization_aware`.
-
-    Attributes:
-        ranges: of activations: "moving" follows the batches, "learned" is trained with the weights.
-        method, percentile: how they follow from data at the beginning.
-        samples: training pictures for that.
-        excluded_layers: names or patterns of layers that stay float.
-    """
-
-    ranges: Literal["moving", "learned"] = "moving"
-    method: CalibrationMethod = "percentile"
-    percentile: Percentile = 99.99
-    samples: Count = 500
-    excluded_layers: tuple[str, ...] = ()
-
-
-class Train(Settings):
-    """Training. A pruned model is retrained by giving its path as `pretrained_model_path`."""
-
-    pretrained_model_path: str = ""
-    checkpoint_interval: Count = 1
-    batch_size_per_gpu: Batch = 64
-    num_epochs: Epochs = 100
-    random_seed: Annotated[int, Field(ge=0, lt=2**31)] = 42
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    tensorboard: bool = True
-    keep_best: bool = True
-    """Also keep the model of the epoch that did best in validation, as best.keras."""
-    qat: bool = False
-    """Train the model of `pretrained_model_path` with quantization in the loop, as `qat_config` says."""
-    reg_config: RegConfig = RegConfig()
-    bn_config: BNConfig = BNConfig()
-    lr_config: LRConfig = LRConfig()
-    optim_config: OptimConfig = OptimConfig()
-    early_stop: EarlyStop = EarlyStop()
-    distill: Distill = Distill()
-    qat_config: QatConfig = QatConfig()
-
-
 class Evaluate(Settings):
-    """Scoring of a .keras file, a SavedModel folder or an .onnx file. An empty dataset_path means the test split."""
+    """Scoring of a .keras file, a SavedModel folder, an .onnx or a .tflite file.
+
+    Attributes:
+        model_path: the model.
+        dataset_path: a folder of class folders; empty for the test split of `dataset`.
+        batch_size: pictures in a batch; it does not change the scores.
+        top_k: a picture counts where its class is among that many most probable ones.
+        classmap: accepted as the toolkit's specs have it; class names travel with the model.
+    """
 
     model_path: str = ""
     dataset_path: str = ""
@@ -291,7 +188,9 @@ class Prune(Options):
     """What goes: the options of `tlt_prune.prune_model`, and where from and to. Layers are given by name or pattern."""
 
     model_path: str = ""
+    """The trained .keras model."""
     output_path: str = ""
+    """The pruned model to write; empty for `<results_dir>/prune/model.keras`."""
     criterion: CriterionName = "auto"
     """What a filter is worth. "auto": with a threshold or a ratio "L2", the toolkit's `min_weight`; with another budget "Fisher"
     where the spec has a dataset."""
@@ -338,7 +237,14 @@ class Prune(Options):
 
 
 class Inference(Settings):
-    """Classification of pictures: a folder or one file."""
+    """Running a model on pictures.
+
+    Attributes:
+        model_path: the model: .keras, SavedModel, .onnx or .tflite.
+        image_dir: a folder of pictures or one file; empty for held-out data.
+        classmap: a JSON file {class name: index}, as tlt-train writes it; empty for the names that travel with the model.
+        batch_size: pictures in a batch.
+    """
 
     model_path: str = ""
     image_dir: str = ""
@@ -350,6 +256,7 @@ class Export(Settings):
     """Export formats.
 
     Attributes:
+        model_path: the trained .keras model.
         onnx_file, saved_model_dir, litert_file: outputs; empty means a name in `<results_dir>/export`.
         formats: of "saved_model", "onnx", "litert".
         preprocessing: give the SavedModel a second signature, "serve_pictures", that takes pictures as they are.
@@ -406,6 +313,7 @@ class Spec(Settings):
     Attributes:
         task: "classification", or "detection": then the toolkit's sections of DetectNet_v2 stand beside these, in YAML or as the
             toolkit's protobuf text (a file whose name does not end in .yaml).
+        results_dir: folder for whatever the scripts write.
         experiment: the sections that only this task reads.
     """
 

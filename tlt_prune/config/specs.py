@@ -16,23 +16,18 @@ import yaml
 
 from tlt_prune.config.sections import (
     Augmentation,
-    BNConfig,
     Dataset,
-    EarlyStop,
     Evaluate,
     Export,
     Inference,
-    LRConfig,
     Model,
-    OptimConfig,
     Prune,
-    RegConfig,
     Spec,
-    Train,
 )
 from tlt_prune.config.settings import Settings, problems
 from tlt_prune.config.tasks import task_sections
 from tlt_prune.config.texts import TextError, read_text, yaml_of
+from tlt_prune.config.train_sections import BNConfig, EarlyStop, LRConfig, OptimConfig, RegConfig, Train
 from tlt_prune.errors import SpecError
 
 __all__ = [

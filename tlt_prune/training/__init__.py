@@ -1,5 +1,6 @@
 """Training and evaluation: regularizers, schedules, the loop that survives being killed, and scores."""
 
+from tlt_prune.training.distillation import Distillation, LabelAccuracy, with_teacher
 from tlt_prune.training.evaluation import Scores, score
 from tlt_prune.training.loop import TrainingJob, TrainResult, train
 from tlt_prune.training.narrow_shortcuts import subsampled_first
@@ -8,7 +9,9 @@ from tlt_prune.training.regularizers import GroupLasso, regularizer, set_regular
 from tlt_prune.training.schedules import learning_rate
 
 __all__ = [
+    "Distillation",
     "GroupLasso",
+    "LabelAccuracy",
     "Objective",
     "Rows",
     "Scores",
@@ -21,4 +24,5 @@ __all__ = [
     "set_regularizers",
     "subsampled_first",
     "train",
+    "with_teacher",
 ]

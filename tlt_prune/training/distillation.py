@@ -60,10 +60,19 @@ def _parts(y_true: Any, y_pred: Any) -> tuple[Any, Any]:
 
 
 def with_teacher(batches: Any, teacher: keras.Model, student: keras.Model, axis: int = -1) -> Any:
-    """Batches whose targets, of one output or several, have beside them what the teacher says, along `axis`.
+    """Batches whose targets have the teacher's probabilities beside the labels, for `Distillation`.
+
+    Args:
+        batches: a `tf.data.Dataset` of `(x, y)`, labels one-hot, of one output or several.
+        teacher: takes the same inputs and has outputs of the same shapes as the student; its weights are frozen.
+        student: the model that is to be trained with them.
+        axis: of labels and outputs, along which classes lie.
+
+    Returns:
+        A `tf.data.Dataset` of `(x, y)` with `y` twice as long along `axis`.
 
     Raises:
-        TrainingError: the teacher takes or says something else than the student.
+        TrainingError: the teacher's inputs or outputs have other shapes than the student's.
     """
     for what, theirs, own in (
         ("takes inputs", teacher.input_shape, student.input_shape),
@@ -79,7 +88,7 @@ def with_teacher(batches: Any, teacher: keras.Model, student: keras.Model, axis:
 
     def beside(x: Any, y: Any) -> Any:
         said = keras.tree.flatten(teacher(x, training=False))
-        both = [tf.concat([a, b], axis=axis) for a, b in zip(keras.tree.flatten(y), said, strict=True)]
+        both = [tf.concat([tf.cast(a, b.dtype), b], axis=axis) for a, b in zip(keras.tree.flatten(y), said, strict=True)]
         return x, keras.tree.pack_sequence_as(y, both)
 
     return batches.map(beside).prefetch(tf.data.AUTOTUNE)

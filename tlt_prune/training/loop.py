@@ -17,7 +17,7 @@ from typing import Any
 import keras
 import pandas as pd
 
-from tlt_prune.config.sections import Train
+from tlt_prune.config.train_sections import Train
 from tlt_prune.io import files
 from tlt_prune.io.model_info import ModelInfo
 from tlt_prune.training.callbacks import Best, Finite, History, Line, Save, Schedule, TensorBoard, best_epoch

@@ -7,7 +7,7 @@ import pathlib
 from typing import TYPE_CHECKING, Any
 
 from tlt_prune import training
-from tlt_prune.config.sections import OptimConfig, RegConfig, Train
+from tlt_prune.config.train_sections import OptimConfig, RegConfig, Train
 from tlt_prune.detection import dataset, experiment, messages
 from tlt_prune.detection.targets import Rasterizer
 from tlt_prune.detection.training import AutoWeighting, objective

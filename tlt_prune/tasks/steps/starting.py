@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from tlt_prune import quantization
-from tlt_prune.config.sections import QatConfig
+from tlt_prune.config.train_sections import QatConfig
 from tlt_prune.errors import SpecError
 from tlt_prune.io.console import say
 from tlt_prune.onnx.predictor import Predictor, load_predictor

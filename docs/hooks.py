@@ -1,0 +1,260 @@
+"""What the site shows of the code: spec keys from the settings classes, flags from the scripts, notebooks, the changelog.
+
+A page asks for a generated part with a line `<!-- generated: NAME -->`; see `PARTS`.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import inspect
+import json
+import pathlib
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+from xml.etree import ElementTree
+
+import annotated_types
+import nbformat
+import pydantic
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+SCRIPTS = ("train", "prune", "evaluate", "infer", "export")
+_ALIAS = "Alias for --"
+# Bounds of integer types say nothing to a reader.
+_TOLD = 1e9
+_MARK = re.compile(r"^<!-- generated: (\w+) -->$", re.MULTILINE)
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Adds what lies outside of docs/pages."""
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        files.append(File.generated(config, f"notebooks/{path.stem}.md", content=notebook_page(path)))
+    files.append(File.generated(config, "changelog.md", abs_src_path=str(ROOT / "CHANGELOG.md")))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
+    """Puts generated parts into the places that ask for them."""
+    return _MARK.sub(lambda match: PARTS[match[1]](), markdown)
+
+
+# Notebooks
+
+
+def notebook_page(path: pathlib.Path) -> str:
+    """A stored notebook with its outputs, as Markdown."""
+    notebook = nbformat.read(path, as_version=4)
+    parts = []
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            parts.append(cell.source)
+        else:
+            parts += [_fenced(cell.source, "python"), *(_output(output) for output in cell.outputs)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _output(output: Any) -> str:
+    """A picture, a table or a text, whichever is the richest that the cell gave."""
+    data = output.get("data", {})
+    if "image/png" in data:
+        encoded = "".join(data["image/png"].split())
+        return f'<img alt="output of the cell above" src="data:image/png;base64,{encoded}">'
+    if "text/html" in data:
+        html = re.sub(r"<style.*?</style>", "", data["text/html"], flags=re.DOTALL).replace(' class="dataframe"', "")
+        # Without empty lines and indents, which Markdown would read.
+        return '<div class="scroll">' + "".join(line.strip() for line in html.splitlines()) + "</div>"
+    return _fenced(output.get("text") or data.get("text/plain", ""), "text")
+
+
+def _fenced(text: str, language: str) -> str:
+    return f"```{language}\n{text.rstrip()}\n```"
+
+
+# Spec keys
+
+
+def spec_keys() -> str:
+    """One table per section of a spec, with type, default and meaning of each key."""
+    from tlt_prune.config import Spec
+
+    return "\n\n".join(_section(Spec, ""))
+
+
+def option_keys() -> str:
+    """The table of the options of a prune."""
+    from tlt_prune.config import Options
+
+    return "\n".join(_table(Options, ""))
+
+
+def _section(kind: type[pydantic.BaseModel], path: str) -> Iterator[str]:
+    """A heading, a summary and a table for a class of settings, and then for each of the sections in it."""
+    title = f"`{path.removesuffix('.')}`" if path else "Top level"
+    summary = inspect.cleandoc(kind.__doc__ or "").split("\n\nAttributes:")[0]
+    yield f"## {title}\n\n{summary}\n\n" + "\n".join(_table(kind, path))
+    for name, field in kind.model_fields.items():
+        inner = _settings_in(field.annotation)
+        if inner is not None and name != "experiment":
+            yield from _section(inner, f"{path}{name}.")
+
+
+def _settings_in(annotation: Any) -> type[pydantic.BaseModel] | None:
+    is_settings = isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel)
+    return annotation if is_settings else None
+
+
+def _table(kind: type[pydantic.BaseModel], path: str) -> Iterator[str]:
+    described = _attributes(kind)
+    yield "| key | values | default | meaning |"
+    yield "|---|---|---|---|"
+    for name, field in kind.model_fields.items():
+        # What became of keys that are accepted and ignored; nobody writes it.
+        if name == "ignored":
+            continue
+        meaning = " ".join((field.description or described.get(name, "")).split())
+        inner = _settings_in(field.annotation)
+        if inner is not None:
+            meaning = meaning or inspect.cleandoc(inner.__doc__ or "").partition("\n\n")[0]
+            heading = f"{path}{name}".replace(".", "")
+            cells = [f"[section](#{heading})", "", meaning]
+        else:
+            cells = [_values(field.annotation, field.metadata), f"`{_default(field)}`", meaning[:1].upper() + meaning[1:]]
+        yield f"| `{path}{name}` | " + " | ".join(_cell(x) for x in cells) + " |"
+
+
+def _attributes(kind: type[pydantic.BaseModel]) -> dict[str, str]:
+    """Field -> its entry under `Attributes:` in the docstring."""
+    _, _, text = inspect.cleandoc(kind.__doc__ or "").partition("Attributes:\n")
+    entries = re.findall(r"^ {4}(\w[\w, ]*): (.*(?:\n {8}.*)*)", text, re.MULTILINE)
+    return {name.strip(): meaning for names, meaning in entries for name in names.split(",")}
+
+
+def _default(field: Any) -> str:
+    value = field.get_default(call_default_factory=True)
+    if isinstance(value, tuple):
+        value = list(value)
+    return json.dumps(value)
+
+
+def _values(annotation: Any, metadata: list[Any]) -> str:
+    """What a key may hold, in words."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if hasattr(annotation, "__metadata__"):
+        return _values(arguments[0], list(annotation.__metadata__))
+    names = _registered(metadata)
+    if names:
+        return ", ".join(f"`{json.dumps(x)}`" for x in names)
+    if origin is Literal:
+        return ", ".join(f"`{json.dumps(x)}`" for x in arguments)
+    if origin in (Union, UnionType):
+        return " or ".join(dict.fromkeys(_values(x, metadata) for x in arguments))
+    if origin is tuple:
+        return f"list of {_values(arguments[0], [])}"
+    if origin is dict or "Mapping" in str(origin):
+        return "map"
+    if "Callable" in str(origin):
+        return "function"
+    kinds = {int: "whole number", float: "number", str: "text", bool: "true or false", type(None): "null", type: "class"}
+    return kinds.get(annotation, "map") + _bounds(metadata)
+
+
+def _registered(metadata: list[Any]) -> list[str]:
+    """The names that a value may be, where they come from a registry."""
+    return [name for x in metadata if callable(names := getattr(x, "names", None)) for name in names()]
+
+
+def _bounds(metadata: list[Any]) -> str:
+    flat = [y for x in metadata for y in (getattr(x, "metadata", None) or [x])]
+    words = {annotated_types.Ge: ("ge", "≥"), annotated_types.Gt: ("gt", ">")}
+    words |= {annotated_types.Le: ("le", "≤"), annotated_types.Lt: ("lt", "<")}
+    told = [x for x in flat if type(x) in words and getattr(x, words[type(x)][0]) < _TOLD]
+    bounds = [f"{words[type(x)][1]} {getattr(x, words[type(x)][0]):g}" for x in told]
+    return f", {' and '.join(bounds)}" if bounds else ""
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+# Sections of a detection spec
+
+
+def detection_keys() -> str:
+    """One table per message of the toolkit's detection specs."""
+    schema = json.loads(importlib.resources.files("tlt_prune.detection").joinpath("experiment_schema.json").read_text("utf-8"))
+    messages = schema["messages"]
+    order, waiting = [], ["Experiment"]
+    while waiting:
+        name = waiting.pop(0)
+        if name not in order:
+            order.append(name)
+            waiting += [field["message"] for field in messages[name] if "message" in field]
+    return "\n\n".join(f"## {name}\n\n" + "\n".join(_message_table(messages[name])) for name in order)
+
+
+def _message_table(fields: list[dict[str, Any]]) -> Iterator[str]:
+    yield "| key | values |"
+    yield "|---|---|"
+    for field in fields:
+        kind = field["type"]
+        if "message" in field:
+            kind = f"[{field['message']}](#{re.sub(r'[^a-z]', '', field['message'].lower())})"
+        elif kind == "enum":
+            kind = ", ".join(f"`{x}`" for x in field["values"])
+        if field["type"] == "map":
+            value = field["value"]
+            kind = f"map of {field['key']} to {kind if 'message' in field else value}"
+        yield f"| `{field['name']}` | {kind}{', repeated' if field.get('repeated') else ''} |"
+
+
+# Flags
+
+
+def flags() -> str:
+    """What each script says with `--help`, as tables."""
+    return "\n\n".join(_script(name) for name in SCRIPTS)
+
+
+def _script(name: str) -> str:
+    command = [sys.executable, "-m", f"tlt_prune.cli.{name}", "--helpxml"]
+    xml = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False).stdout
+    tree = ElementTree.fromstring(xml)
+    usage = inspect.cleandoc(tree.findtext("usage") or "")
+    head, _, rest = usage.partition("\n\n")
+    rows = [f"## tlt-{name}", head, f"```text\n{rest.rstrip()}\n```", "| flag | values | meaning |\n|---|---|---|"]
+    flags_of_script = [flag for flag in tree.iter("flag") if flag.findtext("key") == "yes"]
+    aliases = {
+        str(flag.findtext("meaning")).removeprefix(_ALIAS).rstrip("."): flag.findtext("name")
+        for flag in flags_of_script
+        if str(flag.findtext("meaning")).startswith(_ALIAS)
+    }
+    for flag in flags_of_script:
+        if not str(flag.findtext("meaning")).startswith(_ALIAS):
+            rows[-1] += "\n" + _flag(flag, aliases.get(flag.findtext("name") or ""))
+    return "\n\n".join(rows)
+
+
+def _flag(flag: ElementTree.Element, alias: str | None) -> str:
+    long, short = flag.findtext("name"), flag.findtext("short_name") or alias
+    kind = flag.findtext("type") or ""
+    choices = [f"`{x.text}`" for x in flag.iter("enum_value")]
+    meaning = " ".join((flag.findtext("meaning") or "").split())
+    meaning = re.sub(r"^<[^>]*>: ?|; ?repeat this option to specify a list of values$", "", meaning)
+    values = ", ".join(choices) or {"bool": "", "multi string": "text, repeatable", "string": "text"}.get(kind, kind)
+    names = f"`--{long}`" + (f", `-{short}`" if short else "")
+    return f"| {names} | {_cell(values)} | {_cell(meaning)} |"
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "spec_keys": spec_keys,
+    "option_keys": option_keys,
+    "detection_keys": detection_keys,
+    "flags": flags,
+}

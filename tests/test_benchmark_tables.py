@@ -1,0 +1,37 @@
+"""The figures on the benchmark pages are those of the benchmarks' files."""
+
+from __future__ import annotations
+
+import pathlib
+
+import bench_criteria
+import bench_peer
+import bench_training
+import pandas as pd
+import pytest
+
+TABLES = {
+    "criteria": (bench_criteria.criterion_rows, bench_criteria.TABLE, 12),
+    "budgets": (bench_criteria.budget_rows, bench_criteria.TABLE, 8),
+    "peer": (bench_peer.peer_rows, bench_peer.TABLE, 12),
+    "scratch": (bench_training.scratch_rows, bench_training.SCRATCH, 2),
+    "decay": (bench_training.decay_rows, bench_training.DECAY, 5),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_row_is_on_a_page(name: str, root: pathlib.Path) -> None:
+    rows_of, table, count = TABLES[name]
+    rows: list[str] = rows_of(pd.read_csv(table))
+    pages = (root / "docs/pages/benchmarks").glob("*.md")
+    lines = [line for page in pages for line in page.read_text("utf-8").splitlines()]
+    assert len(rows) == count
+    assert [row for row in rows if row not in lines] == []
+
+
+@pytest.mark.parametrize("page", ["docs/pages/index.md", "docs/pages/benchmarks/index.md"])
+def test_the_main_table_is_the_same_everywhere(page: str, root: pathlib.Path) -> None:
+    rows = [line for line in (root / "README.md").read_text("utf-8").splitlines() if line.startswith("|")]
+    assert len(rows) == 6
+    lines = (root / page).read_text("utf-8").splitlines()
+    assert [row for row in rows if row not in lines] == []
