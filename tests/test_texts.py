@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from tlt_prune.config import specs
-from tlt_prune.config.texts import TextError, json_of, nfc, read_lines, read_text, shown, yaml_of
+from tlt_prune.config.texts import TextError, json_of, nfc, read_lines, read_text, shown
+from tlt_prune.config.yaml_texts import parse_yaml
 from tlt_prune.detection.kitti import parse_labels
 from tlt_prune.detection.reading import load_coco
 from tlt_prune.errors import DataError, PlanError, SpecError, TltPruneError
@@ -288,7 +289,7 @@ def test_any_text_is_read_or_refused_in_a_line(tmp_path: pathlib.Path) -> None:
     coco, names, spec = tmp_path / "coco.json", tmp_path / "names.txt", tmp_path / "spec.yaml"
     readers: list[Any] = [
         lambda text: specs.load_spec(spec),
-        lambda text: yaml_of(text),
+        lambda text: parse_yaml(text),
         lambda text: json_of(text),
         lambda text: PruningPlan.from_json("{" + text),
         lambda text: parse_labels(text, "a.txt"),

@@ -309,12 +309,6 @@ class Prune(Options):
     """Of the weights that stay: every kernel takes that many different values, so that the file compresses well, and the model
     trains on with that, for `sparsity_epochs`; 0 leaves them free. Comes last, as `sparsity`, and instead of it."""
 
-    @pydantic.field_validator("sparsity", mode="before")
-    @classmethod
-    def _not_a_time(cls, value: object) -> object:
-        # YAML 1.1 reads an unquoted 2:4 as minutes and seconds.
-        return "2:4" if value == 124 else value
-
     @pydantic.model_validator(mode="after")
     def _one_of_both(self) -> Prune:
         if self.clusters == 1:
