@@ -6,9 +6,9 @@ import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tlt_prune import data, extras, training
+from tlt_prune import data, training
 from tlt_prune.config import Spec
-from tlt_prune.errors import MissingPackageError, SpecError
+from tlt_prune.errors import SpecError
 from tlt_prune.io import model_info
 from tlt_prune.io.console import say
 from tlt_prune.onnx.predictor import Predictor, load_predictor
@@ -127,23 +127,8 @@ def training_pictures(
     )
 
 
-def examples(task: Task, predictor: Predictor, *, required: bool) -> Examples | None:
-    """See `Task.examples`."""
-    if not task.has_data:
-        if required:
-            raise SpecError(
-                "prune: what is asked for needs data. Expected a spec (-e) whose dataset.train_dataset_path is the model's "
-                "training data."
-            )
-        say("No dataset is given (-e spec): pruned by norms, as the toolkit does, and nothing is compensated.")
-        return None
-    try:
-        extras.require("train", "tlt-prune with a dataset")
-    except MissingPackageError as error:
-        if required:
-            raise
-        say(f"{error} Without: pruned by norms, as the toolkit does, and nothing is compensated.")
-        return None
+def examples(task: Task, predictor: Predictor) -> Examples:
+    """See `Task.examples`; the task has data, and what reads it is installed."""
     spec, form, first = agreed(task.spec, predictor)
     split = _in_the_models_order(data.load_splits(spec.dataset, form)[:1], predictor)[0]
     few = split.sample(spec.prune.samples, spec.train.random_seed)
