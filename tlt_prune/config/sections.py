@@ -5,7 +5,6 @@ Names are those of TAO's TensorFlow 2 classification specs.
 
 from __future__ import annotations
 
-import difflib
 from typing import Annotated, Any, Literal, Self
 
 import pydantic
@@ -72,22 +71,11 @@ class Dataset(Settings):
     augmentation: Augmentation = Augmentation()
 
 
-# Of `tlt_prune.models`, which a spec is read without; a test holds the two together.
-BACKBONES = (
-    *(f"resnet{n}" for n in (10, 18, 20, 32, 34, 44, 50, 56, 101, 110, 152)),
-    *("vgg16", "vgg19", "alexnet", "googlenet", "mobilenet_v1", "mobilenet_v2", "squeezenet"),
-    *("darknet19", "darknet53", "cspdarknet19", "cspdarknet53", "cspdarknet_tiny"),
-    *(f"efficientnet_b{n}" for n in range(6)),
-    "shufflenet",
-    *(f"helnet{n}" for n in (6, 10, 12, 18, 26, 34)),
-)
-
-
 class Model(Settings):
     """Architecture.
 
     Attributes:
-        backbone: as in TAO: "resnet_10", "resnet_18", "efficientnet-b0"...
+        backbone: one of `tlt_prune.models.names()`, or as in TAO: "resnet_18", "efficientnet-b0"...
         width: factor of all filter counts.
         retain_head: keep the head of the architecture's template; otherwise it is TAO's: pooling over the whole map and one
             dense layer called "predictions".
@@ -114,16 +102,6 @@ class Model(Settings):
     retain_head: bool = False
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     activation_type: str | None = None
-
-    @pydantic.field_validator("backbone")
-    @classmethod
-    def _is_known(cls, value: str) -> str:
-        wanted = value.lower().replace("-", "").replace("_", "")
-        if wanted not in (name.replace("_", "") for name in BACKBONES):
-            near = difflib.get_close_matches(value.lower().replace("-", "_"), BACKBONES, n=1)
-            hint = f" Did you mean '{near[0]}'?" if near else ""
-            raise ValueError(f"expected one of {', '.join(BACKBONES)}.{hint} Received: {value[:40]!r}")
-        return value
 
     @pydantic.model_validator(mode="after")
     def _depth_fits(self) -> Self:

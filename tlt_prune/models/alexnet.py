@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import keras
 
-from tlt_prune.models.blocks import Net, Options, inputs
+from tlt_prune.models.blocks import ArchitectureOptions, Net, inputs
+from tlt_prune.models.registry import register
 
 Shape = Sequence[int | None]
 
@@ -14,8 +15,13 @@ Shape = Sequence[int | None]
 _LAYERS = ((96, 11, 4, True), (256, 5, 1, True), (384, 3, 1, False), (384, 3, 1, False), (256, 3, 1, False))
 
 
+@register({"alexnet": ()})
 def alexnet(
-    input_shape: Shape = (224, 224, 3), classes: int | None = None, *, hidden: int = 4096, options: Options | None = None
+    input_shape: Shape = (224, 224, 3),
+    classes: int | None = None,
+    *,
+    hidden: int = 4096,
+    options: ArchitectureOptions | None = None,
 ) -> keras.Model:
     """Builds AlexNet, without normalization, as in the paper.
 
@@ -25,7 +31,7 @@ def alexnet(
         hidden: width of fc6 and fc7.
         options: what all architectures share.
     """
-    o = options or Options()
+    o = options or ArchitectureOptions()
     net = Net(o)
     image = x = inputs(o, input_shape)
     for i, (filters, kernel, stride, pooled) in enumerate(_LAYERS, start=1):

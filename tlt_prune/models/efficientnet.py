@@ -8,7 +8,8 @@ from typing import Any
 
 import keras
 
-from tlt_prune.models.blocks import Net, Options, divisible, inputs
+from tlt_prune.models.blocks import ArchitectureOptions, Net, divisible, inputs
+from tlt_prune.models.registry import register
 
 Shape = Sequence[int | None]
 
@@ -36,13 +37,14 @@ def _head_initializer() -> Any:
     return keras.initializers.VarianceScaling(1 / 3, "fan_out", "uniform")
 
 
+@register({f"efficientnet_b{n}": (n,) for n in range(6)}, detector={}, detectors=["efficientnet_b0"])
 def efficientnet(
     variant: int,
     input_shape: Shape = (224, 224, 3),
     classes: int | None = None,
     *,
     stride16: bool = False,
-    options: Options | None = None,
+    options: ArchitectureOptions | None = None,
 ) -> keras.Model:
     """Builds an EfficientNet.
 
@@ -59,7 +61,7 @@ def efficientnet(
     if variant not in _SCALES:
         raise ValueError(f"Expected an EfficientNet variant of {sorted(_SCALES)}. Received: {variant}.")
     width, depth, dropout = _SCALES[variant]
-    o = options or Options()
+    o = options or ArchitectureOptions()
     net = Net(o, use_bias=False, activation="swish")
     image = inputs(o, input_shape)
     x = net.pad(image, _padding(net, image, 3), "stem_conv_pad")

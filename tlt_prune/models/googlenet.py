@@ -7,7 +7,8 @@ from typing import Any
 
 import keras
 
-from tlt_prune.models.blocks import Net, Options, inputs
+from tlt_prune.models.blocks import ArchitectureOptions, Net, inputs
+from tlt_prune.models.registry import register
 
 Shape = Sequence[int | None]
 
@@ -25,7 +26,13 @@ _INCEPTIONS = {
 }
 
 
-def googlenet(input_shape: Shape = (224, 224, 3), classes: int | None = None, *, options: Options | None = None) -> keras.Model:
+@register({"googlenet": ()}, detector={})
+def googlenet(
+    input_shape: Shape = (224, 224, 3),
+    classes: int | None = None,
+    *,
+    options: ArchitectureOptions | None = None,
+) -> keras.Model:
     """Builds GoogLeNet; without a head its total stride is 16.
 
     Args:
@@ -33,7 +40,7 @@ def googlenet(input_shape: Shape = (224, 224, 3), classes: int | None = None, *,
         classes: outputs of the head (avg_pool, output_fc); None for a bare backbone.
         options: what all architectures share.
     """
-    o = options or Options()
+    o = options or ArchitectureOptions()
     net = Net(o)
     image = inputs(o, input_shape)
     x = _conv(net, image, 64, 7, "conv1", 0, strides=2, norm="bn_conv1")

@@ -7,7 +7,8 @@ from typing import Any
 
 import keras
 
-from tlt_prune.models.blocks import Net, Options, inputs, letters
+from tlt_prune.models.blocks import ArchitectureOptions, Net, inputs, letters
+from tlt_prune.models.registry import register
 
 Shape = Sequence[int | None]
 
@@ -16,13 +17,14 @@ _WIDTHS = (64, 128, 256, 512)
 _STRIDES = (2, 2, 2, 1)
 
 
+@register({f"helnet{n}": (n,) for n in _REPEATS})
 def helnet(
     layers: int,
     input_shape: Shape = (224, 224, 3),
     classes: int | None = None,
     *,
     pooling: bool = False,
-    options: Options | None = None,
+    options: ArchitectureOptions | None = None,
 ) -> keras.Model:
     """Builds a HelNet.
 
@@ -38,7 +40,7 @@ def helnet(
     """
     if layers not in _REPEATS:
         raise ValueError(f"Expected HelNet layers to be one of {sorted(_REPEATS)}. Received: layers={layers}.")
-    o = options or Options()
+    o = options or ArchitectureOptions()
     net = Net(o, use_bias=not o.use_batch_norm)
     image = inputs(o, input_shape)
     x = net.act(net.norm(net.conv(image, 64, 7, 2, name="conv1", block=0), "bn_conv1"))

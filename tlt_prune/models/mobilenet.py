@@ -7,7 +7,8 @@ from typing import Any
 
 import keras
 
-from tlt_prune.models.blocks import Net, Options, divisible, inputs
+from tlt_prune.models.blocks import ArchitectureOptions, Net, divisible, inputs
+from tlt_prune.models.registry import register
 
 Shape = Sequence[int | None]
 
@@ -25,6 +26,7 @@ _V2 = (
 )
 
 
+@register({"mobilenet_v1": ()}, detector={"stride": 16})
 def mobilenet_v1(
     input_shape: Shape = (224, 224, 3),
     classes: int | None = None,
@@ -32,7 +34,7 @@ def mobilenet_v1(
     alpha: float = 1.0,
     stride: int = 32,
     dropout: float = 1e-3,
-    options: Options | None = None,
+    options: ArchitectureOptions | None = None,
 ) -> keras.Model:
     """Builds MobileNet.
 
@@ -44,7 +46,7 @@ def mobilenet_v1(
         dropout: before the head.
         options: what all architectures share; activation "relu" or "relu6".
     """
-    o = options or Options()
+    o = options or ArchitectureOptions()
     net = Net(o, use_bias=False)
     relu = _relu_name(net)
     image = inputs(o, input_shape)
@@ -63,6 +65,7 @@ def mobilenet_v1(
     return keras.Model(image, x, name=_name("mobilenet", o, classes))
 
 
+@register({"mobilenet_v2": ()}, detector={"stride": 16})
 def mobilenet_v2(
     input_shape: Shape = (224, 224, 3),
     classes: int | None = None,
@@ -70,7 +73,7 @@ def mobilenet_v2(
     alpha: float = 1.0,
     stride: int = 32,
     all_projections: bool = False,
-    options: Options | None = None,
+    options: ArchitectureOptions | None = None,
 ) -> keras.Model:
     """Builds MobileNet v2.
 
@@ -82,7 +85,7 @@ def mobilenet_v2(
         all_projections: a 1x1 convolution (no bias, no batch norm) on every shortcut.
         options: what all architectures share; activation "relu" or "relu6".
     """
-    o = options or Options()
+    o = options or ArchitectureOptions()
     net = Net(o, use_bias=False)
     image = inputs(o, input_shape)
     x = net.pad(image, (1, 1), "conv1_pad")
@@ -142,5 +145,5 @@ def _full(stride: int) -> bool:
     return stride == 32
 
 
-def _name(base: str, o: Options, classes: int | None) -> str:
+def _name(base: str, o: ArchitectureOptions, classes: int | None) -> str:
     return base + ("_bn" if o.use_batch_norm else "") + ("_add_head" if classes is not None else "")

@@ -7,7 +7,8 @@ from typing import Any
 
 import keras
 
-from tlt_prune.models.blocks import Net, Options, inputs
+from tlt_prune.models.blocks import ArchitectureOptions, Net, inputs
+from tlt_prune.models.registry import register
 
 Shape = Sequence[int | None]
 
@@ -15,6 +16,7 @@ _OUT_CHANNELS = {1: 144, 2: 200, 3: 240, 4: 272, 8: 384}
 _UNITS = (3, 7, 3)
 
 
+@register({"shufflenet": ()})
 def shufflenet(
     input_shape: Shape = (224, 224, 3),
     classes: int | None = None,
@@ -22,7 +24,7 @@ def shufflenet(
     groups: int = 1,
     scale_factor: float = 1.0,
     bottleneck_ratio: float = 0.25,
-    options: Options | None = None,
+    options: ArchitectureOptions | None = None,
 ) -> keras.Model:
     """Builds ShuffleNet; its total stride is 32.
 
@@ -42,7 +44,7 @@ def shufflenet(
             f"Expected groups of {sorted(_OUT_CHANNELS)} and a scale_factor in steps of 0.25. "
             f"Received: groups={groups}, scale_factor={scale_factor}."
         )
-    o = options or Options()
+    o = options or ArchitectureOptions()
     net = Net(o, use_bias=False)
     image = inputs(o, input_shape)
     x = net.conv(image, int(24 * scale_factor), 3, 2, name="conv1", block=1, activation="relu")

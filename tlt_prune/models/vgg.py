@@ -7,7 +7,8 @@ from typing import Any
 
 import keras
 
-from tlt_prune.models.blocks import Net, Options, inputs, letters
+from tlt_prune.models.blocks import ArchitectureOptions, Net, inputs, letters
+from tlt_prune.models.registry import register
 
 Shape = Sequence[int | None]
 
@@ -15,6 +16,7 @@ _REPEATS = {16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 _WIDTHS = (64, 128, 256, 512, 512)
 
 
+@register({f"vgg{n}": (n,) for n in _REPEATS}, classifier={"use_pooling": False}, detector={"use_pooling": False})
 def vgg(
     layers: int,
     input_shape: Shape = (224, 224, 3),
@@ -23,7 +25,7 @@ def vgg(
     use_pooling: bool = True,
     dropout: float = 0.5,
     hidden: int = 4096,
-    options: Options | None = None,
+    options: ArchitectureOptions | None = None,
 ) -> keras.Model:
     """Builds a VGG; without a head its total stride is 16.
 
@@ -41,7 +43,7 @@ def vgg(
     """
     if layers not in _REPEATS:
         raise ValueError(f"Expected VGG layers to be one of {sorted(_REPEATS)}. Received: layers={layers}.")
-    o = options or Options()
+    o = options or ArchitectureOptions()
     net = Net(o)
     image = x = inputs(o, input_shape)
     for block, (repeat, width) in enumerate(zip(_REPEATS[layers], _WIDTHS, strict=True), start=1):
