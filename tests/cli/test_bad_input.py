@@ -320,7 +320,7 @@ def test_one_clear_line(job: pathlib.Path, script: str, arguments: list[str], me
 
 def test_a_picture_of_sixteen_bits_is_scaled(job: pathlib.Path, tmp_path: pathlib.Path) -> None:
     from tlt_prune.data import PictureFormat
-    from tlt_prune.data.sources import read_picture
+    from tlt_prune.data.formats import read_picture
 
     values = np.linspace(0, 65535, 64).reshape(8, 8).astype(np.uint16)
     Image.fromarray(values).save(tmp_path / "deep.png")

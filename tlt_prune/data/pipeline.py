@@ -11,7 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 from tlt_prune.config.specs import Augmentation, Dataset
-from tlt_prune.data.sources import PictureFormat, Split, read_picture
+from tlt_prune.data.formats import PictureFormat, read_picture
+from tlt_prune.data.splits import Split
 from tlt_prune.errors import SpecError
 
 _TORCH_MEAN = (0.485, 0.456, 0.406)
