@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tlt_prune import data
-from tlt_prune.config.specs import Augmentation, Dataset
+from tlt_prune.config.specs import AugmentationConfig, Dataset
 from tlt_prune.data import folders, formats
 from tlt_prune.data.pipeline import preprocess
 from tlt_prune.errors import DataError
@@ -135,7 +135,7 @@ def test_npz_errors(tmp_path: pathlib.Path) -> None:
 
 
 def digits_pipeline(first_epoch: int, **changes: object) -> list[tuple[np.ndarray, np.ndarray]]:
-    spec = dataset("sklearn_digits", preprocess_mode="unit", augmentation=Augmentation(**changes))  # type: ignore[arg-type]
+    spec = dataset("sklearn_digits", preprocess_mode="unit", augmentation=AugmentationConfig(**changes))  # type: ignore[arg-type]
     train, _ = data.load_splits(spec, data.PictureFormat(8, 8, 1))
     small = dataclasses.replace(train, images=train.images[:50], labels=train.labels[:50])
     pipeline = data.training_pipeline(

@@ -9,7 +9,7 @@ import pytest
 
 from tlt_prune import models, prune_model
 from tlt_prune.models.blocks import ArchitectureOptions, Net, inputs
-from tlt_prune.models.registry import registered
+from tlt_prune.models.registry import registered_architecture
 
 
 def toy(depth: int, input_shape: Any, classes: int | None = None, *, pool: bool = True, options: Any = None) -> keras.Model:
@@ -25,7 +25,9 @@ def toy(depth: int, input_shape: Any, classes: int | None = None, *, pool: bool 
 
 
 def test_a_new_architecture_is_built_pruned_and_put_under_heads() -> None:
-    with registered({"toy2": (2,), "toy_3": (3,)}, toy, classifier={"pool": False}, detector={"pool": False}, detectors=["toy2"]):
+    with registered_architecture(
+        {"toy2": (2,), "toy_3": (3,)}, toy, classifier={"pool": False}, detector={"pool": False}, detectors=["toy2"]
+    ):
         assert {"toy2", "toy_3", "detectnet_v2_toy2"} == {name for name in models.names() if "toy" in name}
         assert models.own_options("Toy-2") == {"pool"}
         model = models.build("toy3", (64, 64, 3), 5)
@@ -39,7 +41,7 @@ def test_a_new_architecture_is_built_pruned_and_put_under_heads() -> None:
 
 
 def test_a_name_is_taken_once() -> None:
-    with pytest.raises(ValueError, match="'vgg16' is registered already"), registered({"vgg16": (2,)}, toy):
+    with pytest.raises(ValueError, match="'vgg16' is registered already"), registered_architecture({"vgg16": (2,)}, toy):
         pass
     assert models.build("vgg16", (32, 32, 3), width=0.125).name == "vgg16_bn"
 

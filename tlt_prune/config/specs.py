@@ -14,7 +14,7 @@ from typing import Any
 import pydantic
 
 from tlt_prune.config.sections import (
-    Augmentation,
+    AugmentationConfig,
     BNConfig,
     Dataset,
     EarlyStop,
@@ -36,7 +36,7 @@ from tlt_prune.config.yaml_texts import dump_yaml, parse_yaml
 from tlt_prune.errors import SpecError
 
 __all__ = [
-    "Augmentation",
+    "AugmentationConfig",
     "BNConfig",
     "Dataset",
     "EarlyStop",

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tlt_prune.config.texts import check_name, nfc, shown
-from tlt_prune.data.formats import PictureFormat, read_picture
+from tlt_prune.data.formats import PictureFormat, load_picture
 from tlt_prune.data.pictures import SUFFIXES, list_pictures
 from tlt_prune.data.splits import Split
 from tlt_prune.errors import DataError
@@ -54,7 +54,7 @@ def load_folder(path: pathlib.Path, form: PictureFormat, *, training: bool = Fal
     paths = np.array([str(x) for x in files])
     images = paths
     if len(paths) * math.prod(form.size) * form.depth // 8 <= _MEMORY_BYTES:
-        images = np.stack([read_picture(x, form) for x in files])
+        images = np.stack([load_picture(x, form) for x in files])
     return Split(images, np.array(labels, np.int64), classes)
 
 
@@ -65,7 +65,7 @@ def picture_batches(paths: Sequence[pathlib.Path], form: PictureFormat, size: in
         DataError: one cannot be read.
     """
     for start in range(0, len(paths), size):
-        yield np.stack([read_picture(x, form) for x in paths[start : start + size]])
+        yield np.stack([load_picture(x, form) for x in paths[start : start + size]])
 
 
 def pictures_of(split: Split, form: PictureFormat, size: int) -> Iterator[NDArray[Any]]:

@@ -49,7 +49,7 @@ class PictureFormat:
         return np.uint16 if self.depth == 16 else np.uint8
 
 
-def read_picture(path: str | pathlib.Path, form: PictureFormat) -> NDArray[Any]:
+def load_picture(path: str | pathlib.Path, form: PictureFormat) -> NDArray[Any]:
     """Reads one picture, in `form`.
 
     Raises:

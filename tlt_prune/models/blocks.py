@@ -14,6 +14,9 @@ from typing import Any
 
 import keras
 
+# (height, width, channels), whatever the data format; None is open.
+InputShape = Sequence[int | None]
+
 
 @dataclasses.dataclass(frozen=True)
 class ArchitectureOptions:
@@ -240,7 +243,7 @@ _ACTIVATIONS: dict[str, Callable[..., Any]] = {
 }
 
 
-def inputs(options: ArchitectureOptions, input_shape: Sequence[int | None], name: str = "input_1") -> Any:
+def inputs(options: ArchitectureOptions, input_shape: InputShape, name: str = "input_1") -> Any:
     """The input tensor; `input_shape` is (height, width, channels) whatever the data format."""
     height, width, channels = input_shape
     first = options.data_format == "channels_first"

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import keras
 
-from tlt_prune.models.blocks import ArchitectureOptions, Net, inputs
-from tlt_prune.models.registry import register
-
-Shape = Sequence[int | None]
+from tlt_prune.models.blocks import ArchitectureOptions, InputShape, Net, inputs
+from tlt_prune.models.registry import register_architecture
 
 _WIDTHS = (64, 128, 256, 512, 1024)
 # convolutions of each block of DarkNet 19 after its first; residuals of each block of DarkNet 53
@@ -18,9 +15,13 @@ _LAYERS_19 = (0, 2, 2, 4, 4)
 _RESIDUALS_53 = (1, 2, 8, 8, 4)
 
 
-@register({f"darknet{n}": (n,) for n in (19, 53)}, detector={})
+@register_architecture({f"darknet{n}": (n,) for n in (19, 53)}, detector={})
 def darknet(
-    layers: int, input_shape: Shape = (224, 224, 3), classes: int | None = None, *, options: ArchitectureOptions | None = None
+    layers: int,
+    input_shape: InputShape = (224, 224, 3),
+    classes: int | None = None,
+    *,
+    options: ArchitectureOptions | None = None,
 ) -> keras.Model:
     """Builds a DarkNet; its total stride is 32.
 
@@ -46,9 +47,13 @@ def darknet(
     return _finished(net, image, x, f"darknet{layers}", classes)
 
 
-@register({f"cspdarknet{n}": (n,) for n in (19, 53)})
+@register_architecture({f"cspdarknet{n}": (n,) for n in (19, 53)})
 def cspdarknet(
-    layers: int, input_shape: Shape = (224, 224, 3), classes: int | None = None, *, options: ArchitectureOptions | None = None
+    layers: int,
+    input_shape: InputShape = (224, 224, 3),
+    classes: int | None = None,
+    *,
+    options: ArchitectureOptions | None = None,
 ) -> keras.Model:
     """Builds a CSPDarkNet; its total stride is 32.
 
@@ -86,9 +91,9 @@ def cspdarknet(
     return _finished(net, image, x, f"cspdarknet{layers}", classes)
 
 
-@register({"cspdarknet_tiny": ()})
+@register_architecture({"cspdarknet_tiny": ()})
 def cspdarknet_tiny(
-    input_shape: Shape = (224, 224, 3), classes: int | None = None, *, options: ArchitectureOptions | None = None
+    input_shape: InputShape = (224, 224, 3), classes: int | None = None, *, options: ArchitectureOptions | None = None
 ) -> keras.Model:
     """Builds the backbone of YOLOv4-tiny (arXiv:2011.08036); its total stride is 32. Arguments as `cspdarknet`."""
     conv = _Conv(19, options, suffix="mish")

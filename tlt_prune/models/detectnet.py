@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import keras
 
-from tlt_prune.models.blocks import ArchitectureOptions
+from tlt_prune.models.blocks import ArchitectureOptions, InputShape
 
 
 def detectnet_v2(
     backbone: Callable[..., keras.Model],
-    input_shape: Sequence[int | None] = (544, 960, 3),
+    input_shape: InputShape = (544, 960, 3),
     classes: int | None = 3,
     *,
     options: ArchitectureOptions | None = None,

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import keras
 
-from tlt_prune.models.blocks import ArchitectureOptions, Net, inputs
-from tlt_prune.models.registry import register
-
-Shape = Sequence[int | None]
+from tlt_prune.models.blocks import ArchitectureOptions, InputShape, Net, inputs
+from tlt_prune.models.registry import register_architecture
 
 # 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, pool projection
 _INCEPTIONS = {
@@ -26,9 +23,9 @@ _INCEPTIONS = {
 }
 
 
-@register({"googlenet": ()}, detector={})
+@register_architecture({"googlenet": ()}, detector={})
 def googlenet(
-    input_shape: Shape = (224, 224, 3),
+    input_shape: InputShape = (224, 224, 3),
     classes: int | None = None,
     *,
     options: ArchitectureOptions | None = None,

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import keras
 
-from tlt_prune.models.blocks import ArchitectureOptions, Net, inputs, letters
-from tlt_prune.models.registry import register
-
-Shape = Sequence[int | None]
+from tlt_prune.models.blocks import ArchitectureOptions, InputShape, Net, inputs, letters
+from tlt_prune.models.registry import register_architecture
 
 _REPEATS = {6: (1, 1, 1, 1), 10: (1, 1, 1, 1), 12: (1, 1, 2, 1), 18: (2, 2, 2, 2), 26: (3, 4, 3, 2), 34: (3, 4, 6, 3)}
 _WIDTHS = (64, 128, 256, 512)
 _STRIDES = (2, 2, 2, 1)
 
 
-@register({f"helnet{n}": (n,) for n in _REPEATS})
+@register_architecture({f"helnet{n}": (n,) for n in _REPEATS})
 def helnet(
     layers: int,
-    input_shape: Shape = (224, 224, 3),
+    input_shape: InputShape = (224, 224, 3),
     classes: int | None = None,
     *,
     pooling: bool = False,

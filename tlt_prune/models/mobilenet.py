@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import keras
 
-from tlt_prune.models.blocks import ArchitectureOptions, Net, divisible, inputs
-from tlt_prune.models.registry import register
-
-Shape = Sequence[int | None]
+from tlt_prune.models.blocks import ArchitectureOptions, InputShape, Net, divisible, inputs
+from tlt_prune.models.registry import register_architecture
 
 # filters and stride of the depthwise-separable blocks; the last two belong to stride 32 only
 _V1 = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *((512, 1),) * 5, (1024, 2), (1024, 1))
@@ -26,9 +23,9 @@ _V2 = (
 )
 
 
-@register({"mobilenet_v1": ()}, detector={"stride": 16})
+@register_architecture({"mobilenet_v1": ()}, detector={"stride": 16})
 def mobilenet_v1(
-    input_shape: Shape = (224, 224, 3),
+    input_shape: InputShape = (224, 224, 3),
     classes: int | None = None,
     *,
     alpha: float = 1.0,
@@ -65,9 +62,9 @@ def mobilenet_v1(
     return keras.Model(image, x, name=_name("mobilenet", o, classes))
 
 
-@register({"mobilenet_v2": ()}, detector={"stride": 16})
+@register_architecture({"mobilenet_v2": ()}, detector={"stride": 16})
 def mobilenet_v2(
-    input_shape: Shape = (224, 224, 3),
+    input_shape: InputShape = (224, 224, 3),
     classes: int | None = None,
     *,
     alpha: float = 1.0,

@@ -1,6 +1,7 @@
 """Architectures by name: `build(name, input_shape, classes, **options)`.
 
-Each architecture is a function in a module of this package that registers itself with `@register`: a new one is a new file.
+Each architecture is a function in a module of this package that registers itself with `@register_architecture`: a new one is a
+new file.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any, TypeVar
 
 import keras
 
-from tlt_prune.models.blocks import ArchitectureOptions, Net
+from tlt_prune.models.blocks import ArchitectureOptions, InputShape, Net
 
 Builder = Callable[..., keras.Model]
 B = TypeVar("B", bound=Builder)
@@ -43,7 +44,7 @@ class Architecture:
 _ARCHITECTURES: dict[str, Architecture] = {}
 
 
-def register(
+def register_architecture(
     names: Mapping[str, Sequence[Any]],
     *,
     classifier: Mapping[str, Any] | None = None,
@@ -73,10 +74,10 @@ def register(
 
 
 @contextlib.contextmanager
-def registered(names: Mapping[str, Sequence[Any]], function: Builder, **defaults: Any) -> Iterator[None]:
+def registered_architecture(names: Mapping[str, Sequence[Any]], function: Builder, **defaults: Any) -> Iterator[None]:
     """Registers an architecture for the length of a block: for tests."""
-    load()
-    register(names, **defaults)(function)
+    load_architectures()
+    register_architecture(names, **defaults)(function)
     try:
         yield
     finally:
@@ -85,7 +86,7 @@ def registered(names: Mapping[str, Sequence[Any]], function: Builder, **defaults
 
 
 @functools.cache
-def load() -> None:
+def load_architectures() -> None:
     """Imports all modules of this package, which registers their architectures."""
     package = importlib.import_module("tlt_prune.models")
     for module in pkgutil.iter_modules(package.__path__):
@@ -94,7 +95,7 @@ def load() -> None:
 
 def names() -> list[str]:
     """Names of all architectures, detectors after the backbones."""
-    load()
+    load_architectures()
     return [*_ARCHITECTURES, *(_DETECTOR + name for name, x in _ARCHITECTURES.items() if x.detector is not None)]
 
 
@@ -108,9 +109,7 @@ def own_options(name: str) -> frozenset[str]:
     return frozenset(_split(parameters)[1]) - {"input_shape", "classes", "options"}
 
 
-def build(
-    name: str, input_shape: Sequence[int | None] = (224, 224, 3), classes: int | None = None, **options: Any
-) -> keras.Model:
+def build(name: str, input_shape: InputShape = (224, 224, 3), classes: int | None = None, **options: Any) -> keras.Model:
     """Builds an architecture by name, with the head of its template.
 
     Args:
@@ -135,7 +134,7 @@ def build(
 
 
 def classifier(
-    name: str, input_shape: Sequence[int | None] = (224, 224, 3), classes: int = 1000, *, dropout: float = 0.0, **options: Any
+    name: str, input_shape: InputShape = (224, 224, 3), classes: int = 1000, *, dropout: float = 0.0, **options: Any
 ) -> keras.Model:
     """Builds the toolkit's classification network: a bare backbone, pooling over its whole map, and one dense layer.
 

@@ -6,13 +6,12 @@ which the toolkit does not have, under the same layer names.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import keras
 
-from tlt_prune.models.blocks import ArchitectureOptions, Net, inputs, letters
-from tlt_prune.models.registry import register
+from tlt_prune.models.blocks import ArchitectureOptions, InputShape, Net, inputs, letters
+from tlt_prune.models.registry import register_architecture
 
 _WIDTHS = (64, 128, 256, 512)
 _SMALL = (20, 32, 44, 56, 110)
@@ -31,7 +30,7 @@ _PLANS: dict[int, _Plan] = {
 LAYERS = tuple(sorted(_PLANS))
 
 
-@register(
+@register_architecture(
     {f"resnet{n}": (n,) for n in LAYERS},
     classifier={"use_pooling": False, "all_projections": True},
     detector={"use_pooling": False, "all_projections": True},
@@ -39,7 +38,7 @@ LAYERS = tuple(sorted(_PLANS))
 )
 def resnet(
     layers: int,
-    input_shape: Sequence[int | None] = (224, 224, 3),
+    input_shape: InputShape = (224, 224, 3),
     classes: int | None = None,
     *,
     all_projections: bool = False,

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import keras
 
-from tlt_prune.models.blocks import ArchitectureOptions, Net, inputs
-from tlt_prune.models.registry import register
-
-Shape = Sequence[int | None]
+from tlt_prune.models.blocks import ArchitectureOptions, InputShape, Net, inputs
+from tlt_prune.models.registry import register_architecture
 
 _OUT_CHANNELS = {1: 144, 2: 200, 3: 240, 4: 272, 8: 384}
 _UNITS = (3, 7, 3)
 
 
-@register({"shufflenet": ()})
+@register_architecture({"shufflenet": ()})
 def shufflenet(
-    input_shape: Shape = (224, 224, 3),
+    input_shape: InputShape = (224, 224, 3),
     classes: int | None = None,
     *,
     groups: int = 1,

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import keras
 
-from tlt_prune.models.blocks import ArchitectureOptions, Net, inputs
-from tlt_prune.models.registry import register
-
-Shape = Sequence[int | None]
+from tlt_prune.models.blocks import ArchitectureOptions, InputShape, Net, inputs
+from tlt_prune.models.registry import register_architecture
 
 # squeeze and expand widths of the fire modules, by their number
 _FIRES = {2: (16, 64), 3: (16, 64), 4: (32, 128), 5: (32, 128), 6: (48, 192), 7: (48, 192), 8: (64, 256), 9: (64, 256)}
 
 
-@register({"squeezenet": ()}, detector={})
+@register_architecture({"squeezenet": ()}, detector={})
 def squeezenet(
-    input_shape: Shape = (224, 224, 3),
+    input_shape: InputShape = (224, 224, 3),
     classes: int | None = None,
     *,
     skip: bool = False,

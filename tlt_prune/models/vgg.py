@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import keras
 
-from tlt_prune.models.blocks import ArchitectureOptions, Net, inputs, letters
-from tlt_prune.models.registry import register
-
-Shape = Sequence[int | None]
+from tlt_prune.models.blocks import ArchitectureOptions, InputShape, Net, inputs, letters
+from tlt_prune.models.registry import register_architecture
 
 _REPEATS = {16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 _WIDTHS = (64, 128, 256, 512, 512)
 
 
-@register({f"vgg{n}": (n,) for n in _REPEATS}, classifier={"use_pooling": False}, detector={"use_pooling": False})
+@register_architecture({f"vgg{n}": (n,) for n in _REPEATS}, classifier={"use_pooling": False}, detector={"use_pooling": False})
 def vgg(
     layers: int,
-    input_shape: Shape = (224, 224, 3),
+    input_shape: InputShape = (224, 224, 3),
     classes: int | None = None,
     *,
     use_pooling: bool = True,

@@ -17,7 +17,7 @@ Predict = Callable[[NDArray[Any]], NDArray[Any]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Scores:
+class ClassificationScores:
     """What a model achieves on a split.
 
     Attributes:
@@ -50,7 +50,7 @@ class Scores:
         return paths
 
 
-def score(predict: Predict, batches: Iterable[Any], classes: Sequence[str], top_k: int = 3) -> Scores:
+def score(predict: Predict, batches: Iterable[Any], classes: Sequence[str], top_k: int = 3) -> ClassificationScores:
     """Scores a model.
 
     Args:
@@ -75,7 +75,7 @@ def score(predict: Predict, batches: Iterable[Any], classes: Sequence[str], top_
     confusion = np.zeros((len(classes), len(classes)), dtype=np.int64)
     np.add.at(confusion, (target, predictions), 1)
     chosen = probabilities[np.arange(len(target)), target]
-    return Scores(
+    return ClassificationScores(
         accuracy=float(np.mean(predictions == target)),
         top_k=k,
         top_k_accuracy=float(np.mean((ranked == target[:, None]).any(axis=1))),
