@@ -103,8 +103,9 @@ def _read_npz(path: pathlib.Path, keys: Sequence[str]) -> list[NDArray[Any]]:
         total = sum(sizes.get(key, 0) for key in keys)
         if total > memory.limit():
             raise DataError(
-                f"{path} holds arrays of {memory.readable(total)}. Expected what fits into the {memory.readable(memory.limit())} of "
-                "memory here: give a folder of class folders instead, which is read while training."
+                f"{path} holds arrays of {memory.readable(total)}. Expected what fits into the "
+                f"{memory.readable(memory.limit())} of memory here: give a folder of class folders "
+                "instead, which is read while training."
             )
         with np.load(path) as data:
             missing = [key for key in keys if key not in data]
