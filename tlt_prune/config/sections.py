@@ -17,10 +17,10 @@ from tlt_prune.config.tasks import task_sections
 Share = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-PositiveInt = Annotated[int, Field(ge=1), at_most(2**31 - 1, "it is counted in 32 bits")]
-BatchSize = Annotated[int, Field(ge=1), at_most(65_536, "a batch is in memory at once")]
-PixelCount = Annotated[int, Field(ge=1), at_most(16_384, "a picture is decoded in memory")]
-EpochCount = Annotated[int, Field(ge=1), at_most(1_000_000, "every epoch has its line and its checkpoint")]
+Count = Annotated[int, Field(ge=1), at_most(2**31 - 1, "it is counted in 32 bits")]
+Batch = Annotated[int, Field(ge=1), at_most(65_536, "a batch is in memory at once")]
+Pixels = Annotated[int, Field(ge=1), at_most(16_384, "a picture is decoded in memory")]
+Epochs = Annotated[int, Field(ge=1), at_most(1_000_000, "every epoch has its line and its checkpoint")]
 
 
 class AugmentationConfig(Settings):
@@ -86,8 +86,8 @@ class Model(Settings):
     """
 
     backbone: str = "resnet_18"
-    input_width: PixelCount = 224
-    input_height: PixelCount = 224
+    input_width: Pixels = 224
+    input_height: Pixels = 224
     input_channels: Literal[1, 3] = 3
     input_image_depth: Literal[8, 16] = 8
     resize_interpolation_method: Literal["bilinear", "bicubic", "nearest", "lanczos", "box", "hamming"] = "bilinear"
@@ -208,7 +208,7 @@ class QatConfig(Settings):
     ranges: Literal["moving", "learned"] = "moving"
     method: CalibrationMethod = "percentile"
     percentile: Percentile = 99.99
-    samples: PositiveInt = 500
+    samples: Count = 500
     excluded_layers: tuple[str, ...] = ()
 
 
@@ -216,9 +216,9 @@ class Train(Settings):
     """Training. A pruned model is retrained by giving its path as `pretrained_model_path`."""
 
     pretrained_model_path: str = ""
-    checkpoint_interval: PositiveInt = 1
-    batch_size_per_gpu: BatchSize = 64
-    num_epochs: EpochCount = 100
+    checkpoint_interval: Count = 1
+    batch_size_per_gpu: Batch = 64
+    num_epochs: Epochs = 100
     random_seed: Annotated[int, Field(ge=0, lt=2**31)] = 42
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     tensorboard: bool = True
@@ -240,8 +240,8 @@ class Evaluate(Settings):
 
     model_path: str = ""
     dataset_path: str = ""
-    batch_size: BatchSize = 64
-    top_k: PositiveInt = 3
+    batch_size: Batch = 64
+    top_k: Count = 3
     classmap: str = ""
 
 
@@ -258,9 +258,9 @@ class PruningSchedule(Settings):
         epochs: of training after each step but the last, by the spec's `train` section.
     """
 
-    steps: PositiveInt = 1
+    steps: Count = 1
     kind: Literal["linear", "cubic"] = "cubic"
-    epochs: EpochCount = 1
+    epochs: Epochs = 1
 
 
 class Prune(Options):
@@ -274,14 +274,14 @@ class Prune(Options):
     compensation: CompensationName | tuple[CompensationName, ...] = "auto"
     """What gives back to the rest what the removed channels contributed, one or several, in order: "bias", "least_squares",
     "batch_norm" or "none". "auto" is "least_squares" where the spec has a dataset, else "none"."""
-    samples: PositiveInt = 1000
+    samples: Count = 1000
     """Pictures of the training split for what takes data."""
     schedule: PruningSchedule = PruningSchedule()
     """Several prunes with training in between, like "{steps: 3, epochs: 2}"."""
     sparsity: Literal["none", "2:4"] = "none"
     """Of the weights that stay: "2:4" leaves two in every four along the input channels, for sparse tensor cores, and trains on
     with that. Without a budget nothing else is removed. Comes last: a training after it would fill the zeros."""
-    sparsity_epochs: EpochCount = 3
+    sparsity_epochs: Epochs = 3
     """Epochs of training with the sparsity or the clusters, at a tenth of `train.lr_config.learning_rate`."""
     clusters: Annotated[int, Field(ge=0, le=65_536)] = 0
     """Of the weights that stay: every kernel takes that many different values, so that the file compresses well, and the model
@@ -313,7 +313,7 @@ class Inference(Settings):
     model_path: str = ""
     image_dir: str = ""
     classmap: str = ""
-    batch_size: BatchSize = 64
+    batch_size: Batch = 64
 
 
 class Export(Settings):
@@ -358,16 +358,16 @@ class Export(Settings):
     calibration: CalibrationMethod = "percentile"
     percentile: Percentile = 99.99
     cal_image_dir: str = ""
-    batches: PositiveInt = 32
-    batch_size: BatchSize = 16
+    batches: Count = 32
+    batch_size: Batch = 16
     cal_cache_file: str = ""
     excluded_nodes: tuple[str, ...] = ()
     engine_file: str = ""
     tolerance: Positive | None = None
-    parity_samples: PositiveInt = 64
-    max_batch_size: BatchSize = 16
-    opt_batch_size: BatchSize = 1
-    min_batch_size: BatchSize = 1
+    parity_samples: Count = 64
+    max_batch_size: Batch = 16
+    opt_batch_size: Batch = 1
+    min_batch_size: Batch = 1
 
 
 class Spec(Settings):
