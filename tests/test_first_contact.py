@@ -18,7 +18,6 @@ from helpers import randomize
 
 import tlt_prune
 from tlt_prune.config.options import BUDGETS, Options
-from tlt_prune.config.sections import BACKBONES
 from tlt_prune.errors import PlanError
 
 
@@ -170,12 +169,6 @@ def test_exports_on_jax_say_what_they_need(tmp_path: pathlib.Path) -> None:
     for line, name in zip(lines, names, strict=True):
         assert line.startswith(f"{name} needs Keras on TensorFlow, and this process runs it on jax.")
         assert "KERAS_BACKEND=tensorflow" in line
-
-
-def test_the_backbones_of_specs_are_those_of_the_models() -> None:
-    from tlt_prune.models import registry
-
-    assert set(BACKBONES) == set(registry._BACKBONES)
 
 
 @pytest.mark.parametrize("suffix", [".tlt", ".etlt", ".engine", ".plan", ".pt", ".pb", ".yaml", ".bin"])

@@ -6,10 +6,10 @@ import pathlib
 
 import pydantic
 import pytest
-import yaml
 
 from tlt_prune.config.options import Options
 from tlt_prune.config.specs import Spec, load_spec, spec_from_dict, to_yaml
+from tlt_prune.config.yaml_texts import parse_yaml
 from tlt_prune.errors import SpecError
 
 SPECS = sorted((pathlib.Path(__file__).resolve().parent.parent / "specs").glob("*.yaml"))
@@ -46,7 +46,7 @@ def test_a_tao_spec_needs_only_its_paths() -> None:
     evaluate: {dataset_path: val, checkpoint: model.keras, top_k: 3, batch_size: 256, n_workers: 8}
     prune: {checkpoint: model.keras, threshold: 0.68, granularity: 8, min_num_filters: 16, excluded_layers: []}
     """
-    spec = spec_from_dict(yaml.safe_load(text))
+    spec = spec_from_dict(parse_yaml(text))
     assert spec.prune.model_path == spec.evaluate.model_path == "model.keras"
     assert spec.train.reg_config.weight_decay == 5e-5
     assert spec.dataset.augmentation.enable_color_augmentation is True
@@ -111,7 +111,7 @@ def test_specs_are_frozen_and_round_trip() -> None:
     spec = load_spec(SPECS[0])
     with pytest.raises(pydantic.ValidationError, match="frozen"):
         spec.results_dir = "x"  # type: ignore[misc]
-    assert spec_from_dict(yaml.safe_load(to_yaml(spec))) == spec
+    assert spec_from_dict(parse_yaml(to_yaml(spec))) == spec
     assert spec_from_dict({}) == Spec()
 
 
@@ -149,5 +149,4 @@ def test_the_prune_section_is_the_options_of_prune_model() -> None:
 
 @pytest.mark.parametrize("text", ["2:4", '"2:4"', "'2:4'"])
 def test_sparsity_need_not_be_quoted(text: str) -> None:
-    # YAML 1.1 reads 2:4 as 124, minutes and seconds.
     assert load_spec(None, [f"prune.sparsity={text}"]).prune.sparsity == "2:4"

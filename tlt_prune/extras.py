@@ -1,4 +1,4 @@
-"""Optional packages: what brings them, said in one line where one is missing."""
+"""Optional packages: which extra brings each, and the one-line error where one is missing."""
 
 from __future__ import annotations
 
@@ -7,24 +7,47 @@ import sys
 
 from tlt_prune.errors import MissingPackageError
 
-# As in setup.cfg: extra -> what it brings, by import name.
+# As in setup.cfg: extra -> import names of the packages that it brings.
 EXTRAS = {
-    "train": ("h5py", "matplotlib", "mlxtend", "PIL", "sklearn", "tensorboard"),
+    "train": ("matplotlib", "mlxtend", "PIL", "sklearn", "tensorboard"),
     "export": ("onnx", "onnxruntime", "onnxslim", "tf2onnx"),
     "litert": ("ai_edge_litert",),
-    "detection": ("pycocotools",),
+    "detection": ("google.protobuf", "pycocotools", "scipy", "sklearn"),
+    "sparsity": ("tensorflow_model_optimization", "tf_keras"),
+    "jax": ("jax",),
 }
 
 
 def require(extra: str, what: str, *packages: str) -> None:
-    """Raises MissingPackageError, naming `what` cannot work, where a package of `extra` (or of those named) is not installed."""
+    """Checks that the packages of an extra can be imported.
+
+    Args:
+        extra: a key of `EXTRAS`.
+        what: the job that needs them; the message begins with it.
+        *packages: import names of the packages needed; by default all of the extra.
+
+    Raises:
+        MissingPackageError: one is not installed; the message says how to install it.
+    """
     for package in packages or EXTRAS[extra]:
-        if importlib.util.find_spec(package) is None:
+        if not _is_installed(package):
             raise MissingPackageError(f"{what} needs {package}, which is not installed: pip install 'tlt_prune[{extra}]'.")
 
 
+def _is_installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    # The parent of a dotted name is missing, or a module is set to None.
+    except (ImportError, ValueError):
+        return False
+
+
 def require_tensorflow(what: str) -> None:
-    """Raises MissingPackageError, naming `what` cannot work, where Keras runs on another backend than TensorFlow."""
+    """Checks that Keras runs on TensorFlow.
+
+    Raises:
+        MissingPackageError: it runs on another backend; `what` begins the message.
+    """
     keras = sys.modules.get("keras")
     backend = keras.backend.backend() if keras is not None else "tensorflow"
     if backend != "tensorflow":

@@ -320,16 +320,16 @@ def test_one_clear_line(job: pathlib.Path, script: str, arguments: list[str], me
 
 def test_a_picture_of_sixteen_bits_is_scaled(job: pathlib.Path, tmp_path: pathlib.Path) -> None:
     from tlt_prune.data import PictureFormat
-    from tlt_prune.data.sources import read_picture
+    from tlt_prune.data.formats import load_picture
 
     values = np.linspace(0, 65535, 64).reshape(8, 8).astype(np.uint16)
     Image.fromarray(values).save(tmp_path / "deep.png")
-    eight = read_picture(tmp_path / "deep.png", PictureFormat(8, 8, 1))
+    eight = load_picture(tmp_path / "deep.png", PictureFormat(8, 8, 1))
     np.testing.assert_allclose(eight[..., 0], values / 257, atol=0.5)
-    sixteen = read_picture(tmp_path / "deep.png", PictureFormat(8, 8, 1, depth=16))
+    sixteen = load_picture(tmp_path / "deep.png", PictureFormat(8, 8, 1, depth=16))
     np.testing.assert_array_equal(sixteen[..., 0], values)
     Image.fromarray((values // 257).astype(np.uint8)).save(tmp_path / "shallow.png")
-    assert abs(int(read_picture(tmp_path / "shallow.png", PictureFormat(8, 8, 1, depth=16)).max()) - 65535) < 2
+    assert abs(int(load_picture(tmp_path / "shallow.png", PictureFormat(8, 8, 1, depth=16)).max()) - 65535) < 2
 
 
 def test_the_model_knows_itself(job: pathlib.Path) -> None:

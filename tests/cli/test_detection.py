@@ -14,11 +14,11 @@ import numpy as np
 import onnx
 import pandas as pd
 import pytest
-import yaml
 from PIL import Image
 from scripts import one_line, run, start
 
 from tlt_prune.config.specs import load_spec
+from tlt_prune.config.yaml_texts import dump_yaml, parse_yaml
 from tlt_prune.errors import TltPruneError
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -29,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """Forty pictures, and specs/demo_boxes.yaml made small."""
     folder = tmp_path_factory.mktemp("boxes")
     make_digit_boxes.main(folder / "digits", classes=3, pictures=40, size=64, seed=0)
-    spec = yaml.safe_load((ROOT / "specs/demo_boxes.yaml").read_text("utf-8").replace("data/digits", f"{folder}/digits"))
+    spec = parse_yaml((ROOT / "specs/demo_boxes.yaml").read_text("utf-8").replace("data/digits", f"{folder}/digits"))
     spec["results_dir"] = str(folder / "results")
     spec["augmentation_config"]["preprocessing"] |= {"output_image_width": 64, "output_image_height": 64}
     spec["training_config"] |= {"num_epochs": 3, "checkpoint_interval": 1}
@@ -38,13 +38,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     for config in spec["postprocessing_config"]["target_class_config"].values():
         config["clustering_config"] |= {"clustering_algorithm": "NMS", "nms_confidence_threshold": 0.01, "nms_iou_threshold": 0.3}
     spec["prune"]["samples"] = 16
-    (folder / "spec.yaml").write_text(yaml.safe_dump(spec), "utf-8")
+    (folder / "spec.yaml").write_text(dump_yaml(spec), "utf-8")
     return folder
 
 
 def changed(folder: pathlib.Path, target: pathlib.Path, **changes: Any) -> pathlib.Path:
     """The spec with dotted keys replaced."""
-    spec = yaml.safe_load((folder / "spec.yaml").read_text("utf-8"))
+    spec = parse_yaml((folder / "spec.yaml").read_text("utf-8"))
     for key, value in changes.items():
         *sections, last = key.split("__")
         part = spec
@@ -52,7 +52,7 @@ def changed(folder: pathlib.Path, target: pathlib.Path, **changes: Any) -> pathl
             part = part[int(section) if isinstance(part, list) else section]
         part[last] = value
     path = target / "changed.yaml"
-    path.write_text(yaml.safe_dump(spec), "utf-8")
+    path.write_text(dump_yaml(spec), "utf-8")
     return path
 
 
@@ -160,7 +160,7 @@ def test_the_toolkits_own_text(folder: pathlib.Path, tmp_path: pathlib.Path) -> 
 
     sections = {
         key: value
-        for key, value in yaml.safe_load((folder / "spec.yaml").read_text("utf-8")).items()
+        for key, value in parse_yaml((folder / "spec.yaml").read_text("utf-8")).items()
         if key not in ("task", "results_dir", "prune")
     }
     message = messages.from_dict(sections, "spec")

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 from PIL import Image
 from scripts import one_line, run
+
+from tlt_prune.config.yaml_texts import dump_yaml, parse_yaml
 
 
 def pictures(folder: pathlib.Path, count: int, *, deep: bool = False) -> None:
@@ -35,7 +36,7 @@ def pictures(folder: pathlib.Path, count: int, *, deep: bool = False) -> None:
 
 
 def written(path: pathlib.Path, spec: dict[str, Any]) -> pathlib.Path:
-    path.write_text(yaml.safe_dump(spec))
+    path.write_text(dump_yaml(spec))
     return path
 
 
@@ -221,7 +222,7 @@ def retraining_another_size_is_one_line(walk: pathlib.Path) -> None:
 def test_pictures_of_sixteen_bits(walk: pathlib.Path, tmp_path: pathlib.Path) -> None:
     for name, count in (("train", 12), ("val", 4)):
         pictures(tmp_path / name, count, deep=True)
-    spec = yaml.safe_load((walk / "spec.yaml").read_text())
+    spec = parse_yaml((walk / "spec.yaml").read_text())
     spec["results_dir"] = str(tmp_path / "results")
     spec["dataset"] |= {"train_dataset_path": str(tmp_path / "train"), "val_dataset_path": str(tmp_path / "val")}
     spec["model"] |= {"input_channels": 1, "input_image_depth": 16, "backbone": "resnet_10"}

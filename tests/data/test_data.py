@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from tlt_prune import data
-from tlt_prune.config.specs import Augmentation, Dataset
-from tlt_prune.data import sources
+from tlt_prune.config.specs import AugmentationConfig, Dataset
+from tlt_prune.data import folders, formats
 from tlt_prune.data.pipeline import preprocess
 from tlt_prune.errors import DataError
 
@@ -50,7 +50,7 @@ def test_large_folders_are_read_when_needed(tmp_path: pathlib.Path, monkeypatch:
     train = folder(tmp_path / "train", {"cat": 3, "dog": 3})
     spec = dataset(train, train)
     kept, _ = data.load_splits(spec, FORM)
-    monkeypatch.setattr(sources, "_MEMORY_BYTES", 0)
+    monkeypatch.setattr(folders, "_MEMORY_BYTES", 0)
     lazy, _ = data.load_splits(spec, FORM)
     assert lazy.images.ndim == 1
     args = {"batch_size": 4, "channels_first": False}
@@ -135,7 +135,7 @@ def test_npz_errors(tmp_path: pathlib.Path) -> None:
 
 
 def digits_pipeline(first_epoch: int, **changes: object) -> list[tuple[np.ndarray, np.ndarray]]:
-    spec = dataset("sklearn_digits", preprocess_mode="unit", augmentation=Augmentation(**changes))  # type: ignore[arg-type]
+    spec = dataset("sklearn_digits", preprocess_mode="unit", augmentation=AugmentationConfig(**changes))  # type: ignore[arg-type]
     train, _ = data.load_splits(spec, data.PictureFormat(8, 8, 1))
     small = dataclasses.replace(train, images=train.images[:50], labels=train.labels[:50])
     pipeline = data.training_pipeline(
@@ -208,13 +208,13 @@ def test_the_middle_of_a_picture_is_kept() -> None:
     # 48 x 96 covers 16 x 16 with 16 pixels more on every side without scaling; the middle starts at (16, 40).
     pixels = np.arange(48 * 96, dtype=np.uint16).reshape(48, 96)
     form = data.PictureFormat(16, 16, 1, depth=16, center_crop=True)
-    np.testing.assert_array_equal(sources._formed(Image.fromarray(pixels), form, "it")[..., 0], pixels[16:32, 40:56])
+    np.testing.assert_array_equal(formats._formed(Image.fromarray(pixels), form, "it")[..., 0], pixels[16:32, 40:56])
 
 
 def test_a_checksum_tells_other_pictures_of_the_same_number(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = dataset(folder(tmp_path / "a", {"cat": 3, "dog": 3}), tmp_path / "a")
     kept, _ = data.load_splits(spec, FORM)
-    monkeypatch.setattr(sources, "_MEMORY_BYTES", 0)
+    monkeypatch.setattr(folders, "_MEMORY_BYTES", 0)
     lazy, _ = data.load_splits(spec, FORM)
     assert kept.checksum() == dataclasses.replace(kept).checksum()
     assert kept.checksum() != dataclasses.replace(kept, images=255 - kept.images).checksum()

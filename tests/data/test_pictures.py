@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from tlt_prune import data
+from tlt_prune.data.formats import load_picture as classified
 from tlt_prune.data.pictures import by_name, list_pictures, open_picture
-from tlt_prune.data.sources import read_picture as classified
 from tlt_prune.detection.reading import read_picture as detected
 from tlt_prune.errors import DataError
 

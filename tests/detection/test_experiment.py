@@ -7,10 +7,10 @@ import pathlib
 from typing import Any
 
 import pytest
-import yaml
 from golden_detection import cases, load
 
 from tlt_prune.config.specs import read_yaml
+from tlt_prune.config.yaml_texts import dump_yaml
 from tlt_prune.detection import experiment, messages
 from tlt_prune.errors import SpecError
 from tlt_prune.tasks.detection import DetectionTask
@@ -52,7 +52,7 @@ def base() -> Any:
 
 def test_yaml_with_the_same_keys(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "spec.yaml"
-    path.write_text(yaml.safe_dump(messages.to_dict(base())))
+    path.write_text(dump_yaml(messages.to_dict(base())))
     assert messages.from_file(path) == base()
     (tmp_path / "spec.txt").write_text(GOLDEN["base_train"])
     assert messages.from_file(tmp_path / "spec.txt") == base()

@@ -12,7 +12,7 @@ from helpers import randomize
 
 import tlt_prune
 from tlt_prune import models
-from tlt_prune.models.blocks import Net, Options
+from tlt_prune.models.blocks import ArchitectureOptions, Net
 
 CASES = cases("same_padding.json")
 
@@ -21,7 +21,7 @@ CASES = cases("same_padding.json")
 def test_golden(case: Any) -> None:
     picture = np.array(case["input"], np.float32)[None, ..., None]
     image = keras.Input(picture.shape[1:])
-    net = Net(Options(padding="tao"), use_bias=False)
+    net = Net(ArchitectureOptions(padding="tao"), use_bias=False)
     if case["kind"] == "conv2d_same":
         model = keras.Model(image, net.conv(image, 1, case["kernel_size"], case["strides"]))
         model.set_weights([np.array(case["kernel"], np.float32)[..., None, None]])
@@ -76,7 +76,7 @@ def test_such_a_model_is_pruned_exactly() -> None:
 def test_where_cells_look() -> None:
     """Through four strides of 2, cell i is centered on pixel 16 i with it, and on 16 i + 15 without."""
     for padding, center in (("tao", 16), ("keras", 31)):
-        net = Net(Options(padding=padding), use_bias=False)
+        net = Net(ArchitectureOptions(padding=padding), use_bias=False)
         image = keras.Input((160, 160, 1))
         x = image
         for _ in range(4):

@@ -75,8 +75,20 @@ def test_scores_by_hand() -> None:
     assert scores.per_class.loc["c", "recall"] == 0.5
     assert scores.per_class.loc["b", "precision"] == 0.5
     assert scores.per_class["support"].tolist() == [1, 1, 2]
-    with pytest.raises(ValueError, match="one column a class"):
+    with pytest.raises(ValueError, match="one column for each class"):
         score(lambda x: x, [(probabilities, truth)], ["a", "b"])
+
+
+def test_scores_of_classes_without_pictures_or_predictions() -> None:
+    # Class "b" is never predicted, class "c" has no pictures.
+    probabilities = np.array([[0.7, 0.2, 0.1], [0.6, 0.3, 0.1], [0.1, 0.2, 0.7]])
+    scores = score(lambda x: x, [(probabilities, np.eye(3)[[0, 1, 0]])], ["a", "b", "c"])
+    table = scores.per_class
+    assert table.loc["b"].tolist() == [0.0, 0.0, 0.0, 1]
+    assert table.loc["c", "precision"] == 0.0
+    assert table.loc["c", ["recall", "f1"]].isna().all()
+    assert table["support"].dtype == np.int64
+    assert scores.confusion.shape == (3, 3)
 
 
 def killed_at(step: int) -> Callable[[LRConfig, int, int], float]:

@@ -5,7 +5,6 @@ Names are those of TAO's TensorFlow 2 classification specs.
 
 from __future__ import annotations
 
-import difflib
 from typing import Annotated, Any, Literal, Self
 
 import pydantic
@@ -29,7 +28,7 @@ from tlt_prune.config.values import (
 )
 
 
-class Augmentation(Settings):
+class AugmentationConfig(Settings):
     """Random changes of training pictures.
 
     Attributes:
@@ -75,25 +74,14 @@ class Dataset(Settings):
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     split_seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     ignore_exif_orientation: bool = False
-    augmentation: Augmentation = Augmentation()
-
-
-# Of `tlt_prune.models`, which a spec is read without; a test holds the two together.
-BACKBONES = (
-    *(f"resnet{n}" for n in (10, 18, 20, 32, 34, 44, 50, 56, 101, 110, 152)),
-    *("vgg16", "vgg19", "alexnet", "googlenet", "mobilenet_v1", "mobilenet_v2", "squeezenet"),
-    *("darknet19", "darknet53", "cspdarknet19", "cspdarknet53", "cspdarknet_tiny"),
-    *(f"efficientnet_b{n}" for n in range(6)),
-    "shufflenet",
-    *(f"helnet{n}" for n in (6, 10, 12, 18, 26, 34)),
-)
+    augmentation: AugmentationConfig = AugmentationConfig()
 
 
 class Model(Settings):
     """Architecture.
 
     Attributes:
-        backbone: as in TAO: "resnet_10", "resnet_18", "efficientnet-b0"...
+        backbone: one of `tlt_prune.models.names()`, or as in TAO: "resnet_18", "efficientnet-b0"...
         input_width, input_height: size of the pictures in pixels.
         input_channels: 1 for gray pictures, 3 for color.
         use_batch_norm: batch normalization after convolutions.
@@ -130,16 +118,6 @@ class Model(Settings):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     activation_type: str | None = None
 
-    @pydantic.field_validator("backbone")
-    @classmethod
-    def _is_known(cls, value: str) -> str:
-        wanted = value.lower().replace("-", "").replace("_", "")
-        if wanted not in (name.replace("_", "") for name in BACKBONES):
-            near = difflib.get_close_matches(value.lower().replace("-", "_"), BACKBONES, n=1)
-            hint = f" Did you mean '{near[0]}'?" if near else ""
-            raise ValueError(f"expected one of {', '.join(BACKBONES)}.{hint} Received: {value[:40]!r}")
-        return value
-
     @pydantic.model_validator(mode="after")
     def _depth_fits(self) -> Self:
         if self.input_image_depth == 16 and self.input_channels != 1:
@@ -169,7 +147,7 @@ CriterionName = Annotated[str, OneOf(lambda: ("auto", *CRITERIA.names()))]
 CompensationName = Annotated[str, OneOf(lambda: ("auto", "none", *COMPENSATIONS.names()))]
 
 
-class Schedule(Settings):
+class PruningSchedule(Settings):
     """Pruning in steps, with training in between.
 
     Attributes:
@@ -199,7 +177,7 @@ class Prune(Options):
     else "none"."""
     samples: Count = 1000
     """Pictures of the training split for what takes data."""
-    schedule: Schedule = Schedule()
+    schedule: PruningSchedule = PruningSchedule()
     """Several prunes with training in between, like "{steps: 3, epochs: 2}"."""
     sparsity: Literal["none", "2:4"] = "none"
     """Of the weights that stay: "2:4" leaves two in every four along the input channels, for sparse tensor cores, and trains on
@@ -209,12 +187,6 @@ class Prune(Options):
     clusters: Annotated[int, Field(ge=0, le=65_536)] = 0
     """Of the weights that stay: every kernel takes that many different values, so that the file compresses well, and the model
     trains on with that, for `sparsity_epochs`; 0 leaves them free. Comes last, as `sparsity`, and instead of it."""
-
-    @pydantic.field_validator("sparsity", mode="before")
-    @classmethod
-    def _not_a_time(cls, value: object) -> object:
-        # YAML 1.1 reads an unquoted 2:4 as minutes and seconds.
-        return "2:4" if value == 124 else value
 
     @pydantic.model_validator(mode="after")
     def _one_of_both(self) -> Prune:

@@ -27,17 +27,24 @@ class Settings(pydantic.BaseModel):
     def _plain(cls, data: Any) -> Any:
         if not isinstance(data, Mapping):
             return data
-        return {key: cls._in_any_case(str(key), _as_plain(value, str(key))) for key, value in data.items()}
+        return {key: cls._normalized(str(key), _as_plain(value, str(key))) for key, value in data.items()}
 
     @classmethod
-    def _in_any_case(cls, key: str, value: Any) -> Any:
-        """Where one of several names is expected, "l2" and "SGD" are as good as "L2" and "sgd"."""
+    def _normalized(cls, key: str, value: Any) -> Any:
+        """The spelling that a field has: names in any case ("l2", "SGD"), and for true and false the words of YAML 1.1, which
+        the toolkit's specs may use."""
         if isinstance(value, tuple):
-            return tuple(cls._in_any_case(key, x) for x in value)
+            return tuple(cls._normalized(key, x) for x in value)
         if not isinstance(value, str) or key not in cls.model_fields:
             return value
+        if cls.model_fields[key].annotation is bool:
+            return _YAML_1_1_BOOLEANS.get(value.lower(), value)
         names = [x for x in _literals(cls.model_fields[key].annotation) if isinstance(x, str)]
         return next((name for name in names if name.lower() == value.lower()), value)
+
+
+# Text in YAML 1.2, so that a class may be called "no" and `normalizer: off` is the name it looks like.
+_YAML_1_1_BOOLEANS = {"yes": True, "no": False, "on": True, "off": False}
 
 
 @dataclasses.dataclass(frozen=True)

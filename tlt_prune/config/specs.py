@@ -12,10 +12,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pydantic
-import yaml
 
 from tlt_prune.config.sections import (
-    Augmentation,
+    AugmentationConfig,
     Dataset,
     Evaluate,
     Export,
@@ -26,12 +25,13 @@ from tlt_prune.config.sections import (
 )
 from tlt_prune.config.settings import Settings, problems
 from tlt_prune.config.tasks import task_sections
-from tlt_prune.config.texts import TextError, read_text, yaml_of
+from tlt_prune.config.texts import TextError, read_text
 from tlt_prune.config.train_sections import BNConfig, EarlyStop, LRConfig, OptimConfig, RegConfig, Train
+from tlt_prune.config.yaml_texts import dump_yaml, parse_yaml
 from tlt_prune.errors import SpecError
 
 __all__ = [
-    "Augmentation",
+    "AugmentationConfig",
     "BNConfig",
     "Dataset",
     "EarlyStop",
@@ -162,7 +162,7 @@ def spec_from_dict(data: Mapping[str, Any], source: str = "spec", overrides: Map
 
 def to_yaml(spec: Spec) -> str:
     """The whole spec, defaults included, as YAML."""
-    return yaml.safe_dump(_listed(spec.model_dump(exclude={"ignored"})), sort_keys=False)
+    return dump_yaml(_listed(spec.model_dump(exclude={"ignored"})))
 
 
 def _listed(value: Any) -> Any:
@@ -174,7 +174,7 @@ def _listed(value: Any) -> Any:
 def parse_value(text: str, what: str) -> Any:
     """A value as YAML has it; `what` names it in errors."""
     try:
-        return yaml_of(text)
+        return parse_yaml(text)
     except TextError as error:
         raise SpecError(f"{what} cannot be read: {error}") from error
 

@@ -7,19 +7,16 @@ import io
 import json
 import math
 import pathlib
-import re
 import unicodedata
 from collections.abc import Callable
 from typing import Any
-
-import yaml
 
 from tlt_prune.errors import DataError, escaped, first_line
 
 # Larger ones are no labels, names or annotations of a data set that fits into memory.
 _MOST_BYTES = 2**30
-# Of YAML: values, aliases counted as what they stand for, and how deep they may be nested. Of numbers: characters.
-_NODES, _DEPTH, _DIGITS = 50_000, 50, 400
+# Characters of a number.
+MAX_DIGITS = 400
 
 
 class TextError(DataError):
@@ -100,7 +97,7 @@ def json_of(text: str) -> dict[str, Any]:
 
     def number(kind: Callable[[str], Any]) -> Callable[[str], Any]:
         def read(word: str) -> Any:
-            value = kind(word) if len(word) <= _DIGITS else math.nan
+            value = kind(word) if len(word) <= MAX_DIGITS else math.nan
             if isinstance(value, float) and not math.isfinite(value):
                 raise TextError(f"Received a number that is not finite or has too many digits: {word[:40]}.")
             return value
@@ -124,89 +121,6 @@ def json_of(text: str) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise TextError(f"It is no JSON object, but a {type(data).__name__}.")
     return data
-
-
-def yaml_of(text: str) -> Any:
-    """What a YAML text says: maps, lists, texts, numbers, true, false and null.
-
-    Raises:
-        TextError: it is no YAML, says a key twice, or is larger than the budgets allow, aliases counted as what they stand for.
-    """
-    try:
-        return yaml.load(text, _Loader)
-    except TextError:
-        raise
-    except yaml.MarkedYAMLError as error:
-        where = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        raise TextError(f"is not valid YAML: {where}{str(error.problem)[:150]}") from error
-    # Constructors raise what they like: a KeyError of `!!bool abc`, an IndexError of `!!int ""`.
-    except Exception as error:
-        raise TextError(f"is not valid YAML: {first_line(error, 150)} ({type(error).__name__})") from error
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 with mends: 1e-4 is a number, dates stay text, a key given twice is a mistake; and with budgets."""
-
-    def __init__(self, stream: Any) -> None:
-        super().__init__(stream)
-        self._nodes = self._depth = 0
-        self._sizes: dict[str, int] = {}
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        event = self.peek_event()  # type: ignore[no-untyped-call]
-        line = event.start_mark.line + 1
-        if isinstance(event, yaml.AliasEvent):
-            if event.anchor in self.anchors and event.anchor not in self._sizes:
-                raise TextError(f"line {line}: *{event.anchor} is inside what it stands for")
-            # What it stands for counts again: that is what grows without end.
-            self._count(self._sizes.get(str(event.anchor), 0), line)
-            return super().compose_node(parent, index)  # type: ignore[no-untyped-call]
-        before = self._nodes
-        self._depth += 1
-        self._count(1, line)
-        if self._depth > _DEPTH:
-            raise TextError(f"line {line}: nested deeper than {_DEPTH}")
-        node = super().compose_node(parent, index)  # type: ignore[no-untyped-call]
-        self._depth -= 1
-        if event.anchor is not None:
-            self._sizes[event.anchor] = self._nodes - before
-        return node
-
-    def _count(self, more: int, line: int) -> None:
-        self._nodes += more
-        if self._nodes > _NODES:
-            raise TextError(f"line {line}: more than {_NODES:,} values, aliases counted as what they stand for")
-
-    def construct_scalar(self, node: Any) -> Any:
-        if len(str(node.value)) > _DIGITS and node.tag.endswith((":int", ":float")):
-            raise TextError(f"line {node.start_mark.line + 1}: a number of {len(node.value):,} digits")
-        return super().construct_scalar(node)  # type: ignore[no-untyped-call]
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
-            if key.tag == "tag:yaml.org,2002:merge":
-                continue
-            if not isinstance(key, yaml.ScalarNode):
-                raise TextError(f"line {key.start_mark.line + 1}: a key that is no text")
-            name = self.construct_object(key, deep=True)  # type: ignore[no-untyped-call]
-            if name in seen:
-                raise TextError(f"line {key.start_mark.line + 1}: the key {str(name)[:60]!r} is given twice")
-            seen.add(name)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in found if not tag.endswith((":timestamp", ":value"))]
-    for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
-_KINDS = ("null", "bool", "int", "float", "str", "seq", "map")
-_Loader.yaml_constructors = {
-    tag: make for tag, make in yaml.SafeLoader.yaml_constructors.items() if tag is None or tag.rpartition(":")[2] in _KINDS
-}
 
 
 def nfc(name: str) -> str:

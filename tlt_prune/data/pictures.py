@@ -10,10 +10,16 @@ from collections.abc import Collection, Iterable
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 
+from tlt_prune import extras
 from tlt_prune.config.texts import check_name, nfc, shown
 from tlt_prune.errors import DataError, first_line
+
+try:
+    from PIL import Image, ImageOps
+except ImportError:
+    extras.require("train", "tlt_prune.data", "PIL")
+    raise
 
 SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".tif", ".tiff"))
 # The formats of these suffixes alone: Pillow would start another program for a PostScript file that is called .png.

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tlt_prune.config.specs import Augmentation, Dataset
-from tlt_prune.data.sources import PictureFormat, Split, read_picture
+from tlt_prune.config.specs import AugmentationConfig, Dataset
+from tlt_prune.data.formats import PictureFormat, load_picture
+from tlt_prune.data.splits import Split
 from tlt_prune.errors import SpecError
 
 _TORCH_MEAN = (0.485, 0.456, 0.406)
@@ -103,7 +104,7 @@ def _loader(split: Split, form: PictureFormat) -> Any:
     paths = tf.constant(split.images.tolist())
 
     def load(index: Any) -> Any:
-        image = tf.numpy_function(lambda path: read_picture(path.decode(), form), [tf.gather(paths, index)], form.dtype)
+        image = tf.numpy_function(lambda path: load_picture(path.decode(), form), [tf.gather(paths, index)], form.dtype)
         return tf.ensure_shape(image, form.size), tf.gather(labels, index)
 
     return load
@@ -141,7 +142,7 @@ def _caffe_mean(dataset: Dataset, channels: int, depth: int) -> list[float]:
     return list(dataset.image_mean)
 
 
-def _augmented(image: Any, augmentation: Augmentation, key: Any, depth: int = 8) -> Any:
+def _augmented(image: Any, augmentation: AugmentationConfig, key: Any, depth: int = 8) -> Any:
     height, width, channels = image.shape
     if augmentation.enable_random_crop:
         dy, dx = (max(1, round(n * augmentation.crop_fraction)) for n in (height, width))

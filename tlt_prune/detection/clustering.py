@@ -133,7 +133,7 @@ _RULES = {
 
 def _by_dbscan(boxes: Array, coverages: Array, config: ClusteringConfig, rules: _Rules) -> tuple[Detections, Array]:
     """The clusters, and the numbers of the boxes in them, cluster by cluster."""
-    extras.require("train", "Clustering by DBSCAN", "sklearn")
+    extras.require("detection", "Clustering by DBSCAN", "scipy", "sklearn")
     from sklearn.cluster import dbscan
 
     if not len(boxes):

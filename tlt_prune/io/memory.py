@@ -20,7 +20,7 @@ def limit() -> int:
         return machine
 
 
-def shown(size: float) -> str:
+def readable(size: float) -> str:
     """A number of bytes, for people."""
     for unit, factor in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if size >= factor:

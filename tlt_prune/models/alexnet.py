@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import keras
 
-from tlt_prune.models.blocks import Net, Options, inputs
-
-Shape = Sequence[int | None]
+from tlt_prune.models.blocks import ArchitectureOptions, InputShape, Net, inputs
+from tlt_prune.models.registry import register_architecture
 
 # filters, kernel, stride, pooled after
 _LAYERS = ((96, 11, 4, True), (256, 5, 1, True), (384, 3, 1, False), (384, 3, 1, False), (256, 3, 1, False))
 
 
+@register_architecture({"alexnet": ()})
 def alexnet(
-    input_shape: Shape = (224, 224, 3), classes: int | None = None, *, hidden: int = 4096, options: Options | None = None
+    input_shape: InputShape = (224, 224, 3),
+    classes: int | None = None,
+    *,
+    hidden: int = 4096,
+    options: ArchitectureOptions | None = None,
 ) -> keras.Model:
     """Builds AlexNet, without normalization, as in the paper.
 
@@ -25,7 +27,7 @@ def alexnet(
         hidden: width of fc6 and fc7.
         options: what all architectures share.
     """
-    o = options or Options()
+    o = options or ArchitectureOptions()
     net = Net(o)
     image = x = inputs(o, input_shape)
     for i, (filters, kernel, stride, pooled) in enumerate(_LAYERS, start=1):

@@ -14,9 +14,12 @@ from typing import Any
 
 import keras
 
+# (height, width, channels), whatever the data format; None is open.
+InputShape = Sequence[int | None]
+
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class ArchitectureOptions:
     """What every architecture lets the user choose.
 
     Attributes:
@@ -57,7 +60,7 @@ class Options:
 class Net:
     """Makes layers with one model's options and automatic names."""
 
-    def __init__(self, options: Options, *, use_bias: bool = True, activation: str = "relu") -> None:
+    def __init__(self, options: ArchitectureOptions, *, use_bias: bool = True, activation: str = "relu") -> None:
         """`use_bias` and `activation` are the architecture's own choices."""
         self.options = options
         self.use_bias = use_bias if options.use_bias is None else options.use_bias
@@ -240,7 +243,7 @@ _ACTIVATIONS: dict[str, Callable[..., Any]] = {
 }
 
 
-def inputs(options: Options, input_shape: Sequence[int | None], name: str = "input_1") -> Any:
+def inputs(options: ArchitectureOptions, input_shape: InputShape, name: str = "input_1") -> Any:
     """The input tensor; `input_shape` is (height, width, channels) whatever the data format."""
     height, width, channels = input_shape
     first = options.data_format == "channels_first"

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import keras
 
-from tlt_prune.models.blocks import Net, Options, inputs
-
-Shape = Sequence[int | None]
+from tlt_prune.models.blocks import ArchitectureOptions, InputShape, Net, inputs
+from tlt_prune.models.registry import register_architecture
 
 _WIDTHS = (64, 128, 256, 512, 1024)
 # convolutions of each block of DarkNet 19 after its first; residuals of each block of DarkNet 53
@@ -17,8 +15,13 @@ _LAYERS_19 = (0, 2, 2, 4, 4)
 _RESIDUALS_53 = (1, 2, 8, 8, 4)
 
 
+@register_architecture({f"darknet{n}": (n,) for n in (19, 53)}, detector={})
 def darknet(
-    layers: int, input_shape: Shape = (224, 224, 3), classes: int | None = None, *, options: Options | None = None
+    layers: int,
+    input_shape: InputShape = (224, 224, 3),
+    classes: int | None = None,
+    *,
+    options: ArchitectureOptions | None = None,
 ) -> keras.Model:
     """Builds a DarkNet; its total stride is 32.
 
@@ -44,8 +47,13 @@ def darknet(
     return _finished(net, image, x, f"darknet{layers}", classes)
 
 
+@register_architecture({f"cspdarknet{n}": (n,) for n in (19, 53)})
 def cspdarknet(
-    layers: int, input_shape: Shape = (224, 224, 3), classes: int | None = None, *, options: Options | None = None
+    layers: int,
+    input_shape: InputShape = (224, 224, 3),
+    classes: int | None = None,
+    *,
+    options: ArchitectureOptions | None = None,
 ) -> keras.Model:
     """Builds a CSPDarkNet; its total stride is 32.
 
@@ -83,8 +91,9 @@ def cspdarknet(
     return _finished(net, image, x, f"cspdarknet{layers}", classes)
 
 
+@register_architecture({"cspdarknet_tiny": ()})
 def cspdarknet_tiny(
-    input_shape: Shape = (224, 224, 3), classes: int | None = None, *, options: Options | None = None
+    input_shape: InputShape = (224, 224, 3), classes: int | None = None, *, options: ArchitectureOptions | None = None
 ) -> keras.Model:
     """Builds the backbone of YOLOv4-tiny (arXiv:2011.08036); its total stride is 32. Arguments as `cspdarknet`."""
     conv = _Conv(19, options, suffix="mish")
@@ -106,10 +115,10 @@ def cspdarknet_tiny(
 class _Conv:
     """Convolution, normalization and activation, named after the toolkit's block: <name>, <name>_bn, <name>_<suffix>."""
 
-    def __init__(self, layers: int, options: Options | None, suffix: str) -> None:
+    def __init__(self, layers: int, options: ArchitectureOptions | None, suffix: str) -> None:
         if layers not in (19, 53):
             raise ValueError(f"Expected DarkNet layers to be 19 or 53. Received: layers={layers}.")
-        self.net = Net(options or Options(), use_bias=False, activation="leaky_relu")
+        self.net = Net(options or ArchitectureOptions(), use_bias=False, activation="leaky_relu")
         self._suffix = suffix
 
     def __call__(self, x: Any, filters: int, kernel: int, name: str, block: int, *, strides: int = 1) -> Any:

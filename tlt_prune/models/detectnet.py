@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import keras
 
-from tlt_prune.models.blocks import Options
+from tlt_prune.models.blocks import ArchitectureOptions, InputShape
 
 
 def detectnet_v2(
     backbone: Callable[..., keras.Model],
-    input_shape: Sequence[int | None] = (544, 960, 3),
+    input_shape: InputShape = (544, 960, 3),
     classes: int | None = 3,
     *,
-    options: Options | None = None,
+    options: ArchitectureOptions | None = None,
     **backbone_options: Any,
 ) -> keras.Model:
     """Puts the grid-box head on a backbone.
@@ -30,14 +30,14 @@ def detectnet_v2(
     Returns:
         A model with outputs [output_bbox, output_cov].
     """
-    o = options or Options(data_format="channels_first")
+    o = options or ArchitectureOptions(data_format="channels_first")
     base = backbone(input_shape=input_shape, classes=None, options=o, **backbone_options)
     features = base.outputs[0]
     heads = [_head(features, o, "bbox", 4 * (classes or 1), None), _head(features, o, "cov", classes or 1, "sigmoid")]
     return keras.Model(base.inputs[0], heads, name=f"{base.name}_detectnet_v2")
 
 
-def _head(x: Any, o: Options, objective: str, filters: int, activation: str | None) -> Any:
+def _head(x: Any, o: ArchitectureOptions, objective: str, filters: int, activation: str | None) -> Any:
     return keras.layers.Conv2D(
         filters,
         1,

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import keras
 
-from tlt_prune.models.blocks import Net, Options, divisible, inputs
-
-Shape = Sequence[int | None]
+from tlt_prune.models.blocks import ArchitectureOptions, InputShape, Net, divisible, inputs
+from tlt_prune.models.registry import register_architecture
 
 # width, depth, dropout
 _SCALES = {0: (1.0, 1.0, 0.2), 1: (1.0, 1.1, 0.2), 2: (1.1, 1.2, 0.3), 3: (1.2, 1.4, 0.3), 4: (1.4, 1.8, 0.4), 5: (1.6, 2.2, 0.4)}
@@ -36,13 +34,14 @@ def _head_initializer() -> Any:
     return keras.initializers.VarianceScaling(1 / 3, "fan_out", "uniform")
 
 
+@register_architecture({f"efficientnet_b{n}": (n,) for n in range(6)}, detector={}, detectors=["efficientnet_b0"])
 def efficientnet(
     variant: int,
-    input_shape: Shape = (224, 224, 3),
+    input_shape: InputShape = (224, 224, 3),
     classes: int | None = None,
     *,
     stride16: bool = False,
-    options: Options | None = None,
+    options: ArchitectureOptions | None = None,
 ) -> keras.Model:
     """Builds an EfficientNet.
 
@@ -59,7 +58,7 @@ def efficientnet(
     if variant not in _SCALES:
         raise ValueError(f"Expected an EfficientNet variant of {sorted(_SCALES)}. Received: {variant}.")
     width, depth, dropout = _SCALES[variant]
-    o = options or Options()
+    o = options or ArchitectureOptions()
     net = Net(o, use_bias=False, activation="swish")
     image = inputs(o, input_shape)
     x = net.pad(image, _padding(net, image, 3), "stem_conv_pad")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import keras
 
-from tlt_prune.models.blocks import Net, Options, inputs
-
-Shape = Sequence[int | None]
+from tlt_prune.models.blocks import ArchitectureOptions, InputShape, Net, inputs
+from tlt_prune.models.registry import register_architecture
 
 # 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, pool projection
 _INCEPTIONS = {
@@ -25,7 +23,13 @@ _INCEPTIONS = {
 }
 
 
-def googlenet(input_shape: Shape = (224, 224, 3), classes: int | None = None, *, options: Options | None = None) -> keras.Model:
+@register_architecture({"googlenet": ()}, detector={})
+def googlenet(
+    input_shape: InputShape = (224, 224, 3),
+    classes: int | None = None,
+    *,
+    options: ArchitectureOptions | None = None,
+) -> keras.Model:
     """Builds GoogLeNet; without a head its total stride is 16.
 
     Args:
@@ -33,7 +37,7 @@ def googlenet(input_shape: Shape = (224, 224, 3), classes: int | None = None, *,
         classes: outputs of the head (avg_pool, output_fc); None for a bare backbone.
         options: what all architectures share.
     """
-    o = options or Options()
+    o = options or ArchitectureOptions()
     net = Net(o)
     image = inputs(o, input_shape)
     x = _conv(net, image, 64, 7, "conv1", 0, strides=2, norm="bn_conv1")

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import keras
 
-from tlt_prune.models.blocks import Net, Options, inputs, letters
-
-Shape = Sequence[int | None]
+from tlt_prune.models.blocks import ArchitectureOptions, InputShape, Net, inputs, letters
+from tlt_prune.models.registry import register_architecture
 
 _REPEATS = {6: (1, 1, 1, 1), 10: (1, 1, 1, 1), 12: (1, 1, 2, 1), 18: (2, 2, 2, 2), 26: (3, 4, 3, 2), 34: (3, 4, 6, 3)}
 _WIDTHS = (64, 128, 256, 512)
 _STRIDES = (2, 2, 2, 1)
 
 
+@register_architecture({f"helnet{n}": (n,) for n in _REPEATS})
 def helnet(
     layers: int,
-    input_shape: Shape = (224, 224, 3),
+    input_shape: InputShape = (224, 224, 3),
     classes: int | None = None,
     *,
     pooling: bool = False,
-    options: Options | None = None,
+    options: ArchitectureOptions | None = None,
 ) -> keras.Model:
     """Builds a HelNet.
 
@@ -38,7 +37,7 @@ def helnet(
     """
     if layers not in _REPEATS:
         raise ValueError(f"Expected HelNet layers to be one of {sorted(_REPEATS)}. Received: layers={layers}.")
-    o = options or Options()
+    o = options or ArchitectureOptions()
     net = Net(o, use_bias=not o.use_batch_norm)
     image = inputs(o, input_shape)
     x = net.act(net.norm(net.conv(image, 64, 7, 2, name="conv1", block=0), "bn_conv1"))

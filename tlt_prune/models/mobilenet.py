@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import keras
 
-from tlt_prune.models.blocks import Net, Options, divisible, inputs
-
-Shape = Sequence[int | None]
+from tlt_prune.models.blocks import ArchitectureOptions, InputShape, Net, divisible, inputs
+from tlt_prune.models.registry import register_architecture
 
 # filters and stride of the depthwise-separable blocks; the last two belong to stride 32 only
 _V1 = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *((512, 1),) * 5, (1024, 2), (1024, 1))
@@ -25,14 +23,15 @@ _V2 = (
 )
 
 
+@register_architecture({"mobilenet_v1": ()}, detector={"stride": 16})
 def mobilenet_v1(
-    input_shape: Shape = (224, 224, 3),
+    input_shape: InputShape = (224, 224, 3),
     classes: int | None = None,
     *,
     alpha: float = 1.0,
     stride: int = 32,
     dropout: float = 1e-3,
-    options: Options | None = None,
+    options: ArchitectureOptions | None = None,
 ) -> keras.Model:
     """Builds MobileNet.
 
@@ -44,7 +43,7 @@ def mobilenet_v1(
         dropout: before the head.
         options: what all architectures share; activation "relu" or "relu6".
     """
-    o = options or Options()
+    o = options or ArchitectureOptions()
     net = Net(o, use_bias=False)
     relu = _relu_name(net)
     image = inputs(o, input_shape)
@@ -63,14 +62,15 @@ def mobilenet_v1(
     return keras.Model(image, x, name=_name("mobilenet", o, classes))
 
 
+@register_architecture({"mobilenet_v2": ()}, detector={"stride": 16})
 def mobilenet_v2(
-    input_shape: Shape = (224, 224, 3),
+    input_shape: InputShape = (224, 224, 3),
     classes: int | None = None,
     *,
     alpha: float = 1.0,
     stride: int = 32,
     all_projections: bool = False,
-    options: Options | None = None,
+    options: ArchitectureOptions | None = None,
 ) -> keras.Model:
     """Builds MobileNet v2.
 
@@ -82,7 +82,7 @@ def mobilenet_v2(
         all_projections: a 1x1 convolution (no bias, no batch norm) on every shortcut.
         options: what all architectures share; activation "relu" or "relu6".
     """
-    o = options or Options()
+    o = options or ArchitectureOptions()
     net = Net(o, use_bias=False)
     image = inputs(o, input_shape)
     x = net.pad(image, (1, 1), "conv1_pad")
@@ -142,5 +142,5 @@ def _full(stride: int) -> bool:
     return stride == 32
 
 
-def _name(base: str, o: Options, classes: int | None) -> str:
+def _name(base: str, o: ArchitectureOptions, classes: int | None) -> str:
     return base + ("_bn" if o.use_batch_norm else "") + ("_add_head" if classes is not None else "")

@@ -1,100 +1,142 @@
-"""One name, one call: `build(name, input_shape, classes, **options)`."""
+"""Architectures by name: `build(name, input_shape, classes, **options)`.
+
+Each architecture is a function in a module of this package that registers itself with `@register_architecture`: a new one is a
+new file.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import keras
 
-from tlt_prune.models.alexnet import alexnet
-from tlt_prune.models.blocks import Net, Options
-from tlt_prune.models.darknet import cspdarknet, cspdarknet_tiny, darknet
-from tlt_prune.models.detectnet import detectnet_v2
-from tlt_prune.models.efficientnet import efficientnet
-from tlt_prune.models.googlenet import googlenet
-from tlt_prune.models.helnet import helnet
-from tlt_prune.models.mobilenet import mobilenet_v1, mobilenet_v2
-from tlt_prune.models.resnet import LAYERS as RESNET_LAYERS
-from tlt_prune.models.resnet import resnet
-from tlt_prune.models.shufflenet import shufflenet
-from tlt_prune.models.squeezenet import squeezenet
-from tlt_prune.models.vgg import vgg
+from tlt_prune.models.blocks import ArchitectureOptions, InputShape, Net
 
 Builder = Callable[..., keras.Model]
+B = TypeVar("B", bound=Builder)
+# What a detector on a backbone is called: "detectnet_v2_resnet18".
+_DETECTOR = "detectnet_v2_"
 
-_BACKBONES: dict[str, Builder] = {
-    **{f"resnet{n}": functools.partial(resnet, n) for n in RESNET_LAYERS},
-    **{f"vgg{n}": functools.partial(vgg, n) for n in (16, 19)},
-    "alexnet": alexnet,
-    "googlenet": googlenet,
-    "mobilenet_v1": mobilenet_v1,
-    "mobilenet_v2": mobilenet_v2,
-    "squeezenet": squeezenet,
-    **{f"darknet{n}": functools.partial(darknet, n) for n in (19, 53)},
-    **{f"cspdarknet{n}": functools.partial(cspdarknet, n) for n in (19, 53)},
-    "cspdarknet_tiny": cspdarknet_tiny,
-    **{f"efficientnet_b{n}": functools.partial(efficientnet, n) for n in range(6)},
-    "shufflenet": shufflenet,
-    **{f"helnet{n}": functools.partial(helnet, n) for n in (6, 10, 12, 18, 26, 34)},
-}
-# What DetectNet_v2 asks of a backbone to come at stride 16.
-_DETECTNET_OPTIONS: dict[str, dict[str, Any]] = {
-    **{f"resnet{n}": {"use_pooling": False, "all_projections": True} for n in (10, 18, 34, 50, 101, 152)},
-    **{f"vgg{n}": {"use_pooling": False} for n in (16, 19)},
-    "googlenet": {},
-    "mobilenet_v1": {"stride": 16},
-    "mobilenet_v2": {"stride": 16},
-    "squeezenet": {},
-    **{f"darknet{n}": {} for n in (19, 53)},
-    "efficientnet_b0": {},
-}
-_DETECTORS: dict[str, Builder] = {
-    f"detectnet_v2_{name}": functools.partial(detectnet_v2, _BACKBONES[name], **options)
-    for name, options in _DETECTNET_OPTIONS.items()
-}
-_BUILDERS = {**_BACKBONES, **_DETECTORS}
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """A registered architecture.
+
+    Attributes:
+        build: makes the model from `input_shape`, `classes`, `options` and options of its own.
+        classifier: defaults of its own options in the toolkit's classification network.
+        detector: its own options as the backbone of a detector with stride 16; None where the toolkit has no such detector.
+    """
+
+    build: Builder
+    classifier: Mapping[str, Any]
+    detector: Mapping[str, Any] | None
+
+
+_ARCHITECTURES: dict[str, Architecture] = {}
+
+
+def register_architecture(
+    names: Mapping[str, Sequence[Any]],
+    *,
+    classifier: Mapping[str, Any] | None = None,
+    detector: Mapping[str, Any] | None = None,
+    detectors: Collection[str] | None = None,
+) -> Callable[[B], B]:
+    """Decorator: makes a function that builds models available by name.
+
+    Args:
+        names: name -> first arguments of the function, such as the number of layers.
+        classifier, detector: see `Architecture`.
+        detectors: names that `detector` is meant for; all by default.
+
+    Raises:
+        ValueError: a name is taken.
+    """
+
+    def decorate(function: B) -> B:
+        for name, arguments in names.items():
+            if name in _ARCHITECTURES:
+                raise ValueError(f"An architecture '{name}' is registered already. Expected another name.")
+            as_backbone = detector if detectors is None or name in detectors else None
+            _ARCHITECTURES[name] = Architecture(functools.partial(function, *arguments), classifier or {}, as_backbone)
+        return function
+
+    return decorate
+
+
+@contextlib.contextmanager
+def registered_architecture(names: Mapping[str, Sequence[Any]], function: Builder, **defaults: Any) -> Iterator[None]:
+    """Registers an architecture for the length of a block: for tests."""
+    load_architectures()
+    register_architecture(names, **defaults)(function)
+    try:
+        yield
+    finally:
+        for name in names:
+            del _ARCHITECTURES[name]
+
+
+@functools.cache
+def load_architectures() -> None:
+    """Imports all modules of this package, which registers their architectures."""
+    package = importlib.import_module("tlt_prune.models")
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"tlt_prune.models.{module.name}")
 
 
 def names() -> list[str]:
-    """All architecture names."""
-    return list(_BUILDERS)
+    """Names of all architectures, detectors after the backbones."""
+    load_architectures()
+    return [*_ARCHITECTURES, *(_DETECTOR + name for name, x in _ARCHITECTURES.items() if x.detector is not None)]
 
 
-def build(
-    name: str, input_shape: Sequence[int | None] = (224, 224, 3), classes: int | None = None, **options: Any
-) -> keras.Model:
+def own_options(name: str) -> frozenset[str]:
+    """Options that an architecture has besides `ArchitectureOptions`, such as "use_pooling".
+
+    Raises:
+        ValueError: no architecture has that name.
+    """
+    parameters = inspect.signature(_architecture(_key(name)).build).parameters
+    return frozenset(_split(parameters)[1]) - {"input_shape", "classes", "options"}
+
+
+def build(name: str, input_shape: InputShape = (224, 224, 3), classes: int | None = None, **options: Any) -> keras.Model:
     """Builds an architecture by name, with the head of its template.
 
     Args:
-        name: such as "resnet18" or "detectnet_v2_resnet18"; TAO's spellings "resnet_18" and "efficientnet-b0" are understood.
+        name: such as "resnet18" or "detectnet_v2_resnet18"; TAO's spellings "resnet_18" and "efficientnet-b0" work too.
         input_shape: (height, width, channels), whatever the data format.
         classes: outputs of the head; None for a bare backbone.
-        **options: the fields of `Options` (`data_format`, `kernel_regularizer`, `freeze_bn`...) and the
+        **options: the fields of `ArchitectureOptions` (`data_format`, `kernel_regularizer`, `freeze_bn`...) and the
             architecture's own (`all_projections`, `use_pooling`, `alpha`...).
 
     Raises:
-        ValueError: no architecture of that name, or an option that it does not have.
+        ValueError: no architecture has that name, or it lacks one of the options.
     """
-    shared = {f.name for f in dataclasses.fields(Options)}
-    common = {k: v for k, v in options.items() if k in shared}
-    own = {k: v for k, v in options.items() if k not in shared}
     key = _key(name)
-    if key in _DETECTORS:
-        common = {"data_format": "channels_first", **common}
+    shared, rest = _split(options)
+    if key.startswith(_DETECTOR):
+        shared = {"data_format": "channels_first", **shared}
     try:
-        return _BUILDERS[key](input_shape=input_shape, classes=classes, options=Options(**common), **own)
+        return _builder(key)(input_shape=input_shape, classes=classes, options=ArchitectureOptions(**shared), **rest)
     except TypeError as error:
-        raise ValueError(f"'{name}' does not take these options: {error}. Shared ones: {', '.join(sorted(shared))}.") from error
+        fields = sorted(x.name for x in dataclasses.fields(ArchitectureOptions))
+        raise ValueError(f"'{name}' does not take these options: {error}. Shared ones: {', '.join(fields)}.") from error
 
 
 def classifier(
-    name: str, input_shape: Sequence[int | None] = (224, 224, 3), classes: int = 1000, *, dropout: float = 0.0, **options: Any
+    name: str, input_shape: InputShape = (224, 224, 3), classes: int = 1000, *, dropout: float = 0.0, **options: Any
 ) -> keras.Model:
-    """The toolkit's classification network: a bare backbone, pooling over its whole map, and one dense layer.
+    """Builds the toolkit's classification network: a bare backbone, pooling over its whole map, and one dense layer.
 
     The layers are `avg_pool`, `flatten` and `predictions`, the same on every backbone.
 
@@ -103,13 +145,13 @@ def classifier(
             `all_projections` True unless given, as in the toolkit.
         classes: outputs.
         dropout: share of the pooled features dropped while training.
+
+    Raises:
+        ValueError: as `build`.
     """
-    if _key(name).startswith(("resnet", "vgg")):
-        options.setdefault("use_pooling", False)
-    if _key(name).startswith("resnet"):
-        options.setdefault("all_projections", True)
+    options = {**_architecture(_key(name)).classifier, **options}
     backbone = build(name, input_shape, None, **options)
-    net = Net(Options(**{k: v for k, v in options.items() if k in {f.name for f in dataclasses.fields(Options)}}))
+    net = Net(ArchitectureOptions(**_split(options)[0]))
     x = backbone.outputs[0]
     x = keras.layers.AveragePooling2D(net.spatial(x), data_format=net.options.data_format, name="avg_pool")(x)
     x = keras.layers.Flatten(name="flatten")(x)
@@ -119,11 +161,36 @@ def classifier(
     return keras.Model(backbone.inputs[0], x, name=backbone.name)
 
 
+def _split(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options that all architectures share, and the others."""
+    fields = {x.name for x in dataclasses.fields(ArchitectureOptions)}
+    return {k: v for k, v in options.items() if k in fields}, {k: v for k, v in options.items() if k not in fields}
+
+
+def _architecture(key: str) -> Architecture:
+    return _ARCHITECTURES[key.removeprefix(_DETECTOR)]
+
+
+def _builder(key: str) -> Builder:
+    architecture = _architecture(key)
+    if not key.startswith(_DETECTOR):
+        return architecture.build
+    from tlt_prune.models.detectnet import detectnet_v2
+
+    return functools.partial(detectnet_v2, architecture.build, **(architecture.detector or {}))
+
+
 def _key(name: str) -> str:
+    """The name as it is registered.
+
+    Raises:
+        ValueError: no architecture has that name.
+    """
+    choices = names()
     wanted = name.lower().replace("-", "_")
-    for key in _BUILDERS:
+    for key in choices:
         if wanted.replace("_", "") == key.replace("_", ""):
             return key
-    near = difflib.get_close_matches(wanted, list(_BUILDERS), n=1)
+    near = difflib.get_close_matches(wanted, choices, n=1)
     hint = f" Did you mean '{near[0]}'?" if near else ""
-    raise ValueError(f"There is no architecture name={name!r}.{hint} Expected one of {', '.join(_BUILDERS)}.")
+    raise ValueError(f"There is no architecture name={name[:40]!r}.{hint} Expected one of {', '.join(choices)}.")

@@ -6,12 +6,12 @@ which the toolkit does not have, under the same layer names.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import keras
 
-from tlt_prune.models.blocks import Net, Options, inputs, letters
+from tlt_prune.models.blocks import ArchitectureOptions, InputShape, Net, inputs, letters
+from tlt_prune.models.registry import register_architecture
 
 _WIDTHS = (64, 128, 256, 512)
 _SMALL = (20, 32, 44, 56, 110)
@@ -30,14 +30,20 @@ _PLANS: dict[int, _Plan] = {
 LAYERS = tuple(sorted(_PLANS))
 
 
+@register_architecture(
+    {f"resnet{n}": (n,) for n in LAYERS},
+    classifier={"use_pooling": False, "all_projections": True},
+    detector={"use_pooling": False, "all_projections": True},
+    detectors=[f"resnet{n}" for n in (10, 18, 34, 50, 101, 152)],
+)
 def resnet(
     layers: int,
-    input_shape: Sequence[int | None] = (224, 224, 3),
+    input_shape: InputShape = (224, 224, 3),
     classes: int | None = None,
     *,
     all_projections: bool = False,
     use_pooling: bool = True,
-    options: Options | None = None,
+    options: ArchitectureOptions | None = None,
     activation: str = "softmax",
 ) -> keras.Model:
     """Builds a ResNet.
@@ -58,7 +64,7 @@ def resnet(
     """
     if layers not in LAYERS:
         raise ValueError(f"Expected ResNet layers to be one of {list(LAYERS)}. Received: layers={layers}.")
-    o = options or Options()
+    o = options or ArchitectureOptions()
     net = Net(o)
     image = inputs(o, input_shape)
     small = layers in _SMALL
@@ -96,7 +102,7 @@ def _block(net: Net, x: Any, name: str, stage: int, convolutions: list[tuple[int
     return net.act(net.add(y, x), f"{name}relu", kind="relu")
 
 
-def _name(layers: int, o: Options, use_pooling: bool, classes: int | None) -> str:
+def _name(layers: int, o: ArchitectureOptions, use_pooling: bool, classes: int | None) -> str:
     pool = "" if use_pooling else "_nopool"
     norm = "_bn" if o.use_batch_norm else ""
     return f"resnet{layers}{pool}{norm}" + (f"_fc{classes}" if classes is not None else "")

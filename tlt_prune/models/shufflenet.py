@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import keras
 
-from tlt_prune.models.blocks import Net, Options, inputs
-
-Shape = Sequence[int | None]
+from tlt_prune.models.blocks import ArchitectureOptions, InputShape, Net, inputs
+from tlt_prune.models.registry import register_architecture
 
 _OUT_CHANNELS = {1: 144, 2: 200, 3: 240, 4: 272, 8: 384}
 _UNITS = (3, 7, 3)
 
 
+@register_architecture({"shufflenet": ()})
 def shufflenet(
-    input_shape: Shape = (224, 224, 3),
+    input_shape: InputShape = (224, 224, 3),
     classes: int | None = None,
     *,
     groups: int = 1,
     scale_factor: float = 1.0,
     bottleneck_ratio: float = 0.25,
-    options: Options | None = None,
+    options: ArchitectureOptions | None = None,
 ) -> keras.Model:
     """Builds ShuffleNet; its total stride is 32.
 
@@ -42,7 +41,7 @@ def shufflenet(
             f"Expected groups of {sorted(_OUT_CHANNELS)} and a scale_factor in steps of 0.25. "
             f"Received: groups={groups}, scale_factor={scale_factor}."
         )
-    o = options or Options()
+    o = options or ArchitectureOptions()
     net = Net(o, use_bias=False)
     image = inputs(o, input_shape)
     x = net.conv(image, int(24 * scale_factor), 3, 2, name="conv1", block=1, activation="relu")

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import keras
 
-from tlt_prune.models.blocks import Net, Options, inputs
-
-Shape = Sequence[int | None]
+from tlt_prune.models.blocks import ArchitectureOptions, InputShape, Net, inputs
+from tlt_prune.models.registry import register_architecture
 
 # squeeze and expand widths of the fire modules, by their number
 _FIRES = {2: (16, 64), 3: (16, 64), 4: (32, 128), 5: (32, 128), 6: (48, 192), 7: (48, 192), 8: (64, 256), 9: (64, 256)}
 
 
+@register_architecture({"squeezenet": ()}, detector={})
 def squeezenet(
-    input_shape: Shape = (224, 224, 3),
+    input_shape: InputShape = (224, 224, 3),
     classes: int | None = None,
     *,
     skip: bool = False,
     dropout: float = 1e-3,
-    options: Options | None = None,
+    options: ArchitectureOptions | None = None,
 ) -> keras.Model:
     """Builds SqueezeNet; its total stride is 16.
 
@@ -32,7 +31,7 @@ def squeezenet(
         dropout: before the head.
         options: what all architectures share.
     """
-    o = options or Options()
+    o = options or ArchitectureOptions()
     net = Net(o)
     image = inputs(o, input_shape)
     x = net.act(net.conv(image, 96, 7, 2, name="conv1", block=0, use_bias=True), "conv1_relu", kind="relu")

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import keras
 
-from tlt_prune.models.blocks import Net, Options, inputs, letters
-
-Shape = Sequence[int | None]
+from tlt_prune.models.blocks import ArchitectureOptions, InputShape, Net, inputs, letters
+from tlt_prune.models.registry import register_architecture
 
 _REPEATS = {16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 _WIDTHS = (64, 128, 256, 512, 512)
 
 
+@register_architecture({f"vgg{n}": (n,) for n in _REPEATS}, classifier={"use_pooling": False}, detector={"use_pooling": False})
 def vgg(
     layers: int,
-    input_shape: Shape = (224, 224, 3),
+    input_shape: InputShape = (224, 224, 3),
     classes: int | None = None,
     *,
     use_pooling: bool = True,
     dropout: float = 0.5,
     hidden: int = 4096,
-    options: Options | None = None,
+    options: ArchitectureOptions | None = None,
 ) -> keras.Model:
     """Builds a VGG; without a head its total stride is 16.
 
@@ -41,7 +40,7 @@ def vgg(
     """
     if layers not in _REPEATS:
         raise ValueError(f"Expected VGG layers to be one of {sorted(_REPEATS)}. Received: layers={layers}.")
-    o = options or Options()
+    o = options or ArchitectureOptions()
     net = Net(o)
     image = x = inputs(o, input_shape)
     for block, (repeat, width) in enumerate(zip(_REPEATS[layers], _WIDTHS, strict=True), start=1):

@@ -11,6 +11,7 @@ from typing import Any
 
 import keras
 
+from tlt_prune import extras
 from tlt_prune.graph.reader import read
 from tlt_prune.quantization.copying import copied
 from tlt_prune.quantization.twin import to_tf_keras
@@ -75,6 +76,7 @@ def trained_on_twin(
 @contextlib.contextmanager
 def model_optimization() -> Iterator[Any]:
     """tensorflow-model-optimization, whose import tells this process and its children to use tf_keras: that is taken back."""
+    extras.require("sparsity", "Training with sparsity, clusters or LiteRT's quantization")
     before = os.environ.get("TF_USE_LEGACY_KERAS")
     module = importlib.import_module("tensorflow_model_optimization")
     try:

@@ -16,6 +16,7 @@ import keras
 import numpy as np
 from keras import tree
 
+from tlt_prune import extras
 from tlt_prune.errors import UnsupportedModelError
 from tlt_prune.graph.classes import is_keras_class
 from tlt_prune.graph.execute import run_through
@@ -42,7 +43,9 @@ def to_tf_keras(model: keras.Model) -> tuple[Any, float]:
 
     Raises:
         UnsupportedModelError: a layer has no twin, or the model has no graph.
+        MissingPackageError: tf_keras is not installed.
     """
+    extras.require("sparsity", "A tf_keras model", "tf_keras")
     return _twin(model, importlib.import_module("tf_keras"), "keras")
 
 

@@ -1,7 +1,7 @@
 """Training and evaluation: regularizers, schedules, the loop that survives being killed, and scores."""
 
 from tlt_prune.training.distillation import Distillation, LabelAccuracy, with_teacher
-from tlt_prune.training.evaluation import Scores, score
+from tlt_prune.training.evaluation import ClassificationScores, score
 from tlt_prune.training.loop import TrainingJob, TrainResult, train
 from tlt_prune.training.narrow_shortcuts import subsampled_first
 from tlt_prune.training.objective import Objective, Rows, classification
@@ -9,12 +9,12 @@ from tlt_prune.training.regularizers import GroupLasso, regularizer, set_regular
 from tlt_prune.training.schedules import learning_rate
 
 __all__ = [
+    "ClassificationScores",
     "Distillation",
     "GroupLasso",
     "LabelAccuracy",
     "Objective",
     "Rows",
-    "Scores",
     "TrainResult",
     "TrainingJob",
     "classification",

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tlt_prune.training.loop import TrainingJob
 
 
-class Schedule(keras.callbacks.Callback):
+class LearningRateSchedule(keras.callbacks.Callback):
     def __init__(self, config: Train, steps: int, objective: Objective) -> None:
         super().__init__()
         self._rate, self._decay = objective.rate, config.optim_config.decay

@@ -1,4 +1,4 @@
-"""Scores as tables: top-k accuracy, loss, precision and recall a class, confusion matrix."""
+"""Scores of a classifier as tables: top-k accuracy, loss, precision and recall per class, confusion matrix."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from tlt_prune import extras
 from tlt_prune.io import files
 
 Predict = Callable[[NDArray[Any]], NDArray[Any]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Scores:
-    """What a model achieves on a split.
+class ClassificationScores:
+    """Scores of a classifier on a split.
 
     Attributes:
         accuracy: share of pictures whose most probable class is right (top-1).
         top_k_accuracy: share whose right class is among the k most probable.
         loss: mean cross-entropy, in nats.
-        per_class: a row a class: precision, recall, f1, support (number of pictures).
+        per_class: one row per class: precision (0 where it is never predicted), recall and f1 (NaN where it has no pictures),
+            support (number of pictures).
         confusion: rows are true classes, columns predicted ones.
         predictions: `(n,)` most probable classes.
     """
@@ -38,6 +40,7 @@ class Scores:
     predictions: NDArray[np.int64]
 
     def to_frame(self) -> pd.DataFrame:
+        """Accuracies and loss, one row each."""
         rows = {"accuracy": self.accuracy, f"top_{self.top_k}_accuracy": self.top_k_accuracy, "loss": self.loss}
         return pd.DataFrame({"value": rows})
 
@@ -50,7 +53,7 @@ class Scores:
         return paths
 
 
-def score(predict: Predict, batches: Iterable[Any], classes: Sequence[str], top_k: int = 3) -> Scores:
+def score(predict: Predict, batches: Iterable[Any], classes: Sequence[str], top_k: int = 3) -> ClassificationScores:
     """Scores a model.
 
     Args:
@@ -61,39 +64,47 @@ def score(predict: Predict, batches: Iterable[Any], classes: Sequence[str], top_
 
     Raises:
         ValueError: the model has another number of outputs than there are classes.
+        MissingPackageError: scikit-learn is not installed.
     """
+    extras.require("train", "Scoring a classifier", "sklearn")
+    from sklearn.metrics import confusion_matrix
+
     outputs, truth = [], []
     for images, labels in batches:
         outputs.append(np.asarray(predict(np.asarray(images)), dtype=np.float64))
         truth.append(np.argmax(np.asarray(labels), axis=-1))
     probabilities, target = np.concatenate(outputs), np.concatenate(truth)
     if probabilities.ndim != 2 or probabilities.shape[1] != len(classes):
-        raise ValueError(f"Expected outputs (n, {len(classes)}), one column a class. Received: {probabilities.shape}.")
+        raise ValueError(f"Expected outputs (n, {len(classes)}), one column for each class. Received: {probabilities.shape}.")
     predictions = probabilities.argmax(axis=1)
     k = min(top_k, len(classes))
     ranked = np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
-    confusion = np.zeros((len(classes), len(classes)), dtype=np.int64)
-    np.add.at(confusion, (target, predictions), 1)
+    confusion = confusion_matrix(target, predictions, labels=range(len(classes)))
     chosen = probabilities[np.arange(len(target)), target]
-    return Scores(
+    return ClassificationScores(
         accuracy=float(np.mean(predictions == target)),
         top_k=k,
         top_k_accuracy=float(np.mean((ranked == target[:, None]).any(axis=1))),
         loss=float(-np.mean(np.log(np.clip(chosen, 1e-7, 1.0)))),
-        per_class=_per_class(confusion, classes),
+        per_class=_per_class(target, predictions, classes),
         confusion=pd.DataFrame(confusion, index=pd.Index(classes, name="true"), columns=list(classes)),
         predictions=predictions,
     )
 
 
-def _per_class(confusion: NDArray[np.int64], classes: Sequence[str]) -> pd.DataFrame:
-    right = np.diag(confusion).astype(float)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        precision = np.nan_to_num(right / confusion.sum(axis=0))
-        # NaN for a class that there are no pictures of.
-        recall = right / confusion.sum(axis=1)
-        f1 = np.where(np.isnan(recall), np.nan, np.nan_to_num(2 * precision * recall / (precision + recall)))
+def _per_class(target: NDArray[np.int64], predictions: NDArray[np.int64], classes: Sequence[str]) -> pd.DataFrame:
+    from sklearn.metrics import precision_recall_fscore_support
+
+    precision, recall, f1, support = precision_recall_fscore_support(
+        target, predictions, labels=range(len(classes)), zero_division=0.0
+    )
+    empty = support == 0
     return pd.DataFrame(
-        {"precision": precision, "recall": recall, "f1": f1, "support": confusion.sum(axis=1)},
+        {
+            "precision": precision,
+            "recall": np.where(empty, np.nan, recall),
+            "f1": np.where(empty, np.nan, f1),
+            "support": support.astype(np.int64),
+        },
         index=pd.Index(classes, name="class"),
     )

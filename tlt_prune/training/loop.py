@@ -20,7 +20,7 @@ import pandas as pd
 from tlt_prune.config.train_sections import Train
 from tlt_prune.io import files
 from tlt_prune.io.model_info import ModelInfo
-from tlt_prune.training.callbacks import Best, Finite, History, Line, Save, Schedule, TensorBoard, best_epoch
+from tlt_prune.training.callbacks import Best, Finite, History, LearningRateSchedule, Line, Save, TensorBoard, best_epoch
 from tlt_prune.training.checkpoints import Checkpoint, Checkpoints
 from tlt_prune.training.distillation import with_teacher
 from tlt_prune.training.narrow_shortcuts import subsampled_first
@@ -171,7 +171,7 @@ def _run(
     if job.teacher is not None:
         batches = with_teacher(batches, job.teacher, model, objective.channel_axis)
     callbacks: list[keras.callbacks.Callback] = [
-        Schedule(config, steps, objective),
+        LearningRateSchedule(config, steps, objective),
         Finite(config, steps),
         *objective.callbacks(history.rows),
         history,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from tlt_prune.io import files
 from tlt_prune.tasks.registry import register
+from tlt_prune.tasks.steps.data import has_examples
 from tlt_prune.tasks.task import Examples, Inputs, Task, TwinTraining
 
 if TYPE_CHECKING:
@@ -53,9 +54,11 @@ class Classification(Task):
         infer(self.spec, path, folder, inputs, draw=draw)
 
     def examples(self, predictor: Predictor, *, required: bool) -> Examples | None:
+        if not has_examples(self, required=required):
+            return None
         from tlt_prune.tasks.classification.training import examples
 
-        return examples(self, predictor, required=required)
+        return examples(self, predictor)
 
     def twin_training(self, predictor: Predictor, epochs: int, key: str) -> TwinTraining:
         from tlt_prune.tasks.classification.training import twin_training

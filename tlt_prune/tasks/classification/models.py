@@ -17,6 +17,16 @@ def is_whole_model(spec: Spec) -> bool:
     return bool(source) and not source.endswith((".h5", ".hdf5"))
 
 
+def check_backbone(spec: Spec) -> None:
+    """Raises SpecError where no architecture has the name in `model.backbone`: before data is read, which may take long."""
+    from tlt_prune import models
+
+    try:
+        models.own_options(spec.model.backbone)
+    except ValueError as error:
+        raise SpecError(f"model.backbone: {first_line(error, 1000)}") from error
+
+
 def starting_model(spec: Spec, classes: int, whole: keras.Model | None = None) -> keras.Model:
     """The model to train: a new one, one with weights from an .h5 or .hdf5 file, or `whole`, a model that was loaded."""
     source = spec.train.pretrained_model_path
@@ -46,11 +56,8 @@ def _new_model(spec: Spec, classes: int) -> keras.Model:
         "bn_momentum": spec.train.bn_config.momentum,
         "bn_epsilon": spec.train.bn_config.epsilon,
     }
-    family = m.backbone.lower()
-    if family.startswith(("resnet", "vgg")):
-        shared["use_pooling"] = m.use_pooling
-    if family.startswith(("resnet", "mobilenet_v2")):
-        shared["all_projections"] = m.all_projections
+    own = {"use_pooling": m.use_pooling, "all_projections": m.all_projections}
+    shared |= {key: value for key, value in own.items() if key in models.own_options(m.backbone)}
     size = (m.input_height, m.input_width, m.input_channels)
     if m.retain_head and m.dropout:
         raise SpecError("model.dropout belongs to the toolkit's head. Expected 0 with model.retain_head: true.")

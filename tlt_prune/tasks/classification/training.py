@@ -6,13 +6,13 @@ import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tlt_prune import data, extras, training
+from tlt_prune import data, training
 from tlt_prune.config import Spec
-from tlt_prune.errors import MissingPackageError, SpecError
+from tlt_prune.errors import SpecError
 from tlt_prune.io import model_info
 from tlt_prune.io.console import say
 from tlt_prune.onnx.predictor import Predictor, load_predictor
-from tlt_prune.tasks.classification.models import is_whole_model, starting_model
+from tlt_prune.tasks.classification.models import check_backbone, is_whole_model, starting_model
 from tlt_prune.tasks.classification.pictures import agreed, as_inputs, picture_format
 from tlt_prune.tasks.steps.starting import quantization_aware, read_teacher, seed
 from tlt_prune.tasks.task import Examples, Task, TwinTraining, stacked
@@ -33,6 +33,7 @@ def training_job(spec: Spec, folder: pathlib.Path) -> training.TrainingJob:
     seed(spec.train.random_seed)
     start = load_predictor(spec.train.pretrained_model_path) if is_whole_model(spec) else None
     if start is None:
+        check_backbone(spec)
         form, channels_first = picture_format(spec), spec.model.data_format == "channels_first"
     elif start.model is None:
         raise SpecError(f"train.pretrained_model_path: expected a .keras, .h5 or .hdf5 file. Received: {start.path}.")
@@ -127,23 +128,8 @@ def training_pictures(
     )
 
 
-def examples(task: Task, predictor: Predictor, *, required: bool) -> Examples | None:
-    """See `Task.examples`."""
-    if not task.has_data:
-        if required:
-            raise SpecError(
-                "prune: what is asked for needs data. Expected a spec (-e) whose dataset.train_dataset_path is the model's "
-                "training data."
-            )
-        say("No dataset is given (-e spec): pruned by norms, as the toolkit does, and nothing is compensated.")
-        return None
-    try:
-        extras.require("train", "tlt-prune with a dataset")
-    except MissingPackageError as error:
-        if required:
-            raise
-        say(f"{error} Without: pruned by norms, as the toolkit does, and nothing is compensated.")
-        return None
+def examples(task: Task, predictor: Predictor) -> Examples:
+    """See `Task.examples`; the task has data, and what reads it is installed."""
     spec, form, first = agreed(task.spec, predictor)
     split = _in_the_models_order(data.load_splits(spec.dataset, form)[:1], predictor)[0]
     few = split.sample(spec.prune.samples, spec.train.random_seed)

@@ -1,0 +1,62 @@
+"""An architecture is one function that registers itself: found by name, with a classifier's head and as a detector's backbone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import pytest
+
+from tlt_prune import models, prune_model
+from tlt_prune.models.blocks import ArchitectureOptions, Net, inputs
+from tlt_prune.models.registry import registered_architecture
+
+
+def toy(depth: int, input_shape: Any, classes: int | None = None, *, pool: bool = True, options: Any = None) -> keras.Model:
+    net = Net(options or ArchitectureOptions())
+    image = x = inputs(net.options, input_shape)
+    for i in range(depth):
+        x = net.act(net.conv(x, 32, 3, 16 if i == 0 else 1, name=f"conv_{i}"))
+    if pool:
+        x = net.max_pool(x, 2, 2)
+    if classes is not None:
+        x = net.dense(net.global_pool(x, "pool"), classes, "head")
+    return keras.Model(image, x, name=f"toy{depth}")
+
+
+def test_a_new_architecture_is_built_pruned_and_put_under_heads() -> None:
+    with registered_architecture(
+        {"toy2": (2,), "toy_3": (3,)}, toy, classifier={"pool": False}, detector={"pool": False}, detectors=["toy2"]
+    ):
+        assert {"toy2", "toy_3", "detectnet_v2_toy2"} == {name for name in models.names() if "toy" in name}
+        assert models.own_options("Toy-2") == {"pool"}
+        model = models.build("toy3", (64, 64, 3), 5)
+        assert model.output_shape == (None, 5)
+        assert prune_model(model, ratio=0.5).get_layer("conv_2").filters == 16
+        assert [x.name for x in models.classifier("toy2", (64, 64, 3), 5).layers[-3:]] == ["avg_pool", "flatten", "predictions"]
+        assert not any("pool" in x.name for x in models.build("detectnet_v2_toy2", (64, 64, 3), 2).layers)
+        with pytest.raises(ValueError, match="does not take these options"):
+            models.build("toy2", (64, 64, 3), 5, depth_multiplier=2)
+    assert not [name for name in models.names() if "toy" in name]
+
+
+def test_a_name_is_taken_once() -> None:
+    with pytest.raises(ValueError, match="'vgg16' is registered already"), registered_architecture({"vgg16": (2,)}, toy):
+        pass
+    assert models.build("vgg16", (32, 32, 3), width=0.125).name == "vgg16_bn"
+
+
+def test_an_unknown_name_is_answered_by_the_nearest() -> None:
+    with pytest.raises(ValueError, match=r"There is no architecture name='resnet_11'\. Did you mean 'resnet1.*Expected one of "):
+        models.build("resnet_11")
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("resnet18", {"all_projections", "use_pooling"}), ("vgg16", {"use_pooling", "dropout", "hidden"}),
+        ("mobilenet_v2", {"all_projections", "alpha", "stride"}), ("detectnet_v2_vgg16", {"use_pooling", "dropout", "hidden"}),
+    ],
+)  # fmt: skip
+def test_options_of_one_architecture(name: str, options: set[str]) -> None:
+    assert models.own_options(name) == options

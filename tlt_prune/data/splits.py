@@ -1,0 +1,90 @@
+"""Pictures with labels and class names."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tlt_prune.config.texts import shown
+from tlt_prune.errors import DataError
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Split:
+    """Pictures and labels.
+
+    Attributes:
+        images: uint8 (uint16 for a depth of 16) `(n, height, width, channels)`, or `(n,)` paths that are read when needed.
+        labels: `(n,)` class indices.
+        classes: class names, in the order of the indices.
+    """
+
+    images: NDArray[Any]
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def checksum(self) -> int:
+        """Of labels and pictures; of the names, sizes and times of files that are read when needed."""
+        total = zlib.crc32(self.labels.tobytes())
+        if self.images.ndim > 1:
+            return zlib.crc32(np.ascontiguousarray(self.images).tobytes(), total)
+        stats = [(path, os.stat(path)) for path in self.images.tolist()]
+        return zlib.crc32(repr([(path, x.st_size, x.st_mtime_ns) for path, x in stats]).encode(), total)
+
+    def sample(self, count: int, seed: int) -> Split:
+        """`count` pictures of all, drawn by chance, or all where there are no more."""
+        chosen = np.sort(np.random.default_rng(seed).permutation(len(self))[:count])
+        return dataclasses.replace(self, images=self.images[chosen], labels=self.labels[chosen])
+
+    def head(self, count: int) -> Split:
+        """The first `count` pictures."""
+        return dataclasses.replace(self, images=self.images[:count], labels=self.labels[:count])
+
+
+def matched(split: Split, classes: Sequence[str], source: str) -> Split:
+    """The split with the numbers that its classes have among `classes`. Classes without pictures do not count.
+
+    Raises:
+        DataError: it has pictures of a class that is not among them.
+    """
+    if split.classes == tuple(classes):
+        return split
+    number = {name: i for i, name in enumerate(classes)}
+    strange = [name for i, name in enumerate(split.classes) if name not in number and (split.labels == i).any()]
+    if strange:
+        raise DataError(
+            f"{source} has pictures of classes that are not among those trained on: {_some(strange)}. Expected some of the "
+            f"{len(classes)} classes {_some(classes)}."
+        )
+    numbers = np.array([number.get(name, -1) for name in split.classes], np.int64)
+    return dataclasses.replace(split, labels=numbers[split.labels], classes=tuple(classes))
+
+
+def missing_classes(split: Split) -> list[str]:
+    """Names of the classes that it has no pictures of."""
+    return [name for i, name in enumerate(split.classes) if not (split.labels == i).any()]
+
+
+def shared_pictures(train: Split, test: Split) -> int:
+    """How many of the test pictures are training pictures too: the same pixels, or the same files."""
+
+    def identities(split: Split) -> list[Any]:
+        if split.images.ndim > 1:
+            return [hash(x.tobytes()) for x in split.images]
+        return [(x.st_dev, x.st_ino) for x in map(os.stat, split.images.tolist())]
+
+    trained = set(identities(train))
+    return sum(x in trained for x in identities(test))
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(shown(x) for x in names[:5]) + (", ..." if len(names) > 5 else "")
