@@ -89,6 +89,7 @@ def test_hostile_specs(name: str, tmp_path: pathlib.Path) -> None:
         ("model: {width: 1.0e+300}", "expected a number below"),
         ("task: detection\ntraining_confg: {}", "Did you mean 'training_config'?"),
         ("dataset: {test_dataset_path: x}", "Did you mean 'dataset.val_dataset_path'?"),
+        ("model: {backbone: resnet_11}", "Did you mean 'resnet1"),
         ("training_config: {}", "Did you mean 'training_config, with task: detection'?"),
     ],
 )

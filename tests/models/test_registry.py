@@ -8,6 +8,9 @@ import keras
 import pytest
 
 from tlt_prune import models, prune_model
+from tlt_prune.config import spec_from_dict
+from tlt_prune.config.registry import architecture_names
+from tlt_prune.errors import SpecError
 from tlt_prune.models.blocks import ArchitectureOptions, Net, inputs
 from tlt_prune.models.registry import registered_architecture
 
@@ -25,10 +28,8 @@ def toy(depth: int, input_shape: Any, classes: int | None = None, *, pool: bool 
 
 
 def test_a_new_architecture_is_built_pruned_and_put_under_heads() -> None:
-    with registered_architecture(
-        {"toy2": (2,), "toy_3": (3,)}, toy, classifier={"pool": False}, detector={"pool": False}, detectors=["toy2"]
-    ):
-        assert {"toy2", "toy_3", "detectnet_v2_toy2"} == {name for name in models.names() if "toy" in name}
+    with registered_architecture("toy", (2, 3), toy, classifier={"pool": False}, detector={"pool": False}, detectors=[2]):
+        assert {"toy2", "toy3", "detectnet_v2_toy2"} == {name for name in models.names() if "toy" in name}
         assert models.own_options("Toy-2") == {"pool"}
         model = models.build("toy3", (64, 64, 3), 5)
         assert model.output_shape == (None, 5)
@@ -41,7 +42,7 @@ def test_a_new_architecture_is_built_pruned_and_put_under_heads() -> None:
 
 
 def test_a_name_is_taken_once() -> None:
-    with pytest.raises(ValueError, match="'vgg16' is registered already"), registered_architecture({"vgg16": (2,)}, toy):
+    with pytest.raises(ValueError, match="'vgg16' is registered already"), registered_architecture("vgg", (16,), toy):
         pass
     assert models.build("vgg16", (32, 32, 3), width=0.125).name == "vgg16_bn"
 
@@ -60,3 +61,9 @@ def test_an_unknown_name_is_answered_by_the_nearest() -> None:
 )  # fmt: skip
 def test_options_of_one_architecture(name: str, options: set[str]) -> None:
     assert models.own_options(name) == options
+
+
+def test_specs_know_the_names_before_the_models_are_imported() -> None:
+    assert architecture_names() == [x for x in models.names() if not x.startswith("detectnet")]
+    with pytest.raises(SpecError, match=r"Did you mean 'resnet1.*num_epochs"):
+        spec_from_dict({"model": {"backbone": "resnet_11"}, "train": {"num_epochs": 0}})

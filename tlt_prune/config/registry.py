@@ -11,15 +11,14 @@ whose arguments are therefore literals; a file is imported when what it register
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import dataclasses
 import importlib
-import importlib.util
-import pathlib
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, Protocol, TypeVar, get_args
+
+from tlt_prune.config.decorators import literal_arguments
 
 T = TypeVar("T", bound=type)
 
@@ -143,16 +142,15 @@ class Registry:
 
     def _read(self) -> Iterator[Entry]:
         """The entries of the package's files, read from the decorators."""
-        spec = importlib.util.find_spec(self._package)
-        for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
-            for file in sorted(pathlib.Path(folder).glob("*.py")):
-                for node in ast.parse(file.read_text(encoding="utf-8")).body:
-                    for decorator in node.decorator_list if isinstance(node, ast.ClassDef) else ():
-                        if isinstance(decorator, ast.Call) and ast.unparse(decorator.func) == f"{self._variable}.register":
-                            (name,) = (ast.literal_eval(x) for x in decorator.args)
-                            given = {x.arg: ast.literal_eval(x.value) for x in decorator.keywords}
-                            yield Entry(name, given.get("needs", "nothing"), given.get("by_script", {}))
+        for (name,), given in literal_arguments(self._package, f"{self._variable}.register"):
+            yield Entry(name, given.get("needs", "nothing"), given.get("by_script", {}))
 
 
 CRITERIA = Registry("criterion", "CRITERIA", "tlt_prune.pruning.criteria")
 COMPENSATIONS = Registry("compensation", "COMPENSATIONS", "tlt_prune.pruning.compensation")
+
+
+def architecture_names() -> list[str]:
+    """Names of the classification backbones, as `tlt_prune.models` registers them. Imports nothing."""
+    uses = literal_arguments("tlt_prune.models", "register_architecture")
+    return [f"{stem}{variant}" for (stem, *variants), _ in uses for variant in (variants[0] if variants else ("",))]

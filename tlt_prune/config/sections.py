@@ -5,13 +5,14 @@ Names are those of TAO's TensorFlow 2 classification specs.
 
 from __future__ import annotations
 
+import difflib
 from typing import Annotated, Any, Literal, Self
 
 import pydantic
 from pydantic import Field
 
 from tlt_prune.config.options import Options
-from tlt_prune.config.registry import COMPENSATIONS, CRITERIA
+from tlt_prune.config.registry import COMPENSATIONS, CRITERIA, architecture_names
 from tlt_prune.config.settings import OneOf, Settings, at_most
 from tlt_prune.config.tasks import task_sections
 from tlt_prune.config.train_sections import Train
@@ -117,6 +118,17 @@ class Model(Settings):
     retain_head: bool = False
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     activation_type: str | None = None
+
+    @pydantic.field_validator("backbone")
+    @classmethod
+    def _is_an_architecture(cls, value: str) -> str:
+        choices = architecture_names()
+        wanted = value.lower().replace("-", "").replace("_", "")
+        if wanted not in (name.replace("_", "") for name in choices):
+            near = difflib.get_close_matches(value.lower().replace("-", "_"), choices, n=1)
+            hint = f" Did you mean '{near[0]}'?" if near else ""
+            raise ValueError(f"expected one of {', '.join(choices)}.{hint} Received: {value[:40]!r}")
+        return value
 
     @pydantic.model_validator(mode="after")
     def _depth_fits(self) -> Self:

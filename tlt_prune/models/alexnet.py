@@ -11,7 +11,7 @@ from tlt_prune.models.registry import register_architecture
 _LAYERS = ((96, 11, 4, True), (256, 5, 1, True), (384, 3, 1, False), (384, 3, 1, False), (256, 3, 1, False))
 
 
-@register_architecture({"alexnet": ()})
+@register_architecture("alexnet")
 def alexnet(
     input_shape: InputShape = (224, 224, 3),
     classes: int | None = None,

@@ -15,7 +15,7 @@ _LAYERS_19 = (0, 2, 2, 4, 4)
 _RESIDUALS_53 = (1, 2, 8, 8, 4)
 
 
-@register_architecture({f"darknet{n}": (n,) for n in (19, 53)}, detector={})
+@register_architecture("darknet", (19, 53), detector={})
 def darknet(
     layers: int,
     input_shape: InputShape = (224, 224, 3),
@@ -47,7 +47,7 @@ def darknet(
     return _finished(net, image, x, f"darknet{layers}", classes)
 
 
-@register_architecture({f"cspdarknet{n}": (n,) for n in (19, 53)})
+@register_architecture("cspdarknet", (19, 53))
 def cspdarknet(
     layers: int,
     input_shape: InputShape = (224, 224, 3),
@@ -91,7 +91,7 @@ def cspdarknet(
     return _finished(net, image, x, f"cspdarknet{layers}", classes)
 
 
-@register_architecture({"cspdarknet_tiny": ()})
+@register_architecture("cspdarknet_tiny")
 def cspdarknet_tiny(
     input_shape: InputShape = (224, 224, 3), classes: int | None = None, *, options: ArchitectureOptions | None = None
 ) -> keras.Model:

@@ -34,7 +34,7 @@ def _head_initializer() -> Any:
     return keras.initializers.VarianceScaling(1 / 3, "fan_out", "uniform")
 
 
-@register_architecture({f"efficientnet_b{n}": (n,) for n in range(6)}, detector={}, detectors=["efficientnet_b0"])
+@register_architecture("efficientnet_b", (0, 1, 2, 3, 4, 5), detector={}, detectors=[0])
 def efficientnet(
     variant: int,
     input_shape: InputShape = (224, 224, 3),

@@ -23,7 +23,7 @@ _INCEPTIONS = {
 }
 
 
-@register_architecture({"googlenet": ()}, detector={})
+@register_architecture("googlenet", detector={})
 def googlenet(
     input_shape: InputShape = (224, 224, 3),
     classes: int | None = None,

@@ -14,7 +14,7 @@ _WIDTHS = (64, 128, 256, 512)
 _STRIDES = (2, 2, 2, 1)
 
 
-@register_architecture({f"helnet{n}": (n,) for n in _REPEATS})
+@register_architecture("helnet", (6, 10, 12, 18, 26, 34))
 def helnet(
     layers: int,
     input_shape: InputShape = (224, 224, 3),

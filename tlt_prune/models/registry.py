@@ -45,43 +45,51 @@ _ARCHITECTURES: dict[str, Architecture] = {}
 
 
 def register_architecture(
-    names: Mapping[str, Sequence[Any]],
+    stem: str,
+    variants: Sequence[int] = (),
     *,
     classifier: Mapping[str, Any] | None = None,
     detector: Mapping[str, Any] | None = None,
-    detectors: Collection[str] | None = None,
+    detectors: Collection[int] | None = None,
 ) -> Callable[[B], B]:
-    """Decorator: makes a function that builds models available by name.
+    """Decorator: makes a function that builds models available by name. All arguments are literals: specs are checked by them.
 
     Args:
-        names: name -> first arguments of the function, such as the number of layers.
+        stem: the name, or what the names of all variants begin with.
+        variants: first argument of the function, such as the number of layers, and the end of the name: "resnet" with
+            `(18, 50)` is "resnet18" and "resnet50".
         classifier, detector: see `Architecture`.
-        detectors: names that `detector` is meant for; all by default.
+        detectors: variants that `detector` is meant for; all by default.
 
     Raises:
         ValueError: a name is taken.
     """
 
     def decorate(function: B) -> B:
-        for name, arguments in names.items():
+        for name, arguments in _variants(stem, variants).items():
             if name in _ARCHITECTURES:
                 raise ValueError(f"An architecture '{name}' is registered already. Expected another name.")
-            as_backbone = detector if detectors is None or name in detectors else None
+            as_backbone = detector if detectors is None or set(arguments) <= set(detectors) else None
             _ARCHITECTURES[name] = Architecture(functools.partial(function, *arguments), classifier or {}, as_backbone)
         return function
 
     return decorate
 
 
+def _variants(stem: str, variants: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    """Name -> first arguments."""
+    return {f"{stem}{x}": (x,) for x in variants} if variants else {stem: ()}
+
+
 @contextlib.contextmanager
-def registered_architecture(names: Mapping[str, Sequence[Any]], function: Builder, **defaults: Any) -> Iterator[None]:
+def registered_architecture(stem: str, variants: Sequence[int], function: Builder, **defaults: Any) -> Iterator[None]:
     """Registers an architecture for the length of a block: for tests."""
     load_architectures()
-    register_architecture(names, **defaults)(function)
+    register_architecture(stem, variants, **defaults)(function)
     try:
         yield
     finally:
-        for name in names:
+        for name in _variants(stem, variants):
             del _ARCHITECTURES[name]
 
 

@@ -31,10 +31,11 @@ LAYERS = tuple(sorted(_PLANS))
 
 
 @register_architecture(
-    {f"resnet{n}": (n,) for n in LAYERS},
+    "resnet",
+    (10, 18, 20, 32, 34, 44, 50, 56, 101, 110, 152),
     classifier={"use_pooling": False, "all_projections": True},
     detector={"use_pooling": False, "all_projections": True},
-    detectors=[f"resnet{n}" for n in (10, 18, 34, 50, 101, 152)],
+    detectors=(10, 18, 34, 50, 101, 152),
 )
 def resnet(
     layers: int,

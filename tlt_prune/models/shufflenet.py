@@ -13,7 +13,7 @@ _OUT_CHANNELS = {1: 144, 2: 200, 3: 240, 4: 272, 8: 384}
 _UNITS = (3, 7, 3)
 
 
-@register_architecture({"shufflenet": ()})
+@register_architecture("shufflenet")
 def shufflenet(
     input_shape: InputShape = (224, 224, 3),
     classes: int | None = None,

@@ -13,7 +13,7 @@ from tlt_prune.models.registry import register_architecture
 _FIRES = {2: (16, 64), 3: (16, 64), 4: (32, 128), 5: (32, 128), 6: (48, 192), 7: (48, 192), 8: (64, 256), 9: (64, 256)}
 
 
-@register_architecture({"squeezenet": ()}, detector={})
+@register_architecture("squeezenet", detector={})
 def squeezenet(
     input_shape: InputShape = (224, 224, 3),
     classes: int | None = None,
