@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import keras
 
 from tlt_prune import extras
+from tlt_prune.export.material import PicturePreprocessing
 from tlt_prune.graph.family import family_of
 from tlt_prune.io import files, model_info
 from tlt_prune.io.model_info import ModelInfo
@@ -18,32 +18,13 @@ from tlt_prune.onnx.parity import check_parity, samples_of
 from tlt_prune.onnx.predictor import inputs_of, keras_runner, load_predictor
 
 
-@dataclasses.dataclass(frozen=True)
-class Pictures:
-    """How pictures become a model's input.
-
-    Attributes:
-        channels: of a picture.
-        dtype: "uint8" or "uint16".
-        prepare: pictures as a TensorFlow tensor -> the model's input.
-    """
-
-    channels: int
-    dtype: str
-    prepare: Callable[[Any], Any]
-
-    @property
-    def signature(self) -> keras.InputSpec:
-        return keras.InputSpec(shape=(None, None, None, self.channels), dtype=self.dtype, name="pictures")
-
-
 def export_saved_model(
     model: keras.Model,
     path: str | pathlib.Path,
     samples: Any,
     tolerance: float = 1e-4,
     info: ModelInfo | None = None,
-    pictures: Pictures | None = None,
+    pictures: PicturePreprocessing | None = None,
 ) -> float:
     """Writes a SavedModel folder with a serving signature and an open batch size.
 
@@ -80,7 +61,7 @@ def export_saved_model(
         return check_parity(keras_runner(model), written.run, arrays, fed, tolerance, f"The SavedModel of '{model.name}'")
 
 
-def write_saved_model(model: keras.Model, path: str | pathlib.Path, pictures: Pictures | None = None) -> None:
+def write_saved_model(model: keras.Model, path: str | pathlib.Path, pictures: PicturePreprocessing | None = None) -> None:
     """The folder itself, not compared with anything."""
     archive = keras.export.ExportArchive()
     archive.track(model)
@@ -98,5 +79,5 @@ def _signature(model: keras.Model) -> list[Any]:
     return [specs]
 
 
-def _serving(model: keras.Model, pictures: Pictures) -> Callable[[Any], Any]:
+def _serving(model: keras.Model, pictures: PicturePreprocessing) -> Callable[[Any], Any]:
     return lambda images: model(pictures.prepare(images), training=False)

@@ -10,7 +10,6 @@ import sys
 
 from tlt_prune.errors import ExportError, first_line
 from tlt_prune.io import files
-from tlt_prune.quantization.post_training import is_quantized
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +94,8 @@ Shapes = dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
 def _facts(path: pathlib.Path, options: EngineOptions) -> tuple[Shapes, bool]:
     """(input name -> smallest, usual and largest shape; whether the file is quantized)."""
     import onnx
+
+    from tlt_prune.quantization import is_quantized
 
     model = onnx.load(files.written(path))
     shapes = {}

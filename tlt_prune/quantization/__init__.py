@@ -4,13 +4,14 @@ from tlt_prune.quantization.aware import fold_batch_norms, folded, is_quantizati
 from tlt_prune.quantization.cache import read_calibration_cache, write_calibration_cache
 from tlt_prune.quantization.clustering import cluster_table, cluster_weights
 from tlt_prune.quantization.litert_aware import train_for_litert
-from tlt_prune.quantization.post_training import calibrate, quantize_onnx
+from tlt_prune.quantization.post_training import Quantized, calibrate, is_quantized, quantize_onnx
 from tlt_prune.quantization.ranges import METHODS, Range
 from tlt_prune.quantization.sparsity import sparsify, sparsity_table
 from tlt_prune.quantization.twin import to_keras, to_tf_keras
 
 __all__ = [
     "METHODS",
+    "Quantized",
     "Range",
     "calibrate",
     "cluster_table",
@@ -18,6 +19,7 @@ __all__ = [
     "fold_batch_norms",
     "folded",
     "is_quantization_aware",
+    "is_quantized",
     "quantization_aware",
     "quantize_onnx",
     "read_calibration_cache",

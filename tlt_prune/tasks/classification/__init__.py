@@ -10,7 +10,7 @@ from tlt_prune.tasks.registry import register
 from tlt_prune.tasks.task import Examples, Inputs, Task, TwinTraining
 
 if TYPE_CHECKING:
-    from tlt_prune.cli.export_material import ExportMaterial
+    from tlt_prune.export import ExportMaterial
     from tlt_prune.onnx.predictor import Predictor
     from tlt_prune.training import TrainingJob, TrainResult
 

@@ -1,0 +1,127 @@
+"""The registry of export formats, by the name that `export.formats` of a spec gives."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, TypeVar
+
+from tlt_prune.config import Spec
+from tlt_prune.config.sections import Export
+from tlt_prune.export.material import ExportMaterial
+from tlt_prune.io.places import Output
+
+
+class ExportFormat(abc.ABC):
+    """One kind of file that `tlt-export` writes: a file in this folder defines it and registers it by `register_format`.
+
+    The folder is imported to read a spec, before any framework is: subclasses import what is heavy inside their methods.
+
+    Attributes:
+        name: what `export.formats` calls it.
+        suffix: of its file, such as ".onnx"; empty for a folder.
+        extra: the extra of this package that brings what it needs; empty for none.
+        selectable: whether `export.formats` asks for it by its name; otherwise the key `export.<name>` does.
+    """
+
+    name: ClassVar[str]
+    suffix: ClassVar[str]
+    extra: ClassVar[str] = ""
+    selectable: ClassVar[bool] = True
+
+    @property
+    def asked_by(self) -> str:
+        """What asks for it in a spec, for messages."""
+        return f"export.formats: {self.name}" if self.selectable else f"export.{self.name}"
+
+    def path(self, spec: Spec) -> pathlib.Path:
+        """Its file or folder; without a spec key of its own, model.<suffix> in `<results_dir>/export`."""
+        return pathlib.Path(f"{spec.results_dir}/export/model{self.suffix}")
+
+    def applies(self, spec: Spec) -> bool:
+        """Whether the spec asks for it."""
+        return self.name in spec.export.formats if self.selectable else bool(getattr(spec.export, self.name))
+
+    def outputs(self, spec: Spec) -> list[Output]:
+        """All files and folders that it writes, for the check that none of them replaces an input."""
+        return [Output(self.asked_by, self.path(spec), (self.suffix,))]
+
+    @abc.abstractmethod
+    def write(self, material: ExportMaterial, samples: Any) -> list[str]:
+        """Writes its files.
+
+        Args:
+            material: what there is to export.
+            samples: inputs of the model, `(n, ...)`, to compare what is written with Keras on.
+
+        Returns:
+            Lines that describe what was written, for the user.
+
+        Raises:
+            ExportError: the model cannot be written so, or what was written computes something else.
+        """
+
+    def finish(self, spec: Spec) -> list[str]:
+        """What follows once all files are in their places; returns lines for the user."""
+        return []
+
+
+_FORMATS: dict[str, ExportFormat] = {}
+
+F = TypeVar("F", bound=type[ExportFormat])
+
+
+def register_format(name: str) -> Callable[[F], F]:
+    """Registers a subclass of `ExportFormat` by a name.
+
+    ```python
+    @register_format("weights")
+    class Weights(ExportFormat):
+        suffix = ".npz"
+
+        def write(self, material, samples):
+            path = self.path(material.spec)
+            with files.whole_file(path) as partial:
+                np.savez(partial, *material.predictor.model.get_weights())
+            return [f"Wrote {path}: all weights."]
+    ```
+
+    Raises:
+        ValueError: the name is taken.
+    """
+
+    def register(cls: F) -> F:
+        if name in _FORMATS:
+            raise ValueError(f"An export format {name!r} is already registered: {_FORMATS[name]!r}.")
+        cls.name = name
+        _FORMATS[name] = cls()
+        return cls
+
+    return register
+
+
+@contextlib.contextmanager
+def scoped_formats() -> Iterator[None]:
+    """Forgets, on leaving, the formats registered inside."""
+    before = dict(_FORMATS)
+    try:
+        yield
+    finally:
+        _FORMATS.clear()
+        _FORMATS.update(before)
+
+
+def format_names() -> tuple[str, ...]:
+    """What `export.formats` may name: its default's names first, the others in alphabetical order."""
+    usual: tuple[str, ...] = Export.model_fields["formats"].default
+    others = {name for name, each in _FORMATS.items() if each.selectable} - set(usual)
+    return (*usual, *sorted(others))
+
+
+def formats_of(spec: Spec) -> list[ExportFormat]:
+    """The formats that a spec asks for: those of `export.formats` in its order, then those with a key of their own."""
+    listed = [_FORMATS[name] for name in dict.fromkeys(spec.export.formats)]
+    others = [each for each in _FORMATS.values() if not each.selectable]
+    return [each for each in (*listed, *others) if each.applies(spec)]
