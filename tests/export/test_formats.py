@@ -14,7 +14,7 @@ from helpers import randomize
 from tlt_prune import models
 from tlt_prune.config import load_spec
 from tlt_prune.errors import SpecError
-from tlt_prune.export import ExportFormat, outputs_of, register_format, scoped_formats
+from tlt_prune.export import ExportFormat, export_outputs, register_format, scoped_formats
 
 # All that a new file in tlt_prune/export/formats/ would hold.
 TOY = """
@@ -57,7 +57,7 @@ def test_a_name_is_valid_while_it_is_registered() -> None:
     with scoped_formats():
         exec(TOY, {})
         spec = load_spec(None, ["export.formats=[toy, onnx]", "results_dir=here"])
-        assert [str(x.path) for x in outputs_of(spec)][:2] == ["here/export/model.npz", "here/export/model.onnx"]
+        assert [str(x.path) for x in export_outputs(spec)][:2] == ["here/export/model.npz", "here/export/model.onnx"]
         with pytest.raises(SpecError, match="must be 'saved_model', 'onnx', 'litert' or 'toy'"):
             load_spec(None, ["export.formats=[tflite]"])
         with pytest.raises(ValueError, match="'toy' is already registered"):
@@ -68,7 +68,7 @@ def test_a_name_is_valid_while_it_is_registered() -> None:
 
 def test_no_format_is_a_mistake() -> None:
     with pytest.raises(SpecError, match=r"export\.formats: expected at least one of saved_model, onnx, litert"):
-        outputs_of(load_spec(None, ["export.formats=[]"]))
+        export_outputs(load_spec(None, ["export.formats=[]"]))
 
 
 def test_the_script_writes_it(tmp_path: pathlib.Path) -> None:

@@ -49,7 +49,7 @@ def main(argv: list[str]) -> None:
 
     inputs = {**common.inputs_of(task), "export.model_path (-m)": source}
     inputs["export.cal_image_dir"] = spec.export.cal_image_dir
-    with places.writing(inputs, export.outputs_of(spec), "exporting to"):
+    with places.writing(inputs, export.export_outputs(spec), "exporting to"):
         lines = export.export_formats(task.export_material(export.source_of(spec)))
     for line in lines:
         say(line)

@@ -7,7 +7,7 @@ from tlt_prune.io.registration import register_with_keras
 
 if TYPE_CHECKING:
     from tlt_prune.export.formats import ExportFormat, register_format, scoped_formats
-    from tlt_prune.export.job import export_formats, finish_formats, main_output, outputs_of, source_of
+    from tlt_prune.export.job import export_formats, export_outputs, finish_formats, main_output, source_of
     from tlt_prune.export.litert import export_litert
     from tlt_prune.export.material import ExportMaterial, PicturePreprocessing
     from tlt_prune.export.onnx_file import export_onnx
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from tlt_prune.onnx import Predictor, latency_ms, load_predictor
 
 # Module -> what it defines. Imported when asked for: the names of the formats are read before a framework is imported.
-_HOMES = {
+_DEFINED_IN = {
     "tlt_prune.export.formats": ("ExportFormat", "register_format", "scoped_formats"),
-    "tlt_prune.export.job": ("export_formats", "finish_formats", "main_output", "outputs_of", "source_of"),
+    "tlt_prune.export.job": ("export_formats", "finish_formats", "main_output", "export_outputs", "source_of"),
     "tlt_prune.export.litert": ("export_litert",),
     "tlt_prune.export.material": ("ExportMaterial", "PicturePreprocessing"),
     "tlt_prune.export.onnx_file": ("export_onnx",),
@@ -37,12 +37,12 @@ __all__ = [
     "export_formats",
     "export_litert",
     "export_onnx",
+    "export_outputs",
     "export_saved_model",
     "finish_formats",
     "latency_ms",
     "load_predictor",
     "main_output",
-    "outputs_of",
     "register_format",
     "scoped_formats",
     "source_of",
@@ -52,7 +52,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    for home, defined in _HOMES.items():
+    for home, defined in _DEFINED_IN.items():
         if name in defined:
             value = getattr(importlib.import_module(home), name)
             register_with_keras()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tlt_prune.onnx import Predictor
 
 
-def outputs_of(spec: Spec) -> list[Output]:
+def export_outputs(spec: Spec) -> list[Output]:
     """All files and folders that an export writes, for the check that none replaces an input.
 
     Raises:
@@ -24,7 +24,7 @@ def outputs_of(spec: Spec) -> list[Output]:
     """
     formats = formats_of(spec)
     if not formats:
-        raise SpecError(f"export.formats: expected at least one of {', '.join(names())}. Received none.")
+        raise SpecError(f"export.formats: expected at least one of {', '.join(format_names())}. Received none.")
     # Two formats may name one file, which both are called after.
     return list(dict.fromkeys(output for each in formats for output in each.outputs(spec)))
 

@@ -18,13 +18,11 @@ from tlt_prune.errors import ExportError, first_line
 from tlt_prune.export.saved_model import write_saved_model
 from tlt_prune.io import files, model_info
 from tlt_prune.io.model_info import ModelInfo
-from tlt_prune.onnx.noise import quiet, quiet_natively
-from tlt_prune.onnx.parity import check_parity, samples_of
-from tlt_prune.onnx.predictor import keras_runner, load_predictor, refuse_states
+from tlt_prune.onnx import check_parity, keras_runner, load_predictor, quiet, quiet_natively, refuse_states, samples_of
 from tlt_prune.quantization import is_quantization_aware
 
-PRECISIONS = ("float32", "float16", "int8")
-_TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "int8": 0.5}
+LITERT_PRECISIONS = ("float32", "float16", "int8")
+_LITERT_TOLERANCES = {"float32": 1e-4, "float16": 1e-2, "int8": 0.5}
 
 
 def export_litert(
@@ -61,8 +59,8 @@ def export_litert(
     extras.require_tensorflow("export_litert")
     extras.require("litert", "Exporting to LiteRT")
     path = pathlib.Path(path)
-    if precision not in PRECISIONS:
-        raise ExportError(f"export.precision: expected one of {', '.join(PRECISIONS)}. Received: {precision!r}.")
+    if precision not in LITERT_PRECISIONS:
+        raise ExportError(f"export.precision: expected one of {', '.join(LITERT_PRECISIONS)}. Received: {precision!r}.")
     trained_so = not isinstance(model, keras.Model)
     if not trained_so and is_quantization_aware(model):
         raise ExportError(
@@ -76,18 +74,18 @@ def export_litert(
     if precision == "int8" and ranges is None and not trained_so:
         raise ExportError("calibration: int8 needs inputs to measure ranges on. Received: None.")
     with files.whole_file(path) as partial:
-        partial.write_bytes(_converted(model, "int8" if trained_so else precision, ranges))
+        partial.write_bytes(_litert_bytes(model, "int8" if trained_so else precision, ranges))
         if info is not None:
             model_info.write(partial, info)
         written = load_predictor(partial)
         by_name = dict(zip((x.name for x in model.inputs), arrays, strict=True))
         fed = [by_name[name] for name in written.input_shapes]
         if tolerance is None:
-            tolerance = _TOLERANCE["int8" if trained_so else precision]
+            tolerance = _LITERT_TOLERANCES["int8" if trained_so else precision]
         return check_parity(keras_runner(model), written.run, arrays, fed, tolerance, f"The LiteRT file of '{model.name}'")
 
 
-def _converted(model: Any, precision: str, ranges: Sequence[NDArray[Any]] | None) -> bytes:
+def _litert_bytes(model: Any, precision: str, ranges: Sequence[NDArray[Any]] | None) -> bytes:
     import tensorflow as tf
 
     inputs = [(x.name, x.dtype if isinstance(x.dtype, str) else x.dtype.name) for x in model.inputs]

@@ -13,9 +13,7 @@ from tlt_prune.export.material import PicturePreprocessing
 from tlt_prune.graph.family import family_of
 from tlt_prune.io import files, model_info
 from tlt_prune.io.model_info import ModelInfo
-from tlt_prune.onnx.noise import quiet
-from tlt_prune.onnx.parity import check_parity, samples_of
-from tlt_prune.onnx.predictor import inputs_of, keras_runner, load_predictor
+from tlt_prune.onnx import check_parity, input_structure, keras_runner, load_predictor, quiet, samples_of
 
 
 def export_saved_model(
@@ -75,7 +73,7 @@ def write_saved_model(model: keras.Model, path: str | pathlib.Path, pictures: Pi
 
 def _signature(model: keras.Model) -> list[Any]:
     """One positional argument: the structure of the model's inputs, by their names."""
-    specs = keras.tree.map_structure(lambda x: keras.InputSpec(shape=x.shape, dtype=x.dtype, name=x.name), inputs_of(model))
+    specs = keras.tree.map_structure(lambda x: keras.InputSpec(shape=x.shape, dtype=x.dtype, name=x.name), input_structure(model))
     return [specs]
 
 

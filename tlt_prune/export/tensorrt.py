@@ -95,15 +95,15 @@ def _facts(path: pathlib.Path, options: EngineOptions) -> tuple[Shapes, bool]:
     """(input name -> smallest, usual and largest shape; whether the file is quantized)."""
     import onnx
 
-    from tlt_prune.quantization import is_quantized
+    from tlt_prune.onnx import is_quantized
 
     model = onnx.load(files.written(path))
     shapes = {}
     for value in model.graph.input:
         batch, *sizes = [d.dim_value for d in value.type.tensor_type.shape.dim]
         spatial = iter(options.size)
-        known = [n or next(spatial) for n in sizes]
-        low, usual, high = ((batch or n, *known) for n in (options.minimum, options.optimum, options.maximum))
+        sizes = [n or next(spatial) for n in sizes]
+        low, usual, high = ((batch or n, *sizes) for n in (options.minimum, options.optimum, options.maximum))
         shapes[value.name] = (low, usual, high)
     return shapes, is_quantized(model)
 

@@ -1,11 +1,21 @@
 """Model files ready to run, the comparison of two models, and the names inside an ONNX graph."""
 
-from tlt_prune.onnx.names import scoped, with_layer_names
+from tlt_prune.onnx.graphs import (
+    fed_inputs,
+    float_tensors,
+    is_quantized,
+    makers,
+    names_read,
+    remove_unread_constants,
+    stored_tensors,
+    with_outputs,
+)
+from tlt_prune.onnx.names import with_call_scopes, with_layer_names
 from tlt_prune.onnx.noise import quiet, quiet_natively
 from tlt_prune.onnx.parity import Run, check_parity, fits, relative_difference, samples_of, session_of
 from tlt_prune.onnx.predictor import (
     Predictor,
-    inputs_of,
+    input_structure,
     keras_predictor,
     keras_runner,
     latency_ms,
@@ -18,19 +28,27 @@ __all__ = [
     "Predictor",
     "Run",
     "check_parity",
+    "fed_inputs",
     "fits",
-    "inputs_of",
+    "float_tensors",
+    "input_structure",
+    "is_quantized",
     "keras_predictor",
     "keras_runner",
     "latency_ms",
     "load_predictor",
+    "makers",
+    "names_read",
     "onnx_runner",
     "quiet",
     "quiet_natively",
     "refuse_states",
     "relative_difference",
+    "remove_unread_constants",
     "samples_of",
-    "scoped",
     "session_of",
+    "stored_tensors",
+    "with_call_scopes",
     "with_layer_names",
+    "with_outputs",
 ]

@@ -21,7 +21,7 @@ _ROLES = dict.fromkeys(("Conv", "ConvTranspose", "Gemm", "MatMul"), ("", "kernel
 _ADDED = re.compile(r"__\d+(:\d+)?$")
 
 
-def scoped(model: keras.Model) -> tuple[Callable[..., Any], list[str]]:
+def with_call_scopes(model: keras.Model) -> tuple[Callable[..., Any], list[str]]:
     """A function of the model's flat inputs, in the order of `model.inputs`, whose operations are in one scope a call.
 
     Returns:
@@ -61,14 +61,14 @@ def _rename(graph: Any, paths: list[str], nodes: _Names, tensors: _Names, outsid
     """Names in a graph, and in those inside it (the bodies of loops), which see what is outside. `outside`: old name -> new."""
     constants = {x.name for x in graph.initializer}
     fixed = set() if outside else {x.name for x in (*graph.input, *graph.output)}
-    calls = [_call(node, constants) for node in graph.node]
+    calls = [_call_number(node, constants) for node in graph.node]
     counts = collections.Counter(calls)
     new = {**outside, **{name: name for name in fixed}}
-    own: set[str] = set(fixed)
+    renamed: set[str] = set(fixed)
 
     def called(name: str, wanted: str) -> None:
-        if name and name not in own:
-            own.add(name)
+        if name and name not in renamed:
+            renamed.add(name)
             new[name] = tensors.unique(wanted)
 
     for i, value in enumerate(graph.input):
@@ -116,7 +116,7 @@ class _Names:
         return name
 
 
-def _call(node: Any, constants: set[str]) -> int | None:
+def _call_number(node: Any, constants: set[str]) -> int | None:
     """Of a node with a kernel the first that had to do with it: what came after may have been folded into it."""
     if node.op_type in _ROLES:
         texts = [node.name, *node.output, *(name for name in node.input if name in constants)]

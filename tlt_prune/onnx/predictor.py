@@ -17,10 +17,9 @@ from tlt_prune.graph.family import all_layers
 from tlt_prune.io import model_info
 from tlt_prune.io.model_files import load_keras, machine_error, refuse_foreign
 from tlt_prune.io.model_info import ModelInfo
+from tlt_prune.onnx.graphs import quantization_constants
 from tlt_prune.onnx.noise import quiet_natively
 from tlt_prune.onnx.parity import Run, session_of
-
-Array = NDArray[Any]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -47,10 +46,10 @@ class Predictor:
     model: Any = None
     info: ModelInfo | None = None
 
-    def __call__(self, batch: Array) -> Array:
+    def __call__(self, batch: NDArray[Any]) -> NDArray[Any]:
         return self.answers(batch)[0]
 
-    def answers(self, batch: Array) -> list[Array]:
+    def answers(self, batch: NDArray[Any]) -> list[NDArray[Any]]:
         """The outputs of a batch.
 
         Raises:
@@ -114,15 +113,15 @@ def load_predictor(path: str | pathlib.Path) -> Predictor:
     if not path.exists():
         raise ExportError(f"There is no model {path}. Expected a .keras, .onnx or .tflite file, or a SavedModel folder.")
     if path.is_dir():
-        return _saved_model(path)
+        return _open_saved_model(path)
     if path.suffix == ".onnx":
-        return _onnx(path)
+        return _open_onnx(path)
     if path.suffix == ".tflite":
-        return _litert(path)
+        return _open_litert(path)
     return keras_predictor(path)
 
 
-def latency_ms(predictor: Predictor, batch: Array, runs: int = 50) -> float:
+def latency_ms(predictor: Predictor, batch: NDArray[Any], runs: int = 50) -> float:
     """Median milliseconds a call, after warming up."""
     for _ in range(5):
         predictor.run(batch)
@@ -141,7 +140,7 @@ def keras_runner(model: Any) -> Run:
     import tensorflow as tf
 
     def forward(*x: Any) -> Any:
-        return keras.tree.flatten(model(keras.tree.pack_sequence_as(inputs_of(model), x), training=False))
+        return keras.tree.flatten(model(keras.tree.pack_sequence_as(input_structure(model), x), training=False))
 
     specs = [tf.TensorSpec(x.shape, x.dtype) for x in model.inputs]
     compiled = tf.function(forward).get_concrete_function(*specs)
@@ -160,7 +159,7 @@ def refuse_states(model: Any, form: str) -> None:
         )
 
 
-def inputs_of(model: Any) -> Any:
+def input_structure(model: Any) -> Any:
     """The structure of a model's inputs; of a Sequential, whose `input` may be undefined, its one input."""
     import keras
 
@@ -178,7 +177,7 @@ def keras_predictor(path: pathlib.Path) -> Predictor:
     return Predictor("keras", path, shapes, model.count_params(), size, keras_runner(model), model, model_info.read(path))
 
 
-def _saved_model(path: pathlib.Path) -> Predictor:
+def _open_saved_model(path: pathlib.Path) -> Predictor:
     import tensorflow as tf
 
     try:
@@ -195,7 +194,7 @@ def _saved_model(path: pathlib.Path) -> Predictor:
     beside = path / model_info.SAVED_MODEL_FILE
     info = model_info.parse(beside.read_bytes() if beside.is_file() else None, str(path))
 
-    def run(batch: Any) -> list[Array]:
+    def run(batch: Any) -> list[NDArray[Any]]:
         results = serve(**dict(zip(shapes, map(tf.constant, arrays_of(batch)), strict=True)))
         return in_order(results)
 
@@ -204,7 +203,7 @@ def _saved_model(path: pathlib.Path) -> Predictor:
     return Predictor("saved_model", path, shapes, params, size, run, info=info)
 
 
-def _onnx(path: pathlib.Path) -> Predictor:
+def _open_onnx(path: pathlib.Path) -> Predictor:
     extras.require("export", "Running an ONNX file")
     import onnx
 
@@ -219,15 +218,14 @@ def _onnx(path: pathlib.Path) -> Predictor:
         ) from error
     shapes = {x.name: tuple(n if isinstance(n, int) else None for n in x.shape) for x in session.get_inputs()}
     # Scales and zero points are no parameters.
-    kinds = ("QuantizeLinear", "DequantizeLinear")
-    steps = {name for node in model.graph.node if node.op_type in kinds for name in node.input[1:]}
+    steps = quantization_constants(model.graph)
     params = sum(int(np.prod(x.dims)) for x in model.graph.initializer if x.name not in steps)
     texts = {x.key: x.value for x in model.metadata_props}
     info = model_info.parse(texts.get(model_info.ONNX_KEY), str(path))
     return Predictor("onnx", path, shapes, params, path.stat().st_size, onnx_runner(session), info=info)
 
 
-def _litert(path: pathlib.Path) -> Predictor:
+def _open_litert(path: pathlib.Path) -> Predictor:
     extras.require("litert", "Running a LiteRT file")
     from ai_edge_litert import schema_py_generated as schema
     from ai_edge_litert.interpreter import Interpreter
@@ -261,13 +259,13 @@ def _litert(path: pathlib.Path) -> Predictor:
     params = sum(int(np.prod(x.shape)) for x in weights)
     info = model_info.read(path)
 
-    def run(batch: Any) -> list[Array]:
+    def run(batch: Any) -> list[NDArray[Any]]:
         return in_order(signature(**dict(zip(shapes, map(np.asarray, arrays_of(batch)), strict=True))))
 
     return Predictor("litert", path, shapes, params, path.stat().st_size, run, info=info)
 
 
-def in_order(outputs: dict[str, Any]) -> list[Array]:
+def in_order(outputs: dict[str, Any]) -> list[NDArray[Any]]:
     """Of the signatures that Keras writes: output_0, output_1, ..., output_10."""
     return [np.asarray(outputs[key]) for key in sorted(outputs, key=lambda name: (len(name), name))]
 
@@ -277,6 +275,6 @@ def onnx_runner(session: Any) -> Run:
     return lambda batch: [np.asarray(x) for x in session.run(None, dict(zip(names, arrays_of(batch), strict=True)))]
 
 
-def arrays_of(batch: Any) -> list[Array]:
+def arrays_of(batch: Any) -> list[NDArray[Any]]:
     """One array an input."""
     return list(batch) if isinstance(batch, (tuple, list)) else [batch]

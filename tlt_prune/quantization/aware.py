@@ -21,12 +21,9 @@ from tlt_prune.graph.family import Family
 from tlt_prune.graph.reader import Call, Graph, matches, nearest_name, read
 from tlt_prune.pruning.running.batches import Batches, progress
 from tlt_prune.quantization.copying import copied
+from tlt_prune.quantization.layer_types import AVERAGING_LAYERS, FLOAT_LAYERS
 from tlt_prune.quantization.layers import QUANTIZED, FakeQuantize, QuantizedWithNorm, along_channels, off
 from tlt_prune.quantization.ranges import METHODS, Histogram
-
-_AVERAGES = tuple(f"{kind}AveragePooling{n}D" for kind in ("", "Global") for n in (1, 2, 3))
-# What may hold weights without a kernel of products, and stays float.
-_FLOAT = ("BatchNormalization", "LayerNormalization", "GroupNormalization", "PReLU", "Normalization")
 
 
 def fold_batch_norms(model: keras.Model) -> keras.Model:
@@ -81,7 +78,6 @@ def quantization_aware(
     percentile: float = 99.99,
     excluded: Sequence[str] = (),
     steps: int | None = None,
-    batch_size: int = 64,
 ) -> keras.Model:
     """The model to train on: symmetric int8 in the place of every kernel and of the activations that meet one.
 
@@ -90,12 +86,12 @@ def quantization_aware(
 
     Args:
         model: a trained float model.
-        data: inputs to start the ranges of activations from: arrays, a `tf.data.Dataset`, a `PyDataset` or batches.
+        data: inputs to start the ranges of activations from: arrays, read in batches of 64, a `tf.data.Dataset`, a `PyDataset`
+            or batches.
         learned: ranges are trained with the weights (`layers.FakeQuantize`); otherwise they follow the batches.
         method, percentile: how a range follows from the data: see `quantization.ranges`.
         excluded: names, paths or patterns of layers that stay float.
         steps: batches to read; None for all.
-        batch_size: of arrays.
 
     Raises:
         QuantizationError: a layer has no quantized form (and is not excluded), or `excluded` names none.
@@ -104,7 +100,7 @@ def quantization_aware(
     """
     if method not in METHODS:
         raise QuantizationError(f"method: expected one of {', '.join(METHODS)}. Received: {method!r}.")
-    batches = Batches(data, read(model), steps=steps, batch_size=batch_size, what="quantization_aware")
+    batches = Batches(data, read(model), steps=steps, what="quantization_aware")
     # Models inside are opened first: every layer is seen as often as it is called.
     graph = read(rewired(read(copied(model)), lambda call, args, kwargs: call.op(*args, **kwargs)))
     calls = list(graph.walk())
@@ -113,42 +109,42 @@ def quantization_aware(
             near = nearest_name(pattern, {call.path for call in calls})
             raise QuantizationError(f"excluded: '{model.name}' has no layer {pattern!r}.{near}")
     floats = {id(call.op) for call in calls if any(matches(call, pattern) for pattern in excluded)}
-    _check(graph, floats)
+    _check_quantizable(graph, floats)
     aware = rewired(graph, _Quantizer(graph, floats, learned).visit)
-    _start(aware, batches, method, percentile)
+    _set_ranges(aware, batches, method, percentile)
     return aware
 
 
 # --- folding ---
 
 
-def _readers(graph: Graph) -> dict[int, list[Call | None]]:
+def _calls_reading(graph: Graph) -> dict[int, list[Call | None]]:
     """Tensor -> the calls that read it; None stands for the model's outputs."""
-    found: dict[int, list[Call | None]] = collections.defaultdict(list)
+    readers: dict[int, list[Call | None]] = collections.defaultdict(list)
     for scope in _scopes(graph):
         for call in scope.calls:
             for tensor in call.inputs:
-                found[tensor.key].append(call)
+                readers[tensor.key].append(call)
         for tensor in scope.flat_outputs:
-            found[tensor.key].append(None)
-    return found
+            readers[tensor.key].append(None)
+    return readers
 
 
 def _scopes(graph: Graph) -> list[Graph]:
     """The model and the models inside, once each."""
-    found = {id(graph): graph}
+    scopes = {id(graph): graph}
     for call in graph.walk():
         if call.inner is not None:
-            found[id(call.inner)] = call.inner
-    return list(found.values())
+            scopes[id(call.inner)] = call.inner
+    return list(scopes.values())
 
 
 def _folded_norms(graph: Graph) -> dict[int, Call]:
     """Layer (by id) -> the call of the batch normalization that goes into it."""
     family = graph.family
     times = collections.Counter(id(call.op) for call in graph.walk())
-    readers = _readers(graph)
-    found = {}
+    readers = _calls_reading(graph)
+    norms = {}
     for call in graph.walk():
         if (
             _quantized_name(family, call.op) is None
@@ -163,8 +159,8 @@ def _folded_norms(graph: Graph) -> dict[int, Call]:
         rank = len(call.outputs[0].shape)
         channels = 1 if getattr(call.op, "data_format", None) == "channels_first" else rank - 1
         if norm.op.axis % rank == channels:
-            found[id(call.op)] = norm
-    return found
+            norms[id(call.op)] = norm
+    return norms
 
 
 def _quantized_name(family: Family, op: Any) -> str | None:
@@ -206,13 +202,13 @@ class _Later:
 # --- quantizing ---
 
 
-def _check(graph: Graph, floats: set[int]) -> None:
+def _check_quantizable(graph: Graph, floats: set[int]) -> None:
     """Raises QuantizationError where weights would stay float without anybody having said so."""
     family = graph.family
     for call in graph.walk():
         if not family.is_layer(call.op) or id(call.op) in floats or not call.op.weights:
             continue
-        if _quantized_name(family, call.op) is None and not any(family.is_a(call.op, x) for x in _FLOAT):
+        if _quantized_name(family, call.op) is None and not any(family.is_a(call.op, x) for x in FLOAT_LAYERS):
             raise QuantizationError(
                 f"Layer '{call.path}' of type {type(call.op).__name__} has no quantized form. Expected {', '.join(QUANTIZED)}; "
                 f"excluded=['{call.path}'] leaves it in floating point."
@@ -224,7 +220,7 @@ class _Quantizer:
         self._family, self._floats, self._learned = graph.family, floats, learned
         self._norms = {op: norm for op, norm in _folded_norms(graph).items() if op not in floats and id(norm.op) not in floats}
         self._gone = {id(norm.op) for norm in self._norms.values()}
-        self._readers = _readers(graph)
+        self._readers = _calls_reading(graph)
         self._makers = {tensor.key: call for call in graph.walk() for tensor in call.outputs}
         self._quantized: dict[int, Any] = {}
         self._layers: dict[int, _Later] = {}
@@ -238,7 +234,7 @@ class _Quantizer:
         name = _quantized_name(self._family, op)
         if name is not None:
             return self._layer(op, name)(self._activation(args[0], call.inputs[0].key), *args[1:], **kwargs)
-        if type(op).__name__ in _AVERAGES:
+        if type(op).__name__ in AVERAGING_LAYERS:
             return op(self._activation(args[0], call.inputs[0].key), *args[1:], **kwargs)
         if type(op).__name__ == "Add" and len(call.inputs) > 1:
             return self._addition(call, args, kwargs)
@@ -290,7 +286,7 @@ class _Quantizer:
         return self._quantized[id(value)][1]
 
 
-def _start(aware: keras.Model, batches: Batches, method: str, percentile: float) -> None:
+def _set_ranges(aware: keras.Model, batches: Batches, method: str, percentile: float) -> None:
     """Sets the ranges of activations to what they are on the data, while none of them is rounded."""
     layers = [x for x in aware.layers if isinstance(x, FakeQuantize)]
     histograms = [Histogram() for _ in layers]

@@ -1,4 +1,4 @@
-"""TensorRT's calibration cache, the toolkit's `cal.bin`: a tensor a line, its name and the bits of its scale.
+"""TensorRT's calibration cache, the toolkit's `cal.bin`: one line per tensor with its name and the bits of its scale.
 
     TRT-8601-EntropyCalibration2
     input_1: 3c010a14
@@ -52,8 +52,8 @@ def read_calibration_cache(path: str | pathlib.Path) -> dict[str, float]:
         raise QuantizationError(f"{path} is no calibration cache. Expected a first line TRT-<version>-<calibrator>.")
     scales = {}
     for number, line in enumerate(lines, start=2):
-        found = _LINE.fullmatch(line)
-        if found is None:
+        match = _LINE.fullmatch(line)
+        if match is None:
             raise QuantizationError(f"{path}, line {number}: expected 'tensor: 8 hexadecimal digits'. Received: {line[:80]!r}.")
-        (scales[found["name"]],) = struct.unpack(">f", bytes.fromhex(found["bits"]))
+        (scales[match["name"]],) = struct.unpack(">f", bytes.fromhex(match["bits"]))
     return scales

@@ -56,7 +56,7 @@ def cluster_weights(
     if not large:
         raise QuantizationError(f"clusters: no kernel of '{model.name}' has more than {clusters} weights.")
     with model_optimization() as tfmot:
-        found = tfmot.clustering.keras
-        options = {"number_of_clusters": clusters, "cluster_centroids_init": found.CentroidInitialization.KMEANS_PLUS_PLUS}
+        tools = tfmot.clustering.keras
+        options = {"number_of_clusters": clusters, "cluster_centroids_init": tools.CentroidInitialization.KMEANS_PLUS_PLUS}
         training = Training(data, loss, epochs, steps_per_epoch, learning_rate)
-        return trained_on_twin(model, large, lambda x: found.cluster_weights(x, **options), found.strip_clustering, training)
+        return trained_on_twin(model, large, lambda x: tools.cluster_weights(x, **options), tools.strip_clustering, training)

@@ -17,9 +17,10 @@ from keras import ops
 
 from tlt_prune.graph.call_trace import CallTrace
 from tlt_prune.graph.rules import register_rule
+from tlt_prune.quantization.layer_types import KERNEL_CHANNEL_AXES
 from tlt_prune.quantization.ranges import LEVELS
 
-_PACKAGE = "tlt_prune"
+_KERAS_PACKAGE = "tlt_prune"
 _LEAST_GAIN = 1e-6
 
 
@@ -45,7 +46,7 @@ def _for_inference(x: Any, maximum: Any) -> Any:
     )
 
 
-@keras.saving.register_keras_serializable(package=_PACKAGE)
+@keras.saving.register_keras_serializable(package=_KERAS_PACKAGE)
 class FakeQuantize(keras.layers.Layer):
     """Quantizes an activation, with one range for the whole tensor.
 
@@ -149,31 +150,14 @@ class _QuantizedKernel:
 def _quantized(base: Any, *channel_axes: int) -> Any:
     cls = type(f"Quantized{base.__name__}", (_QuantizedKernel, base), {"channel_axes": channel_axes, "__module__": __name__})
     cls.__doc__ = f"`keras.layers.{base.__name__}` whose kernel is quantized to int8, one range an output channel."
-    return keras.saving.register_keras_serializable(package=_PACKAGE)(cls)
+    return keras.saving.register_keras_serializable(package=_KERAS_PACKAGE)(cls)
 
 
-QuantizedConv1D = _quantized(keras.layers.Conv1D, -1)
-QuantizedConv2D = _quantized(keras.layers.Conv2D, -1)
-QuantizedConv3D = _quantized(keras.layers.Conv3D, -1)
-QuantizedConv2DTranspose = _quantized(keras.layers.Conv2DTranspose, -2)
-QuantizedDepthwiseConv2D = _quantized(keras.layers.DepthwiseConv2D, -2, -1)
-QuantizedDense = _quantized(keras.layers.Dense, -1)
-
-QUANTIZED: dict[str, Any] = {
-    cls.__name__.removeprefix("Quantized"): cls
-    for cls in (
-        QuantizedConv1D,
-        QuantizedConv2D,
-        QuantizedConv3D,
-        QuantizedConv2DTranspose,
-        QuantizedDepthwiseConv2D,
-        QuantizedDense,
-    )
-}
+QUANTIZED: dict[str, Any] = {name: _quantized(getattr(keras.layers, name), *axes) for name, axes in KERNEL_CHANNEL_AXES.items()}
 """Keras' class name -> the quantized class."""
 
 
-@keras.saving.register_keras_serializable(package=_PACKAGE)
+@keras.saving.register_keras_serializable(package=_KERAS_PACKAGE)
 class QuantizedWithNorm(keras.layers.Layer):
     """A quantized layer and the batch normalization that follows it: what is quantized is the kernel with the normalization
     folded in, while training still normalizes by the batch.

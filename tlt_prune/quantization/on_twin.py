@@ -13,6 +13,7 @@ import keras
 
 from tlt_prune.graph.reader import read
 from tlt_prune.quantization.copying import copied
+from tlt_prune.quantization.layer_types import TWIN_LAYERS
 from tlt_prune.quantization.twin import to_tf_keras
 
 
@@ -43,7 +44,7 @@ def kernels(model: keras.Model) -> Iterator[tuple[str, Any]]:
     """(path, layer) of every convolution and dense layer, in call order."""
     graph = read(model)
     for call in graph.walk():
-        if graph.family.is_layer(call.op) and any(graph.family.is_a(call.op, x) for x in ("Conv2D", "Dense")):
+        if graph.family.is_layer(call.op) and any(graph.family.is_a(call.op, x) for x in TWIN_LAYERS):
             yield call.path, call.op
 
 

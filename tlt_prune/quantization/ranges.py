@@ -103,7 +103,7 @@ def least_divergent(counts: NDArray[np.int64], levels: int, stride: int = 1) -> 
     For each candidate i: P is the distribution with everything beyond bin i added to the last one, Q what is left of it after the
     bins of each level share their mean (over those that are not empty); the smallest KL(P || Q) wins.
     """
-    best, found = np.inf, len(counts)
+    least, kept_bins = np.inf, len(counts)
     for i in [*range(levels, len(counts), stride), len(counts)]:
         kept = counts[:i].astype(np.float64)
         reference = kept.copy()
@@ -113,9 +113,9 @@ def least_divergent(counts: NDArray[np.int64], levels: int, stride: int = 1) -> 
         mean = np.add.reduceat(kept, starts) / filled
         quantized = np.repeat(mean, np.diff([*starts, i])) * (kept > 0)
         divergence = _divergence(reference, quantized)
-        if divergence < best:
-            best, found = divergence, i
-    return found
+        if divergence < least:
+            least, kept_bins = divergence, i
+    return kept_bins
 
 
 def _divergence(p: NDArray[np.float64], q: NDArray[np.float64]) -> float:

@@ -29,7 +29,7 @@ def sparsity_table(model: keras.Model) -> pd.DataFrame:
     for path, layer in kernels(model):
         kernel = np.asarray(layer.kernel)
         inputs, outputs = kernel.shape[-2:]
-        note = _why_not(layer, inputs)
+        note = _why_not_sparse(layer, inputs)
         rows[path] = {
             "inputs": inputs,
             "outputs": outputs,
@@ -70,15 +70,15 @@ def sparsify(
         reasons = "; ".join(sorted(set(table["note"]))) or "it has no convolution or dense layer"
         raise QuantizationError(f"2:4 sparsity: no layer of '{model.name}' is eligible: {reasons}.")
     with model_optimization() as tfmot:
-        found = tfmot.sparsity.keras
-        options = {"sparsity_m_by_n": (2, 4), "pruning_schedule": found.ConstantSparsity(0.5, begin_step=0, frequency=1)}
+        tools = tfmot.sparsity.keras
+        options = {"sparsity_m_by_n": (2, 4), "pruning_schedule": tools.ConstantSparsity(0.5, begin_step=0, frequency=1)}
         sparse, difference = trained_on_twin(
             model,
             eligible,
-            lambda x: found.prune_low_magnitude(x, **options),
-            found.strip_pruning,
+            lambda x: tools.prune_low_magnitude(x, **options),
+            tools.strip_pruning,
             Training(data, loss, epochs, steps_per_epoch, learning_rate),
-            [found.UpdatePruningStep()],
+            [tools.UpdatePruningStep()],
         )
     after = sparsity_table(sparse)
     missed = after.index[after["eligible"] & (after["sparse"] < 1)]
@@ -87,7 +87,7 @@ def sparsify(
     return sparse, difference
 
 
-def _why_not(layer: Any, inputs: int) -> str:
+def _why_not_sparse(layer: Any, inputs: int) -> str:
     if getattr(layer, "groups", 1) != 1:
         return "a grouped convolution"
     return "" if inputs % _PATTERN == 0 else "input channels are no multiple of 4"

@@ -20,7 +20,7 @@ from tlt_prune.errors import UnsupportedModelError
 from tlt_prune.graph.classes import is_keras_class
 from tlt_prune.graph.execute import run_through
 from tlt_prune.graph.reader import Call, Graph, read
-from tlt_prune.onnx.parity import relative_difference
+from tlt_prune.onnx import relative_difference
 
 # Raw operations of Keras 3 that symbols of either package can do by themselves.
 _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
@@ -108,7 +108,7 @@ class _Builder:
                 "layers that both packages have, without others inside."
             )
         names = _arguments(cls)
-        own = _arguments(type(op))
+        parameters = _arguments(type(op))
         config = {}
         for key, value in op.get_config().items():
             if key in _LEFT_OUT or key.endswith(("_initializer", "_constraint")):
@@ -116,10 +116,10 @@ class _Builder:
             other = key if key in names else _RENAMED.get(key)
             if other in names:
                 config[other] = self._value(call, key, value)
-            elif key in own and not _is_default(own[key], value):
+            elif key in parameters and not _is_default(parameters[key], value):
                 raise UnsupportedModelError(
                     f"Layer '{call.path}' of type {type(op).__name__}: {key}={value!r} has no counterpart in "
-                    f"{self._package.__name__}. Expected its default, {own[key].default!r}."
+                    f"{self._package.__name__}. Expected its default, {parameters[key].default!r}."
                 )
         return cls(**config)
 
@@ -143,15 +143,15 @@ class _Builder:
 
 def _arguments(cls: Any) -> dict[str, inspect.Parameter]:
     """Arguments of a class's constructor, those that it hands on to its bases included."""
-    found: dict[str, inspect.Parameter] = {"name": inspect.Parameter("name", inspect.Parameter.KEYWORD_ONLY, default=None)}
+    arguments: dict[str, inspect.Parameter] = {"name": inspect.Parameter("name", inspect.Parameter.KEYWORD_ONLY, default=None)}
     for base in cls.__mro__:
         if "__init__" in vars(base):
             parameters = inspect.signature(base.__init__).parameters
             for name, parameter in parameters.items():
-                found.setdefault(name, parameter)
+                arguments.setdefault(name, parameter)
             if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
                 break
-    return found
+    return arguments
 
 
 def _is_default(parameter: inspect.Parameter, value: Any) -> bool:

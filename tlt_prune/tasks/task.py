@@ -16,7 +16,7 @@ from tlt_prune.errors import SpecError
 
 if TYPE_CHECKING:
     from tlt_prune.export import ExportMaterial
-    from tlt_prune.onnx.predictor import Predictor
+    from tlt_prune.onnx import Predictor
     from tlt_prune.training import TrainingJob, TrainResult
 
 Inputs = Mapping[str, str | pathlib.Path | None]

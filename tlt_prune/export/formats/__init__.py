@@ -11,9 +11,9 @@ import importlib
 import pkgutil
 from importlib import metadata
 
-from tlt_prune.export.formats.registry import ExportFormat, formats_of, format_names, register_format, scoped_formats
+from tlt_prune.export.formats.registry import ExportFormat, format_names, formats_of, register_format, scoped_formats
 
-__all__ = ["ExportFormat", "formats_of", "format_names", "register_format", "scoped_formats"]
+__all__ = ["ExportFormat", "format_names", "formats_of", "register_format", "scoped_formats"]
 
 # Importing them registers their formats.
 for _module in pkgutil.iter_modules(__path__):

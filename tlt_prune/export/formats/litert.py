@@ -6,12 +6,10 @@ import pathlib
 from typing import Any
 
 from tlt_prune.config import Spec
-from tlt_prune.export.formats.registry import ExportFormat, register_format
+from tlt_prune.export.formats.registry import DATA_TYPES, ExportFormat, register_format
 from tlt_prune.export.material import ExportMaterial
 from tlt_prune.io import files
 from tlt_prune.io.places import Output
-
-_PRECISIONS = {"fp32": "float32", "fp16": "float16", "int8": "int8"}
 
 
 @register_format("litert")
@@ -44,7 +42,7 @@ class LiteRT(ExportFormat):
             model,
             path,
             samples,
-            precision=_PRECISIONS[e.data_type],
+            precision=DATA_TYPES[e.data_type],
             calibration=calibration,
             tolerance=e.tolerance,
             info=predictor.info,

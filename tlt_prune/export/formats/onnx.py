@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tlt_prune.config import Spec
-from tlt_prune.export.formats.registry import ExportFormat, register_format
+from tlt_prune.export.formats.registry import DATA_TYPES, ExportFormat, register_format
 from tlt_prune.export.material import ExportMaterial
 from tlt_prune.export.tensorrt import EngineOptions, build_engine, build_script, trtexec_command, write_build_script
 from tlt_prune.io import files
@@ -17,8 +17,6 @@ from tlt_prune.io.places import Output
 
 if TYPE_CHECKING:
     from tlt_prune.quantization import Quantized
-
-_PRECISIONS = {"fp32": "float32", "fp16": "float16"}
 
 
 def onnx_path(spec: Spec) -> pathlib.Path:
@@ -62,9 +60,10 @@ class Onnx(ExportFormat):
         path, aware = onnx_path(spec), is_quantization_aware(model)
         if spec.export.data_type == "int8" and not aware:
             return _write_calibrated(material, samples)
-        precision = _PRECISIONS.get(spec.export.data_type, "float32")
-        kind = "int8, trained so" if aware else {"float32": "fp32", "float16": "fp16"}[precision]
-        written = _write_float(material, path, samples, precision, kind)
+        # One that was trained with quantization is quantized as it is written.
+        data_type = "fp32" if aware and spec.export.data_type == "int8" else spec.export.data_type
+        kind = "int8, trained so" if aware else data_type
+        written = _write(material, path, samples, DATA_TYPES[data_type], kind)
         return [written, *_engine_lines(material, int8=aware)]
 
     def finish(self, spec: Spec) -> list[str]:
@@ -81,7 +80,7 @@ def _cache_file(spec: Spec) -> pathlib.Path:
     return pathlib.Path(cache) if cache else onnx_path(spec).with_name("cal.bin")
 
 
-def _write_float(material: ExportMaterial, path: pathlib.Path, samples: Any, precision: str, kind: str) -> str:
+def _write(material: ExportMaterial, path: pathlib.Path, samples: Any, precision: str, kind: str) -> str:
     """Writes the model by `export_onnx`; returns the line that describes it."""
     from tlt_prune.export.onnx_file import export_onnx
 
@@ -105,7 +104,7 @@ def _write_calibrated(material: ExportMaterial, samples: Any) -> list[str]:
 
     spec, path = material.spec, onnx_path(material.spec)
     e, source, cache = spec.export, _float_file(path), _cache_file(spec)
-    lines = [_write_float(material, source, samples, "float32", "fp32")]
+    lines = [_write(material, source, samples, "float32", "fp32")]
     result = _quantize(material, files.written(source), path)
     lines.append(
         f"Wrote {path}: int8 for {e.target}, calibrated by {e.calibration} on {result.examples} pictures; the largest class "

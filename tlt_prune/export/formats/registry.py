@@ -68,12 +68,15 @@ class ExportFormat(abc.ABC):
         return []
 
 
-_FORMATS: dict[str, ExportFormat] = {}
+DATA_TYPES = {"fp32": "float32", "fp16": "float16", "int8": "int8"}
+"""`export.data_type` -> the precision as Keras calls it."""
 
-F = TypeVar("F", bound=type[ExportFormat])
+_EXPORT_FORMATS: dict[str, ExportFormat] = {}
+
+FormatClass = TypeVar("FormatClass", bound=type[ExportFormat])
 
 
-def register_format(name: str) -> Callable[[F], F]:
+def register_format(name: str) -> Callable[[FormatClass], FormatClass]:
     """Registers a subclass of `ExportFormat` by a name.
 
     ```python
@@ -92,11 +95,11 @@ def register_format(name: str) -> Callable[[F], F]:
         ValueError: the name is taken.
     """
 
-    def register(cls: F) -> F:
-        if name in _FORMATS:
-            raise ValueError(f"An export format {name!r} is already registered: {_FORMATS[name]!r}.")
+    def register(cls: FormatClass) -> FormatClass:
+        if name in _EXPORT_FORMATS:
+            raise ValueError(f"An export format {name!r} is already registered: {_EXPORT_FORMATS[name]!r}.")
         cls.name = name
-        _FORMATS[name] = cls()
+        _EXPORT_FORMATS[name] = cls()
         return cls
 
     return register
@@ -105,23 +108,23 @@ def register_format(name: str) -> Callable[[F], F]:
 @contextlib.contextmanager
 def scoped_formats() -> Iterator[None]:
     """Forgets, on leaving, the formats registered inside."""
-    before = dict(_FORMATS)
+    before = dict(_EXPORT_FORMATS)
     try:
         yield
     finally:
-        _FORMATS.clear()
-        _FORMATS.update(before)
+        _EXPORT_FORMATS.clear()
+        _EXPORT_FORMATS.update(before)
 
 
 def format_names() -> tuple[str, ...]:
     """What `export.formats` may name: its default's names first, the others in alphabetical order."""
     usual: tuple[str, ...] = Export.model_fields["formats"].default
-    others = {name for name, each in _FORMATS.items() if each.selectable} - set(usual)
+    others = {name for name, each in _EXPORT_FORMATS.items() if each.selectable} - set(usual)
     return (*usual, *sorted(others))
 
 
 def formats_of(spec: Spec) -> list[ExportFormat]:
     """The formats that a spec asks for: those of `export.formats` in its order, then those with a key of their own."""
-    listed = [_FORMATS[name] for name in dict.fromkeys(spec.export.formats)]
-    others = [each for each in _FORMATS.values() if not each.selectable]
+    listed = [_EXPORT_FORMATS[name] for name in dict.fromkeys(spec.export.formats)]
+    others = [each for each in _EXPORT_FORMATS.values() if not each.selectable]
     return [each for each in (*listed, *others) if each.applies(spec)]

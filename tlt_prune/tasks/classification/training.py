@@ -11,7 +11,7 @@ from tlt_prune.config import Spec
 from tlt_prune.errors import MissingPackageError, SpecError
 from tlt_prune.io import model_info
 from tlt_prune.io.console import say
-from tlt_prune.onnx.predictor import Predictor, load_predictor
+from tlt_prune.onnx import Predictor, load_predictor
 from tlt_prune.tasks.classification.models import is_whole_model, starting_model
 from tlt_prune.tasks.classification.pictures import agreed, as_inputs, picture_format
 from tlt_prune.tasks.steps.starting import quantization_aware, read_teacher, seed

@@ -11,7 +11,7 @@ from tlt_prune.tasks.task import Examples, Inputs, Measure, Task
 
 if TYPE_CHECKING:
     from tlt_prune.export import ExportMaterial
-    from tlt_prune.onnx.predictor import Predictor
+    from tlt_prune.onnx import Predictor
     from tlt_prune.tasks.detection.job import DetectionJob
     from tlt_prune.training import TrainingJob
 

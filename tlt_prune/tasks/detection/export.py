@@ -12,7 +12,7 @@ from tlt_prune.detection.decoded import with_decoding
 from tlt_prune.detection.evaluation import as_input
 from tlt_prune.errors import SpecError
 from tlt_prune.export import PicturePreprocessing
-from tlt_prune.onnx.predictor import Predictor
+from tlt_prune.onnx import Predictor
 from tlt_prune.tasks.detection.job import DetectionJob, output_size
 from tlt_prune.tasks.task import Task
 
