@@ -1,4 +1,4 @@
-"""SavedModel, ONNX and LiteRT files, and the proof that they compute what Keras computes."""
+"""Export of Keras models to SavedModel, ONNX and LiteRT files, each compared with Keras before it is written."""
 
 import importlib
 from typing import TYPE_CHECKING, Any

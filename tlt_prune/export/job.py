@@ -1,4 +1,4 @@
-"""One export: every format that a spec asks for, from what a task gives."""
+"""The steps of `tlt-export`: which files it writes, writing them, and what follows."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def export_outputs(spec: Spec) -> list[Output]:
     formats = formats_of(spec)
     if not formats:
         raise SpecError(f"export.formats: expected at least one of {', '.join(format_names())}. Received none.")
-    # Two formats may name one file, which both are called after.
+    # The decoding file is named after the ONNX file, so both formats list that.
     return list(dict.fromkeys(output for each in formats for output in each.outputs(spec)))
 
 
 def source_of(spec: Spec) -> Predictor:
-    """The model of `export.model_path`, once it is certain that the packages of every format are there.
+    """Loads the model of `export.model_path`, after a check that the packages of every format are installed.
 
     Raises:
         MissingPackageError: a format needs a package that is not installed.
@@ -62,12 +62,12 @@ def export_formats(material: ExportMaterial) -> list[str]:
 
 
 def finish_formats(spec: Spec) -> list[str]:
-    """What follows once all files are in their places, such as building an engine; returns lines for the user."""
+    """Runs the steps that need all files in their places, such as building an engine; returns lines for the user."""
     return [line for each in formats_of(spec) for line in each.finish(spec)]
 
 
 def main_output(spec: Spec) -> pathlib.Path | None:
-    """What an evaluation would take of an export: a file rather than a folder; None where no format was named."""
+    """The output to evaluate next: a file rather than a folder; None if `export.formats` is empty."""
     selected = [each for each in formats_of(spec) if each.selectable]
     first = next((each for each in selected if each.suffix), selected[0] if selected else None)
     return first.path(spec) if first is not None else None

@@ -1,4 +1,4 @@
-"""What a task gives to an export: the model, and data of its own to compare, calibrate and train with."""
+"""The protocol between tasks and export: the model, and data to compare, calibrate and train it with."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ class PicturePreprocessing:
 
     @property
     def signature(self) -> keras.InputSpec:
-        """Of an endpoint that takes pictures."""
+        """Input of an endpoint that takes pictures."""
         import keras
 
         return keras.InputSpec(shape=(None, None, None, self.channels), dtype=self.dtype, name="pictures")
 
 
 class ExportMaterial(Protocol):
-    """What a task gives to an export.
+    """The model and the data that a task provides for an export.
 
     Attributes:
         spec: the experiment, with its `export` section.
@@ -66,7 +66,7 @@ class ExportMaterial(Protocol):
         """
 
     def training(self, epochs: int) -> Mapping[str, Any]:
-        """Arguments of `quantization.train_for_litert`: how the model is trained on for that many epochs.
+        """Arguments of `quantization.train_for_litert`, to continue training for that many epochs.
 
         Raises:
             SpecError: the task has no such training.

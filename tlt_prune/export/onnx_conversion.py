@@ -1,4 +1,4 @@
-"""A Keras model -> an ONNX graph: tf2onnx, what it gets wrong put right, and onnxslim for the folding."""
+"""Conversion of a Keras model to an ONNX graph: by tf2onnx, with its mistakes corrected, then folded by onnxslim."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def converted_graph(model: keras.Model, opset: int, turned: list[bool], batch_si
     import tensorflow as tf
     import tf2onnx
 
-    # tf2onnx reports every pass at INFO, and as errors the operations it lacks, which are made up for or named below.
+    # tf2onnx logs every pass, and operations it lacks as errors: those are replaced or reported below.
     logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)
     inputs = [x.name for x in model.inputs]
     names = [producing_layer(x).name for x in model.outputs]
@@ -53,7 +53,7 @@ def converted_graph(model: keras.Model, opset: int, turned: list[bool], batch_si
             opset=opset,
             inputs_as_nchw=[*as_nchw, *(f"{name}:0" for name in as_nchw)] or None,
         )
-    # Whatever the converter meets, the user needs one line.
+    # The converter raises many types; the user gets one line.
     except Exception as error:
         raise ExportError(f"tf2onnx cannot convert '{model.name}': {first_line(error, 200)}") from error
     _feed_constants(proto, concrete)
@@ -64,7 +64,7 @@ def converted_graph(model: keras.Model, opset: int, turned: list[bool], batch_si
 
 
 def _feed_constants(proto: Any, function: Any) -> None:
-    """What a function took from outside as a constant (the means of an adapted Normalization) is no input of the graph."""
+    """Turns graph inputs that the function captured as constants (the means of an adapted Normalization) into initializers."""
     import onnx
 
     graph = proto.graph
@@ -75,7 +75,7 @@ def _feed_constants(proto: Any, function: Any) -> None:
 
 
 def _without_erfc(proto: Any) -> Any:
-    """TensorFlow computes GELU by erfc(x), which ONNX lacks: 1 - erf(x)."""
+    """Replaces Erfc, by which TensorFlow computes GELU and which ONNX lacks, with 1 - erf(x)."""
     import onnx
 
     graph = proto.graph
@@ -86,7 +86,7 @@ def _without_erfc(proto: Any) -> Any:
             graph.node.append(node)
             continue
         one, erf = f"{node.output[0]}_one", f"{node.output[0]}_erf"
-        # Of the type of what comes in, whatever that is.
+        # The constant 1 takes the data type of the input.
         graph.node.append(onnx.helper.make_node("Erf", node.input, [erf], f"{node.name}_erf"))
         graph.initializer.append(onnx.numpy_helper.from_array(np.ones((), np.float32), f"{one}_float"))
         graph.node.append(onnx.helper.make_node("CastLike", [f"{one}_float", erf], [one], f"{node.name}_one"))
@@ -97,8 +97,8 @@ def _without_erfc(proto: Any) -> Any:
 def _keep_zeros_before_pooling(proto: Any) -> None:
     """Pads with the smallest positive number instead of 0 before a MaxPool.
 
-    onnxruntime (seen in 1.31) takes a Pad of zeros for the pool's own padding, which is never the largest in its window: where
-    all values are negative, 0 is. No pool has padding of another value, so that is left alone.
+    onnxruntime (seen in 1.31) fuses a Pad of zeros into the pool's own padding, which never wins the maximum. That is wrong where
+    all values of a window are negative and 0 is the maximum. A Pad of another value is not fused.
     """
     import onnx
 
@@ -144,7 +144,7 @@ def _inlined_functions() -> Iterator[None]:
 
 
 def _renamed(proto: Any, input_names: list[str], output_names: list[str], batch_sizes: list[int | None]) -> Any:
-    """Inputs and outputs by their Keras names, without TensorFlow's ":0"."""
+    """Renames inputs and outputs to their Keras names, without TensorFlow's ":0"."""
     graph = proto.graph
     new = {f"{name}:0": name for name in input_names}
     new.update({old.name: name for old, name in zip(graph.output, _unique(output_names), strict=True)})
@@ -154,7 +154,7 @@ def _renamed(proto: Any, input_names: list[str], output_names: list[str], batch_
                 names[i] = new.get(name, name)
     for value in (*graph.input, *graph.output):
         value.name = new.get(value.name, value.name)
-    # In the model's order, and open where it is, whatever tf2onnx made of it.
+    # tf2onnx may change the order of the inputs and fix an open batch size.
     ordered = sorted(graph.input, key=lambda value: input_names.index(value.name))
     for value, size in zip(ordered, batch_sizes, strict=True):
         if size is None:

@@ -1,4 +1,4 @@
-"""Exporting to ONNX, and the proof in onnxruntime."""
+"""Export to ONNX, compared with Keras in onnxruntime."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tlt_prune.export.onnx_conversion import converted_graph
 from tlt_prune.graph.family import all_layers
 from tlt_prune.io import files, model_info
 from tlt_prune.io.model_info import ModelInfo
-from tlt_prune.onnx import Run, check_parity, is_quantized, keras_runner, onnx_runner, refuse_states, samples_of, session_of
+from tlt_prune.onnx import Run, check_parity, check_stateless, is_quantized, keras_runner, onnx_runner, samples_of, session_of
 from tlt_prune.quantization import copied, folded, with_int8_weights
 
 OPSETS = range(13, 18)
@@ -96,7 +96,7 @@ def export_onnx(
     extras.require_tensorflow("export_onnx")
     extras.require("export", "Exporting to ONNX")
     path = pathlib.Path(path)
-    refuse_states(model, "ONNX")
+    check_stateless(model, "ONNX")
     arrays = _first(samples_of(model, samples), form.batch_size)
     turned = [form.layout == "NCHW" and _is_channels_last(model) and len(x.shape) == 4 for x in model.inputs]
     model = _in_float32(model)
@@ -114,14 +114,14 @@ def export_onnx(
 
 
 def _first(arrays: list[NDArray[Any]], batch_size: int | None) -> list[NDArray[Any]]:
-    """The first samples, as many as a batch has; all of them where its size is open."""
+    """The first `batch_size` samples; all of them if it is None."""
     if batch_size is not None and len(arrays[0]) < batch_size:
         raise ExportError(f"samples: expected at least batch_size={batch_size} of them. Received: {len(arrays[0])}.")
     return [x[:batch_size] for x in arrays]
 
 
 def _in_precision(proto: Any, precision: str) -> tuple[Any, str]:
-    """(the graph in a precision, that precision): "int8" where the model was trained so."""
+    """The graph in a precision, and that precision: "int8" if the model was trained with quantization."""
     if is_quantized(proto):
         if precision != "float32":
             raise ExportError("export.precision: a quantized model is written in int8. Expected float32, for what is not.")
@@ -134,7 +134,7 @@ def _in_half(proto: Any) -> Any:
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     with warnings.catch_warnings():
-        # It names weights rounded to the smallest or largest number there is; the comparison says whether that matters.
+        # It warns of weights that are clipped to float16's range; the comparison shows whether that matters.
         warnings.simplefilter("ignore", UserWarning)
         half = ONNXModel(convert_float_to_float16(proto, keep_io_types=True))
     half.topological_sort()
@@ -145,7 +145,7 @@ def _runner(proto: Any, name: str, *, optimize: bool) -> Run:
     def run(batch: Any) -> Any:
         try:
             return onnx_runner(session_of(proto.SerializeToString(), optimize=optimize))(batch)
-        # Whatever the runtime misses, the user needs one line.
+        # The runtime raises many types; the user gets one line.
         except Exception as error:
             reason = first_line(error, 200)
             raise ExportError(f"onnxruntime cannot run the ONNX graph of '{name}': {reason}; nothing was written.") from error
@@ -154,7 +154,7 @@ def _runner(proto: Any, name: str, *, optimize: bool) -> Run:
 
 
 def _in_float32(model: keras.Model) -> keras.Model:
-    """The same model, computing in float32 where it computes in less, which few runtimes do."""
+    """The model, or a copy that computes in float32 if it uses mixed precision, which few runtimes support."""
     if all(layer.compute_dtype == "float32" for layer in all_layers(model) if hasattr(layer, "compute_dtype")):
         return model
     model = copied(model)

@@ -1,4 +1,4 @@
-"""TensorFlow SavedModel."""
+"""Export to a TensorFlow SavedModel, compared with Keras."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ def export_saved_model(
 ) -> float:
     """Writes a SavedModel folder with a serving signature and an open batch size.
 
-    Layers that keep states between calls begin at zero in it.
+    The states of stateful layers start at zero in it.
 
     Args:
         model: a Keras model.
-        path: folder; an earlier export is replaced, anything else refused.
-        samples: float32 inputs in the model's layout, for the comparison: an array, or one an input, in the model's order.
+        path: folder; an earlier export is replaced, anything else rejected.
+        samples: float32 inputs in the model's layout, for the comparison: an array, or one per input, in the model's order.
         tolerance: see `check_parity`.
         info: what belongs to the model; written beside the graph.
         pictures: how pictures become the model's input. With it, the folder has a second signature, "serve_pictures", which takes
             them as they are: `(n, height, width, channels)`, of any size.
 
     Returns:
-        The largest relative difference found.
+        The largest difference, relative to the largest output.
 
     Raises:
-        ExportError: the written model computes something else; what was at `path` stays.
-        NotReplacedError: there is something else than an earlier export at `path`.
+        ExportError: the written model computes something else; what was at `path` stays as it was.
+        NotReplacedError: `path` is something else than an earlier export.
     """
     extras.require_tensorflow("export_saved_model")
     path = pathlib.Path(path)
@@ -60,10 +60,10 @@ def export_saved_model(
 
 
 def write_saved_model(model: keras.Model, path: str | pathlib.Path, pictures: PicturePreprocessing | None = None) -> None:
-    """The folder itself, not compared with anything."""
+    """Writes the folder without comparing it with the model."""
     archive = keras.export.ExportArchive()
     archive.track(model)
-    # Left to itself, a layer of augmentation goes on augmenting.
+    # Without training=False, layers of augmentation would stay active.
     archive.add_endpoint("serve", lambda inputs: model(inputs, training=False), _signature(model))
     if pictures is not None:
         archive.add_endpoint("serve_pictures", _serving(model, pictures), [pictures.signature])
@@ -72,7 +72,7 @@ def write_saved_model(model: keras.Model, path: str | pathlib.Path, pictures: Pi
 
 
 def _signature(model: keras.Model) -> list[Any]:
-    """One positional argument: the structure of the model's inputs, by their names."""
+    """Input specs of the serving signature: one positional argument with the structure of the model's inputs."""
     specs = keras.tree.map_structure(lambda x: keras.InputSpec(shape=x.shape, dtype=x.dtype, name=x.name), input_structure(model))
     return [specs]
 

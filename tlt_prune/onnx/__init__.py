@@ -1,4 +1,4 @@
-"""Model files ready to run, the comparison of two models, and the names inside an ONNX graph."""
+"""Running and comparing model files of any format; traversal and names of ONNX graphs."""
 
 from tlt_prune.onnx.graphs import (
     fed_inputs,
@@ -15,19 +15,20 @@ from tlt_prune.onnx.noise import quiet, quiet_natively
 from tlt_prune.onnx.parity import Run, check_parity, fits, relative_difference, samples_of, session_of
 from tlt_prune.onnx.predictor import (
     Predictor,
+    check_stateless,
     input_structure,
     keras_predictor,
     keras_runner,
     latency_ms,
     load_predictor,
     onnx_runner,
-    refuse_states,
 )
 
 __all__ = [
     "Predictor",
     "Run",
     "check_parity",
+    "check_stateless",
     "fed_inputs",
     "fits",
     "float_tensors",
@@ -42,7 +43,6 @@ __all__ = [
     "onnx_runner",
     "quiet",
     "quiet_natively",
-    "refuse_states",
     "relative_difference",
     "remove_unread_constants",
     "samples_of",

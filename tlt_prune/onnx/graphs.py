@@ -1,4 +1,4 @@
-"""Traversal of ONNX graphs as protobuf messages: who makes and who reads a tensor, and what a model computes in between."""
+"""Traversal of ONNX graphs, as protobuf messages: makers and readers of tensors, stored and computed tensors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def stored_tensors(graph: Any) -> dict[str, Any]:
 
 
 def names_read(graph: Any) -> Iterator[str]:
-    """Tensors that nodes read, once per reading; graphs inside (the bodies of loops) see the tensors outside and are included."""
+    """Names of the tensors that nodes read, once per reading, including graphs inside nodes (bodies of loops)."""
     for node in graph.node:
         yield from node.input
         for attribute in node.attribute:
@@ -36,7 +36,7 @@ def remove_unread_constants(graph: Any) -> None:
 
 
 def fed_inputs(model: Any) -> list[Any]:
-    """The inputs that a caller feeds: old files list stored tensors among the inputs, too."""
+    """Graph inputs without a stored value. Old files list their weights among the inputs as well."""
     stored = stored_tensors(model.graph)
     return [x for x in model.graph.input if x.name not in stored]
 
@@ -52,7 +52,7 @@ def float_tensors(model: Any) -> list[str]:
 
 
 def with_outputs(model: Any, names: Sequence[str]) -> Any:
-    """A copy of a model with those tensors among its outputs."""
+    """A copy of a model with further tensors as outputs."""
     import onnx
 
     shown = onnx.ModelProto()

@@ -1,4 +1,4 @@
-"""One way to run a .keras file, a SavedModel folder, an .onnx file and a .tflite file."""
+"""Loading and running .keras files, SavedModel folders, .onnx and .tflite files by one interface."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Predictor:
         file_bytes: size on disk.
         run: float32 batch in the model's own layout (a list of them, in the order of `input_shapes`) -> list of outputs.
         model: the Keras model, where `kind` is "keras".
-        info: what the file says of itself; None for one of another program.
+        info: class names, preprocessing and the like, stored in the file; None if another program wrote it.
     """
 
     kind: str
@@ -50,10 +50,10 @@ class Predictor:
         return self.answers(batch)[0]
 
     def answers(self, batch: NDArray[Any]) -> list[NDArray[Any]]:
-        """The outputs of a batch.
+        """Runs the model on a batch and returns all outputs.
 
         Raises:
-            ExportError: one is NaN or infinite: whatever is counted of such answers would be wrong.
+            ExportError: an output has NaN or infinity, with which any score would be wrong.
         """
         outputs = self.run(batch)
         for output in outputs:
@@ -67,7 +67,7 @@ class Predictor:
 
     @property
     def input_shape(self) -> tuple[int | None, ...]:
-        """Of its one input.
+        """Shape of the only input.
 
         Raises:
             ExportError: it has several.
@@ -78,17 +78,17 @@ class Predictor:
         return next(iter(self.input_shapes.values()))
 
     def channels_first(self, channels: int) -> bool:
-        """Whether pictures with that many channels go in as (n, channels, height, width)."""
+        """Whether the input is (n, channels, height, width) for pictures with that many channels."""
         return self.input_shape[-1] != channels and self.input_shape[1] == channels
 
     @property
     def channels(self) -> int | None:
-        """1 or 3, where the shape of the input says which."""
+        """1 or 3, if the shape of the input tells; otherwise None."""
         ends = {n for n in (self.input_shape[-1], self.input_shape[1]) if n in (1, 3)} if len(self.input_shape) == 4 else set()
         return ends.pop() if len(ends) == 1 else None
 
     def picture_size(self, channels: int, open_size: tuple[int, int] | None = None) -> tuple[int, int, int]:
-        """(height, width, channels) of the pictures it takes; `open_size` (height, width) where it leaves them open.
+        """(height, width, channels) of the pictures it takes; `open_size` (height, width) is used if the input has no fixed size.
 
         Raises:
             ExportError: the input is no picture of that many channels, or its size is open and `open_size` is not given.
@@ -103,7 +103,7 @@ class Predictor:
 
 
 def load_predictor(path: str | pathlib.Path) -> Predictor:
-    """Opens a model file.
+    """Loads a model file of any format.
 
     Raises:
         ExportError: the file is missing or no model.
@@ -122,7 +122,7 @@ def load_predictor(path: str | pathlib.Path) -> Predictor:
 
 
 def latency_ms(predictor: Predictor, batch: NDArray[Any], runs: int = 50) -> float:
-    """Median milliseconds a call, after warming up."""
+    """Median latency of a call in milliseconds, after five calls to warm up."""
     for _ in range(5):
         predictor.run(batch)
     times = []
@@ -149,8 +149,8 @@ def keras_runner(model: Any) -> Run:
     ]
 
 
-def refuse_states(model: Any, form: str) -> None:
-    """Raises ExportError for a model with stateful layers, in a form whose every call is like the first."""
+def check_stateless(model: Any, form: str) -> None:
+    """Raises ExportError if a layer is stateful, for a file format that keeps no states between calls."""
     states = [layer.name for layer in all_layers(model) if getattr(layer, "stateful", False)]
     if states:
         raise ExportError(
@@ -167,7 +167,7 @@ def input_structure(model: Any) -> Any:
 
 
 def keras_predictor(path: pathlib.Path) -> Predictor:
-    """Opens a .keras (or .h5) file.
+    """Loads a .keras or .h5 file.
 
     Raises:
         ExportError: the file is missing or no model.
@@ -217,7 +217,7 @@ def _open_onnx(path: pathlib.Path) -> Predictor:
             f"Cannot load {path} as ONNX: {first_line(error, 150)}. Expected a file that tlt-export wrote."
         ) from error
     shapes = {x.name: tuple(n if isinstance(n, int) else None for n in x.shape) for x in session.get_inputs()}
-    # Scales and zero points are no parameters.
+    # Scales and zero points do not count as parameters.
     steps = quantization_constants(model.graph)
     params = sum(int(np.prod(x.dims)) for x in model.graph.initializer if x.name not in steps)
     texts = {x.key: x.value for x in model.metadata_props}
@@ -266,15 +266,16 @@ def _open_litert(path: pathlib.Path) -> Predictor:
 
 
 def in_order(outputs: dict[str, Any]) -> list[NDArray[Any]]:
-    """Of the signatures that Keras writes: output_0, output_1, ..., output_10."""
+    """Outputs of a signature that Keras wrote, by number: output_0, output_1, ..., output_10."""
     return [np.asarray(outputs[key]) for key in sorted(outputs, key=lambda name: (len(name), name))]
 
 
 def onnx_runner(session: Any) -> Run:
+    """A function that runs an onnxruntime session."""
     names = [x.name for x in session.get_inputs()]
     return lambda batch: [np.asarray(x) for x in session.run(None, dict(zip(names, arrays_of(batch), strict=True)))]
 
 
 def arrays_of(batch: Any) -> list[NDArray[Any]]:
-    """One array an input."""
+    """A batch as a list with one array per input."""
     return list(batch) if isinstance(batch, (tuple, list)) else [batch]

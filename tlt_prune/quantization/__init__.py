@@ -1,4 +1,4 @@
-"""INT8: ranges measured on data, Q/DQ in ONNX, training with quantization in the loop; 2:4 sparsity and weight clustering."""
+"""Quantization to int8, after training or in training; 2:4 sparsity and weight clustering."""
 
 from tlt_prune.quantization.aware import fold_batch_norms, folded, is_quantization_aware, quantization_aware
 from tlt_prune.quantization.cache import read_calibration_cache, write_calibration_cache

@@ -1,8 +1,8 @@
-"""A float model -> one to be trained with quantization in the loop.
+"""Quantization-aware training: a float model becomes a model that is trained with int8 rounding.
 
-Batch normalization is part of the kernel before it where int8 computes, so that what is rounded is the kernel with it; while
-training, it still normalizes by the batch. Quantized are the kernels of weighted layers, and the activations that go into them,
-into poolings of averages and into additions: the same places as in `post_training`.
+Inference folds batch normalization into the kernel before it, so the folded kernel is what is rounded; training still normalizes
+by the batch. Quantized are the kernels of weighted layers, and the activations that enter these, average poolings and additions:
+the same places as in `qdq`.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ from tlt_prune.graph.reader import Call, Graph, matches, nearest_name, read
 from tlt_prune.pruning.running.batches import Batches, progress
 from tlt_prune.quantization.copying import copied
 from tlt_prune.quantization.layer_types import AVERAGING_LAYERS, FLOAT_LAYERS
-from tlt_prune.quantization.layers import QUANTIZED, FakeQuantize, QuantizedWithNorm, along_channels, off
+from tlt_prune.quantization.layers import QUANTIZED, FakeQuantize, QuantizedWithNorm, along_channels, rounding_off
 from tlt_prune.quantization.ranges import METHODS, Histogram
 
 
 def fold_batch_norms(model: keras.Model) -> keras.Model:
-    """A model that computes in inference what `model` does, with every batch normalization that follows a convolution or a dense
-    layer, and nothing else does, inside that layer's kernel and bias. `model` stays as it is.
+    """A copy of a model with batch normalizations folded into the kernels and biases of the layers before them.
+
+    It computes in inference what `model` does. A batch normalization is folded if it alone follows a convolution or dense layer.
 
         kernel' = kernel gamma / sqrt(variance + epsilon),   bias' = (bias - mean) gamma / sqrt(variance + epsilon) + beta
 
@@ -55,9 +56,9 @@ def is_quantization_aware(model: keras.Model) -> bool:
 
 
 def folded(model: keras.Model) -> keras.Model:
-    """What a quantization-aware model computes in inference, with its batch normalizations inside the quantized kernels.
+    """A quantization-aware model as it computes in inference, with its batch normalizations folded into the quantized kernels.
 
-    A model without any is returned as it is.
+    A model without such layers is returned as it is.
     """
     if not any(isinstance(layer, QuantizedWithNorm) for layer in model.layers):
         return model
@@ -79,7 +80,7 @@ def quantization_aware(
     excluded: Sequence[str] = (),
     steps: int | None = None,
 ) -> keras.Model:
-    """The model to train on: symmetric int8 in the place of every kernel and of the activations that meet one.
+    """A copy of a trained model that rounds kernels, and the activations that meet them, to symmetric int8.
 
     Train it like any model, with a tenth of the learning rate or less; `export.export_onnx` writes it with QuantizeLinear and
     DequantizeLinear. `model` stays as it is.
@@ -101,7 +102,7 @@ def quantization_aware(
     if method not in METHODS:
         raise QuantizationError(f"method: expected one of {', '.join(METHODS)}. Received: {method!r}.")
     batches = Batches(data, read(model), steps=steps, what="quantization_aware")
-    # Models inside are opened first: every layer is seen as often as it is called.
+    # Nested models are flattened first, so that each call of a layer is visited.
     graph = read(rewired(read(copied(model)), lambda call, args, kwargs: call.op(*args, **kwargs)))
     calls = list(graph.walk())
     for pattern in excluded:
@@ -119,7 +120,7 @@ def quantization_aware(
 
 
 def _calls_reading(graph: Graph) -> dict[int, list[Call | None]]:
-    """Tensor -> the calls that read it; None stands for the model's outputs."""
+    """Key of a tensor -> the calls that read it; None stands for an output of the model."""
     readers: dict[int, list[Call | None]] = collections.defaultdict(list)
     for scope in _scopes(graph):
         for call in scope.calls:
@@ -131,7 +132,7 @@ def _calls_reading(graph: Graph) -> dict[int, list[Call | None]]:
 
 
 def _scopes(graph: Graph) -> list[Graph]:
-    """The model and the models inside, once each."""
+    """The graphs of the model and of the models inside it, once each."""
     scopes = {id(graph): graph}
     for call in graph.walk():
         if call.inner is not None:
@@ -140,7 +141,7 @@ def _scopes(graph: Graph) -> list[Graph]:
 
 
 def _folded_norms(graph: Graph) -> dict[int, Call]:
-    """Layer (by id) -> the call of the batch normalization that goes into it."""
+    """`id` of a layer -> the call of the batch normalization that is folded into it."""
     family = graph.family
     times = collections.Counter(id(call.op) for call in graph.walk())
     readers = _calls_reading(graph)
@@ -164,12 +165,12 @@ def _folded_norms(graph: Graph) -> dict[int, Call]:
 
 
 def _quantized_name(family: Family, op: Any) -> str | None:
-    """The class in `QUANTIZED` that computes what a layer does."""
+    """Key in `QUANTIZED` of the class that replaces a layer; None if there is none."""
     return next((name for name in QUANTIZED if family.is_layer(op) and family.is_a(op, name)), None)
 
 
 def _with_norm(layer: Any, norm: Any) -> Any:
-    """A new layer: `layer`, then `norm`, in one."""
+    """A new layer that computes `layer` followed by `norm`."""
     gain = 1 / np.sqrt(np.asarray(norm.moving_variance, np.float64) + norm.epsilon)
     if norm.scale:
         gain = gain * np.asarray(norm.gamma, np.float64)
@@ -184,7 +185,7 @@ def _with_norm(layer: Any, norm: Any) -> Any:
 
 
 class _Later:
-    """A layer that gets its weights once it is called."""
+    """A layer whose weights are set after its first call, which builds it."""
 
     def __init__(self, layer: Any, weights: list[Any]) -> None:
         self._layer, self._weights = layer, weights
@@ -203,7 +204,7 @@ class _Later:
 
 
 def _check_quantizable(graph: Graph, floats: set[int]) -> None:
-    """Raises QuantizationError where weights would stay float without anybody having said so."""
+    """Raises QuantizationError if a layer with weights has no quantized form and is not excluded."""
     family = graph.family
     for call in graph.walk():
         if not family.is_layer(call.op) or id(call.op) in floats or not call.op.weights:
@@ -241,20 +242,20 @@ class _Quantizer:
         return op(*args, **kwargs)
 
     def _layer(self, op: Any, name: str) -> _Later:
-        """The quantized layer of a float one; of one that is called several times, the same."""
+        """The quantized layer of a float layer; the same for every call of it."""
         if id(op) not in self._layers:
             layer = QUANTIZED[name].from_config(op.get_config())
             weights = op.get_weights()
             norm = self._norms.get(id(op))
             if norm is not None:
-                # The copy's own batch normalization goes on inside.
+                # The statistics and weights of the batch normalization move into the new layer.
                 layer = QuantizedWithNorm(layer, type(norm.op).from_config(norm.op.get_config()), name=op.name)
                 weights = [weights, norm.op.get_weights()]
             self._layers[id(op)] = _Later(layer, weights)
         return self._layers[id(op)]
 
     def _addition(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """All summands but the first that a convolution computes for this sum alone, which it can add to as it computes."""
+        """Quantizes all summands but one that a convolution computes for this sum alone: its kernel can add the others."""
         keys = [x.key for x in call.inputs]
         fused = next((i for i, key in enumerate(keys) if self._is_made_for(key)), None)
         flat = tree.flatten((args, kwargs))
@@ -287,11 +288,11 @@ class _Quantizer:
 
 
 def _set_ranges(aware: keras.Model, batches: Batches, method: str, percentile: float) -> None:
-    """Sets the ranges of activations to what they are on the data, while none of them is rounded."""
+    """Sets the ranges of activations to those measured on the data without rounding."""
     layers = [x for x in aware.layers if isinstance(x, FakeQuantize)]
     histograms = [Histogram() for _ in layers]
     shown = keras.Model(aware.input, [x.input for x in layers])
-    with off(layers), progress(len(batches), f"Ranges of activations on {batches}") as advance:
+    with rounding_off(layers), progress(len(batches), f"Ranges of activations on {batches}") as advance:
         for x, _ in batches:
             values = shown(x, training=False)
             for layer, histogram, value in zip(layers, histograms, tree.flatten(values), strict=True):

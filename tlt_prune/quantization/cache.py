@@ -26,7 +26,7 @@ _LINE = re.compile(r"(?P<name>.+): (?P<bits>[0-9a-f]{8})")
 
 
 def write_calibration_cache(path: str | pathlib.Path, scales: Mapping[str, float], method: str = "percentile") -> None:
-    """Writes `path`, whole or not at all.
+    """Writes a calibration cache, whole or not at all.
 
     Args:
         path: such as cal.bin.
@@ -38,7 +38,7 @@ def write_calibration_cache(path: str | pathlib.Path, scales: Mapping[str, float
 
 
 def read_calibration_cache(path: str | pathlib.Path) -> dict[str, float]:
-    """Tensor name -> scale.
+    """Reads a calibration cache: tensor name -> scale.
 
     Raises:
         QuantizationError: it is no calibration cache, or a line of it is damaged.

@@ -12,7 +12,7 @@ from tlt_prune.errors import QuantizationError
 from tlt_prune.onnx import fed_inputs, fits, float_tensors, session_of, with_outputs
 from tlt_prune.quantization.ranges import METHODS, Histogram, Range
 
-# More are no calibration set: the data has no end.
+# Data with more batches is taken for endless.
 _MOST_BATCHES = 10_000
 
 
@@ -21,8 +21,14 @@ def calibrated_ranges(
 ) -> dict[str, Range]:
     """Ranges of all float tensors of an ONNX model, its inputs and outputs included, on batches of its inputs.
 
-    A tensor that is infinite in between, as the inverse of a norm that is limited afterwards, has none, nor has what is computed
-    straight from it, which may be finite and huge: they stay float.
+    A tensor inside the model with an infinite value (the inverse of a norm that is clipped afterwards) gets no range, and neither
+    do the tensors computed directly from it, which may be huge: they stay float.
+
+    Args:
+        model: a float ONNX model.
+        batches: tuples of arrays, one per input.
+        method: "min_max", "percentile" or "entropy": see `quantization.ranges`.
+        percentile: for the method of that name, in per cent.
 
     Raises:
         QuantizationError: no batch, an unknown method, or an input or output with values that are not finite.
@@ -68,7 +74,7 @@ def calibration_batches(data: Any, model: Any, size: int = 32) -> Iterator[tuple
         size: of the batches that arrays are cut into.
 
     Raises:
-        QuantizationError: there is none, or one of another shape.
+        QuantizationError: there is no batch, or one does not fit the model's inputs.
     """
     import onnx
 

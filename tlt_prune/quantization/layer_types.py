@@ -1,4 +1,4 @@
-"""Layer and node types that quantization treats in a way of their own, for Keras and for ONNX."""
+"""Lists of the Keras layers and ONNX nodes that quantization treats differently from others."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ AVERAGING_LAYERS = tuple(f"{kind}AveragePooling{n}D" for kind in ("", "Global") 
 """Layers whose input is quantized though they have no weights."""
 
 FLOAT_LAYERS = ("BatchNormalization", "LayerNormalization", "GroupNormalization", "PReLU", "Normalization")
-"""Layers whose weights are no kernel of products and stay float."""
+"""Layers whose weights are not multiplied with activations as a kernel is, and stay float."""
 
 TWIN_LAYERS = ("Conv2D", "Dense")
-"""Layers that 2:4 sparsity and clustering are about."""
+"""Layers that 2:4 sparsity and clustering work on."""
 
 # --- ONNX nodes, by operation ---
 

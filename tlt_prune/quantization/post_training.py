@@ -1,4 +1,4 @@
-"""Quantization of a float ONNX file to int8 after training, by what its activations were on a calibration set."""
+"""Post-training quantization: a float ONNX file becomes int8 by the ranges of its activations on a calibration set."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from tlt_prune.quantization.qdq import for_onnxruntime, for_tensorrt
 from tlt_prune.quantization.ranges import Range
 
 TARGETS = {"tensorrt": for_tensorrt, "onnxruntime": for_onnxruntime}
-"""Whose kernels a file is made for -> what places Q/DQ so: see `quantization.qdq`."""
+"""Runtime whose kernels a file is for -> function that places Q/DQ for it: see `quantization.qdq`."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Quantized:
-    """What became of a quantization.
+    """Result of a quantization.
 
     Attributes:
         path: the file.
@@ -48,7 +48,7 @@ class Quantized:
         return {name: x.scale for name, x in self.ranges.items()}
 
     def to_frame(self) -> pd.DataFrame:
-        """A row a tensor: low, high, maximum, scale."""
+        """Ranges, one row per tensor. Columns: low, high, maximum, scale."""
         rows = {name: {**dataclasses.asdict(x), "scale": x.scale} for name, x in self.ranges.items()}
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("tensor")
 
@@ -102,7 +102,7 @@ def quantize_onnx(
 
 
 def _compared(model: Any, quantized: Any, batches: Sequence[tuple[NDArray[Any], ...]]) -> tuple[float, float]:
-    """(relative difference, agreement of the largest class) of two models."""
+    """Relative difference of two models' outputs, and the share of examples where the largest class agrees."""
     sessions = [session_of(x.SerializeToString()) for x in (model, quantized)]
     names = [x.name for x in sessions[0].get_inputs()]
     difference, same, count = 0.0, 0, 0
@@ -119,13 +119,13 @@ def _compared(model: Any, quantized: Any, batches: Sequence[tuple[NDArray[Any], 
 
 
 def _without_ranges(model: Any, ranges: Mapping[str, Range]) -> set[str]:
-    """Names of the nodes that read or make a float tensor without one."""
+    """Names of the nodes that read or compute a float tensor without a range."""
     lacking = {name for name in float_tensors(model) if name not in ranges}
     return {node.name for node in model.graph.node if lacking & {*node.input, *node.output}}
 
 
 def _excluded_nodes(model: Any, patterns: Sequence[str]) -> set[str]:
-    """Names of the nodes that stay float."""
+    """Names of the nodes that stay float, by patterns on the names of nodes and their outputs."""
     names = set()
     for pattern in patterns:
         hit = {node.name for node in model.graph.node if any(re.search(pattern, x) for x in (node.name, *node.output))}

@@ -1,12 +1,12 @@
-"""QuantizeLinear/DequantizeLinear in an ONNX graph, from the ranges of its activations.
+"""Placement of QuantizeLinear/DequantizeLinear (Q/DQ) in an ONNX graph.
 
 Two placements:
 
-- "tensorrt": as TensorRT's explicit quantization wants it. Symmetric int8 with zero point 0; one scale a tensor for activations,
-  one an output channel for weights, which are stored as int8; biases stay float. Before weighted layers, poolings of averages,
-  and additions; of an addition's inputs, the one that a convolution computes for it alone stays as it is, so that TensorRT can
-  do both in one kernel.
-- "onnxruntime": for CPUs, where ReLU is fused into a uint8 zero point: onnxruntime's own quantizer, with the ranges found here.
+- "tensorrt": for TensorRT's explicit quantization. Symmetric int8 with zero point 0; one scale per tensor for activations,
+  one per output channel for weights, which are stored as int8; biases stay float. Q/DQ stands before weighted layers, average
+  poolings and additions. An input of an addition that a convolution computes for it alone gets none, so that TensorRT can fuse
+  both into one kernel.
+- "onnxruntime": for CPUs, where ReLU is fused into a uint8 zero point: placed by onnxruntime's quantizer, with the given ranges.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ def for_tensorrt(model: Any, ranges: Mapping[str, Range], skipped: set[str]) -> 
 
 
 def with_int8_weights(model: Any) -> Any:
-    """An ONNX model that quantizes its activations, with the weights that meet those stored as int8.
+    """A copy of an ONNX model with Q/DQ on activations, in which the weights that meet these are stored as int8.
 
-    Of a model that was trained with quantization, they have int8's values already.
+    The model was trained with quantization, so rounding the weights to int8 does not change them.
     """
     return _Placement(model, {}, set()).run()
 
@@ -76,7 +76,7 @@ class _Placement:
         return self._model
 
     def _wanted(self, node: Any) -> Iterator[tuple[int, int | None]]:
-        """(which input, axis of the channels in a weight or None for an activation)."""
+        """Inputs of a node to quantize: index, and the axis of output channels for a weight or None for an activation."""
         if node.op_type in WEIGHT_AXES:
             weight = self._constants.get(node.input[1])
             if weight is None or node.input[0] in self._constants:
@@ -96,11 +96,11 @@ class _Placement:
             yield from ((i, None) for i in range(2) if i != fused)
 
     def _is_made_for(self, name: str, kind: str) -> bool:
-        """Whether a node of that kind makes a tensor for one reader alone."""
+        """Whether a node of type `kind` computes a tensor that has one reader only."""
         return name in self._makers and self._makers[name].op_type == kind and self._readers[name] == 1
 
     def _is_dequantized(self, name: str) -> bool:
-        """Whether a tensor has int8's values, perhaps in another shape."""
+        """Whether a tensor comes from DequantizeLinear, directly or through changes of layout."""
         maker = self._makers.get(name)
         while maker is not None and maker.op_type in LAYOUT_NODES:
             maker = self._makers.get(maker.input[0])
@@ -136,7 +136,7 @@ class _Placement:
 
 
 def quantized_weight(weight: NDArray[Any], axis: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """(int8 values, scales `(n_channels,)`): symmetric, the largest magnitude of each channel at 127."""
+    """Weight in symmetric int8, and its scales `(n_channels,)`: the largest magnitude of each channel becomes 127."""
     others = tuple(i for i in range(weight.ndim) if i != axis)
     largest = np.abs(weight).max(axis=others)
     scales = np.where(largest > 0, largest / np.float32(LEVELS), 1.0).astype(np.float32)
@@ -146,7 +146,7 @@ def quantized_weight(weight: NDArray[Any], axis: int) -> tuple[NDArray[np.int8],
 
 
 def for_onnxruntime(model: Any, ranges: Mapping[str, Range], skipped: set[str]) -> Any:
-    """The float model with Q/DQ as `for_tensorrt` has it, placed by onnxruntime's own quantizer."""
+    """A copy of a float ONNX model with Q/DQ placed by onnxruntime's quantizer; arguments as for `for_tensorrt`."""
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType
     from onnxruntime.quantization.calibrate import TensorsData

@@ -1,4 +1,4 @@
-"""A detector's second ONNX file, whose outputs are boxes and scores."""
+"""The export format of `export.decoding`: a second ONNX file of a detector, with boxes and scores as outputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LiteRT, formerly TensorFlow Lite: a .tflite file in the data type of the spec."""
+"""The export format "litert": a .tflite file for LiteRT, formerly TensorFlow Lite."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tlt_prune.io.places import Output
 
 @register_format("litert")
 class LiteRT(ExportFormat):
-    """A .tflite file; int8 is calibrated on data, or trained with `export.litert_qat_epochs`."""
+    """A .tflite file in the data type of the spec; int8 is calibrated on data, or trained with `export.litert_qat_epochs`."""
 
     suffix = ".tflite"
     extra = "litert"

@@ -1,4 +1,4 @@
-"""ONNX, and what TensorRT takes beside it: an int8 file, a calibration cache, and a script that builds the engine."""
+"""The export format "onnx": an ONNX file, and a calibration cache and a build script for TensorRT beside it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def onnx_path(spec: Spec) -> pathlib.Path:
-    """The ONNX file; what is beside it is named after it."""
+    """Path of the ONNX file; the files beside it are named after it."""
     return pathlib.Path(spec.export.onnx_file or f"{spec.results_dir}/export/model.onnx")
 
 
@@ -60,7 +60,7 @@ class Onnx(ExportFormat):
         path, aware = onnx_path(spec), is_quantization_aware(model)
         if spec.export.data_type == "int8" and not aware:
             return _write_calibrated(material, samples)
-        # One that was trained with quantization is quantized as it is written.
+        # A model that was trained with quantization becomes int8 by itself.
         data_type = "fp32" if aware and spec.export.data_type == "int8" else spec.export.data_type
         kind = "int8, trained so" if aware else data_type
         written = _write(material, path, samples, DATA_TYPES[data_type], kind)
@@ -139,7 +139,7 @@ def _engine_options(material: ExportMaterial) -> EngineOptions:
 
 
 def _engine_lines(material: ExportMaterial, *, int8: bool) -> list[str]:
-    """Writes the script that builds the engine; returns both ways to build it."""
+    """Writes the script that builds the engine; returns lines with both ways to build it."""
     path, options = onnx_path(material.spec), _engine_options(material)
     script = write_build_script(path, options)
     return [

@@ -17,7 +17,7 @@ from tlt_prune.io.places import Output
 class ExportFormat(abc.ABC):
     """One kind of file that `tlt-export` writes: a file in this folder defines it and registers it by `register_format`.
 
-    The folder is imported to read a spec, before any framework is: subclasses import what is heavy inside their methods.
+    This folder is imported when a spec is read, before TensorFlow: import heavy packages inside the methods.
 
     Attributes:
         name: what `export.formats` calls it.
@@ -33,11 +33,11 @@ class ExportFormat(abc.ABC):
 
     @property
     def asked_by(self) -> str:
-        """What asks for it in a spec, for messages."""
+        """The spec entry that asks for this format, for messages."""
         return f"export.formats: {self.name}" if self.selectable else f"export.{self.name}"
 
     def path(self, spec: Spec) -> pathlib.Path:
-        """Its file or folder; without a spec key of its own, model.<suffix> in `<results_dir>/export`."""
+        """Its file or folder. Default: `<results_dir>/export/model<suffix>`."""
         return pathlib.Path(f"{spec.results_dir}/export/model{self.suffix}")
 
     def applies(self, spec: Spec) -> bool:
@@ -45,7 +45,7 @@ class ExportFormat(abc.ABC):
         return self.name in spec.export.formats if self.selectable else bool(getattr(spec.export, self.name))
 
     def outputs(self, spec: Spec) -> list[Output]:
-        """All files and folders that it writes, for the check that none of them replaces an input."""
+        """All files and folders that it writes, for the check that none replaces an input."""
         return [Output(self.asked_by, self.path(spec), (self.suffix,))]
 
     @abc.abstractmethod
@@ -64,7 +64,7 @@ class ExportFormat(abc.ABC):
         """
 
     def finish(self, spec: Spec) -> list[str]:
-        """What follows once all files are in their places; returns lines for the user."""
+        """Runs once all files are in their places; returns lines for the user. Default: nothing."""
         return []
 
 
@@ -107,7 +107,7 @@ def register_format(name: str) -> Callable[[FormatClass], FormatClass]:
 
 @contextlib.contextmanager
 def scoped_formats() -> Iterator[None]:
-    """Forgets, on leaving, the formats registered inside."""
+    """Removes, on leaving, the formats that were registered inside; for tests."""
     before = dict(_EXPORT_FORMATS)
     try:
         yield
@@ -117,14 +117,14 @@ def scoped_formats() -> Iterator[None]:
 
 
 def format_names() -> tuple[str, ...]:
-    """What `export.formats` may name: its default's names first, the others in alphabetical order."""
+    """The names that `export.formats` accepts: those of its default first, the others in alphabetical order."""
     usual: tuple[str, ...] = Export.model_fields["formats"].default
     others = {name for name, each in _EXPORT_FORMATS.items() if each.selectable} - set(usual)
     return (*usual, *sorted(others))
 
 
 def formats_of(spec: Spec) -> list[ExportFormat]:
-    """The formats that a spec asks for: those of `export.formats` in its order, then those with a key of their own."""
+    """The formats that a spec asks for: those of `export.formats` in its order, then those with a separate key."""
     listed = [_EXPORT_FORMATS[name] for name in dict.fromkeys(spec.export.formats)]
     others = [each for each in _EXPORT_FORMATS.values() if not each.selectable]
     return [each for each in (*listed, *others) if each.applies(spec)]

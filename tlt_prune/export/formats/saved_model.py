@@ -1,4 +1,4 @@
-"""SavedModel, TensorFlow's own format: a folder with the graph and its weights."""
+"""The export format "saved_model": a TensorFlow SavedModel folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TOLERANCE = 1e-4
 
 @register_format("saved_model")
 class SavedModel(ExportFormat):
-    """A SavedModel folder, with a signature for pictures where `export.preprocessing` says so."""
+    """A SavedModel folder; with `export.preprocessing` it has a second signature that takes pictures."""
 
     suffix = ""
 
