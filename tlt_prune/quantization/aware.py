@@ -119,7 +119,7 @@ def quantization_aware(
 # --- folding ---
 
 
-def _calls_reading(graph: Graph) -> dict[int, list[Call | None]]:
+def _readers_by_tensor(graph: Graph) -> dict[int, list[Call | None]]:
     """Key of a tensor -> the calls that read it; None stands for an output of the model."""
     readers: dict[int, list[Call | None]] = collections.defaultdict(list)
     for scope in _scopes(graph):
@@ -144,7 +144,7 @@ def _folded_norms(graph: Graph) -> dict[int, Call]:
     """`id` of a layer -> the call of the batch normalization that is folded into it."""
     family = graph.family
     times = collections.Counter(id(call.op) for call in graph.walk())
-    readers = _calls_reading(graph)
+    readers = _readers_by_tensor(graph)
     norms = {}
     for call in graph.walk():
         if (
@@ -221,7 +221,7 @@ class _Quantizer:
         self._family, self._floats, self._learned = graph.family, floats, learned
         self._norms = {op: norm for op, norm in _folded_norms(graph).items() if op not in floats and id(norm.op) not in floats}
         self._gone = {id(norm.op) for norm in self._norms.values()}
-        self._readers = _calls_reading(graph)
+        self._readers = _readers_by_tensor(graph)
         self._makers = {tensor.key: call for call in graph.walk() for tensor in call.outputs}
         self._quantized: dict[int, Any] = {}
         self._layers: dict[int, _Later] = {}
