@@ -321,10 +321,10 @@ def test_the_build_script_asks_tensorrt_for_what_the_file_is(
 def test_a_saved_model_takes_pictures_as_they_are(tmp_path: pathlib.Path) -> None:
     import tensorflow as tf
 
-    from tlt_prune.export.saved_model import Pictures
+    from tlt_prune.export import PicturePreprocessing
 
     net = randomize(models.build("resnet10", (16, 16, 3), 4, width=0.125))
-    prepare = Pictures(3, "uint8", lambda x: tf.image.resize(tf.cast(x, tf.float32), (16, 16)) / 255)
+    prepare = PicturePreprocessing(3, "uint8", lambda x: tf.image.resize(tf.cast(x, tf.float32), (16, 16)) / 255)
     export.export_saved_model(net, tmp_path / "saved", samples(net), pictures=prepare)
     served = tf.saved_model.load(str(tmp_path / "saved")).signatures["serve_pictures"]
     raw = np.random.default_rng(0).integers(0, 255, (2, 20, 24, 3), dtype=np.uint8)

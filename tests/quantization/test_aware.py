@@ -16,7 +16,7 @@ from tlt_prune import export, models, quantization
 from tlt_prune.errors import ExportError, PlanError, QuantizationError
 from tlt_prune.quantization import layers
 from tlt_prune.quantization.layers import FakeQuantize, fake_quantize
-from tlt_prune.quantization.post_training import quantized_weight
+from tlt_prune.quantization.qdq import quantized_weight
 
 
 def run(model: keras.Model, x: object) -> np.ndarray:
@@ -139,7 +139,7 @@ def test_gradients_go_straight_through() -> None:
 
 
 def test_a_kernel_is_quantized_while_it_is_called_only() -> None:
-    layer = layers.QuantizedConv2D(3, 1, use_bias=False)
+    layer = layers.QUANTIZED["Conv2D"](3, 1, use_bias=False)
     layer.build((None, 4, 4, 2))
     weight = np.array([1.0, 0.3, -0.004, 0.5, -2.0, 0.01], np.float32).reshape(1, 1, 2, 3)
     layer.set_weights([weight])

@@ -15,7 +15,8 @@ from tensorrt_graph import check_tensorrt, pictures
 
 from tlt_prune import export, models, quantization
 from tlt_prune.errors import QuantizationError
-from tlt_prune.quantization.post_training import TARGETS, quantized_weight
+from tlt_prune.quantization.post_training import TARGETS
+from tlt_prune.quantization.qdq import quantized_weight
 
 
 @pytest.fixture(scope="module")

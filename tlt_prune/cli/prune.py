@@ -219,7 +219,7 @@ def _prune(
     """
     from tlt_prune.graph.tracer import trace
     from tlt_prune.io import model_info
-    from tlt_prune.onnx.predictor import keras_predictor
+    from tlt_prune.onnx import keras_predictor
     from tlt_prune.pruning.planning import decide
     from tlt_prune.tasks.steps.choosing import choose
     from tlt_prune.tasks.steps.latency import calibrate, measured_ms

@@ -6,6 +6,7 @@ Names are those of TAO's TensorFlow 2 classification specs.
 from __future__ import annotations
 
 import difflib
+import importlib
 from typing import Annotated, Any, Literal, Self
 
 import pydantic
@@ -236,13 +237,22 @@ class Inference(Settings):
     batch_size: Batch = 64
 
 
+def _format_names() -> tuple[str, ...]:
+    """The registered export formats. They are code of a room above this one, which is imported when a name is first checked."""
+    names: tuple[str, ...] = importlib.import_module("tlt_prune.export.formats").format_names()
+    return names
+
+
+FormatName = Annotated[str, OneOf(_format_names)]
+
+
 class Export(Settings):
     """Export formats.
 
     Attributes:
         model_path: the trained .keras model.
         onnx_file, saved_model_dir, litert_file: outputs; empty means a name in `<results_dir>/export`.
-        formats: of "saved_model", "onnx", "litert".
+        formats: of "saved_model", "onnx", "litert", and what else is registered in `tlt_prune.export.formats`.
         preprocessing: give the SavedModel a second signature, "serve_pictures", that takes pictures as they are.
         onnx_layout: layout of the ONNX input, "NHWC" or "NCHW".
         opset: 13 to 17.
@@ -269,7 +279,7 @@ class Export(Settings):
     saved_model_dir: str = ""
     litert_file: str = ""
     litert_qat_epochs: Annotated[int, Field(ge=0, le=1_000_000)] = 0
-    formats: tuple[Literal["saved_model", "onnx", "litert"], ...] = ("saved_model", "onnx")
+    formats: tuple[FormatName, ...] = ("saved_model", "onnx")
     preprocessing: bool = True
     onnx_layout: Literal["NHWC", "NCHW"] = "NHWC"
     opset: Annotated[int, Field(ge=13, le=17)] = 17

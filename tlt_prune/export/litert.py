@@ -1,4 +1,4 @@
-"""LiteRT, formerly TensorFlow Lite: TensorFlow's converter, and LiteRT's interpreter for the proof."""
+"""Export to LiteRT, formerly TensorFlow Lite: converted by TensorFlow, compared with Keras in LiteRT's interpreter."""
 
 from __future__ import annotations
 
@@ -18,13 +18,11 @@ from tlt_prune.errors import ExportError, first_line
 from tlt_prune.export.saved_model import write_saved_model
 from tlt_prune.io import files, model_info
 from tlt_prune.io.model_info import ModelInfo
-from tlt_prune.onnx.noise import quiet, quiet_natively
-from tlt_prune.onnx.parity import check_parity, samples_of
-from tlt_prune.onnx.predictor import keras_runner, load_predictor, refuse_states
+from tlt_prune.onnx import check_parity, check_stateless, keras_runner, load_predictor, quiet, quiet_natively, samples_of
 from tlt_prune.quantization import is_quantization_aware
 
-PRECISIONS = ("float32", "float16", "int8")
-_TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "int8": 0.5}
+LITERT_PRECISIONS = ("float32", "float16", "int8")
+_LITERT_TOLERANCES = {"float32": 1e-4, "float16": 1e-2, "int8": 0.5}
 
 
 def export_litert(
@@ -42,7 +40,7 @@ def export_litert(
     Args:
         model: a Keras 3 model, or what `quantization.train_for_litert` made of one: the latter is written as int8.
         path: the .tflite file; replaced only when the new one passed.
-        samples: float32 inputs for the comparison: an array, or one an input, in the model's order.
+        samples: float32 inputs for the comparison: an array, or one per input, in the model's order.
         precision: "float32"; "float16", of the weights; or "int8", of weights and activations, while inputs and outputs stay
             float32.
         calibration: inputs as `samples`, a few hundred, from which "int8" takes the ranges of activations (the smallest and
@@ -52,7 +50,7 @@ def export_litert(
         info: what belongs to the model; it travels in the file.
 
     Returns:
-        The largest relative difference found.
+        The largest difference, relative to the largest output.
 
     Raises:
         ExportError: an option is out of range, the inputs do not fit, LiteRT lacks an operation, or the outputs differ; nothing
@@ -61,33 +59,33 @@ def export_litert(
     extras.require_tensorflow("export_litert")
     extras.require("litert", "Exporting to LiteRT")
     path = pathlib.Path(path)
-    if precision not in PRECISIONS:
-        raise ExportError(f"export.precision: expected one of {', '.join(PRECISIONS)}. Received: {precision!r}.")
+    if precision not in LITERT_PRECISIONS:
+        raise ExportError(f"export.precision: expected one of {', '.join(LITERT_PRECISIONS)}. Received: {precision!r}.")
     trained_so = not isinstance(model, keras.Model)
     if not trained_so and is_quantization_aware(model):
         raise ExportError(
             f"'{model.name}' was trained with the symmetric int8 of TensorRT and onnxruntime (train.qat). For LiteRT, export the "
             "model before that training, with export.data_type int8 or export.litert_qat_epochs."
         )
-    # Its interpreter would end the whole process.
-    refuse_states(model, "LiteRT")
+    # LiteRT's interpreter would abort the whole process.
+    check_stateless(model, "LiteRT")
     arrays = samples_of(model, samples)
     ranges = samples_of(model, calibration) if calibration is not None else None
     if precision == "int8" and ranges is None and not trained_so:
         raise ExportError("calibration: int8 needs inputs to measure ranges on. Received: None.")
     with files.whole_file(path) as partial:
-        partial.write_bytes(_converted(model, "int8" if trained_so else precision, ranges))
+        partial.write_bytes(_litert_bytes(model, "int8" if trained_so else precision, ranges))
         if info is not None:
             model_info.write(partial, info)
         written = load_predictor(partial)
         by_name = dict(zip((x.name for x in model.inputs), arrays, strict=True))
         fed = [by_name[name] for name in written.input_shapes]
         if tolerance is None:
-            tolerance = _TOLERANCE["int8" if trained_so else precision]
+            tolerance = _LITERT_TOLERANCES["int8" if trained_so else precision]
         return check_parity(keras_runner(model), written.run, arrays, fed, tolerance, f"The LiteRT file of '{model.name}'")
 
 
-def _converted(model: Any, precision: str, ranges: Sequence[NDArray[Any]] | None) -> bytes:
+def _litert_bytes(model: Any, precision: str, ranges: Sequence[NDArray[Any]] | None) -> bytes:
     import tensorflow as tf
 
     inputs = [(x.name, x.dtype if isinstance(x.dtype, str) else x.dtype.name) for x in model.inputs]
@@ -112,10 +110,10 @@ def _converted(model: Any, precision: str, ranges: Sequence[NDArray[Any]] | None
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         try:
             with quiet(), quiet_natively(), warnings.catch_warnings():
-                # Of the converter about the interpreter that it measures ranges with.
+                # The converter measures ranges with an interpreter that is deprecated.
                 warnings.filterwarnings("ignore", message=r"\s*Warning: tf.lite.Interpreter is deprecated")
                 return bytes(converter.convert())
-        # Whatever the converter says, the user needs one line.
+        # The converter raises many types; the user gets one line.
         except Exception as error:
             lacking = re.search(r"TF Select ops: ([^\n]+)", str(error))
             reason = f"LiteRT has no operation for TensorFlow's {lacking[1]}" if lacking else first_line(error, 200)
@@ -123,7 +121,7 @@ def _converted(model: Any, precision: str, ranges: Sequence[NDArray[Any]] | None
 
 
 def _write_twin(model: Any, folder: str) -> None:
-    """A SavedModel of a tf_keras model, with a signature as Keras 3 gives it."""
+    """Writes a SavedModel of a tf_keras model, with a signature like that of Keras 3."""
     import tensorflow as tf
 
     def serve(*inputs: Any) -> dict[str, Any]:

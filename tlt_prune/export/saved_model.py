@@ -1,8 +1,7 @@
-"""TensorFlow SavedModel."""
+"""Export to a TensorFlow SavedModel, compared with Keras."""
 
 from __future__ import annotations
 
-import dataclasses
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -10,31 +9,11 @@ from typing import Any
 import keras
 
 from tlt_prune import extras
+from tlt_prune.export.material import PicturePreprocessing
 from tlt_prune.graph.family import family_of
 from tlt_prune.io import files, model_info
 from tlt_prune.io.model_info import ModelInfo
-from tlt_prune.onnx.noise import quiet
-from tlt_prune.onnx.parity import check_parity, samples_of
-from tlt_prune.onnx.predictor import inputs_of, keras_runner, load_predictor
-
-
-@dataclasses.dataclass(frozen=True)
-class Pictures:
-    """How pictures become a model's input.
-
-    Attributes:
-        channels: of a picture.
-        dtype: "uint8" or "uint16".
-        prepare: pictures as a TensorFlow tensor -> the model's input.
-    """
-
-    channels: int
-    dtype: str
-    prepare: Callable[[Any], Any]
-
-    @property
-    def signature(self) -> keras.InputSpec:
-        return keras.InputSpec(shape=(None, None, None, self.channels), dtype=self.dtype, name="pictures")
+from tlt_prune.onnx import check_parity, input_structure, keras_runner, load_predictor, quiet, samples_of
 
 
 def export_saved_model(
@@ -43,27 +22,27 @@ def export_saved_model(
     samples: Any,
     tolerance: float = 1e-4,
     info: ModelInfo | None = None,
-    pictures: Pictures | None = None,
+    pictures: PicturePreprocessing | None = None,
 ) -> float:
     """Writes a SavedModel folder with a serving signature and an open batch size.
 
-    Layers that keep states between calls begin at zero in it.
+    The states of stateful layers start at zero in it.
 
     Args:
         model: a Keras model.
-        path: folder; an earlier export is replaced, anything else refused.
-        samples: float32 inputs in the model's layout, for the comparison: an array, or one an input, in the model's order.
+        path: folder; an earlier export is replaced, anything else rejected.
+        samples: float32 inputs in the model's layout, for the comparison: an array, or one per input, in the model's order.
         tolerance: see `check_parity`.
         info: what belongs to the model; written beside the graph.
         pictures: how pictures become the model's input. With it, the folder has a second signature, "serve_pictures", which takes
             them as they are: `(n, height, width, channels)`, of any size.
 
     Returns:
-        The largest relative difference found.
+        The largest difference, relative to the largest output.
 
     Raises:
-        ExportError: the written model computes something else; what was at `path` stays.
-        NotReplacedError: there is something else than an earlier export at `path`.
+        ExportError: the written model computes something else; what was at `path` stays as it was.
+        NotReplacedError: `path` is something else than an earlier export.
     """
     extras.require_tensorflow("export_saved_model")
     path = pathlib.Path(path)
@@ -80,11 +59,11 @@ def export_saved_model(
         return check_parity(keras_runner(model), written.run, arrays, fed, tolerance, f"The SavedModel of '{model.name}'")
 
 
-def write_saved_model(model: keras.Model, path: str | pathlib.Path, pictures: Pictures | None = None) -> None:
-    """The folder itself, not compared with anything."""
+def write_saved_model(model: keras.Model, path: str | pathlib.Path, pictures: PicturePreprocessing | None = None) -> None:
+    """Writes the folder without comparing it with the model."""
     archive = keras.export.ExportArchive()
     archive.track(model)
-    # Left to itself, a layer of augmentation goes on augmenting.
+    # Without training=False, layers of augmentation would stay active.
     archive.add_endpoint("serve", lambda inputs: model(inputs, training=False), _signature(model))
     if pictures is not None:
         archive.add_endpoint("serve_pictures", _serving(model, pictures), [pictures.signature])
@@ -93,10 +72,10 @@ def write_saved_model(model: keras.Model, path: str | pathlib.Path, pictures: Pi
 
 
 def _signature(model: keras.Model) -> list[Any]:
-    """One positional argument: the structure of the model's inputs, by their names."""
-    specs = keras.tree.map_structure(lambda x: keras.InputSpec(shape=x.shape, dtype=x.dtype, name=x.name), inputs_of(model))
+    """Input specs of the serving signature: one positional argument with the structure of the model's inputs."""
+    specs = keras.tree.map_structure(lambda x: keras.InputSpec(shape=x.shape, dtype=x.dtype, name=x.name), input_structure(model))
     return [specs]
 
 
-def _serving(model: keras.Model, pictures: Pictures) -> Callable[[Any], Any]:
+def _serving(model: keras.Model, pictures: PicturePreprocessing) -> Callable[[Any], Any]:
     return lambda images: model(pictures.prepare(images), training=False)

@@ -1,4 +1,4 @@
-"""What builds a TensorRT engine from an ONNX file: a command, and a script for where the tensorrt package is installed."""
+"""Building a TensorRT engine from an ONNX file: by a trtexec command, or by a script that uses the tensorrt package."""
 
 from __future__ import annotations
 
@@ -10,18 +10,17 @@ import sys
 
 from tlt_prune.errors import ExportError, first_line
 from tlt_prune.io import files
-from tlt_prune.quantization.post_training import is_quantized
 
 
 @dataclasses.dataclass(frozen=True)
 class EngineOptions:
-    """How an engine is built.
+    """Options for building a TensorRT engine.
 
     Attributes:
         size: (height, width) of pictures, where the file leaves them open.
-        minimum, optimum, maximum: batch sizes; of a file with a fixed one, that counts.
+        minimum, optimum, maximum: batch sizes; a file with a fixed batch size keeps that.
         engine: the file to write; None for a name beside the ONNX file.
-        calibration_cache: for a float file that TensorRT is to quantize by itself.
+        calibration_cache: with it, TensorRT quantizes a float file by itself.
     """
 
     size: tuple[int, int]
@@ -33,7 +32,7 @@ class EngineOptions:
 
 
 def trtexec_command(path: str | pathlib.Path, options: EngineOptions) -> str:
-    """The command that builds an engine from an ONNX file: int8 if it is quantized or there is a cache, and float16."""
+    """The trtexec command that builds a float16 engine, with int8 if the file is quantized or there is a calibration cache."""
     path = pathlib.Path(path)
     shapes, quantized = _facts(path, options)
     words = [f"trtexec --onnx={path}", f"--saveEngine={_engine(path, options)}", "--fp16"]
@@ -67,15 +66,15 @@ def write_build_script(path: str | pathlib.Path, options: EngineOptions) -> path
 
 
 def build_script(path: pathlib.Path) -> pathlib.Path:
-    """The name of the script of an ONNX file."""
+    """Path of the build script that belongs to an ONNX file."""
     return path.with_name(f"{path.stem}_build_engine.py")
 
 
 def build_engine(script: pathlib.Path) -> bool:
-    """Runs a build script, if the tensorrt package is installed; says whether it did.
+    """Runs a build script if the tensorrt package is installed; returns whether it did.
 
     Raises:
-        ExportError: TensorRT refuses the file.
+        ExportError: TensorRT rejects the file.
     """
     if importlib.util.find_spec("tensorrt") is None:
         return False
@@ -93,16 +92,18 @@ Shapes = dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
 
 
 def _facts(path: pathlib.Path, options: EngineOptions) -> tuple[Shapes, bool]:
-    """(input name -> smallest, usual and largest shape; whether the file is quantized)."""
+    """Input name -> its smallest, usual and largest shape; and whether the file is quantized."""
     import onnx
+
+    from tlt_prune.onnx import is_quantized
 
     model = onnx.load(files.written(path))
     shapes = {}
     for value in model.graph.input:
         batch, *sizes = [d.dim_value for d in value.type.tensor_type.shape.dim]
         spatial = iter(options.size)
-        known = [n or next(spatial) for n in sizes]
-        low, usual, high = ((batch or n, *known) for n in (options.minimum, options.optimum, options.maximum))
+        sizes = [n or next(spatial) for n in sizes]
+        low, usual, high = ((batch or n, *sizes) for n in (options.minimum, options.optimum, options.maximum))
         shapes[value.name] = (low, usual, high)
     return shapes, is_quantized(model)
 
@@ -122,7 +123,7 @@ SHAPES = @shapes@
 
 logger = trt.Logger(trt.Logger.WARNING)
 builder = trt.Builder(logger)
-# TensorRT 8 asks for an explicit batch; later versions know nothing else.
+# TensorRT 8 needs the flag for an explicit batch; later versions have no other mode.
 explicit = getattr(trt.NetworkDefinitionCreationFlag, "EXPLICIT_BATCH", None)
 network = builder.create_network(0 if explicit is None else 1 << int(explicit))
 parser = trt.OnnxParser(network, logger)

@@ -1,4 +1,4 @@
-"""Names inside an ONNX graph: those of the Keras layers, whatever the converter made of TensorFlow's."""
+"""Naming of nodes and tensors of an ONNX graph after the Keras layers that they come from."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ import keras
 from tlt_prune.graph.execute import run_through
 from tlt_prune.graph.reader import Call, read
 
-# Scopes that TensorFlow has no reason to change, and that no layer is called by.
+# Scope names that TensorFlow keeps as they are and that no layer has.
 _SCOPE = re.compile(r"tltcall(\d+)x")
-# What the inputs of these are, by position.
+# Roles of a node's inputs, by position.
 _ROLES = dict.fromkeys(("Conv", "ConvTranspose", "Gemm", "MatMul"), ("", "kernel", "bias"))
-# What the converter added by itself is called after a neighbor, with a number.
+# tf2onnx names the nodes that it adds after a neighbor, with a number.
 _ADDED = re.compile(r"__\d+(:\d+)?$")
 
 
-def scoped(model: keras.Model) -> tuple[Callable[..., Any], list[str]]:
-    """A function of the model's flat inputs, in the order of `model.inputs`, whose operations are in one scope a call.
+def with_call_scopes(model: keras.Model) -> tuple[Callable[..., Any], list[str]]:
+    """A function that computes a model with the operations of each layer call in a numbered name scope.
+
+    Its arguments are the model's inputs in the order of `model.inputs`.
 
     Returns:
         The function, and the path of each call by the number in its scope.
@@ -34,7 +36,7 @@ def scoped(model: keras.Model) -> tuple[Callable[..., Any], list[str]]:
     paths: list[str] = []
 
     def visit(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        # As a model hands it on: some layers (augmentation) take training for granted.
+        # Layers of augmentation are active unless they are told otherwise.
         if graph.family.is_layer(call.op) and "training" in inspect.signature(call.op.call).parameters:
             kwargs = {**kwargs, "training": False}
         if id(call) not in numbers:
@@ -47,32 +49,32 @@ def scoped(model: keras.Model) -> tuple[Callable[..., Any], list[str]]:
 
 
 def with_layer_names(proto: Any, paths: list[str]) -> Any:
-    """Nodes, tensors and constants by the layer that they come from; inputs and outputs of the graph keep their names.
+    """Renames nodes, tensors and constants after their layers, in place; inputs and outputs of the graph keep their names.
 
-    A layer's only node and the one with its kernel are called as it is, others have their operation's name added, and a tensor is
-    called as its node. Kernels and biases are called so. A depthwise convolution may be called by the normalization that was
-    folded into it.
+    A layer's only node and the node with its kernel get the layer's name, others also the operation's: "block/Relu".
+    A tensor gets the name of the node that computes it, constants end in "/kernel", "/bias" or "/constant". A depthwise
+    convolution may get the name of the normalization that was folded into it.
     """
     _rename(proto.graph, paths, _Names(()), _Names(x.name for x in (*proto.graph.input, *proto.graph.output)), {})
     return proto
 
 
 def _rename(graph: Any, paths: list[str], nodes: _Names, tensors: _Names, outside: Mapping[str, str]) -> None:
-    """Names in a graph, and in those inside it (the bodies of loops), which see what is outside. `outside`: old name -> new."""
+    """Renames in a graph and the graphs inside its nodes (bodies of loops). `outside`: old -> new names visible there."""
     constants = {x.name for x in graph.initializer}
     fixed = set() if outside else {x.name for x in (*graph.input, *graph.output)}
-    calls = [_call(node, constants) for node in graph.node]
+    calls = [_call_number(node, constants) for node in graph.node]
     counts = collections.Counter(calls)
     new = {**outside, **{name: name for name in fixed}}
-    own: set[str] = set(fixed)
+    renamed: set[str] = set(fixed)
 
-    def called(name: str, wanted: str) -> None:
-        if name and name not in own:
-            own.add(name)
+    def rename(name: str, wanted: str) -> None:
+        if name and name not in renamed:
+            renamed.add(name)
             new[name] = tensors.unique(wanted)
 
     for i, value in enumerate(graph.input):
-        called(value.name, f"in_{i}")
+        rename(value.name, f"in_{i}")
     for node, call in zip(graph.node, calls, strict=True):
         if call is None:
             wanted = node.op_type
@@ -80,13 +82,13 @@ def _rename(graph: Any, paths: list[str], nodes: _Names, tensors: _Names, outsid
             wanted = paths[call] if counts[call] == 1 or node.op_type in _ROLES else f"{paths[call]}/{node.op_type}"
         node.name = nodes.unique(wanted)
         for i, name in enumerate(node.output):
-            called(name, f"{node.name}/{i}" if i else node.name)
+            rename(name, f"{node.name}/{i}" if i else node.name)
         roles = _ROLES.get(node.op_type, ())
         for i, name in enumerate(node.input):
             if name in constants:
-                called(name, f"{node.name}/{roles[i] if i < len(roles) and roles[i] else 'constant'}")
+                rename(name, f"{node.name}/{roles[i] if i < len(roles) and roles[i] else 'constant'}")
     for value in graph.initializer:
-        called(value.name, "constant")
+        rename(value.name, "constant")
     for node in graph.node:
         for names in (node.input, node.output):
             for i, name in enumerate(names):
@@ -107,7 +109,7 @@ class _Names:
         self._taken = set(taken)
 
     def unique(self, wanted: str) -> str:
-        """`wanted`, or with a number where it is taken."""
+        """`wanted`, with a number added if it is taken."""
         name, number = wanted, 1
         while name in self._taken:
             number += 1
@@ -116,8 +118,11 @@ class _Names:
         return name
 
 
-def _call(node: Any, constants: set[str]) -> int | None:
-    """Of a node with a kernel the first that had to do with it: what came after may have been folded into it."""
+def _call_number(node: Any, constants: set[str]) -> int | None:
+    """Number of the layer call that a node comes from; None for nodes that the converter added.
+
+    For a node with a kernel it is the earliest call: later layers may be folded into it.
+    """
     if node.op_type in _ROLES:
         texts = [node.name, *node.output, *(name for name in node.input if name in constants)]
         return min((int(number) for text in texts for number in _SCOPE.findall(text)[-1:]), default=None)

@@ -1,4 +1,4 @@
-"""What libraries say of their own accord while a file is written or opened."""
+"""Context managers that silence libraries while a file is written or opened."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without TensorFlow's INFO lines, such as where it writes assets."""
+    """Silences TensorFlow's INFO lines, such as where it writes assets."""
     logger = logging.getLogger("tensorflow")
     before = logger.level
     logger.setLevel(logging.WARNING)
@@ -23,7 +23,7 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet_natively() -> Iterator[None]:
-    """Without what C++ prints on standard error, whatever it is; Python's exceptions come through."""
+    """Discards what C++ code prints on standard error; Python's exceptions pass."""
     sys.stderr.flush()
     kept = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -1,4 +1,4 @@
-"""Do two models compute the same? And how an ONNX model is run to find out."""
+"""Numerical comparison of two models, and onnxruntime sessions to run ONNX models in."""
 
 from __future__ import annotations
 
@@ -11,11 +11,18 @@ from numpy.typing import NDArray
 from tlt_prune.errors import ExportError
 
 Run = Callable[[Any], list[NDArray[Any]]]
-"""An array, or a list of them, one an input -> outputs."""
+"""A batch, as an array or a list with one array per input -> list of outputs."""
 
 
 def check_parity(reference: Run, exported: Run, batch: Any, exported_batch: Any, tolerance: float, what: str) -> float:
-    """Compares all outputs on a batch.
+    """Compares all outputs of an exported model with those of its Keras model on a batch.
+
+    Args:
+        reference: runs the Keras model.
+        exported: runs the exported model.
+        batch, exported_batch: the same inputs in the layout of either model.
+        tolerance: largest difference allowed, relative to the largest magnitude of an output.
+        what: names the exported model in the message.
 
     Returns:
         The largest difference, relative to the largest magnitude of that output.
@@ -33,6 +40,10 @@ def check_parity(reference: Run, exported: Run, batch: Any, exported_batch: Any,
 
 
 def relative_difference(expected: Sequence[NDArray[Any]], received: Sequence[NDArray[Any]]) -> float:
+    """The largest difference of two lists of outputs, relative to the largest magnitude of that output in `expected`.
+
+    Infinity if they differ in number or shape.
+    """
     if [x.shape for x in expected] != [x.shape for x in received]:
         return float("inf")
     pairs = [(np.asarray(a, np.float64), np.asarray(b, np.float64)) for a, b in zip(expected, received, strict=True)]
@@ -40,15 +51,15 @@ def relative_difference(expected: Sequence[NDArray[Any]], received: Sequence[NDA
 
 
 def fits(received: Sequence[int], expected: Sequence[int | None]) -> bool:
-    """Whether a batch of that shape is one of an input of shape `expected`, batch axis included, None where it is open."""
+    """Whether a batch of shape `received` fits an input of shape `expected`, in which None is any size; any batch size fits."""
     return len(received) == len(expected) and all(n in (None, m) for n, m in zip(expected[1:], received[1:], strict=True))
 
 
 def samples_of(model: Any, samples: Any) -> list[NDArray[Any]]:
-    """Inputs of a model as arrays, one an input.
+    """Samples as a list of arrays, one per input of the model.
 
     Raises:
-        ExportError: another number of them, or other shapes.
+        ExportError: their number or shapes are not those of the model's inputs, or there are none.
     """
     arrays = [np.asarray(x) for x in (samples if isinstance(samples, (tuple, list)) else [samples])]
     shapes = [tuple(x.shape) for x in model.inputs]
@@ -60,7 +71,7 @@ def samples_of(model: Any, samples: Any) -> list[NDArray[Any]]:
 
 
 def session_of(serialized: bytes, *, optimize: bool = True) -> Any:
-    """An onnxruntime session on the CPU; without `optimize`, it computes node by node what the file says."""
+    """An onnxruntime session on the CPU; without `optimize`, it runs the graph node by node as it is in the file."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

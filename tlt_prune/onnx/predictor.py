@@ -1,4 +1,4 @@
-"""One way to run a .keras file, a SavedModel folder, an .onnx file and a .tflite file."""
+"""Loading and running .keras files, SavedModel folders, .onnx and .tflite files by one interface."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ from tlt_prune.graph.family import all_layers
 from tlt_prune.io import model_info
 from tlt_prune.io.model_files import load_keras, machine_error, refuse_foreign
 from tlt_prune.io.model_info import ModelInfo
+from tlt_prune.onnx.graphs import quantization_constants
 from tlt_prune.onnx.noise import quiet_natively
 from tlt_prune.onnx.parity import Run, session_of
-
-Array = NDArray[Any]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -35,7 +34,7 @@ class Predictor:
         file_bytes: size on disk.
         run: float32 batch in the model's own layout (a list of them, in the order of `input_shapes`) -> list of outputs.
         model: the Keras model, where `kind` is "keras".
-        info: what the file says of itself; None for one of another program.
+        info: class names, preprocessing and the like, stored in the file; None if another program wrote it.
     """
 
     kind: str
@@ -47,14 +46,14 @@ class Predictor:
     model: Any = None
     info: ModelInfo | None = None
 
-    def __call__(self, batch: Array) -> Array:
+    def __call__(self, batch: NDArray[Any]) -> NDArray[Any]:
         return self.answers(batch)[0]
 
-    def answers(self, batch: Array) -> list[Array]:
-        """The outputs of a batch.
+    def answers(self, batch: NDArray[Any]) -> list[NDArray[Any]]:
+        """Runs the model on a batch and returns all outputs.
 
         Raises:
-            ExportError: one is NaN or infinite: whatever is counted of such answers would be wrong.
+            ExportError: an output has NaN or infinity, with which any score would be wrong.
         """
         outputs = self.run(batch)
         for output in outputs:
@@ -68,7 +67,7 @@ class Predictor:
 
     @property
     def input_shape(self) -> tuple[int | None, ...]:
-        """Of its one input.
+        """Shape of the only input.
 
         Raises:
             ExportError: it has several.
@@ -79,17 +78,17 @@ class Predictor:
         return next(iter(self.input_shapes.values()))
 
     def channels_first(self, channels: int) -> bool:
-        """Whether pictures with that many channels go in as (n, channels, height, width)."""
+        """Whether the input is (n, channels, height, width) for pictures with that many channels."""
         return self.input_shape[-1] != channels and self.input_shape[1] == channels
 
     @property
     def channels(self) -> int | None:
-        """1 or 3, where the shape of the input says which."""
+        """1 or 3, if the shape of the input tells; otherwise None."""
         ends = {n for n in (self.input_shape[-1], self.input_shape[1]) if n in (1, 3)} if len(self.input_shape) == 4 else set()
         return ends.pop() if len(ends) == 1 else None
 
     def picture_size(self, channels: int, open_size: tuple[int, int] | None = None) -> tuple[int, int, int]:
-        """(height, width, channels) of the pictures it takes; `open_size` (height, width) where it leaves them open.
+        """(height, width, channels) of the pictures it takes; `open_size` (height, width) is used if the input has no fixed size.
 
         Raises:
             ExportError: the input is no picture of that many channels, or its size is open and `open_size` is not given.
@@ -104,7 +103,7 @@ class Predictor:
 
 
 def load_predictor(path: str | pathlib.Path) -> Predictor:
-    """Opens a model file.
+    """Loads a model file of any format.
 
     Raises:
         ExportError: the file is missing or no model.
@@ -114,16 +113,16 @@ def load_predictor(path: str | pathlib.Path) -> Predictor:
     if not path.exists():
         raise ExportError(f"There is no model {path}. Expected a .keras, .onnx or .tflite file, or a SavedModel folder.")
     if path.is_dir():
-        return _saved_model(path)
+        return _open_saved_model(path)
     if path.suffix == ".onnx":
-        return _onnx(path)
+        return _open_onnx(path)
     if path.suffix == ".tflite":
-        return _litert(path)
+        return _open_litert(path)
     return keras_predictor(path)
 
 
-def latency_ms(predictor: Predictor, batch: Array, runs: int = 50) -> float:
-    """Median milliseconds a call, after warming up."""
+def latency_ms(predictor: Predictor, batch: NDArray[Any], runs: int = 50) -> float:
+    """Median latency of a call in milliseconds, after five calls to warm up."""
     for _ in range(5):
         predictor.run(batch)
     times = []
@@ -141,7 +140,7 @@ def keras_runner(model: Any) -> Run:
     import tensorflow as tf
 
     def forward(*x: Any) -> Any:
-        return keras.tree.flatten(model(keras.tree.pack_sequence_as(inputs_of(model), x), training=False))
+        return keras.tree.flatten(model(keras.tree.pack_sequence_as(input_structure(model), x), training=False))
 
     specs = [tf.TensorSpec(x.shape, x.dtype) for x in model.inputs]
     compiled = tf.function(forward).get_concrete_function(*specs)
@@ -150,8 +149,8 @@ def keras_runner(model: Any) -> Run:
     ]
 
 
-def refuse_states(model: Any, form: str) -> None:
-    """Raises ExportError for a model with stateful layers, in a form whose every call is like the first."""
+def check_stateless(model: Any, form: str) -> None:
+    """Raises ExportError if a layer is stateful, for a file format that keeps no states between calls."""
     states = [layer.name for layer in all_layers(model) if getattr(layer, "stateful", False)]
     if states:
         raise ExportError(
@@ -160,7 +159,7 @@ def refuse_states(model: Any, form: str) -> None:
         )
 
 
-def inputs_of(model: Any) -> Any:
+def input_structure(model: Any) -> Any:
     """The structure of a model's inputs; of a Sequential, whose `input` may be undefined, its one input."""
     import keras
 
@@ -168,7 +167,7 @@ def inputs_of(model: Any) -> Any:
 
 
 def keras_predictor(path: pathlib.Path) -> Predictor:
-    """Opens a .keras (or .h5) file.
+    """Loads a .keras or .h5 file.
 
     Raises:
         ExportError: the file is missing or no model.
@@ -178,7 +177,7 @@ def keras_predictor(path: pathlib.Path) -> Predictor:
     return Predictor("keras", path, shapes, model.count_params(), size, keras_runner(model), model, model_info.read(path))
 
 
-def _saved_model(path: pathlib.Path) -> Predictor:
+def _open_saved_model(path: pathlib.Path) -> Predictor:
     import tensorflow as tf
 
     try:
@@ -195,7 +194,7 @@ def _saved_model(path: pathlib.Path) -> Predictor:
     beside = path / model_info.SAVED_MODEL_FILE
     info = model_info.parse(beside.read_bytes() if beside.is_file() else None, str(path))
 
-    def run(batch: Any) -> list[Array]:
+    def run(batch: Any) -> list[NDArray[Any]]:
         results = serve(**dict(zip(shapes, map(tf.constant, arrays_of(batch)), strict=True)))
         return in_order(results)
 
@@ -204,7 +203,7 @@ def _saved_model(path: pathlib.Path) -> Predictor:
     return Predictor("saved_model", path, shapes, params, size, run, info=info)
 
 
-def _onnx(path: pathlib.Path) -> Predictor:
+def _open_onnx(path: pathlib.Path) -> Predictor:
     extras.require("export", "Running an ONNX file")
     import onnx
 
@@ -218,16 +217,15 @@ def _onnx(path: pathlib.Path) -> Predictor:
             f"Cannot load {path} as ONNX: {first_line(error, 150)}. Expected a file that tlt-export wrote."
         ) from error
     shapes = {x.name: tuple(n if isinstance(n, int) else None for n in x.shape) for x in session.get_inputs()}
-    # Scales and zero points are no parameters.
-    kinds = ("QuantizeLinear", "DequantizeLinear")
-    steps = {name for node in model.graph.node if node.op_type in kinds for name in node.input[1:]}
+    # Scales and zero points do not count as parameters.
+    steps = quantization_constants(model.graph)
     params = sum(int(np.prod(x.dims)) for x in model.graph.initializer if x.name not in steps)
     texts = {x.key: x.value for x in model.metadata_props}
     info = model_info.parse(texts.get(model_info.ONNX_KEY), str(path))
     return Predictor("onnx", path, shapes, params, path.stat().st_size, onnx_runner(session), info=info)
 
 
-def _litert(path: pathlib.Path) -> Predictor:
+def _open_litert(path: pathlib.Path) -> Predictor:
     extras.require("litert", "Running a LiteRT file")
     from ai_edge_litert import schema_py_generated as schema
     from ai_edge_litert.interpreter import Interpreter
@@ -261,22 +259,23 @@ def _litert(path: pathlib.Path) -> Predictor:
     params = sum(int(np.prod(x.shape)) for x in weights)
     info = model_info.read(path)
 
-    def run(batch: Any) -> list[Array]:
+    def run(batch: Any) -> list[NDArray[Any]]:
         return in_order(signature(**dict(zip(shapes, map(np.asarray, arrays_of(batch)), strict=True))))
 
     return Predictor("litert", path, shapes, params, path.stat().st_size, run, info=info)
 
 
-def in_order(outputs: dict[str, Any]) -> list[Array]:
-    """Of the signatures that Keras writes: output_0, output_1, ..., output_10."""
+def in_order(outputs: dict[str, Any]) -> list[NDArray[Any]]:
+    """Outputs of a signature that Keras wrote, by number: output_0, output_1, ..., output_10."""
     return [np.asarray(outputs[key]) for key in sorted(outputs, key=lambda name: (len(name), name))]
 
 
 def onnx_runner(session: Any) -> Run:
+    """A function that runs an onnxruntime session."""
     names = [x.name for x in session.get_inputs()]
     return lambda batch: [np.asarray(x) for x in session.run(None, dict(zip(names, arrays_of(batch), strict=True)))]
 
 
-def arrays_of(batch: Any) -> list[Array]:
-    """One array an input."""
+def arrays_of(batch: Any) -> list[NDArray[Any]]:
+    """A batch as a list with one array per input."""
     return list(batch) if isinstance(batch, (tuple, list)) else [batch]

@@ -1,8 +1,8 @@
-"""A float model -> one to be trained with quantization in the loop.
+"""Quantization-aware training: a float model becomes a model that is trained with int8 rounding.
 
-Batch normalization is part of the kernel before it where int8 computes, so that what is rounded is the kernel with it; while
-training, it still normalizes by the batch. Quantized are the kernels of weighted layers, and the activations that go into them,
-into poolings of averages and into additions: the same places as in `post_training`.
+Inference folds batch normalization into the kernel before it, so the folded kernel is what is rounded; training still normalizes
+by the batch. Quantized are the kernels of weighted layers, and the activations that enter these, average poolings and additions:
+the same places as in `qdq`.
 """
 
 from __future__ import annotations
@@ -21,17 +21,15 @@ from tlt_prune.graph.family import Family
 from tlt_prune.graph.reader import Call, Graph, matches, nearest_name, read
 from tlt_prune.pruning.running.batches import Batches, progress
 from tlt_prune.quantization.copying import copied
-from tlt_prune.quantization.layers import QUANTIZED, FakeQuantize, QuantizedWithNorm, along_channels, off
+from tlt_prune.quantization.layer_types import AVERAGING_LAYERS, FLOAT_LAYERS
+from tlt_prune.quantization.layers import QUANTIZED, FakeQuantize, QuantizedWithNorm, along_channels, rounding_off
 from tlt_prune.quantization.ranges import METHODS, Histogram
-
-_AVERAGES = tuple(f"{kind}AveragePooling{n}D" for kind in ("", "Global") for n in (1, 2, 3))
-# What may hold weights without a kernel of products, and stays float.
-_FLOAT = ("BatchNormalization", "LayerNormalization", "GroupNormalization", "PReLU", "Normalization")
 
 
 def fold_batch_norms(model: keras.Model) -> keras.Model:
-    """A model that computes in inference what `model` does, with every batch normalization that follows a convolution or a dense
-    layer, and nothing else does, inside that layer's kernel and bias. `model` stays as it is.
+    """A copy of a model with batch normalizations folded into the kernels and biases of the layers before them.
+
+    It computes in inference what `model` does. A batch normalization is folded if it alone follows a convolution or dense layer.
 
         kernel' = kernel gamma / sqrt(variance + epsilon),   bias' = (bias - mean) gamma / sqrt(variance + epsilon) + beta
 
@@ -58,9 +56,9 @@ def is_quantization_aware(model: keras.Model) -> bool:
 
 
 def folded(model: keras.Model) -> keras.Model:
-    """What a quantization-aware model computes in inference, with its batch normalizations inside the quantized kernels.
+    """A quantization-aware model as it computes in inference, with its batch normalizations folded into the quantized kernels.
 
-    A model without any is returned as it is.
+    A model without such layers is returned as it is.
     """
     if not any(isinstance(layer, QuantizedWithNorm) for layer in model.layers):
         return model
@@ -81,21 +79,20 @@ def quantization_aware(
     percentile: float = 99.99,
     excluded: Sequence[str] = (),
     steps: int | None = None,
-    batch_size: int = 64,
 ) -> keras.Model:
-    """The model to train on: symmetric int8 in the place of every kernel and of the activations that meet one.
+    """A copy of a trained model that rounds kernels, and the activations that meet them, to symmetric int8.
 
     Train it like any model, with a tenth of the learning rate or less; `export.export_onnx` writes it with QuantizeLinear and
     DequantizeLinear. `model` stays as it is.
 
     Args:
         model: a trained float model.
-        data: inputs to start the ranges of activations from: arrays, a `tf.data.Dataset`, a `PyDataset` or batches.
+        data: inputs to start the ranges of activations from: arrays, read in batches of 64, a `tf.data.Dataset`, a `PyDataset`
+            or batches.
         learned: ranges are trained with the weights (`layers.FakeQuantize`); otherwise they follow the batches.
         method, percentile: how a range follows from the data: see `quantization.ranges`.
         excluded: names, paths or patterns of layers that stay float.
         steps: batches to read; None for all.
-        batch_size: of arrays.
 
     Raises:
         QuantizationError: a layer has no quantized form (and is not excluded), or `excluded` names none.
@@ -104,8 +101,8 @@ def quantization_aware(
     """
     if method not in METHODS:
         raise QuantizationError(f"method: expected one of {', '.join(METHODS)}. Received: {method!r}.")
-    batches = Batches(data, read(model), steps=steps, batch_size=batch_size, what="quantization_aware")
-    # Models inside are opened first: every layer is seen as often as it is called.
+    batches = Batches(data, read(model), steps=steps, what="quantization_aware")
+    # Nested models are flattened first, so that each call of a layer is visited.
     graph = read(rewired(read(copied(model)), lambda call, args, kwargs: call.op(*args, **kwargs)))
     calls = list(graph.walk())
     for pattern in excluded:
@@ -113,42 +110,42 @@ def quantization_aware(
             near = nearest_name(pattern, {call.path for call in calls})
             raise QuantizationError(f"excluded: '{model.name}' has no layer {pattern!r}.{near}")
     floats = {id(call.op) for call in calls if any(matches(call, pattern) for pattern in excluded)}
-    _check(graph, floats)
+    _check_quantizable(graph, floats)
     aware = rewired(graph, _Quantizer(graph, floats, learned).visit)
-    _start(aware, batches, method, percentile)
+    _set_ranges(aware, batches, method, percentile)
     return aware
 
 
 # --- folding ---
 
 
-def _readers(graph: Graph) -> dict[int, list[Call | None]]:
-    """Tensor -> the calls that read it; None stands for the model's outputs."""
-    found: dict[int, list[Call | None]] = collections.defaultdict(list)
+def _readers_by_tensor(graph: Graph) -> dict[int, list[Call | None]]:
+    """Key of a tensor -> the calls that read it; None stands for an output of the model."""
+    readers: dict[int, list[Call | None]] = collections.defaultdict(list)
     for scope in _scopes(graph):
         for call in scope.calls:
             for tensor in call.inputs:
-                found[tensor.key].append(call)
+                readers[tensor.key].append(call)
         for tensor in scope.flat_outputs:
-            found[tensor.key].append(None)
-    return found
+            readers[tensor.key].append(None)
+    return readers
 
 
 def _scopes(graph: Graph) -> list[Graph]:
-    """The model and the models inside, once each."""
-    found = {id(graph): graph}
+    """The graphs of the model and of the models inside it, once each."""
+    scopes = {id(graph): graph}
     for call in graph.walk():
         if call.inner is not None:
-            found[id(call.inner)] = call.inner
-    return list(found.values())
+            scopes[id(call.inner)] = call.inner
+    return list(scopes.values())
 
 
 def _folded_norms(graph: Graph) -> dict[int, Call]:
-    """Layer (by id) -> the call of the batch normalization that goes into it."""
+    """`id` of a layer -> the call of the batch normalization that is folded into it."""
     family = graph.family
     times = collections.Counter(id(call.op) for call in graph.walk())
-    readers = _readers(graph)
-    found = {}
+    readers = _readers_by_tensor(graph)
+    norms = {}
     for call in graph.walk():
         if (
             _quantized_name(family, call.op) is None
@@ -163,17 +160,17 @@ def _folded_norms(graph: Graph) -> dict[int, Call]:
         rank = len(call.outputs[0].shape)
         channels = 1 if getattr(call.op, "data_format", None) == "channels_first" else rank - 1
         if norm.op.axis % rank == channels:
-            found[id(call.op)] = norm
-    return found
+            norms[id(call.op)] = norm
+    return norms
 
 
 def _quantized_name(family: Family, op: Any) -> str | None:
-    """The class in `QUANTIZED` that computes what a layer does."""
+    """Key in `QUANTIZED` of the class that replaces a layer; None if there is none."""
     return next((name for name in QUANTIZED if family.is_layer(op) and family.is_a(op, name)), None)
 
 
 def _with_norm(layer: Any, norm: Any) -> Any:
-    """A new layer: `layer`, then `norm`, in one."""
+    """A new layer that computes `layer` followed by `norm`."""
     gain = 1 / np.sqrt(np.asarray(norm.moving_variance, np.float64) + norm.epsilon)
     if norm.scale:
         gain = gain * np.asarray(norm.gamma, np.float64)
@@ -188,7 +185,7 @@ def _with_norm(layer: Any, norm: Any) -> Any:
 
 
 class _Later:
-    """A layer that gets its weights once it is called."""
+    """A layer whose weights are set after its first call, which builds it."""
 
     def __init__(self, layer: Any, weights: list[Any]) -> None:
         self._layer, self._weights = layer, weights
@@ -206,13 +203,13 @@ class _Later:
 # --- quantizing ---
 
 
-def _check(graph: Graph, floats: set[int]) -> None:
-    """Raises QuantizationError where weights would stay float without anybody having said so."""
+def _check_quantizable(graph: Graph, floats: set[int]) -> None:
+    """Raises QuantizationError if a layer with weights has no quantized form and is not excluded."""
     family = graph.family
     for call in graph.walk():
         if not family.is_layer(call.op) or id(call.op) in floats or not call.op.weights:
             continue
-        if _quantized_name(family, call.op) is None and not any(family.is_a(call.op, x) for x in _FLOAT):
+        if _quantized_name(family, call.op) is None and not any(family.is_a(call.op, x) for x in FLOAT_LAYERS):
             raise QuantizationError(
                 f"Layer '{call.path}' of type {type(call.op).__name__} has no quantized form. Expected {', '.join(QUANTIZED)}; "
                 f"excluded=['{call.path}'] leaves it in floating point."
@@ -224,7 +221,7 @@ class _Quantizer:
         self._family, self._floats, self._learned = graph.family, floats, learned
         self._norms = {op: norm for op, norm in _folded_norms(graph).items() if op not in floats and id(norm.op) not in floats}
         self._gone = {id(norm.op) for norm in self._norms.values()}
-        self._readers = _readers(graph)
+        self._readers = _readers_by_tensor(graph)
         self._makers = {tensor.key: call for call in graph.walk() for tensor in call.outputs}
         self._quantized: dict[int, Any] = {}
         self._layers: dict[int, _Later] = {}
@@ -238,27 +235,27 @@ class _Quantizer:
         name = _quantized_name(self._family, op)
         if name is not None:
             return self._layer(op, name)(self._activation(args[0], call.inputs[0].key), *args[1:], **kwargs)
-        if type(op).__name__ in _AVERAGES:
+        if type(op).__name__ in AVERAGING_LAYERS:
             return op(self._activation(args[0], call.inputs[0].key), *args[1:], **kwargs)
         if type(op).__name__ == "Add" and len(call.inputs) > 1:
             return self._addition(call, args, kwargs)
         return op(*args, **kwargs)
 
     def _layer(self, op: Any, name: str) -> _Later:
-        """The quantized layer of a float one; of one that is called several times, the same."""
+        """The quantized layer of a float layer; the same for every call of it."""
         if id(op) not in self._layers:
             layer = QUANTIZED[name].from_config(op.get_config())
             weights = op.get_weights()
             norm = self._norms.get(id(op))
             if norm is not None:
-                # The copy's own batch normalization goes on inside.
+                # The statistics and weights of the batch normalization move into the new layer.
                 layer = QuantizedWithNorm(layer, type(norm.op).from_config(norm.op.get_config()), name=op.name)
                 weights = [weights, norm.op.get_weights()]
             self._layers[id(op)] = _Later(layer, weights)
         return self._layers[id(op)]
 
     def _addition(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """All summands but the first that a convolution computes for this sum alone, which it can add to as it computes."""
+        """Quantizes all summands but one that a convolution computes for this sum alone: its kernel can add the others."""
         keys = [x.key for x in call.inputs]
         fused = next((i for i, key in enumerate(keys) if self._is_made_for(key)), None)
         flat = tree.flatten((args, kwargs))
@@ -290,12 +287,12 @@ class _Quantizer:
         return self._quantized[id(value)][1]
 
 
-def _start(aware: keras.Model, batches: Batches, method: str, percentile: float) -> None:
-    """Sets the ranges of activations to what they are on the data, while none of them is rounded."""
+def _set_ranges(aware: keras.Model, batches: Batches, method: str, percentile: float) -> None:
+    """Sets the ranges of activations to those measured on the data without rounding."""
     layers = [x for x in aware.layers if isinstance(x, FakeQuantize)]
     histograms = [Histogram() for _ in layers]
     shown = keras.Model(aware.input, [x.input for x in layers])
-    with off(layers), progress(len(batches), f"Ranges of activations on {batches}") as advance:
+    with rounding_off(layers), progress(len(batches), f"Ranges of activations on {batches}") as advance:
         for x, _ in batches:
             values = shown(x, training=False)
             for layer, histogram, value in zip(layers, histograms, tree.flatten(values), strict=True):

@@ -1,4 +1,4 @@
-"""TensorRT's calibration cache, the toolkit's `cal.bin`: a tensor a line, its name and the bits of its scale.
+"""TensorRT's calibration cache, the toolkit's `cal.bin`: one line per tensor with its name and the bits of its scale.
 
     TRT-8601-EntropyCalibration2
     input_1: 3c010a14
@@ -26,7 +26,7 @@ _LINE = re.compile(r"(?P<name>.+): (?P<bits>[0-9a-f]{8})")
 
 
 def write_calibration_cache(path: str | pathlib.Path, scales: Mapping[str, float], method: str = "percentile") -> None:
-    """Writes `path`, whole or not at all.
+    """Writes a calibration cache, whole or not at all.
 
     Args:
         path: such as cal.bin.
@@ -38,7 +38,7 @@ def write_calibration_cache(path: str | pathlib.Path, scales: Mapping[str, float
 
 
 def read_calibration_cache(path: str | pathlib.Path) -> dict[str, float]:
-    """Tensor name -> scale.
+    """Reads a calibration cache: tensor name -> scale.
 
     Raises:
         QuantizationError: it is no calibration cache, or a line of it is damaged.
@@ -52,8 +52,8 @@ def read_calibration_cache(path: str | pathlib.Path) -> dict[str, float]:
         raise QuantizationError(f"{path} is no calibration cache. Expected a first line TRT-<version>-<calibrator>.")
     scales = {}
     for number, line in enumerate(lines, start=2):
-        found = _LINE.fullmatch(line)
-        if found is None:
+        match = _LINE.fullmatch(line)
+        if match is None:
             raise QuantizationError(f"{path}, line {number}: expected 'tensor: 8 hexadecimal digits'. Received: {line[:80]!r}.")
-        (scales[found["name"]],) = struct.unpack(">f", bytes.fromhex(found["bits"]))
+        (scales[match["name"]],) = struct.unpack(">f", bytes.fromhex(match["bits"]))
     return scales

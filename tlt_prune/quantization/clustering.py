@@ -1,7 +1,7 @@
-"""Weight clustering: every kernel takes few different values, so that the file compresses well; nothing runs faster by it.
+"""Weight clustering: every kernel takes few different values, so that the file compresses well. It does not run faster.
 
-tensorflow-model-optimization trains the values while the model's tf_keras twin is trained on; the result is the Keras 3 model
-again. Han et al., "Deep Compression", 2016, arXiv:1510.00149, section 3.
+tensorflow-model-optimization trains the values on the model's tf_keras twin; the result is a Keras 3 model again.
+Han et al., "Deep Compression", 2016, arXiv:1510.00149, section 3.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from tlt_prune.quantization.on_twin import Training, kernels, model_optimization
 
 
 def cluster_table(model: keras.Model) -> pd.DataFrame:
-    """A row a convolution or dense layer. Columns: weights (of its kernel), values (different ones among them)."""
+    """Distinct weights of each kernel: one row per convolution or dense layer.
+
+    Columns: weights (number of them in the kernel), values (number of distinct ones).
+    """
     rows = {
         path: {"weights": int(np.prod(layer.kernel.shape)), "values": len(np.unique(np.asarray(layer.kernel)))}
         for path, layer in kernels(model)
@@ -35,15 +38,15 @@ def cluster_weights(
     steps_per_epoch: int | None = None,
     learning_rate: float = 1e-3,
 ) -> tuple[keras.Model, float]:
-    """A copy of a trained model whose kernels have `clusters` different values each, trained on with that.
+    """A copy of a trained model whose kernels have `clusters` distinct values each, after further training with them.
 
     Args:
         model: a Keras 3 model whose layers tf_keras has too. It stays as it is.
-        clusters: at least 2. A kernel with no more weights than that is left alone.
+        clusters: at least 2. A kernel with no more weights than that stays as it is.
         data, loss, epochs, steps_per_epoch, learning_rate: see `Training`.
 
     Returns:
-        The model, and how far its tf_keras twin was from it before training, relative to the largest output.
+        The model, and the difference of its tf_keras twin before training, relative to the largest output.
 
     Raises:
         QuantizationError: `clusters` is below 2, or no kernel has more weights than that.
@@ -56,7 +59,7 @@ def cluster_weights(
     if not large:
         raise QuantizationError(f"clusters: no kernel of '{model.name}' has more than {clusters} weights.")
     with model_optimization() as tfmot:
-        found = tfmot.clustering.keras
-        options = {"number_of_clusters": clusters, "cluster_centroids_init": found.CentroidInitialization.KMEANS_PLUS_PLUS}
+        tools = tfmot.clustering.keras
+        options = {"number_of_clusters": clusters, "cluster_centroids_init": tools.CentroidInitialization.KMEANS_PLUS_PLUS}
         training = Training(data, loss, epochs, steps_per_epoch, learning_rate)
-        return trained_on_twin(model, large, lambda x: found.cluster_weights(x, **options), found.strip_clustering, training)
+        return trained_on_twin(model, large, lambda x: tools.cluster_weights(x, **options), tools.strip_clustering, training)

@@ -1,4 +1,4 @@
-"""A copy of a model in new layers."""
+"""Copies of models."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from tlt_prune.pruning.rewrite.rewrite import rewrite
 
 
 def copied(model: Any) -> keras.Model:
-    """The same model in new layers.
+    """A copy of a model with new layers and equal weights.
 
     Raises:
-        QuantizationError: it is no Keras 3 model.
-        UnsupportedModelError: it has no graph that can be read, or a layer cannot be rebuilt.
+        QuantizationError: `model` is no Keras 3 model.
+        UnsupportedModelError: `model` has no graph that can be read, or a layer cannot be rebuilt.
     """
     channels = trace(model)
     if channels.graph.family.name != "keras":

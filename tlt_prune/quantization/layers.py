@@ -1,4 +1,4 @@
-"""Layers that compute with int8's values in floating point, so that training meets the rounding that inference will do.
+"""Layers that round to int8 values while computing in floating point, so that training sees the rounding of inference.
 
 Symmetric int8, as TensorRT wants it: q(x) = s clip(round(x / s), -127, 127) with s = maximum / 127. The gradient goes straight
 through the rounding (Bengio et al., arXiv:1308.3432). Importing this module lets Keras load models that hold these layers.
@@ -17,17 +17,18 @@ from keras import ops
 
 from tlt_prune.graph.call_trace import CallTrace
 from tlt_prune.graph.rules import register_rule
+from tlt_prune.quantization.layer_types import KERNEL_CHANNEL_AXES
 from tlt_prune.quantization.ranges import LEVELS
 
-_PACKAGE = "tlt_prune"
+_KERAS_PACKAGE = "tlt_prune"
 _LEAST_GAIN = 1e-6
 
 
 def fake_quantize(x: Any, maximum: Any) -> Any:
     """q(x), differentiable in x and in `maximum`, which broadcasts against x.
 
-    With the gradient straight through the rounding, that of `maximum` is Esser et al., "Learned Step Size Quantization", ICLR
-    2020, arXiv:1902.08153, equation 3, without any formula of its own.
+    Automatic differentiation, straight through the rounding, gives the gradient of `maximum` in Esser et al., "Learned Step Size
+    Quantization", ICLR 2020, arXiv:1902.08153, equation 3.
     """
     step = maximum / LEVELS
     scaled = ops.clip(x / step, -LEVELS, LEVELS)
@@ -35,7 +36,7 @@ def fake_quantize(x: Any, maximum: Any) -> Any:
 
 
 def _for_inference(x: Any, maximum: Any) -> Any:
-    """The same by TensorFlow's own operation where it is the backend: what tf2onnx turns into QuantizeLinear/DequantizeLinear."""
+    """q(x) by a TensorFlow operation that tf2onnx converts to QuantizeLinear/DequantizeLinear, if TensorFlow is the backend."""
     if keras.backend.backend() != "tensorflow":
         return fake_quantize(x, maximum)
     tensorflow = importlib.import_module("tensorflow")
@@ -45,7 +46,7 @@ def _for_inference(x: Any, maximum: Any) -> Any:
     )
 
 
-@keras.saving.register_keras_serializable(package=_PACKAGE)
+@keras.saving.register_keras_serializable(package=_KERAS_PACKAGE)
 class FakeQuantize(keras.layers.Layer):
     """Quantizes an activation, with one range for the whole tensor.
 
@@ -71,8 +72,8 @@ class FakeQuantize(keras.layers.Layer):
             largest = ops.cast(ops.max(ops.abs(inputs)), self.maximum.dtype)
             self.maximum.assign(self.momentum * self.maximum + (1 - self.momentum) * ops.maximum(largest, 1e-6))
             return fake_quantize(inputs, ops.stop_gradient(ops.convert_to_tensor(self.maximum)))
-        # All of a picture pull at one number: the gradient of the step is scaled by 1 / sqrt(size LEVELS), as in the paper's
-        # section 2.2; the variable is LEVELS steps, so that the same relative change takes LEVELS^2 as much.
+        # The gradient of the step sums over all activations, so it is scaled by 1 / sqrt(size LEVELS), as in the paper's section
+        # 2.2. The variable is LEVELS steps: the same relative change needs LEVELS^2 times the gradient.
         size = int(np.prod([n or 1 for n in inputs.shape[1:]]))
         share = LEVELS**2 / np.sqrt(size * LEVELS)
         positive = ops.maximum(self.maximum, 1e-6)
@@ -86,8 +87,8 @@ class FakeQuantize(keras.layers.Layer):
 
 
 @contextlib.contextmanager
-def off(layers: Iterable[FakeQuantize]) -> Iterator[None]:
-    """While models are run eagerly, these layers let pass what they get."""
+def rounding_off(layers: Iterable[FakeQuantize]) -> Iterator[None]:
+    """Lets layers pass their inputs unrounded, for models that run eagerly."""
     layers = list(layers)
     for layer in layers:
         layer.rounds = False
@@ -99,13 +100,13 @@ def off(layers: Iterable[FakeQuantize]) -> Iterator[None]:
 
 
 def along_channels(shape: Sequence[int], channel_axes: Sequence[int]) -> tuple[int, ...]:
-    """The shape of a kernel, 1 along what a value a channel is constant over."""
+    """Shape that broadcasts one value per output channel against a kernel: 1 along all other axes."""
     axes = {axis % len(shape) for axis in channel_axes}
     return tuple(n if i in axes else 1 for i, n in enumerate(shape))
 
 
 class _QuantizedKernel:
-    """Mixed into a layer with a kernel: while it is called, the kernel has int8's values, one range an output channel."""
+    """Mixin for a layer with a kernel, which is rounded during a call, with one range per output channel."""
 
     channel_axes: tuple[int, ...]
     _quantizing = False
@@ -130,7 +131,7 @@ class _QuantizedKernel:
         self._own_kernel = value
 
     def call_with_gain(self, inputs: Any, gain: Any) -> Any:
-        """What the layer computes with kernel * gain, `(n_channels,)`, quantized."""
+        """Calls the layer with kernel * gain in the place of its kernel, rounded; gain is `(n_channels,)`."""
         object.__setattr__(self, "_gain", gain)
         try:
             return self(inputs)  # type: ignore[operator]
@@ -138,7 +139,7 @@ class _QuantizedKernel:
             object.__setattr__(self, "_gain", None)
 
     def call(self, inputs: Any) -> Any:
-        # Not through Keras, which would follow the attribute.
+        # Past Keras, which would track the attribute.
         object.__setattr__(self, "_quantizing", True)
         try:
             return super().call(inputs)  # type: ignore[misc]
@@ -148,35 +149,18 @@ class _QuantizedKernel:
 
 def _quantized(base: Any, *channel_axes: int) -> Any:
     cls = type(f"Quantized{base.__name__}", (_QuantizedKernel, base), {"channel_axes": channel_axes, "__module__": __name__})
-    cls.__doc__ = f"`keras.layers.{base.__name__}` whose kernel is quantized to int8, one range an output channel."
-    return keras.saving.register_keras_serializable(package=_PACKAGE)(cls)
+    cls.__doc__ = f"`keras.layers.{base.__name__}` whose kernel is quantized to int8, one range per output channel."
+    return keras.saving.register_keras_serializable(package=_KERAS_PACKAGE)(cls)
 
 
-QuantizedConv1D = _quantized(keras.layers.Conv1D, -1)
-QuantizedConv2D = _quantized(keras.layers.Conv2D, -1)
-QuantizedConv3D = _quantized(keras.layers.Conv3D, -1)
-QuantizedConv2DTranspose = _quantized(keras.layers.Conv2DTranspose, -2)
-QuantizedDepthwiseConv2D = _quantized(keras.layers.DepthwiseConv2D, -2, -1)
-QuantizedDense = _quantized(keras.layers.Dense, -1)
-
-QUANTIZED: dict[str, Any] = {
-    cls.__name__.removeprefix("Quantized"): cls
-    for cls in (
-        QuantizedConv1D,
-        QuantizedConv2D,
-        QuantizedConv3D,
-        QuantizedConv2DTranspose,
-        QuantizedDepthwiseConv2D,
-        QuantizedDense,
-    )
-}
+QUANTIZED: dict[str, Any] = {name: _quantized(getattr(keras.layers, name), *axes) for name, axes in KERNEL_CHANNEL_AXES.items()}
 """Keras' class name -> the quantized class."""
 
 
-@keras.saving.register_keras_serializable(package=_PACKAGE)
+@keras.saving.register_keras_serializable(package=_KERAS_PACKAGE)
 class QuantizedWithNorm(keras.layers.Layer):
-    """A quantized layer and the batch normalization that follows it: what is quantized is the kernel with the normalization
-    folded in, while training still normalizes by the batch.
+    """A quantized layer and the batch normalization after it: the kernel is rounded with the normalization folded in, while
+    training still normalizes by the batch.
 
         y = norm(layer(x; q(kernel gain)) / gain),   gain = gamma / sqrt(moving_variance + epsilon)
 
@@ -193,7 +177,7 @@ class QuantizedWithNorm(keras.layers.Layer):
         self.layer, self.norm = layer, norm
 
     def build(self, input_shape: Any) -> None:
-        # Keras builds inner layers that it has read from a file.
+        # Keras has built inner layers that come from a file.
         if not self.layer.built:
             self.layer.build(input_shape)
             self.norm.build(self.layer.compute_output_shape(input_shape))
@@ -202,7 +186,7 @@ class QuantizedWithNorm(keras.layers.Layer):
         return self.layer.compute_output_shape(input_shape)
 
     def gain(self) -> Any:
-        """`(n_channels,)`; a channel that is switched off keeps a little, which its zero gamma takes away again."""
+        """`(n_channels,)`; at least 1e-6 in magnitude, so that a channel with gamma = 0 does not divide by zero."""
         gain = ops.rsqrt(ops.convert_to_tensor(self.norm.moving_variance) + self.norm.epsilon)
         if self.norm.scale:
             gain = gain * ops.convert_to_tensor(self.norm.gamma)
@@ -234,7 +218,7 @@ class QuantizedWithNorm(keras.layers.Layer):
 
 @register_rule(FakeQuantize, QuantizedWithNorm, *QUANTIZED.values())
 def _after_pruning(call: CallTrace, *xs: Any) -> Any:
-    """Its ranges and folded normalizations belong to the channels that are there."""
+    """Freezes all channels: ranges and folded normalizations were trained for those that are there."""
     return call.freeze_all(
         xs, "the model is trained for int8: prune the one it was made from, then call quantization_aware on that"
     )

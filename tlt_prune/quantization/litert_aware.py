@@ -1,4 +1,4 @@
-"""Training with quantization for LiteRT, whose int8 has zero points: tensorflow-model-optimization's, on the tf_keras twin.
+"""Quantization-aware training for LiteRT, whose int8 has zero points, by tensorflow-model-optimization on the tf_keras twin.
 
 Jacob et al., "Quantization and training of neural networks for efficient integer-arithmetic-only inference", 2018,
 arXiv:1712.05877. For TensorRT and onnxruntime, `quantization_aware` trains the Keras 3 model itself.
@@ -24,7 +24,7 @@ def train_for_litert(
     steps_per_epoch: int | None = None,
     learning_rate: float = 1e-3,
 ) -> Any:
-    """The tf_keras twin of a trained model with fake quantization in it, trained on; `export.export_litert` writes it as int8.
+    """Trains the tf_keras twin of a model with fake quantization; `export.export_litert` writes the result as int8.
 
     Args:
         model: a Keras 3 model whose layers tf_keras has too. It stays as it is.

@@ -1,4 +1,4 @@
-"""Training with what tensorflow-model-optimization puts around layers, on a model's tf_keras twin."""
+"""Training of a model's tf_keras twin with the layer wrappers of tensorflow-model-optimization."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ import keras
 from tlt_prune import extras
 from tlt_prune.graph.reader import read
 from tlt_prune.quantization.copying import copied
+from tlt_prune.quantization.layer_types import TWIN_LAYERS
 from tlt_prune.quantization.twin import to_tf_keras
 
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """How a twin is trained: SGD with momentum .9.
+    """Settings for training a twin by SGD with momentum 0.9.
 
     Attributes:
         data: batches `(x, y)`: a `tf.data.Dataset`.
         loss: a name that both Keras packages know.
-        epochs, steps_per_epoch, learning_rate: None steps take the whole dataset an epoch.
+        epochs, steps_per_epoch, learning_rate: `steps_per_epoch` None takes the whole dataset in each epoch.
     """
 
     data: Any
@@ -41,10 +42,10 @@ class Training:
 
 
 def kernels(model: keras.Model) -> Iterator[tuple[str, Any]]:
-    """(path, layer) of every convolution and dense layer, in call order."""
+    """Path and layer of every convolution and dense layer, in the order of calls."""
     graph = read(model)
     for call in graph.walk():
-        if graph.family.is_layer(call.op) and any(graph.family.is_a(call.op, x) for x in ("Conv2D", "Dense")):
+        if graph.family.is_layer(call.op) and any(graph.family.is_a(call.op, x) for x in TWIN_LAYERS):
             yield call.path, call.op
 
 
@@ -56,17 +57,24 @@ def trained_on_twin(
     training: Training,
     callbacks: Sequence[Any] = (),
 ) -> tuple[keras.Model, float]:
-    """A copy of a model with the weights that its twin has after training with `wrap` around `layers` (by name).
+    """A copy of a model with the weights that its twin has after training with wrapped layers.
+
+    Args:
+        model: a Keras 3 model.
+        layers: names of the layers to wrap.
+        wrap, strip: put a wrapper around a layer of the twin; take all wrappers off the twin.
+        training: settings.
+        callbacks: of the training.
 
     Returns:
-        The copy, and how far the twin was from the model before, relative to the largest output.
+        The copy, and the difference between twin and model before training, relative to the largest output.
     """
     twin, difference = to_tf_keras(model)
     clone = importlib.import_module("tf_keras").models.clone_model
     wrapped = clone(twin, clone_function=lambda x: wrap(x) if x.name in layers else x)
     training.run(wrapped, callbacks)
     trained, result = strip(wrapped), copied(model)
-    # By layer name: the twin's layers are called what the model's are, those of models inside too.
+    # The twin's layers have the names of the model's, also inside nested models.
     for call in read(result).walk():
         if call.inner is None and getattr(call.op, "weights", None):
             call.op.set_weights(trained.get_layer(call.op.name).get_weights())
@@ -75,7 +83,7 @@ def trained_on_twin(
 
 @contextlib.contextmanager
 def model_optimization() -> Iterator[Any]:
-    """tensorflow-model-optimization, whose import tells this process and its children to use tf_keras: that is taken back."""
+    """Imports tensorflow-model-optimization, and undoes that its import makes this process and its children use tf_keras."""
     extras.require("sparsity", "Training with sparsity, clusters or LiteRT's quantization")
     before = os.environ.get("TF_USE_LEGACY_KERAS")
     module = importlib.import_module("tensorflow_model_optimization")

@@ -1,9 +1,9 @@
-"""The range of an activation, from what it was on a calibration set: where int8 is to saturate.
+"""Ranges of activations: the magnitude at which int8 saturates, from the values on a calibration set.
 
-A histogram of magnitudes grows with the data; three ways lead from it to a range:
+A histogram of magnitudes grows with the data. Three methods turn it into a range:
 
 - "min_max": the largest magnitude seen;
-- "percentile": what that share of the magnitudes does not exceed;
+- "percentile": the magnitude that this percentage of the values does not exceed;
 - "entropy": the clipping whose 128 levels lose the least information about the distribution (Migacz, "8-bit Inference with
   TensorRT", GTC 2017, pages 20 to 26).
 """
@@ -20,7 +20,7 @@ from tlt_prune.errors import QuantizationError
 
 METHODS = ("min_max", "percentile", "entropy")
 LEVELS = 127
-"""Symmetric int8 goes from -127 to 127: -128 would have no counterpart."""
+"""Symmetric int8 goes from -127 to 127: -128 would have no positive counterpart."""
 
 _BINS = 2048
 # Candidate clippings lie this many bins apart: finer ones differ by less than 1 % of the range.
@@ -29,7 +29,7 @@ _STRIDE = 8
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """What int8 has to cover of one tensor.
+    """Range of one tensor that int8 has to cover.
 
     Attributes:
         low, high: smallest and largest value, after clipping to `maximum`.
@@ -42,7 +42,7 @@ class Range:
 
     @property
     def scale(self) -> float:
-        """Of one step of symmetric int8."""
+        """Size of one step of symmetric int8."""
         return self.maximum / LEVELS
 
 
@@ -55,7 +55,11 @@ class Histogram:
         self._low, self._high, self._largest = np.inf, -np.inf, 0.0
 
     def add(self, values: NDArray[Any]) -> None:
-        """Raises QuantizationError where a value is not finite."""
+        """Adds values, of any shape.
+
+        Raises:
+            QuantizationError: a value is NaN or infinite.
+        """
         if not values.size:
             return
         low, high = float(values.min()), float(values.max())
@@ -69,16 +73,16 @@ class Histogram:
         if self._limit == 0:
             self._limit = largest
         while self._limit < largest:
-            # Twice the range in as many bins: two old ones make a new one.
+            # Twice the range in the same number of bins: pairs of bins are merged.
             self._counts = np.concatenate([self._counts.reshape(-1, 2).sum(axis=1), np.zeros(_BINS // 2, np.int64)])
             self._limit *= 2
-        # Exact zeros are exact in int8 whatever the scale: they have no say in it.
+        # Zeros are exact in int8 at any scale, so they are not counted.
         magnitudes = np.abs(values[values != 0], dtype=np.float32)
         bins = np.minimum((magnitudes * np.float32(_BINS / self._limit)).astype(np.int64), _BINS - 1)
         self._counts += np.bincount(bins, minlength=_BINS)
 
     def range(self, method: str, percentile: float) -> Range:
-        """What int8 should cover. A tensor that was zero throughout gets 1, which is as good as any."""
+        """The range by a method of `METHODS`. A tensor that was always zero gets 1, as good as any other."""
         if self._largest == 0:
             return Range(0.0, 0.0, 1.0)
         maximum = min(self._clipping(method, percentile), self._largest)
@@ -90,7 +94,7 @@ class Histogram:
             share = np.cumsum(self._counts) / self._counts.sum()
             return float(width * (np.searchsorted(share, percentile / 100 - 1e-12) + 1))
         if method == "entropy":
-            # What is next to nothing rounds to zero whatever the range: channels that hardly speak must not outvote others.
+            # Values near zero round to zero at any clipping: channels with tiny activations must not dominate the choice.
             counts = self._counts.copy()
             counts[0] = counts[1]
             return width * least_divergent(counts, LEVELS + 1, _STRIDE)
@@ -98,12 +102,12 @@ class Histogram:
 
 
 def least_divergent(counts: NDArray[np.int64], levels: int, stride: int = 1) -> int:
-    """The number of bins to keep, so that `levels` equal levels over them lose the least information.
+    """The number of bins to keep so that `levels` equal levels over them lose the least information.
 
     For each candidate i: P is the distribution with everything beyond bin i added to the last one, Q what is left of it after the
     bins of each level share their mean (over those that are not empty); the smallest KL(P || Q) wins.
     """
-    best, found = np.inf, len(counts)
+    least, kept_bins = np.inf, len(counts)
     for i in [*range(levels, len(counts), stride), len(counts)]:
         kept = counts[:i].astype(np.float64)
         reference = kept.copy()
@@ -113,13 +117,13 @@ def least_divergent(counts: NDArray[np.int64], levels: int, stride: int = 1) -> 
         mean = np.add.reduceat(kept, starts) / filled
         quantized = np.repeat(mean, np.diff([*starts, i])) * (kept > 0)
         divergence = _divergence(reference, quantized)
-        if divergence < best:
-            best, found = divergence, i
-    return found
+        if divergence < least:
+            least, kept_bins = divergence, i
+    return kept_bins
 
 
 def _divergence(p: NDArray[np.float64], q: NDArray[np.float64]) -> float:
-    """KL(P || Q) of two histograms; a bin that P fills and Q leaves empty counts as one of a hundred-thousandth."""
+    """KL(P || Q) of two histograms, in nats; empty bins of Q count as 1e-5 where P has values."""
     if not p.sum() or not q.sum():
         return float(np.inf)
     p, q = p / p.sum(), q / q.sum()

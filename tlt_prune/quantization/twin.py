@@ -1,7 +1,7 @@
-"""The tf_keras twin of a Keras 3 model, and back: the same layers in the other package, the same weights by value.
+"""Conversion of a model between Keras 3 and tf_keras: its twin has the same layers of the other package and equal weights.
 
-What tensorflow-model-optimization knows (sparsity, clustering) knows tf_keras models only. A layer's configuration entries are
-handed over where the other package's class has an argument of that name; an entry that it lacks must have its default.
+tensorflow-model-optimization (sparsity, clustering) takes tf_keras models only. An entry of a layer's configuration is passed on
+if the other package's class has an argument of that name; otherwise it must have its default.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from tlt_prune.errors import UnsupportedModelError
 from tlt_prune.graph.classes import is_keras_class
 from tlt_prune.graph.execute import run_through
 from tlt_prune.graph.reader import Call, Graph, read
-from tlt_prune.onnx.parity import relative_difference
+from tlt_prune.onnx import relative_difference
 
-# Raw operations of Keras 3 that symbols of either package can do by themselves.
+# Raw operations of Keras 3 that symbolic tensors of both packages support as Python operators.
 _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
     "Add": operator.add,
     "Subtract": operator.sub,
@@ -31,10 +31,10 @@ _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
     "TrueDivide": operator.truediv,
     "Divide": operator.truediv,
 }
-# Entries that say how weights begin, which are handed over by value, or how Keras 3 stores a layer.
+# Entries about initial weights, which are copied by value, and about how Keras 3 stores a layer.
 _LEFT_OUT = ("dtype", "build_config", "registered_name", "quantization_config")
 
-# What one package calls otherwise than the other (LeakyReLU).
+# Entries with another name in the other package (LeakyReLU).
 _RENAMED = {"negative_slope": "alpha", "alpha": "negative_slope"}
 
 
@@ -92,7 +92,7 @@ class _Builder:
         if id(op) not in self._layers:
             self._layers[id(op)] = self._layer(call)
         layer = self._layers[id(op)]
-        # Where training is switched is the model's business.
+        # The twin is switched to training as a whole.
         outputs = layer(*args, **{key: value for key, value in kwargs.items() if key not in ("training", "mask")})
         weights = op.get_weights()
         if [x.shape for x in weights] != [tuple(x.shape) for x in layer.get_weights()]:
@@ -111,7 +111,7 @@ class _Builder:
                 "layers that both packages have, without others inside."
             )
         names = _arguments(cls)
-        own = _arguments(type(op))
+        parameters = _arguments(type(op))
         config = {}
         for key, value in op.get_config().items():
             if key in _LEFT_OUT or key.endswith(("_initializer", "_constraint")):
@@ -119,10 +119,10 @@ class _Builder:
             other = key if key in names else _RENAMED.get(key)
             if other in names:
                 config[other] = self._value(call, key, value)
-            elif key in own and not _is_default(own[key], value):
+            elif key in parameters and not _is_default(parameters[key], value):
                 raise UnsupportedModelError(
                     f"Layer '{call.path}' of type {type(op).__name__}: {key}={value!r} has no counterpart in "
-                    f"{self._package.__name__}. Expected its default, {own[key].default!r}."
+                    f"{self._package.__name__}. Expected its default, {parameters[key].default!r}."
                 )
         return cls(**config)
 
@@ -139,22 +139,22 @@ class _Builder:
             return value[0]
         if isinstance(value, Mapping):
             raise UnsupportedModelError(
-                f"Layer '{call.path}' of type {type(call.op).__name__}: {key} is an object of its own, which has no twin."
+                f"Layer '{call.path}' of type {type(call.op).__name__}: {key} is an object, which has no twin."
             )
         return value
 
 
 def _arguments(cls: Any) -> dict[str, inspect.Parameter]:
-    """Arguments of a class's constructor, those that it hands on to its bases included."""
-    found: dict[str, inspect.Parameter] = {"name": inspect.Parameter("name", inspect.Parameter.KEYWORD_ONLY, default=None)}
+    """Arguments of a class's constructor, including those that it passes on to its bases."""
+    arguments: dict[str, inspect.Parameter] = {"name": inspect.Parameter("name", inspect.Parameter.KEYWORD_ONLY, default=None)}
     for base in cls.__mro__:
         if "__init__" in vars(base):
             parameters = inspect.signature(base.__init__).parameters
             for name, parameter in parameters.items():
-                found.setdefault(name, parameter)
+                arguments.setdefault(name, parameter)
             if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
                 break
-    return found
+    return arguments
 
 
 def _is_default(parameter: inspect.Parameter, value: Any) -> bool:

@@ -15,8 +15,8 @@ from tlt_prune.config import Spec
 from tlt_prune.errors import SpecError
 
 if TYPE_CHECKING:
-    from tlt_prune.cli.export_material import ExportMaterial
-    from tlt_prune.onnx.predictor import Predictor
+    from tlt_prune.export import ExportMaterial
+    from tlt_prune.onnx import Predictor
     from tlt_prune.training import TrainingJob, TrainResult
 
 Inputs = Mapping[str, str | pathlib.Path | None]

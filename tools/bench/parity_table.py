@@ -35,8 +35,7 @@ from tlt_prune.config.specs import load_spec
 from tlt_prune.errors import first_line
 from tlt_prune.graph.family import family_of
 from tlt_prune.graph.tracer import trace
-from tlt_prune.onnx.parity import relative_difference
-from tlt_prune.onnx.predictor import keras_runner
+from tlt_prune.onnx import keras_runner, relative_difference
 from tlt_prune.pruning.rewrite.law import random_inputs
 from tlt_prune.tasks.classification.pictures import picture_format
 

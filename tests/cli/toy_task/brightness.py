@@ -75,7 +75,7 @@ class Brightness(Task):
         return training.TrainingJob(make_model, make_batches, self.split(1), config, objective, self.spec.experiment)
 
     def evaluate(self, path: str, folder: pathlib.Path) -> None:
-        from tlt_prune.onnx.predictor import load_predictor
+        from tlt_prune.onnx import load_predictor
 
         x, y = self.split(1)
         error = float(np.sqrt(np.mean((load_predictor(path)(x) - y) ** 2)))
@@ -83,7 +83,7 @@ class Brightness(Task):
         say(f"Root mean square error {error:.4f}")
 
     def infer(self, path: str, folder: pathlib.Path, inputs: Inputs, *, draw: bool) -> None:
-        from tlt_prune.onnx.predictor import load_predictor
+        from tlt_prune.onnx import load_predictor
 
         target = folder / "brightness.csv"
         with places.writing(inputs, [places.Output("The results (-o)", target)], "measuring into"):

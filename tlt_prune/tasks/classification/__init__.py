@@ -11,8 +11,8 @@ from tlt_prune.tasks.steps.data import has_examples
 from tlt_prune.tasks.task import Examples, Inputs, Task, TwinTraining
 
 if TYPE_CHECKING:
-    from tlt_prune.cli.export_material import ExportMaterial
-    from tlt_prune.onnx.predictor import Predictor
+    from tlt_prune.export import ExportMaterial
+    from tlt_prune.onnx import Predictor
     from tlt_prune.training import TrainingJob, TrainResult
 
 

@@ -10,7 +10,8 @@ import numpy as np
 from tlt_prune import data
 from tlt_prune.data.pipeline import preprocess
 from tlt_prune.errors import SpecError
-from tlt_prune.onnx.predictor import Predictor
+from tlt_prune.export import PicturePreprocessing
+from tlt_prune.onnx import Predictor
 from tlt_prune.tasks.classification.pictures import agreed, as_inputs
 from tlt_prune.tasks.task import Task, stacked
 
@@ -59,8 +60,6 @@ class ClassifierMaterial:
         """The model's preprocessing, for the SavedModel's second signature."""
         import tensorflow as tf
 
-        from tlt_prune.export.saved_model import Pictures
-
         form, dataset = self._form, self.spec.dataset
         method = {"box": "area", "hamming": "gaussian", "lanczos": "lanczos3"}.get(form.resample, form.resample)
 
@@ -68,7 +67,7 @@ class ClassifierMaterial:
             resized = tf.image.resize(tf.cast(images, tf.float32), form.size[:2], method, antialias=True)
             return preprocess(tf.ensure_shape(resized, (None, *form.size)), dataset, self.channels_first, form.depth)
 
-        return Pictures(form.size[2], np.dtype(form.dtype).name, prepare)
+        return PicturePreprocessing(form.size[2], np.dtype(form.dtype).name, prepare)
 
     def _inputs(self, split: data.Split) -> Any:
         return stacked(as_inputs(self.spec, split, self._form, channels_first=self.channels_first, batch_size=64))[0]

@@ -15,7 +15,7 @@ from tlt_prune.data.pipeline import preprocess
 from tlt_prune.errors import DataError
 from tlt_prune.io import files, places
 from tlt_prune.io.console import say
-from tlt_prune.onnx.predictor import Predictor, load_predictor
+from tlt_prune.onnx import Predictor, load_predictor
 from tlt_prune.tasks.classification.class_names import read_classmap
 from tlt_prune.tasks.classification.pictures import agreed
 from tlt_prune.tasks.task import Inputs

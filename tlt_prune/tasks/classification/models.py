@@ -17,16 +17,6 @@ def is_whole_model(spec: Spec) -> bool:
     return bool(source) and not source.endswith((".h5", ".hdf5"))
 
 
-def check_backbone(spec: Spec) -> None:
-    """Raises SpecError where no architecture has the name in `model.backbone`: before data is read, which may take long."""
-    from tlt_prune import models
-
-    try:
-        models.own_options(spec.model.backbone)
-    except ValueError as error:
-        raise SpecError(f"model.backbone: {first_line(error, 1000)}") from error
-
-
 def starting_model(spec: Spec, classes: int, whole: keras.Model | None = None) -> keras.Model:
     """The model to train: a new one, one with weights from an .h5 or .hdf5 file, or `whole`, a model that was loaded."""
     source = spec.train.pretrained_model_path

@@ -9,7 +9,7 @@ from tlt_prune.io import model_info
 
 if TYPE_CHECKING:
     from tlt_prune.data import PictureFormat, Split
-    from tlt_prune.onnx.predictor import Predictor
+    from tlt_prune.onnx import Predictor
 
 
 def agreed(spec: Spec, predictor: Predictor) -> tuple[Spec, PictureFormat, bool]:

@@ -11,7 +11,7 @@ from tlt_prune import data, training
 from tlt_prune.config import Spec
 from tlt_prune.io import files, model_info
 from tlt_prune.io.console import say
-from tlt_prune.onnx.predictor import latency_ms, load_predictor
+from tlt_prune.onnx import latency_ms, load_predictor
 from tlt_prune.tasks.classification.pictures import agreed, as_inputs
 from tlt_prune.tasks.steps.reports import model_facts
 

@@ -11,8 +11,8 @@ from tlt_prune.config import Spec
 from tlt_prune.errors import SpecError
 from tlt_prune.io import model_info
 from tlt_prune.io.console import say
-from tlt_prune.onnx.predictor import Predictor, load_predictor
-from tlt_prune.tasks.classification.models import check_backbone, is_whole_model, starting_model
+from tlt_prune.onnx import Predictor, load_predictor
+from tlt_prune.tasks.classification.models import is_whole_model, starting_model
 from tlt_prune.tasks.classification.pictures import agreed, as_inputs, picture_format
 from tlt_prune.tasks.steps.starting import quantization_aware, read_teacher, seed
 from tlt_prune.tasks.task import Examples, Task, TwinTraining, stacked
@@ -33,7 +33,6 @@ def training_job(spec: Spec, folder: pathlib.Path) -> training.TrainingJob:
     seed(spec.train.random_seed)
     start = load_predictor(spec.train.pretrained_model_path) if is_whole_model(spec) else None
     if start is None:
-        check_backbone(spec)
         form, channels_first = picture_format(spec), spec.model.data_format == "channels_first"
     elif start.model is None:
         raise SpecError(f"train.pretrained_model_path: expected a .keras, .h5 or .hdf5 file. Received: {start.path}.")

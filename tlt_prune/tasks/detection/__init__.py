@@ -10,8 +10,8 @@ from tlt_prune.tasks.registry import register
 from tlt_prune.tasks.task import Examples, Inputs, Measure, Task
 
 if TYPE_CHECKING:
-    from tlt_prune.cli.export_material import ExportMaterial
-    from tlt_prune.onnx.predictor import Predictor
+    from tlt_prune.export import ExportMaterial
+    from tlt_prune.onnx import Predictor
     from tlt_prune.tasks.detection.job import DetectionJob
     from tlt_prune.training import TrainingJob
 

@@ -13,7 +13,7 @@ from tlt_prune.detection.clustering import boxes_of
 from tlt_prune.detection.drawing import annotated
 from tlt_prune.detection.evaluation import Evaluation, outputs_of
 from tlt_prune.io.console import say
-from tlt_prune.onnx.predictor import keras_runner
+from tlt_prune.onnx import keras_runner
 from tlt_prune.tasks.detection.job import DetectionJob
 
 

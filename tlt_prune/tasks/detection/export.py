@@ -11,7 +11,8 @@ from tlt_prune.detection import experiment
 from tlt_prune.detection.decoded import with_decoding
 from tlt_prune.detection.evaluation import as_input
 from tlt_prune.errors import SpecError
-from tlt_prune.onnx.predictor import Predictor
+from tlt_prune.export import PicturePreprocessing
+from tlt_prune.onnx import Predictor
 from tlt_prune.tasks.detection.job import DetectionJob, output_size
 from tlt_prune.tasks.task import Task
 
@@ -51,14 +52,12 @@ class DetectorMaterial:
     def pictures(self) -> Any:
         import tensorflow as tf
 
-        from tlt_prune.export.saved_model import Pictures
-
         def prepare(images: Any) -> Any:
             resized = tf.image.resize(tf.cast(images, tf.float32) / 255, self.size, antialias=True)
             resized = tf.ensure_shape(resized, (None, *self.size, self._job.channels))
             return tf.transpose(resized, (0, 3, 1, 2)) if self.channels_first else resized
 
-        return Pictures(self._job.channels, "uint8", prepare)
+        return PicturePreprocessing(self._job.channels, "uint8", prepare)
 
     def _inputs(self, pictures: Any) -> Any:
 

@@ -15,7 +15,7 @@ from tlt_prune.detection.kitti import label_line
 from tlt_prune.detection.reading import fitted
 from tlt_prune.io import files, places
 from tlt_prune.io.console import say
-from tlt_prune.onnx.predictor import load_predictor
+from tlt_prune.onnx import load_predictor
 from tlt_prune.tasks.detection.job import DetectionJob
 from tlt_prune.tasks.detection.scoring import opened
 from tlt_prune.tasks.task import Inputs

@@ -16,7 +16,7 @@ from tlt_prune.errors import SpecError
 from tlt_prune.io import model_info
 from tlt_prune.io.console import say
 from tlt_prune.io.model_info import ModelInfo
-from tlt_prune.onnx.predictor import Predictor
+from tlt_prune.onnx import Predictor
 from tlt_prune.tasks.task import Examples
 
 

@@ -13,7 +13,7 @@ from tlt_prune.detection.evaluation import Outputs, as_input, output_layout, out
 from tlt_prune.errors import ExportError, MissingPackageError
 from tlt_prune.io import files
 from tlt_prune.io.console import say
-from tlt_prune.onnx.predictor import Predictor, latency_ms, load_predictor
+from tlt_prune.onnx import Predictor, latency_ms, load_predictor
 from tlt_prune.tasks.detection.job import DetectionJob
 from tlt_prune.tasks.steps.reports import model_facts
 

@@ -14,7 +14,7 @@ from tlt_prune.detection.training import AutoWeighting, objective
 from tlt_prune.errors import SpecError
 from tlt_prune.io import model_info
 from tlt_prune.io.console import say
-from tlt_prune.onnx.predictor import Predictor, load_predictor
+from tlt_prune.onnx import Predictor, load_predictor
 from tlt_prune.tasks.detection import DetectionTask
 from tlt_prune.tasks.detection.callbacks import DrawnDetections, Validation
 from tlt_prune.tasks.detection.job import DetectionJob, info_of, output_size

@@ -10,7 +10,7 @@ from tlt_prune.config.registry import COMPENSATIONS, CRITERIA, Registry
 from tlt_prune.tasks.task import Examples, Task
 
 if TYPE_CHECKING:
-    from tlt_prune.onnx.predictor import Predictor
+    from tlt_prune.onnx import Predictor
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tlt_prune.onnx.predictor import Predictor
+    from tlt_prune.onnx import Predictor
 
 
 def model_facts(predictor: Predictor, path: str) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def train_on_twin(task: Task, source: str, output: pathlib.Path, *, dry_run: boo
     extras.require("train", f"tlt-prune with {what}")
     extras.require("sparsity", f"tlt-prune with {what}")
     from tlt_prune import quantization
-    from tlt_prune.onnx.predictor import keras_predictor, keras_runner
+    from tlt_prune.onnx import keras_predictor, keras_runner
     from tlt_prune.tasks.steps.starting import seed
     from tlt_prune.training.saving import save_model
 

@@ -10,7 +10,7 @@ from tlt_prune import quantization
 from tlt_prune.config.train_sections import QatConfig
 from tlt_prune.errors import SpecError
 from tlt_prune.io.console import say
-from tlt_prune.onnx.predictor import Predictor, load_predictor
+from tlt_prune.onnx import Predictor, load_predictor
 
 
 def seed(number: int) -> None:

@@ -1,0 +1,83 @@
+"""The protocol between tasks and export: the model, and data to compare, calibrate and train it with."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from numpy.typing import NDArray
+
+from tlt_prune.config import Spec
+
+if TYPE_CHECKING:
+    import keras
+
+    from tlt_prune.onnx import Predictor
+
+
+@dataclasses.dataclass(frozen=True)
+class PicturePreprocessing:
+    """The steps from pictures of any size to a model's input.
+
+    Attributes:
+        channels: of a picture.
+        dtype: "uint8" or "uint16".
+        prepare: a TensorFlow tensor of pictures, `(n, height, width, channels)` -> the model's input.
+    """
+
+    channels: int
+    dtype: str
+    prepare: Callable[[Any], Any]
+
+    @property
+    def signature(self) -> keras.InputSpec:
+        """Input of an endpoint that takes pictures."""
+        import keras
+
+        return keras.InputSpec(shape=(None, None, None, self.channels), dtype=self.dtype, name="pictures")
+
+
+class ExportMaterial(Protocol):
+    """The model and the data that a task provides for an export.
+
+    Attributes:
+        spec: the experiment, with its `export` section.
+        predictor: the trained model; a Keras file.
+        channels_first: whether the model takes pictures as (n, channels, height, width).
+    """
+
+    spec: Spec
+    predictor: Predictor
+    channels_first: bool
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of pictures."""
+
+    def samples(self) -> NDArray[Any]:
+        """Held-out pictures as the model takes them, `export.parity_samples` of them, to compare files with Keras on."""
+
+    def calibration(self) -> NDArray[Any]:
+        """Pictures as the model takes them, to measure ranges of activations on.
+
+        Raises:
+            SpecError: the spec asks for a calibration that the task does not have.
+        """
+
+    def training(self, epochs: int) -> Mapping[str, Any]:
+        """Arguments of `quantization.train_for_litert`, to continue training for that many epochs.
+
+        Raises:
+            SpecError: the task has no such training.
+        """
+
+    def decoded(self) -> keras.Model:
+        """The model with its outputs decoded, for `export.decoding`.
+
+        Raises:
+            SpecError: the task's outputs need no decoding.
+        """
+
+    def pictures(self) -> PicturePreprocessing:
+        """The model's preprocessing, for the second signature of a SavedModel."""

@@ -1,0 +1,72 @@
+"""Traversal of ONNX graphs, as protobuf messages: makers and readers of tensors, stored and computed tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+_QUANTIZING = ("QuantizeLinear", "DequantizeLinear")
+
+
+def makers(graph: Any) -> dict[str, Any]:
+    """Tensor name -> the node that computes it."""
+    return {name: node for node in graph.node for name in node.output}
+
+
+def stored_tensors(graph: Any) -> dict[str, Any]:
+    """Tensor name -> its stored value, a TensorProto."""
+    return {x.name: x for x in graph.initializer}
+
+
+def names_read(graph: Any) -> Iterator[str]:
+    """Names of the tensors that nodes read, once per reading, including graphs inside nodes (bodies of loops)."""
+    for node in graph.node:
+        yield from node.input
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from names_read(inner)
+                yield from (x.name for x in inner.output)
+
+
+def remove_unread_constants(graph: Any) -> None:
+    """Removes stored values that no node reads, in place."""
+    used = set(names_read(graph))
+    for constant in [x for x in graph.initializer if x.name not in used]:
+        graph.initializer.remove(constant)
+
+
+def fed_inputs(model: Any) -> list[Any]:
+    """Graph inputs without a stored value. Old files list their weights among the inputs as well."""
+    stored = stored_tensors(model.graph)
+    return [x for x in model.graph.input if x.name not in stored]
+
+
+def float_tensors(model: Any) -> list[str]:
+    """Names of the float32 tensors that nodes compute, in the order of the nodes."""
+    import onnx
+
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    types = {x.name: x.type.tensor_type.elem_type for x in (*inferred.value_info, *inferred.output)}
+    computed = [name for node in model.graph.node if node.op_type != "Constant" for name in node.output]
+    return [name for name in computed if types.get(name) == onnx.TensorProto.FLOAT]
+
+
+def with_outputs(model: Any, names: Sequence[str]) -> Any:
+    """A copy of a model with further tensors as outputs."""
+    import onnx
+
+    shown = onnx.ModelProto()
+    shown.CopyFrom(model)
+    present = {x.name for x in shown.graph.output}
+    shown.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in present)
+    return shown
+
+
+def is_quantized(model: Any) -> bool:
+    """Whether an ONNX model has QuantizeLinear."""
+    return any(node.op_type == "QuantizeLinear" for node in model.graph.node)
+
+
+def quantization_constants(graph: Any) -> set[str]:
+    """Names of scales and zero points."""
+    return {name for node in graph.node if node.op_type in _QUANTIZING for name in node.input[1:]}

@@ -1,0 +1,106 @@
+"""Calibration of an ONNX model: the ranges of its float tensors on batches of its inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tlt_prune.errors import QuantizationError
+from tlt_prune.onnx import fed_inputs, fits, float_tensors, session_of, with_outputs
+from tlt_prune.quantization.ranges import METHODS, Histogram, Range
+
+# Data with more batches is taken for endless.
+_MOST_BATCHES = 10_000
+
+
+def calibrated_ranges(
+    model: Any, batches: Iterable[tuple[NDArray[Any], ...]], *, method: str = "percentile", percentile: float = 99.99
+) -> dict[str, Range]:
+    """Ranges of all float tensors of an ONNX model, its inputs and outputs included, on batches of its inputs.
+
+    A tensor inside the model with an infinite value (the inverse of a norm that is clipped afterwards) gets no range, and neither
+    do the tensors computed directly from it, which may be huge: they stay float.
+
+    Args:
+        model: a float ONNX model.
+        batches: tuples of arrays, one per input.
+        method: "min_max", "percentile" or "entropy": see `quantization.ranges`.
+        percentile: for the method of that name, in per cent.
+
+    Raises:
+        QuantizationError: no batch, an unknown method, or an input or output with values that are not finite.
+    """
+    if method not in METHODS:
+        raise QuantizationError(f"Calibration method: expected one of {', '.join(METHODS)}. Received: {method!r}.")
+    if not 50 < percentile <= 100:
+        raise QuantizationError(f"percentile: expected more than 50 and at most 100. Received: {percentile}.")
+    names = float_tensors(model)
+    session = session_of(with_outputs(model, names).SerializeToString())
+    inputs = [x.name for x in session.get_inputs()]
+    outer = {*inputs, *(x.name for x in model.graph.output)}
+    histograms = {name: Histogram() for name in (*inputs, *names)}
+    without: dict[str, QuantizationError] = {}
+    for count, batch in enumerate(batches):
+        if count == _MOST_BATCHES:
+            raise QuantizationError(f"Calibration: {count:,} batches were read, and there are more. Expected data that ends.")
+        fed = dict(zip(inputs, batch, strict=True))
+        for name, values in (*fed.items(), *zip(names, session.run(names, fed), strict=True)):
+            try:
+                histograms[name].add(values)
+            except QuantizationError as error:
+                without.setdefault(name, error)
+    if outer & without.keys():
+        name, cause = next(iter(without.items()))
+        raise QuantizationError(
+            f"Calibration: tensor '{name}' has {cause}. Expected a trained model, and pictures preprocessed as in its training."
+        ) from cause
+    limited = {name for node in model.graph.node if without.keys() & set(node.input) for name in node.output}
+    return {
+        name: histogram.range(method, percentile)
+        for name, histogram in histograms.items()
+        if name not in without and name not in limited
+    }
+
+
+def calibration_batches(data: Any, model: Any, size: int = 32) -> Iterator[tuple[NDArray[Any], ...]]:
+    """Batches of a calibration set as tuples of arrays, one per input of the file.
+
+    Args:
+        data: an array, a tuple of them, or an iterable of batches of such.
+        model: the ONNX model that will read them.
+        size: of the batches that arrays are cut into.
+
+    Raises:
+        QuantizationError: there is no batch, or one does not fit the model's inputs.
+    """
+    import onnx
+
+    expected = [[d.dim_value or None for d in x.type.tensor_type.shape.dim] for x in fed_inputs(model)]
+    types = [onnx.helper.tensor_dtype_to_np_dtype(x.type.tensor_type.elem_type) for x in fed_inputs(model)]
+    count = 0
+    for batch in _slices(data, size) if _is_array(data) else data:
+        given = batch if isinstance(batch, tuple) else (batch,)
+        arrays = tuple(np.asarray(x, types[i] if i < len(types) else None) for i, x in enumerate(given))
+        shapes = [x.shape for x in arrays]
+        if len(arrays) != len(expected) or not all(map(fits, shapes, expected)):
+            wanted = ", ".join(str(tuple(x)) for x in expected)
+            got = ", ".join(str(x) for x in shapes)
+            raise QuantizationError(f"Calibration set: the file takes inputs of shape {wanted}. Received: {got}.")
+        if len(arrays[0]):
+            count += len(arrays[0])
+            yield arrays
+    if not count:
+        raise QuantizationError("The calibration set is empty. Expected some hundred examples such as the model will see.")
+
+
+def _is_array(data: Any) -> bool:
+    return hasattr(data, "shape") or (isinstance(data, tuple) and all(hasattr(x, "shape") for x in data))
+
+
+def _slices(data: Any, size: int) -> Iterator[tuple[Any, ...]]:
+    arrays = data if isinstance(data, tuple) else (data,)
+    for start in range(0, len(arrays[0]), size):
+        yield tuple(x[start : start + size] for x in arrays)
