@@ -35,24 +35,6 @@ def define_flags() -> None:
     flags.DEFINE_integer("gpus", None, "Accepted and ignored: TensorFlow uses the devices it finds.")
 
 
-def with_default(text: str, key: str) -> str:
-    """A flag's description, with the default of the spec key that it replaces."""
-    value: Any = Spec()
-    for part in key.split("."):
-        value = getattr(value, part)
-    return f"{text} Default: {value}."
-
-
-def number(value: Any) -> Any:
-    """A flag's text as the number it may be; texts that are none stay."""
-    for kind in (int, float):
-        try:
-            return kind(value) if isinstance(value, str) else value
-        except ValueError:
-            continue
-    return value
-
-
 def load(arguments: Sequence[str], flag_overrides: Mapping[str, Any], without: Sequence[str] = ()) -> Spec:
     """The spec file with --set and the script's own flags applied; flags win.
 

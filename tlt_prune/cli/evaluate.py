@@ -16,26 +16,23 @@ from absl import flags
 
 from tlt_prune import extras
 from tlt_prune.cli import common
+from tlt_prune.cli.section_flags import SectionFlags
 from tlt_prune.io import places
 from tlt_prune.io.console import say
 from tlt_prune.io.frameworks import import_frameworks
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("model", None, "Model to score.", short_name="m")
-flags.DEFINE_string("dataset_path", None, "Folder of class folders, or .npz; default the spec's test split.", short_name="i")
-flags.DEFINE_integer("batch_size", None, common.with_default("Pictures per batch.", "evaluate.batch_size"), short_name="b")
+_OPTIONS = SectionFlags(
+    "evaluate", renamed={"model_path": "model"}, short={"model_path": "m", "dataset_path": "i", "batch_size": "b"}
+)
+_OPTIONS.define()
 flags.DEFINE_string(
     "output_dir", None, "Folder for the tables; default one for the model in <results_dir>/evaluate.", short_name="o"
 )
 
 
 def main(argv: list[str]) -> None:
-    overrides = {
-        "evaluate.model_path": FLAGS.model,
-        "evaluate.dataset_path": FLAGS.dataset_path,
-        "evaluate.batch_size": FLAGS.batch_size,
-    }
-    task = common.load_task(argv, overrides)
+    task = common.load_task(argv, _OPTIONS.overrides())
     spec = task.spec
     path = common.required(spec.evaluate.model_path, "evaluate.model_path", "-m")
     name = re.sub(r"[^A-Za-z0-9_-]+", "_", path).strip("_")

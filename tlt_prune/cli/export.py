@@ -13,35 +13,21 @@ where the tensorrt package is installed.
 
 from __future__ import annotations
 
-from absl import flags
-
 from tlt_prune import export, extras
 from tlt_prune.cli import common
+from tlt_prune.cli.section_flags import SectionFlags
 from tlt_prune.io import places
 from tlt_prune.io.console import say
 from tlt_prune.io.frameworks import import_frameworks
 
-FLAGS = flags.FLAGS
-flags.DEFINE_string("model", None, "Trained .keras model.", short_name="m")
-flags.DEFINE_string("output_file", None, "ONNX file to write; default <results_dir>/export/model.onnx.", short_name="o")
-flags.DEFINE_integer("opset", None, common.with_default("ONNX opset, 13 to 17.", "export.opset"))
-flags.DEFINE_enum("onnx_layout", None, ["NHWC", "NCHW"], common.with_default("Layout of the ONNX input.", "export.onnx_layout"))
-flags.DEFINE_enum(
-    "data_type", None, ["fp32", "fp16", "int8"], common.with_default("Of the ONNX and LiteRT files.", "export.data_type")
+_OPTIONS = SectionFlags(
+    "export", renamed={"model_path": "model", "onnx_file": "output_file"}, short={"model_path": "m", "onnx_file": "o"}
 )
-flags.DEFINE_string("cal_cache_file", None, "TensorRT calibration cache to write, with int8; default cal.bin beside the file.")
+_OPTIONS.define()
 
 
 def main(argv: list[str]) -> None:
-    overrides = {
-        "export.model_path": FLAGS.model,
-        "export.onnx_file": FLAGS.output_file,
-        "export.opset": FLAGS.opset,
-        "export.onnx_layout": FLAGS.onnx_layout,
-        "export.data_type": FLAGS.data_type,
-        "export.cal_cache_file": FLAGS.cal_cache_file,
-    }
-    task = common.load_task(argv, overrides)
+    task = common.load_task(argv, _OPTIONS.overrides())
     spec = task.spec
     source = common.required(spec.export.model_path, "export.model_path", "-m")
     extras.require("train", "tlt-export")

@@ -15,26 +15,25 @@ from absl import flags
 
 from tlt_prune import extras
 from tlt_prune.cli import common
+from tlt_prune.cli.section_flags import SectionFlags
 from tlt_prune.io.frameworks import import_frameworks
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("model", None, "Model: .keras, SavedModel folder or .onnx.", short_name="m")
-flags.DEFINE_string("image_dir", None, "Folder of pictures.", short_name="d")
-flags.DEFINE_string("image", None, "One picture.", short_name="i")
-flags.DEFINE_string("classmap", None, "JSON file {class name: index}, as tlt-train writes it.")
-flags.DEFINE_integer("batch_size", None, common.with_default("Pictures per batch.", "inference.batch_size"), short_name="b")
+_OPTIONS = SectionFlags(
+    "inference",
+    renamed={"model_path": "model"},
+    short={"model_path": "m", "image_dir": "d", "classmap": "cm", "batch_size": "b"},
+)
+_OPTIONS.define()
+flags.DEFINE_string("image", None, "One picture, in the place of --image_dir.", short_name="i")
 flags.DEFINE_bool("contact_sheet", False, "Draw contact_sheet.png: up to 48 pictures with their classes.")
 flags.DEFINE_string("output_dir", None, "Folder for the results; default <results_dir>/infer.", short_name="o")
-flags.DEFINE_alias("cm", "classmap")
 
 
 def main(argv: list[str]) -> None:
-    overrides = {
-        "inference.model_path": FLAGS.model,
-        "inference.image_dir": FLAGS.image or FLAGS.image_dir,
-        "inference.classmap": FLAGS.classmap,
-        "inference.batch_size": FLAGS.batch_size,
-    }
+    overrides = _OPTIONS.overrides()
+    if FLAGS.image is not None:
+        overrides["inference.image_dir"] = FLAGS.image
     task = common.load_task(argv, overrides)
     spec = task.spec
     path = common.required(spec.inference.model_path, "inference.model_path", "-m")

@@ -21,9 +21,9 @@ from absl import flags
 
 from tlt_prune import extras
 from tlt_prune.cli import common
+from tlt_prune.cli.section_flags import SectionFlags
 from tlt_prune.config.options import BUDGETS, Options, with_budget
-from tlt_prune.config.settings import Settings, names_of
-from tlt_prune.config.specs import Prune, Spec, parse_value
+from tlt_prune.config.specs import Spec
 from tlt_prune.errors import MissingPackageError, PlanError, SpecError
 from tlt_prune.io import files, places
 from tlt_prune.io.console import say
@@ -35,78 +35,51 @@ from tlt_prune.tasks.steps.training import run_training
 if TYPE_CHECKING:
     from tlt_prune.graph.channel_graph import ChannelGraph
 
-# The fields of Options that the toolkit's script has under another name, and its short forms.
-_NAMES = {"threshold": "pruning_threshold", "granularity": "pruning_granularity"}
-_SHORT = {
-    "threshold": "pth",
-    "granularity": "pg",
-    "normalizer": "n",
-    "equalization_criterion": "eq",
-    "min_num_filters": "nf",
-    "excluded_layers": "el",
-}
-
 FLAGS = flags.FLAGS
-flags.DEFINE_string("model", None, "Trained .keras model.", short_name="m")
-flags.DEFINE_string("output_file", None, "Pruned .keras model to write; default <results_dir>/prune/model.keras.", short_name="o")
+# The toolkit's names of flags, and its short forms.
+_OPTIONS = SectionFlags(
+    "prune",
+    renamed={
+        "threshold": "pruning_threshold",
+        "granularity": "pruning_granularity",
+        "model_path": "model",
+        "output_path": "output_file",
+    },
+    short={
+        "threshold": "pth",
+        "granularity": "pg",
+        "normalizer": "n",
+        "equalization_criterion": "eq",
+        "min_num_filters": "nf",
+        "excluded_layers": "el",
+        "model_path": "m",
+        "output_path": "o",
+    },
+)
+_OPTIONS.define()
 flags.DEFINE_bool("verify", True, "Check the pruned model against the original before writing.")
 flags.DEFINE_bool("dry_run", False, "Print what would be removed and write nothing.")
 flags.DEFINE_bool("plain", False, "The toolkit's plain result: norms, the same share everywhere, no data, no compensation.")
 flags.DEFINE_bool("sweep", False, "Print what every threshold would leave, draw it beside the output, and prune nothing.")
 
 
-def _flag(field: str) -> str:
-    return _NAMES.get(field, field)
-
-
-# The fields of the spec's section that are flags under other names.
-_PATHS = ("model_path", "output_path")
 # What --plain stands for.
-_PLAIN = {"criterion": ("L2",), "compensation": ("none",), "ranking": ("local",)}
-_FIELDS = [name for name in Prune.model_fields if name not in _PATHS]
-
-
-def _define_options() -> None:
-    """One flag for each field of the spec's `prune` section, with its own description."""
-    for field in _FIELDS:
-        info = Prune.model_fields[field]
-        default = "" if info.default in (None, "", ()) or isinstance(info.default, Settings) else f" Default: {info.default}."
-        text = f"{' '.join(str(info.description).split())}{default}"
-        names, only_names = names_of(info)
-        if only_names:
-            flags.DEFINE_enum(_flag(field), None, names, text, case_sensitive=False)
-        elif field.endswith("_layers"):
-            flags.DEFINE_multi_string(_flag(field), None, f"{text} Repeatable.")
-        else:
-            text += f" Names: {', '.join(names)}." if names else ""
-            flags.DEFINE_string(_flag(field), None, text)
-        if field in _SHORT:
-            flags.DEFINE_alias(_SHORT[field], _flag(field))
-
-
-_define_options()
+_PLAIN = {"criterion": "L2", "compensation": ["none"], "ranking": "local"}
 
 
 def main(argv: list[str]) -> None:
-    given: dict[str, Any] = {field: getattr(FLAGS, _flag(field)) for field in _FIELDS}
+    given = _OPTIONS.given()
     if FLAGS.plain:
-        contradicting = [name for name in ("criterion", "compensation", "ranking") if given[name] not in (None, *_PLAIN[name])]
+        contradicting = [name for name, value in _PLAIN.items() if given[name] not in (None, value)]
         if contradicting:
             raise SpecError(f"--plain and --{contradicting[0]} say different things. Expected one of them.")
-        given |= {name: values[0] for name, values in _PLAIN.items()}
+        given |= _PLAIN
     if given["excluded_layers"] is not None:
         # The toolkit takes `-el one two`, absl `-el one -el two`; both are understood.
         names = [*given["excluded_layers"], *(x for x in argv if "=" not in x)]
         given["excluded_layers"] = [name for x in names for name in x.split(",") if name]
         argv = [x for x in argv if "=" in x]
-    overrides = {f"prune.{field}": common.number(value) for field, value in given.items()}
-    if given["compensation"] is not None:
-        overrides["prune.compensation"] = given["compensation"].split(",")
-    if given["schedule"] is not None:
-        overrides["prune.schedule"] = parse_value(given["schedule"], "--schedule")
-    if given["layer_options"] is not None:
-        overrides["prune.layer_options"] = parse_value(given["layer_options"], "--layer_options")
-    overrides |= {"prune.model_path": FLAGS.model, "prune.output_path": FLAGS.output_file}
+    overrides = {f"prune.{key}": value for key, value in given.items()}
     # A budget on the command line replaces whichever the spec has.
     chosen = [name for name in BUDGETS if given[name] is not None]
     task = common.load_task(argv, overrides, without=[f"prune.{x}" for x in BUDGETS if x not in chosen] if chosen else [])

@@ -251,27 +251,33 @@ class Export(Settings):
 
     Attributes:
         model_path: the trained .keras model.
-        onnx_file, saved_model_dir, litert_file: outputs; empty means a name in `<results_dir>/export`.
-        formats: of "saved_model", "onnx", "litert", and what else is registered in `tlt_prune.export.formats`.
+        onnx_file: the ONNX file; empty for `<results_dir>/export/model.onnx`.
+        saved_model_dir: the folder of the SavedModel; empty for `<results_dir>/export/saved_model`.
+        litert_file: the LiteRT file; empty for `<results_dir>/export/model.tflite`.
+        formats: formats to write: "saved_model", "onnx", "litert", and what else is registered in `tlt_prune.export.formats`.
         preprocessing: give the SavedModel a second signature, "serve_pictures", that takes pictures as they are.
-        onnx_layout: layout of the ONNX input, "NHWC" or "NCHW".
-        opset: 13 to 17.
-        data_type: of the ONNX and LiteRT files: "fp32", "fp16", or "int8", which is calibrated on data: a float file and
+        onnx_layout: layout of the ONNX input.
+        opset: version of the ONNX operators, 13 to 17.
+        data_type: numbers of the ONNX and LiteRT files: "fp32", "fp16", or "int8", which is calibrated on data: a float file and
             TensorRT's calibration cache are written beside the ONNX file. A model that was trained with `train.qat` is int8
             whatever this says.
         litert_qat_epochs: epochs of quantization-aware training, at a tenth of `train.lr_config.learning_rate`, for an int8
             LiteRT file; 0 quantizes after training. The ONNX file's int8 comes from `train.qat` instead.
-        decoding: of a detector: write a second ONNX file, NAME_decoded.onnx, that says boxes in pixels and their scores.
-        target: whose int8 kernels the file is made for: "tensorrt", or "onnxruntime" on CPUs.
-        calibration, percentile: how ranges of activations follow from the data: see `tlt_prune.quantization.ranges`.
+        decoding: for a detector, write a second ONNX file, NAME_decoded.onnx, with boxes in pixels and their scores.
+        target: whose int8 kernels the ONNX file is made for: "tensorrt", or "onnxruntime" on CPUs.
+        calibration: method that finds the ranges of activations: see `tlt_prune.quantization.ranges`.
+        percentile: share of the values that lie in their range, in per cent, with `calibration: percentile`.
         cal_image_dir: pictures to calibrate with; empty for the training split.
-        batches, batch_size: the calibration set is that many batches of that size.
-        cal_cache_file: the calibration cache; empty for cal.bin beside the ONNX file.
-        excluded_nodes: regular expressions: nodes of the ONNX file that stay float.
-        engine_file: the TensorRT engine; empty for a name beside the ONNX file.
-        min_batch_size, opt_batch_size, max_batch_size: of the TensorRT engine.
-        tolerance: largest difference from Keras, relative to the largest output; None for the data type's: 1e-4, 1e-2, 0.05.
-        parity_samples: test pictures compared.
+        batches: number of batches to calibrate with.
+        batch_size: pictures in a batch of the calibration.
+        cal_cache_file: TensorRT's calibration cache, written with int8; empty for cal.bin beside the ONNX file.
+        excluded_nodes: regular expressions for nodes of the ONNX file that stay float.
+        engine_file: the TensorRT engine that the build script writes; empty for a name beside the ONNX file.
+        min_batch_size: smallest batch of the TensorRT engine.
+        opt_batch_size: batch size that the TensorRT engine is optimized for.
+        max_batch_size: largest batch of the TensorRT engine.
+        tolerance: largest difference from Keras, relative to the largest output; null for the data type's: 1e-4, 1e-2, 0.05.
+        parity_samples: number of held-out pictures that files are compared with Keras on.
     """
 
     model_path: str = ""

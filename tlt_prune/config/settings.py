@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import inspect
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
@@ -21,6 +23,13 @@ class Settings(pydantic.BaseModel):
     """Frozen, typed, validated values. Lists become tuples, NumPy scalars numbers; nothing else is converted."""
 
     model_config = pydantic.ConfigDict(strict=True, frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Fields without a docstring of their own are described by the `Attributes:` of the class."""
+        described = attribute_descriptions(cls.__doc__ or "")
+        for name, field in cls.model_fields.items():
+            field.description = field.description or described.get(name)
 
     @pydantic.model_validator(mode="before")
     @classmethod
@@ -45,6 +54,13 @@ class Settings(pydantic.BaseModel):
 
 # Text in YAML 1.2, so that a class may be called "no" and `normalizer: off` is the name it looks like.
 _YAML_1_1_BOOLEANS = {"yes": True, "no": False, "on": True, "off": False}
+
+
+def attribute_descriptions(docstring: str) -> dict[str, str]:
+    """Field -> its entry under `Attributes:` in the docstring of a class."""
+    _, _, text = inspect.cleandoc(docstring).partition("Attributes:\n")
+    entries = re.findall(r"^ {4}(\w[\w, ]*): (.*(?:\n {8}.*)*)", text, re.MULTILINE)
+    return {name.strip(): " ".join(meaning.split()) for names, meaning in entries for name in names.split(",")}
 
 
 @dataclasses.dataclass(frozen=True)
