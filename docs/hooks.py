@@ -12,6 +12,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -180,7 +181,13 @@ def _bounds(metadata: list[Any]) -> str:
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
+    return _escaped(text).replace("|", "\\|")
+
+
+def _escaped(text: str) -> str:
+    """Text in which <results_dir> is no tag; between backticks it is none anyway."""
+    parts = text.split("`")
+    return "`".join(part if i % 2 else part.replace("<", "&lt;") for i, part in enumerate(parts))
 
 
 # Sections of a detection spec
@@ -226,9 +233,8 @@ def _script(name: str) -> str:
     command = [sys.executable, "-m", f"tlt_prune.cli.{name}", "--helpxml"]
     xml = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False).stdout
     tree = ElementTree.fromstring(xml)
-    usage = inspect.cleandoc(tree.findtext("usage") or "")
-    head, _, rest = usage.partition("\n\n")
-    rows = [f"## tlt-{name}", head, f"```text\n{rest.rstrip()}\n```", "| flag | values | meaning |\n|---|---|---|"]
+    head, *rest = inspect.cleandoc(tree.findtext("usage") or "").split("\n\n")
+    rows = [f"## tlt-{name}", _escaped(head), *map(_paragraph, rest), "| flag | values | meaning |\n|---|---|---|"]
     flags_of_script = [flag for flag in tree.iter("flag") if flag.findtext("key") == "yes"]
     aliases = {
         str(flag.findtext("meaning")).removeprefix(_ALIAS).rstrip("."): flag.findtext("name")
@@ -241,13 +247,20 @@ def _script(name: str) -> str:
     return "\n\n".join(rows)
 
 
+def _paragraph(text: str) -> str:
+    """A paragraph of a script's help: examples are indented there."""
+    is_example = all(line.startswith("  ") for line in text.splitlines())
+    return _fenced(textwrap.dedent(text), "bash") if is_example else _escaped(text)
+
+
 def _flag(flag: ElementTree.Element, alias: str | None) -> str:
     long, short = flag.findtext("name"), flag.findtext("short_name") or alias
     kind = flag.findtext("type") or ""
     choices = [f"`{x.text}`" for x in flag.iter("enum_value")]
     meaning = " ".join((flag.findtext("meaning") or "").split())
     meaning = re.sub(r"^<[^>]*>: ?|; ?repeat this option to specify a list of values$", "", meaning)
-    values = ", ".join(choices) or {"bool": "", "multi string": "text, repeatable", "string": "text"}.get(kind, kind)
+    kinds = {"bool": "", "multi string": "text, repeatable", "string": "text", "int": "whole number", "float": "number"}
+    values = ", ".join(choices) or kinds.get(kind, kind)
     names = f"`--{long}`" + (f", `-{short}`" if short else "")
     return f"| {names} | {_cell(values)} | {_cell(meaning)} |"
 
