@@ -12,23 +12,22 @@ import pathlib
 import re
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any
 from xml.etree import ElementTree
 
-import annotated_types
 import nbformat
 import pydantic
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
+from tlt_prune.config import Options, Spec, explained
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SCRIPTS = ("train", "prune", "evaluate", "infer", "export")
 _ALIAS = "Alias for --"
-# Bounds of integer types say nothing to a reader.
-_TOLD = 1e9
 _MARK = re.compile(r"^<!-- generated: (\w+) -->$", re.MULTILINE)
 
 
@@ -82,15 +81,11 @@ def _fenced(text: str, language: str) -> str:
 
 def spec_keys() -> str:
     """One table per section of a spec, with type, default and meaning of each key."""
-    from tlt_prune.config import Spec
-
     return "\n\n".join(_section(Spec, ""))
 
 
 def option_keys() -> str:
     """The table of the options of a prune."""
-    from tlt_prune.config import Options
-
     return "\n".join(_table(Options, ""))
 
 
@@ -99,88 +94,36 @@ def _section(kind: type[pydantic.BaseModel], path: str) -> Iterator[str]:
     title = f"`{path.removesuffix('.')}`" if path else "Top level"
     summary = inspect.cleandoc(kind.__doc__ or "").split("\n\nAttributes:")[0]
     yield f"## {title}\n\n{summary}\n\n" + "\n".join(_table(kind, path))
-    for name, field in kind.model_fields.items():
-        inner = _settings_in(field.annotation)
-        if inner is not None and name != "experiment":
+    for name, field in explained.written_fields(kind).items():
+        inner = explained.section_of(field)
+        if inner is not None:
             yield from _section(inner, f"{path}{name}.")
 
 
-def _settings_in(annotation: Any) -> type[pydantic.BaseModel] | None:
-    is_settings = isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel)
-    return annotation if is_settings else None
-
-
 def _table(kind: type[pydantic.BaseModel], path: str) -> Iterator[str]:
-    described = _attributes(kind)
+    texts = explained.meanings(kind)
     yield "| key | values | default | meaning |"
     yield "|---|---|---|---|"
-    for name, field in kind.model_fields.items():
-        # What became of keys that are accepted and ignored; nobody writes it.
-        if name == "ignored":
-            continue
-        meaning = " ".join((field.description or described.get(name, "")).split())
-        inner = _settings_in(field.annotation)
-        if inner is not None:
-            meaning = meaning or inspect.cleandoc(inner.__doc__ or "").partition("\n\n")[0]
+    for name, field in explained.written_fields(kind).items():
+        if explained.section_of(field) is not None:
             heading = f"{path}{name}".replace(".", "")
-            cells = [f"[section](#{heading})", "", meaning]
+            cells = [f"[section](#{heading})", "", texts[name]]
         else:
-            cells = [_values(field.annotation, field.metadata), f"`{_default(field)}`", meaning[:1].upper() + meaning[1:]]
+            values = explained.values(field.annotation, field.metadata)
+            # Names in a row, kinds as alternatives.
+            joined = (", " if all(x.startswith("`") for x in values) else " or ").join(values)
+            cells = [joined, f"`{json.dumps(field.get_default(call_default_factory=True))}`", texts[name]]
         yield f"| `{path}{name}` | " + " | ".join(_cell(x) for x in cells) + " |"
 
 
-def _attributes(kind: type[pydantic.BaseModel]) -> dict[str, str]:
-    """Field -> its entry under `Attributes:` in the docstring."""
-    _, _, text = inspect.cleandoc(kind.__doc__ or "").partition("Attributes:\n")
-    entries = re.findall(r"^ {4}(\w[\w, ]*): (.*(?:\n {8}.*)*)", text, re.MULTILINE)
-    return {name.strip(): meaning for names, meaning in entries for name in names.split(",")}
-
-
-def _default(field: Any) -> str:
-    value = field.get_default(call_default_factory=True)
-    if isinstance(value, tuple):
-        value = list(value)
-    return json.dumps(value)
-
-
-def _values(annotation: Any, metadata: list[Any]) -> str:
-    """What a key may hold, in words."""
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    if hasattr(annotation, "__metadata__"):
-        return _values(arguments[0], list(annotation.__metadata__))
-    names = _registered(metadata)
-    if names:
-        return ", ".join(f"`{json.dumps(x)}`" for x in names)
-    if origin is Literal:
-        return ", ".join(f"`{json.dumps(x)}`" for x in arguments)
-    if origin in (Union, UnionType):
-        return " or ".join(dict.fromkeys(_values(x, metadata) for x in arguments))
-    if origin is tuple:
-        return f"list of {_values(arguments[0], [])}"
-    if origin is dict or "Mapping" in str(origin):
-        return "map"
-    if "Callable" in str(origin):
-        return "function"
-    kinds = {int: "whole number", float: "number", str: "text", bool: "true or false", type(None): "null", type: "class"}
-    return kinds.get(annotation, "map") + _bounds(metadata)
-
-
-def _registered(metadata: list[Any]) -> list[str]:
-    """The names that a value may be, where they come from a registry."""
-    return [name for x in metadata if callable(names := getattr(x, "names", None)) for name in names()]
-
-
-def _bounds(metadata: list[Any]) -> str:
-    flat = [y for x in metadata for y in (getattr(x, "metadata", None) or [x])]
-    words = {annotated_types.Ge: ("ge", "≥"), annotated_types.Gt: ("gt", ">")}
-    words |= {annotated_types.Le: ("le", "≤"), annotated_types.Lt: ("lt", "<")}
-    told = [x for x in flat if type(x) in words and getattr(x, words[type(x)][0]) < _TOLD]
-    bounds = [f"{words[type(x)][1]} {getattr(x, words[type(x)][0]):g}" for x in told]
-    return f", {' and '.join(bounds)}" if bounds else ""
-
-
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
+    return _escaped(text).replace("|", "\\|")
+
+
+def _escaped(text: str) -> str:
+    """Text in which <results_dir> is no tag; between backticks it is none anyway."""
+    parts = text.split("`")
+    return "`".join(part if i % 2 else part.replace("<", "&lt;") for i, part in enumerate(parts))
 
 
 # Sections of a detection spec
@@ -226,9 +169,8 @@ def _script(name: str) -> str:
     command = [sys.executable, "-m", f"tlt_prune.cli.{name}", "--helpxml"]
     xml = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False).stdout
     tree = ElementTree.fromstring(xml)
-    usage = inspect.cleandoc(tree.findtext("usage") or "")
-    head, _, rest = usage.partition("\n\n")
-    rows = [f"## tlt-{name}", head, f"```text\n{rest.rstrip()}\n```", "| flag | values | meaning |\n|---|---|---|"]
+    head, *rest = inspect.cleandoc(tree.findtext("usage") or "").split("\n\n")
+    rows = [f"## tlt-{name}", _escaped(head), *map(_paragraph, rest), "| flag | values | meaning |\n|---|---|---|"]
     flags_of_script = [flag for flag in tree.iter("flag") if flag.findtext("key") == "yes"]
     aliases = {
         str(flag.findtext("meaning")).removeprefix(_ALIAS).rstrip("."): flag.findtext("name")
@@ -241,13 +183,20 @@ def _script(name: str) -> str:
     return "\n\n".join(rows)
 
 
+def _paragraph(text: str) -> str:
+    """A paragraph of a script's help: examples are indented there."""
+    is_example = all(line.startswith("  ") for line in text.splitlines())
+    return _fenced(textwrap.dedent(text), "bash") if is_example else _escaped(text)
+
+
 def _flag(flag: ElementTree.Element, alias: str | None) -> str:
     long, short = flag.findtext("name"), flag.findtext("short_name") or alias
     kind = flag.findtext("type") or ""
     choices = [f"`{x.text}`" for x in flag.iter("enum_value")]
     meaning = " ".join((flag.findtext("meaning") or "").split())
     meaning = re.sub(r"^<[^>]*>: ?|; ?repeat this option to specify a list of values$", "", meaning)
-    values = ", ".join(choices) or {"bool": "", "multi string": "text, repeatable", "string": "text"}.get(kind, kind)
+    kinds = {"bool": "", "multi string": "text, repeatable", "string": "text", "int": "whole number", "float": "number"}
+    values = ", ".join(choices) or kinds.get(kind, kind)
     names = f"`--{long}`" + (f", `-{short}`" if short else "")
     return f"| {names} | {_cell(values)} | {_cell(meaning)} |"
 

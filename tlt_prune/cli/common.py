@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
+from tlt_prune.config.explained import explained
 from tlt_prune.config.sections import Spec
 from tlt_prune.config.specs import load_spec, parse_overrides, spec_from_dict
 from tlt_prune.config.texts import shown
@@ -23,7 +24,7 @@ from tlt_prune.tasks import Task, all_tasks, task_of
 FLAGS = flags.FLAGS
 
 
-_OWN_FLAGS = ("experiment_spec_file", "set", "results_dir", "key", "gpus")
+_OWN_FLAGS = ("experiment_spec_file", "set", "results_dir", "key", "gpus", "print_spec", "completion")
 
 
 def define_flags() -> None:
@@ -33,6 +34,8 @@ def define_flags() -> None:
     flags.DEFINE_string("results_dir", None, "Folder for results; overrides results_dir of the spec.", short_name="r")
     flags.DEFINE_string("key", None, "Accepted and ignored: models are not encrypted here.", short_name="k")
     flags.DEFINE_integer("gpus", None, "Accepted and ignored: TensorFlow uses the devices it finds.")
+    flags.DEFINE_bool("print_spec", False, "Print the spec (-e, or the default one) with every key explained, and end.")
+    flags.DEFINE_bool("completion", False, "Print a line for ~/.bashrc that completes this script's flags, and end.")
 
 
 def load(arguments: Sequence[str], flag_overrides: Mapping[str, Any], without: Sequence[str] = ()) -> Spec:
@@ -133,9 +136,20 @@ def _parsed(argv: list[str], script: str) -> list[str]:
         fail(script, f"{first_line(error).removesuffix('.')}. See {script} --help.")
 
 
+def _completion(script: str) -> str:
+    """A bash command after which Tab completes the script's flags, and files otherwise."""
+    names = sorted(f"--{flag.name}" for flag in FLAGS.get_key_flags_for_module(sys.argv[0]))
+    return f"complete -o default -W '{' '.join(names)}' {script}"
+
+
 def _guarded(main: Callable[[list[str]], None], argv: list[str], script: str) -> None:
     try:
-        main(argv[1:])
+        if FLAGS.completion:
+            say(_completion(script))
+        elif FLAGS.print_spec:
+            say(explained(load(argv[1:], {})).rstrip())
+        else:
+            main(argv[1:])
     except TltPruneError as error:
         fail(script, str(error))
     except OSError as error:

@@ -176,13 +176,14 @@ def options_spelled_out(function: F, without: Sequence[str] = ()) -> F:
     before, after = ([p for p in own if (p.kind is keyword) is last] for last in (False, True))
     function.__signature__ = signature.replace(parameters=[*before, *spelled, *after])  # type: ignore[attr-defined]
     lines = [
-        f"            {name} (default {field.default!r}): {' '.join(str(field.description).split())}"
+        f"            - {name} (default {field.default!r}): {' '.join(str(field.description).split())}"
         for name, field in chosen.items()
     ]
     head, separator, rest = str(function.__doc__).partition("        **options: ")
     if separator:
         said, _, others = rest.partition("\n\n")
-        function.__doc__ = f"{head}{separator}{said}\n" + "\n".join(lines) + f"\n\n{others}"
+        # A list, with the empty line before it that Markdown wants.
+        function.__doc__ = f"{head}{separator}{said}\n\n" + "\n".join(lines) + f"\n\n{others}"
     return function
 
 
