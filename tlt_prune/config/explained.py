@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import re
 import textwrap
 from collections.abc import Iterator
 from types import UnionType
@@ -45,17 +44,14 @@ def section_of(field: FieldInfo) -> type[pydantic.BaseModel] | None:
 
 
 def meanings(kind: type[pydantic.BaseModel]) -> dict[str, str]:
-    """Field -> its docstring, or its entry under `Attributes:`, or the first line of the section that it holds."""
-    _, _, text = inspect.cleandoc(kind.__doc__ or "").partition("Attributes:\n")
-    entries = re.findall(r"^ {4}(\w[\w, ]*): (.*(?:\n {8}.*)*)", text, re.MULTILINE)
-    listed = {name.strip(): meaning for names, meaning in entries for name in names.split(",")}
-    found = {}
+    """Field -> its description, or the first line of the section that it holds."""
+    texts = {}
     for name, field in written_fields(kind).items():
         section = section_of(field)
         first = inspect.cleandoc(section.__doc__ or "").partition("\n\n")[0] if section is not None else ""
-        meaning = " ".join((field.description or listed.get(name) or first).split())
-        found[name] = meaning[:1].upper() + meaning[1:]
-    return found
+        meaning = " ".join((field.description or first).split())
+        texts[name] = meaning[:1].upper() + meaning[1:]
+    return texts
 
 
 def values(annotation: Any, metadata: list[Any]) -> list[str]:
