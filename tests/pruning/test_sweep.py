@@ -14,6 +14,7 @@ from PIL import Image
 
 import tlt_prune
 from tlt_prune.graph.family import Family, family_of
+from tlt_prune.io.figures import save_figure
 from tlt_prune.pruning import plots
 
 
@@ -100,7 +101,7 @@ def test_a_plan_is_a_picture_and_a_table(model: keras.Model, tmp_path: pathlib.P
     figure = plan.plot()
     (axis,) = figure.axes
     assert [t.get_text().strip() for t in axis.texts] == ["24 → 12", "16 → 8", "2 → 2"]
-    plots.save(figure, tmp_path / "plan.png")
+    save_figure(figure, tmp_path / "plan.png")
     with Image.open(tmp_path / "plan.png") as picture:
         assert picture.width > 500
     text = plan._repr_html_()
@@ -108,5 +109,5 @@ def test_a_plan_is_a_picture_and_a_table(model: keras.Model, tmp_path: pathlib.P
     assert "<c>" not in text
     assert text.count("<tr>") == 4
     assert "24 → 12" in text
-    plots.save(plots.draw_sweep(plan.sweep(model)), tmp_path / "sweep.png")
+    save_figure(plots.draw_sweep(plan.sweep(model)), tmp_path / "sweep.png")
     assert (tmp_path / "sweep.png").stat().st_size > 5000

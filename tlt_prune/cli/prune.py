@@ -27,6 +27,7 @@ from tlt_prune.config.specs import Spec
 from tlt_prune.errors import MissingPackageError, PlanError, SpecError
 from tlt_prune.io import files, places
 from tlt_prune.io.console import say
+from tlt_prune.io.figures import save_figure
 from tlt_prune.io.frameworks import import_frameworks
 from tlt_prune.tasks import Task
 from tlt_prune.tasks.steps.sparsity import train_on_twin
@@ -266,13 +267,11 @@ def _known(names: tuple[str | type, ...], model: Any) -> tuple[str | type, ...]:
 
 def _saved(draw: Callable[[], Any], path: pathlib.Path) -> list[str]:
     """Writes a picture, where the package for pictures is installed: the names of what was written."""
-    from tlt_prune.pruning import plots
-
     try:
         figure = draw()
     except MissingPackageError:
         return []
-    plots.save(figure, path)
+    save_figure(figure, path)
     return [path.name]
 
 

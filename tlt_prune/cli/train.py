@@ -3,7 +3,7 @@
   tlt-train -e specs/demo_digits.yaml
   tlt-train -e specs/demo_digits.yaml --set train.pretrained_model_path=results/prune/model.keras
 
-Writes model.keras, history.csv, checkpoints/ and tensorboard/ to <results_dir>/train, and best.keras where
+Writes model.keras, history.csv, history.png, checkpoints/ and tensorboard/ to <results_dir>/train, and best.keras where
 train.keep_best is set or a detector is trained. Run again after being killed, it goes on from the last finished epoch.
 """
 
@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
             "No spec is given. Expected -e SPEC (see specs/demo_digits.yaml), or at least --set dataset.train_dataset_path=DATA."
         )
     folder = pathlib.Path(FLAGS.output_dir or f"{task.spec.results_dir}/train")
-    names = ("model.keras", "best.keras", "history.csv", "classmap.json")
+    names = ("model.keras", "best.keras", "history.csv", "history.png", "classmap.json")
     outputs = [places.Output("The results folder (-o, -r, results_dir)", folder / name) for name in names]
     places.check({**common.inputs_of(task), **task.start_inputs()}, outputs)
     files.output_folder(folder)

@@ -16,8 +16,7 @@ from tlt_prune.detection.clustering import ClusteringConfig, Compatibility, Dete
 from tlt_prune.detection.dataset import BoxSplit
 from tlt_prune.detection.decoding import decode
 from tlt_prune.detection.geometry import Grid
-from tlt_prune.io import files
-from tlt_prune.pruning.plots import picture
+from tlt_prune.io.figures import new_figure, save_figure
 
 Array = NDArray[Any]
 Outputs = Callable[[Array], tuple[Array, Array]]
@@ -99,21 +98,19 @@ class Evaluation:
 
     def plot(self, path: str | pathlib.Path | None = None) -> Any:
         """Precision against recall, a line a class; saved to `path`, or returned as a figure."""
-        figure, axis = picture("Drawing precision against recall", (5, 4))
+        figure, axis = new_figure("Drawing precision against recall", (5, 4))
         lines = []
         for name, curve in self.curves.items():
             score = curve.average_precision(self.mode, compatible=self.compatible)
             (line,) = axis.plot(curve.recall, curve.precision)
             lines.append((line, f"{name}, {100 * score:.1f} %"))
         axis.set(xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.01))
-        axis.spines[["top", "right"]].set_visible(False)
         # Names are text, whatever characters they have.
         for text in axis.legend(*zip(*lines, strict=True), frameon=False, fontsize=8).get_texts():
             text.set_parse_math(False)
         figure.tight_layout()
         if path is not None:
-            with files.whole_file(path) as staged:
-                figure.savefig(staged, dpi=110)
+            save_figure(figure, pathlib.Path(path))
         return figure
 
 

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import html
-import io
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from tlt_prune import extras
-from tlt_prune.io import files
-
-BEFORE, AFTER = "#d9d9d9", "#76b900"
+from tlt_prune.io.figures import AFTER, BEFORE, OTHER, new_figure
 
 
 def draw_channels(frame: pd.DataFrame, title: str) -> Any:
@@ -24,7 +19,7 @@ def draw_channels(frame: pd.DataFrame, title: str) -> Any:
         frame: one row per layer (the index), with columns "filters_before" and "filters_after".
     """
     names = [str(x) for x in frame.index]
-    figure, axis = picture("Drawing a plan", (9, 0.32 * len(names) + 1.2))
+    figure, axis = new_figure("Drawing a plan", (9, 0.32 * len(names) + 1.2))
     axis.barh(names, frame["filters_before"], color=BEFORE, label="before")
     axis.barh(names, frame["filters_after"], color=AFTER, label="after", height=0.5)
     for i, (before, after) in enumerate(zip(frame["filters_before"], frame["filters_after"], strict=True)):
@@ -34,15 +29,14 @@ def draw_channels(frame: pd.DataFrame, title: str) -> Any:
     axis.set_title(title, loc="left", fontsize=11)
     axis.margins(x=0.12)
     axis.legend(loc="lower right", frameon=False)
-    axis.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     return figure
 
 
 def draw_sweep(frame: pd.DataFrame) -> Any:
     """A matplotlib figure: what is left of channels, parameters and MACs at each threshold."""
-    figure, axis = picture("Drawing a sweep", (7, 4))
-    for column, color in (("channels", "#444444"), ("parameters", AFTER), ("MACs", "#1f77b4")):
+    figure, axis = new_figure("Drawing a sweep", (7, 4))
+    for column, color in (("channels", "#444444"), ("parameters", AFTER), ("MACs", OTHER)):
         if frame[column].notna().all():
             axis.plot(
                 frame.index, 100 * frame[column] / frame.attrs["whole"][column], "o-", color=color, label=column, markersize=4
@@ -51,7 +45,6 @@ def draw_sweep(frame: pd.DataFrame) -> Any:
     axis.set_ylabel("left, %")
     axis.set_ylim(0, 103)
     axis.legend(frameon=False)
-    axis.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     return figure
 
@@ -67,7 +60,7 @@ def draw_sensitivity(frame: pd.DataFrame, whole: float, metric: str, layers: Map
     """
     lost = whole - frame
     size = 1.6 + 0.75 * len(lost.columns), 1.2 + 0.28 * len(lost)
-    figure, axis = picture("Drawing a sensitivity", size)
+    figure, axis = new_figure("Drawing a sensitivity", size)
     image = axis.imshow(lost.to_numpy(), aspect="auto", cmap="YlOrRd", vmin=0)
     for (row, column), value in np.ndenumerate(frame.to_numpy()):
         dark = value < whole - 0.6 * max(float(np.nanmax(lost.to_numpy())), 1e-12)
@@ -82,27 +75,22 @@ def draw_sensitivity(frame: pd.DataFrame, whole: float, metric: str, layers: Map
     return figure
 
 
-def save(figure: Any, path: pathlib.Path) -> None:
-    """Writes a figure, whole or not at all."""
-    with files.whole_file(path) as partial:
-        figure.savefig(partial, dpi=150)
-
-
 def channels_as_html(frame: pd.DataFrame, text: str) -> str:
     """A table with one bar per layer, for notebooks, under a line of text.
 
     Args:
-        frame: one row per layer (the index), with columns "filters_...", "params_..." (before and after) and "note".
+        frame: one row per layer (the index), with columns "filters_...", "params_...", "macs_..." (before and after) and "note".
     """
     widest = int(frame["filters_before"].max()) if len(frame) else 1
     rows = "".join(
         f"<tr><td style='text-align:left'>{html.escape(str(layer))}</td>"
         f"<td style='width:220px'>{_bar(x['filters_before'], x['filters_after'], widest)}</td>"
         f"<td>{x['filters_before']} → {x['filters_after']}</td><td>{x['params_before']:,} → {x['params_after']:,}</td>"
+        f"<td>{x['macs_before']:,.0f} → {x['macs_after']:,.0f}</td>"
         f"<td style='text-align:left'>{html.escape(x['note'])}</td></tr>"
         for layer, x in frame.iterrows()
     )
-    head = "<tr><th style='text-align:left'>layer</th><th></th><th>channels</th><th>parameters</th><th></th></tr>"
+    head = "<tr><th style='text-align:left'>layer</th><th></th><th>channels</th><th>parameters</th><th>MACs</th><th></th></tr>"
     return f"<p>{html.escape(text)}</p><table>{head}{rows}</table>"
 
 
@@ -114,18 +102,3 @@ def _bar(before: int, after: int, widest: int) -> str:
         f"<div style='{style};width:{outer};background:{BEFORE}'></div>"
         f"<div style='{style};width:{inner};background:{AFTER}'></div></div>"
     )
-
-
-def picture(what: str, size: tuple[float, float]) -> tuple[Any, Any]:
-    """(figure, axis) of `size` in inches. The figure is the caller's alone: a notebook shows it once, as a cell's result."""
-    extras.require("train", what, "matplotlib")
-    from matplotlib.figure import Figure
-
-    class Picture(Figure):
-        def _repr_png_(self) -> bytes:
-            content = io.BytesIO()
-            self.savefig(content, format="png", dpi=100)
-            return content.getvalue()
-
-    figure = Picture(figsize=size)
-    return figure, figure.subplots()

@@ -21,7 +21,7 @@ class Classification(Task):
     """TLT's image classification: the sections `dataset`, `model` and `train` of a spec."""
 
     name = "classification"
-    score_files = ("scores.csv", "per_class.csv", "confusion_matrix.csv", "evaluation.json")
+    score_files = ("scores.csv", "per_class.csv", "confusion_matrix.csv", "confusion_matrix.png", "evaluation.json")
 
     @property
     def has_data(self) -> bool:

@@ -11,9 +11,11 @@ from tlt_prune import data, training
 from tlt_prune.config import Spec
 from tlt_prune.io import files, model_info
 from tlt_prune.io.console import say
+from tlt_prune.io.figures import save_figure
 from tlt_prune.onnx import latency_ms, load_predictor
 from tlt_prune.tasks.classification.pictures import agreed, as_inputs
-from tlt_prune.tasks.steps.reports import model_facts
+from tlt_prune.tasks.steps.figures import draw_confusion
+from tlt_prune.tasks.steps.reports import cost_line, model_facts
 
 
 def evaluate(spec: Spec, path: str, folder: pathlib.Path) -> None:
@@ -42,9 +44,10 @@ def evaluate(spec: Spec, path: str, folder: pathlib.Path) -> None:
         "latency_ms": latency_ms(predictor, one),
     }
     scores.save(folder)
+    save_figure(draw_confusion(scores.confusion), folder / "confusion_matrix.png")
     files.write_json(folder / "evaluation.json", report)
     say(scores.per_class.round(4).to_string())
     say(
         f"\naccuracy {100 * scores.accuracy:.2f} %   top-{scores.top_k} {100 * scores.top_k_accuracy:.2f} %   "
-        f"loss {scores.loss:.4f}   parameters {predictor.params:,}   latency at batch 1 {report['latency_ms']:.2f} ms"
+        f"loss {scores.loss:.4f}   {cost_line(report)}"
     )

@@ -15,7 +15,7 @@ from tlt_prune.io import files
 from tlt_prune.io.console import say
 from tlt_prune.onnx import Predictor, latency_ms, load_predictor
 from tlt_prune.tasks.detection.job import DetectionJob
-from tlt_prune.tasks.steps.reports import model_facts
+from tlt_prune.tasks.steps.reports import cost_line, model_facts
 
 
 def opened(job: DetectionJob, predictor: Predictor) -> tuple[Outputs, tuple[int, int], Any]:
@@ -71,10 +71,7 @@ def evaluate(job: DetectionJob, path: str, folder: pathlib.Path) -> None:
     files.write_json(folder / "evaluation.json", report)
     found.plot(folder / "precision_recall.png")
     say(frame.round(4).to_string())
-    say(
-        f"\nmean average precision ({found.mode}) {100 * found.mean_average_precision:.2f} %   parameters {predictor.params:,}   "
-        f"latency at batch 1 {report['latency_ms']:.2f} ms"
-    )
+    say(f"\nmean average precision ({found.mode}) {100 * found.mean_average_precision:.2f} %   {cost_line(report)}")
     if found.explained():
         say(found.explained())
     if "coco" in report:

@@ -1,0 +1,48 @@
+"""Figures: made by matplotlib, shown once in a notebook, written whole."""
+
+from __future__ import annotations
+
+import io
+import pathlib
+from typing import TYPE_CHECKING
+
+from tlt_prune import extras
+from tlt_prune.io import files
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BEFORE, AFTER, OTHER = "#d9d9d9", "#76b900", "#1f77b4"
+"""Colors of a model before and after pruning, and of a third curve."""
+
+
+def new_figure(what: str, size: tuple[float, float]) -> tuple[Figure, Axes]:
+    """A figure with one axis. It is the caller's alone: a notebook shows it once, as a cell's result.
+
+    Args:
+        what: the drawing, for the error: "Drawing a plan".
+        size: width and height in inches.
+
+    Raises:
+        MissingPackageError: matplotlib is not installed.
+    """
+    extras.require("train", what, "matplotlib")
+    from matplotlib.figure import Figure
+
+    class NotebookFigure(Figure):
+        def _repr_png_(self) -> bytes:
+            content = io.BytesIO()
+            self.savefig(content, format="png", dpi=100)
+            return content.getvalue()
+
+    figure = NotebookFigure(figsize=size)
+    axis = figure.subplots()
+    axis.spines[["top", "right"]].set_visible(False)
+    return figure, axis
+
+
+def save_figure(figure: Figure, path: pathlib.Path) -> None:
+    """Writes a figure as a picture, whole or not at all."""
+    with files.whole_file(path) as partial:
+        figure.savefig(partial, dpi=150)
