@@ -145,11 +145,8 @@ class Checkpoints:
     def _difference(self, checkpoint: Checkpoint) -> str:
         if checkpoint.fingerprint is None:
             return f"{checkpoint.path.name} is another program's or another version's"
-        keys = sorted(
-            key
-            for key in {*checkpoint.fingerprint, *self._fingerprint}
-            if checkpoint.fingerprint.get(key) != self._fingerprint.get(key)
-        )
+        theirs, ours = checkpoint.fingerprint, self._fingerprint
+        keys = sorted(key for key in {*theirs, *ours} if theirs.get(key) != ours.get(key))
         asked = [key for key in keys if key.split(".")[-1] == "num_epochs"]
         if asked and len(asked) == len(keys):
             before, now = theirs.get(asked[0]), ours.get(asked[0])
