@@ -17,7 +17,7 @@ import tlt_prune
 from tlt_prune.graph.tracer import trace
 from tlt_prune.pruning.rewrite.law import check_law, random_inputs, relative_error
 
-NORMALISING = (keras.layers.LayerNormalization, keras.layers.RMSNormalization, keras.layers.GroupNormalization)
+NORMALIZING = (keras.layers.LayerNormalization, keras.layers.RMSNormalization, keras.layers.GroupNormalization)
 # Layers that hold others in a list, and models two wrappers deep.
 WITHOUT_A_RULE = {"RNN", "Pipeline", "Sequential"}
 EXAMPLES = int(os.environ.get("TLT_PRUNE_FUZZ_EXAMPLES", "50"))
@@ -50,7 +50,7 @@ def test_random_graph(model: keras.Model, ratio: float, granularity: int, reload
         if layer.filters_before * unit[layer.layer] % granularity == 0:
             assert layer.filters_after * unit[layer.layer] % granularity == 0, layer
     alive = plan.alive(channels)
-    keep = keep_of(channels, alive, NORMALISING)
+    keep = keep_of(channels, alive, NORMALIZING)
     inputs = random_inputs(channels, 0, 2)
     if all(kept.all() for kept in keep.values()):
         check_law(channels, alive, pruned, tolerance=2e-5)

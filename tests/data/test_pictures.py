@@ -128,7 +128,7 @@ def test_files_are_found_by_their_names(tmp_path: pathlib.Path) -> None:
     named = by_name(((x.relative_to(tmp_path).as_posix(), x) for x in found), tmp_path)
     assert sorted(named) == ["a", "cam1/0", "cam2/0"]
     for again in ("a.png", "./cam1/0.jpeg", "cam2/../cam1/0.png"):
-        with pytest.raises(DataError, match="expected one picture of a name"):
+        with pytest.raises(DataError, match="expected one picture of each name"):
             by_name([*((x.relative_to(tmp_path).as_posix(), x) for x in found), (again, tmp_path / again)], tmp_path)
 
 

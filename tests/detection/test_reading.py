@@ -120,7 +120,7 @@ def test_broken_lines(text: str, message: str, tmp_path: pathlib.Path) -> None:
 
 def test_two_pictures_of_one_name(tmp_path: pathlib.Path) -> None:
     picture(tmp_path / "images/a.jpg")
-    with pytest.raises(DataError, match="expected one picture of a name"):
+    with pytest.raises(DataError, match="expected one picture of each name"):
         kitti(tmp_path, CLEAN)
 
 
@@ -161,7 +161,7 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     "id twice": ({"images": [IMAGE, {"id": 1, "file_name": "cam2/0.png"}]}, "1 comes twice"),
     "id true": ({"images": [{**IMAGE, "id": True}]}, "expected an id"),
     "id a list": ({"images": [{**IMAGE, "id": [1]}]}, "expected an id"),
-    "file twice": ({"images": [IMAGE, {"id": 2, "file_name": "./cam1/0.png"}]}, "expected one picture of a name"),
+    "file twice": ({"images": [IMAGE, {"id": 2, "file_name": "./cam1/0.png"}]}, "expected one picture of each name"),
     "category twice": ({"categories": [{"id": 1, "name": "car"}, {"id": 1, "name": "van"}]}, "1 comes twice"),
     "no file": ({"images": [{"id": 1, "file_name": "x.png"}]}, "which does not exist"),
     "no name": ({"images": [{"id": 1, "file_name": ""}]}, "a text 'file_name'"),

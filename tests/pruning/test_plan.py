@@ -142,8 +142,8 @@ def test_overrides_replace_configuration(model: keras.Model) -> None:
     assert isinstance(pruned.get_layer("a").kernel_regularizer, keras.regularizers.L1)
     with pytest.raises(PlanError, match="Did you mean 'fc'"):
         tlt_prune.prune_model(model, ratio=0.5, layer_config_overrides={"fcc": {}})
-    with pytest.raises(PlanError, match="no configuration entry 'kernel_regulariser'"):
-        tlt_prune.prune_model(model, ratio=0.5, layer_config_overrides={"fc": {"kernel_regulariser": None}})
+    with pytest.raises(PlanError, match="no configuration entry 'kernel_regularizor'"):
+        tlt_prune.prune_model(model, ratio=0.5, layer_config_overrides={"fc": {"kernel_regularizor": None}})
 
 
 def test_a_prune_that_removes_nothing_says_so(model: keras.Model) -> None:

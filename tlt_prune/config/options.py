@@ -1,4 +1,4 @@
-"""What a user may choose when pruning: one definition for `prune_model`, the spec's `prune` section and the flags."""
+"""Options of pruning: one definition for `prune_model`, the spec's `prune` section and the flags."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ BUDGETS = ("threshold", "ratio", "params", "macs", "size_mb", "latency_ms")
 
 
 class LayerOptions(Settings):
-    """What is decided otherwise for some layers. Where coupled layers say different things, the one that keeps more wins."""
+    """Options of single layers. Where coupled layers have different ones, the one that keeps more channels wins."""
 
     ratio: Ratio | None = None
     """Share of the channels to remove there, whatever the budget."""
@@ -64,9 +64,9 @@ class LayerOptions(Settings):
 
 
 class Options(Settings):
-    """How much goes, and how it is decided. Names and defaults are the toolkit's.
+    """Amount to remove and the way to choose it. Names and defaults are the toolkit's.
 
-    Exactly one of `threshold`, `ratio`, `params`, `macs`, `size_mb` and `latency_ms` says how much.
+    Exactly one of `threshold`, `ratio`, `params`, `macs`, `size_mb` and `latency_ms` is given.
     """
 
     threshold: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
@@ -83,15 +83,15 @@ class Options(Settings):
     """Latency at batch 1 in onnxruntime on this machine, in milliseconds: a number, or a share like "50%". Predicted from layers
     that are measured one by one."""
     criterion: Annotated[str, OneOf(CRITERIA.names)] | Callable[..., Any] = "L2"
-    """What a filter is worth: a name, one of `tlt_prune.criteria`, or a function of yours; "L2" is the toolkit's `min_weight`.
+    """Score of a filter: a name, one of `tlt_prune.criteria`, or your own function; "L2" is the toolkit's `min_weight`.
     Some need data, such as Taylor and Fisher: in Python `criteria.Taylor(data, loss)`, by script the spec's dataset."""
     normalizer: Literal["auto", "max", "L2", "off"] = "auto"
-    """How scores of different layers are made comparable: "max" divides by the layer's largest, "L2" by the norm of the scores
-    times their number, "off" leaves them. "auto" is the toolkit's "max", or "off" where a criterion's scores compare as they
-    are."""
+    """Normalization that makes scores of different layers comparable: "max" divides by the layer's largest, "L2" by the norm of
+    the scores times their number, "off" leaves them. "auto" is the toolkit's "max", or "off" where a criterion's scores compare
+    as they are."""
     equalization_criterion: Literal["union", "intersection", "arithmetic_mean", "geometric_mean", "sum", "mean"] = "union"
-    """How layers that must keep the same channels agree: max, min, a mean (arithmetic, "mean" for short, or geometric) or the
-    sum of their scores."""
+    """Combined score of layers that must keep the same channels: max, min, a mean (arithmetic, "mean" for short, or geometric)
+    or the sum of their scores."""
     ranking: Literal["auto", "local", "global"] = "auto"
     """With a budget: "local" takes the same share of every group, to its nearest step, "global" what scores least for what it
     saves, wherever it is. "auto" is global where a criterion's scores compare as they are (Taylor, Fisher, Ablation, LAMP), else
@@ -172,8 +172,8 @@ def options_spelled_out(function: F, without: Sequence[str] = ()) -> F:
     signature = inspect.signature(function)
     keyword = inspect.Parameter.KEYWORD_ONLY
     spelled = [inspect.Parameter(name, keyword, default=field.default) for name, field in chosen.items()]
-    own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    before, after = ([p for p in own if (p.kind is keyword) is last] for last in (False, True))
+    parameters = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    before, after = ([p for p in parameters if (p.kind is keyword) is last] for last in (False, True))
     function.__signature__ = signature.replace(parameters=[*before, *spelled, *after])  # type: ignore[attr-defined]
     lines = [
         f"            - {name} (default {field.default!r}): {' '.join(str(field.description).split())}"
@@ -181,9 +181,9 @@ def options_spelled_out(function: F, without: Sequence[str] = ()) -> F:
     ]
     head, separator, rest = str(function.__doc__).partition("        **options: ")
     if separator:
-        said, _, others = rest.partition("\n\n")
+        introduction, _, others = rest.partition("\n\n")
         # A list, with the empty line before it that Markdown wants.
-        function.__doc__ = f"{head}{separator}{said}\n\n" + "\n".join(lines) + f"\n\n{others}"
+        function.__doc__ = f"{head}{separator}{introduction}\n\n" + "\n".join(lines) + f"\n\n{others}"
     return function
 
 

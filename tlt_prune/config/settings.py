@@ -144,15 +144,15 @@ def at_most(limit: float, why: str) -> pydantic.AfterValidator:
 
 
 def checked(kind: type[S], data: Mapping[str, Any], what: str, error: type[TltPruneError]) -> S:
-    """What was read from a file, held against the class that says what it is.
+    """Validates data that was read from a file.
 
     Raises:
         TltPruneError: of the type `error`, where it is something else; `what` begins the message.
     """
     try:
         return kind.model_validate(data)
-    except pydantic.ValidationError as found:
-        raise error(f"{what}: {'; '.join(problems(found, kind))}") from found
+    except pydantic.ValidationError as invalid:
+        raise error(f"{what}: {'; '.join(problems(invalid, kind))}") from invalid
 
 
 # Told of at once.
@@ -175,32 +175,32 @@ def problems(
     also: Sequence[str] = (),
     meant: Mapping[str, str] | None = None,
 ) -> list[str]:
-    """One line a mistake: where, what was expected, what was received; the nearest known name for an unknown one.
+    """One line for each mistake: where, what was expected, what was received; the nearest known name for an unknown one.
 
     Args:
         error: what `model` says of the data.
         also: further names that are known at the top.
         meant: unknown name -> what is meant by it, where that is no question of spelling.
     """
-    found: dict[str, list[str]] = {}
+    messages: dict[str, list[str]] = {}
     received: dict[str, Any] = {}
     for item in error.errors():
         where, fields = _located(item["loc"], model)
         if item["type"] == "extra_forbidden":
-            known = [*fields, *also] if "." not in where else fields
-            hint = f" Did you mean '{meant[where]}'?" if meant and where in meant else _nearest(where, known)
-            found[where] = [f"unknown key '{where}'.{hint}"]
+            keys = [*fields, *also] if "." not in where else fields
+            hint = f" Did you mean '{meant[where]}'?" if meant and where in meant else _nearest(where, keys)
+            messages[where] = [f"unknown key '{where}'.{hint}"]
         elif item["type"] == "value_error":
             text = str(item["ctx"]["error"])
-            found[where] = [f"'{where}': {text}." if where else f"{text[0].upper()}{text[1:]}."]
+            messages[where] = [f"'{where}': {text}." if where else f"{text[0].upper()}{text[1:]}."]
         else:
             received[where] = item["input"]
-            found.setdefault(where, []).append(
+            messages.setdefault(where, []).append(
                 _EXPECTED.get(item["type"]) or item["msg"].removeprefix("Input should be ").removeprefix("String should have ")
             )
     for where, value in received.items():
-        found[where] = [f"'{where}' must be {' or '.join(dict.fromkeys(found[where]))}. Received: {_shown(value)}."]
-    texts = [texts[0] for texts in found.values()]
+        messages[where] = [f"'{where}' must be {' or '.join(dict.fromkeys(messages[where]))}. Received: {_shown(value)}."]
+    texts = [texts[0] for texts in messages.values()]
     return texts if len(texts) <= _MOST_PROBLEMS else [*texts[:_MOST_PROBLEMS], f"And {len(texts) - _MOST_PROBLEMS} more."]
 
 
@@ -229,7 +229,7 @@ def _is_section(kind: Any) -> bool:
 
 
 def _keys(model: type[pydantic.BaseModel]) -> list[str]:
-    """What a user may write; `ignored` is what became of some of it."""
+    """Keys that a user may write: all but `ignored`, which collects some of them."""
     return [name for name in model.model_fields if name != "ignored"]
 
 

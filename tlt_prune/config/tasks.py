@@ -17,6 +17,7 @@ def register_sections(task: str, sections: tuple[str, ...]) -> None:
 
 
 def unregister_sections(task: str) -> None:
+    """Takes back `register_sections`."""
     del _SECTIONS[task]
 
 

@@ -105,10 +105,10 @@ def json_of(text: str) -> dict[str, Any]:
         return read
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
+        unique_pairs = dict(pairs)
+        if len(unique_pairs) < len(pairs):
             raise TextError("A key is given twice.")
-        return found
+        return unique_pairs
 
     try:
         data = json.loads(

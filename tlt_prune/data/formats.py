@@ -41,7 +41,7 @@ class PictureFormat:
 
     @property
     def size(self) -> tuple[int, int, int]:
-        """(height, width, channels)"""
+        """Size: (height, width, channels)."""
         return self.height, self.width, self.channels
 
     @property

@@ -39,8 +39,8 @@ def list_pictures(path: pathlib.Path, suffixes: Iterable[str] = SUFFIXES) -> lis
         return [check_name(path)]
     wanted = frozenset(suffixes)
     # rglob does not follow links to folders: one that points upwards would not end.
-    found = (x for x in path.rglob("*") if x.suffix.lower() in wanted and not x.name.startswith(".") and x.is_file())
-    return [check_name(x) for x in sorted(found)]
+    pictures = (x for x in path.rglob("*") if x.suffix.lower() in wanted and not x.name.startswith(".") and x.is_file())
+    return [check_name(x) for x in sorted(pictures)]
 
 
 def picture_files(source: str) -> list[pathlib.Path]:
@@ -50,16 +50,16 @@ def picture_files(source: str) -> list[pathlib.Path]:
         DataError: there are none.
     """
     path = pathlib.Path(source)
-    found = list_pictures(path) if path.exists() else []
-    if not found:
+    pictures = list_pictures(path) if path.exists() else []
+    if not pictures:
         raise DataError(f"There are no pictures at {source}. Expected a picture or a folder of pictures.")
-    return found
+    return pictures
 
 
 def by_name(
     pairs: Iterable[tuple[str, pathlib.Path]], source: object, suffixes: Collection[str] = SUFFIXES
 ) -> dict[str, pathlib.Path]:
-    """Files by what their pictures are called: the relative path without suffix, "/" between, in NFC.
+    """Files by the names of their pictures: the relative path without suffix, with "/", in NFC.
 
     Args:
         pairs: (relative path, file).
@@ -69,20 +69,20 @@ def by_name(
     Raises:
         DataError: two have one name.
     """
-    found: dict[str, pathlib.Path] = {}
+    files: dict[str, pathlib.Path] = {}
     for relative, file in pairs:
         name = picture_name(relative, suffixes)
-        if name in found:
+        if name in files:
             raise DataError(
-                f"{source}: expected one picture of a name. {shown(found[name])} and {shown(file)} are both "
+                f"{source}: expected one picture of each name. {shown(files[name])} and {shown(file)} are both "
                 f"'{shown(name)}'. Rename or remove one."
             )
-        found[name] = file
-    return found
+        files[name] = file
+    return files
 
 
 def picture_name(relative: str, suffixes: Collection[str] = SUFFIXES) -> str:
-    """What a picture is called: see `by_name`."""
+    """Name of a picture: see `by_name`."""
     path = pathlib.PurePath(os.path.normpath(relative))
     return nfc((path.with_suffix("") if path.suffix.lower() in suffixes else path).as_posix())
 
@@ -115,7 +115,7 @@ def open_picture(path: str | pathlib.Path, channels: int, *, depth: int = 8, ori
 
 
 def too_large(path: object, size: tuple[int, int]) -> str:
-    """The message for a picture of more pixels than are decoded or scaled."""
+    """Message for a picture of more pixels than are decoded or scaled."""
     return (
         f"The picture {shown(path)} is too large: expected at most {MOST_PIXELS:,} pixels. "
         f"Received {size[0]:,} x {size[1]:,}. Make it smaller."

@@ -23,7 +23,7 @@ _CAFFE_GRAY = 117.3786
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pipeline:
-    """Batches of (pictures float32, one-hot labels float32), and how many make an epoch."""
+    """Batches of (pictures float32, one-hot labels float32), and the number of them in an epoch."""
 
     batches: Any
     steps: int
@@ -158,7 +158,7 @@ def _augmented(image: Any, augmentation: AugmentationConfig, key: Any, depth: in
 
 
 def _mixed(images: Any, labels: Any, alpha: float, key: Any) -> Any:
-    """Mixup: Zhang et al., 2018, arXiv:1710.09412; one weight a picture."""
+    """Mixup: Zhang et al., 2018, arXiv:1710.09412; one weight per picture."""
     n = tf.shape(images)[0]
     a = tf.random.stateless_gamma([n], seed=key, alpha=alpha)
     b = tf.random.stateless_gamma([n], seed=key + 1, alpha=alpha)

@@ -75,7 +75,7 @@ def missing_classes(split: Split) -> list[str]:
 
 
 def shared_pictures(train: Split, test: Split) -> int:
-    """How many of the test pictures are training pictures too: the same pixels, or the same files."""
+    """Number of test pictures that are training pictures too: the same pixels, or the same files."""
 
     def identities(split: Split) -> list[Any]:
         if split.images.ndim > 1:

@@ -167,6 +167,7 @@ def spatial_matrices(draws: Mapping[str, Any], canvas: Any, size: tuple[int, int
 
 
 def translation(x: float, y: float) -> Any:
+    """Matrix that moves by (x, y) pixels, `(3, 3)`, for points as rows."""
     return np.array([[1.0, 0, 0], [0, 1, 0], [x, y, 1]])
 
 

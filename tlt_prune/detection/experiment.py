@@ -43,6 +43,7 @@ def grid(spec: Any, columns: int, rows: int) -> Grid:
 
 
 def canvas(spec: Any) -> Canvas:
+    """Size, crop and scaling that pictures are brought to."""
     x = spec.augmentation_config.preprocessing
     crop = (x.crop_left, x.crop_top, x.crop_right, x.crop_bottom)
     return Canvas(x.output_image_width, x.output_image_height, crop, (x.scale_width, x.scale_height))
@@ -59,6 +60,7 @@ def oriented(spec: Any, *, tao: bool = False) -> bool:
 
 
 def augmentation(spec: Any, *, tao: bool = False) -> Augmentation:
+    """Random changes of training pictures; with `tao`, as the toolkit computes them."""
     a = spec.augmentation_config
     names = [field for field in Augmentation.__dataclass_fields__ if field != "tao"]
     values = {
@@ -101,6 +103,7 @@ def loss_mask(spec: Any) -> LossMask:
 
 
 def target_classes(spec: Any) -> list[TargetClass]:
+    """Classes of the network with their weights in the loss."""
     return [
         TargetClass(
             x.name,
@@ -114,6 +117,7 @@ def target_classes(spec: Any) -> list[TargetClass]:
 
 
 def objective_weights(spec: Any) -> ObjectiveWeights:
+    """Weights of the objectives, fixed or balanced during training."""
     x = spec.cost_function_config
     limits = {"minimum": x.min_objective_weight, "maximum": x.max_objective_weight}
     return ObjectiveWeights(target_classes(spec), automatic=x.enable_autoweighting, **limits)
@@ -138,6 +142,7 @@ def clustering_of(config: Any) -> ClusteringConfig:
 
 
 def evaluation_boxes(spec: Any) -> dict[str, EvaluationBox]:
+    """Class -> box sizes and overlap that count in evaluation."""
     config = spec.evaluation_config
     found = {}
     for name in class_names(spec):
@@ -151,6 +156,7 @@ def evaluation_boxes(spec: Any) -> dict[str, EvaluationBox]:
 
 
 def average_precision_mode(spec: Any) -> Mode:
+    """Way to compute average precision."""
     return "INTEGRATE" if spec.evaluation_config.average_precision_mode else "SAMPLE"
 
 

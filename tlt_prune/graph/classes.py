@@ -24,6 +24,7 @@ _KERAS = ("keras", "tf_keras")
 
 
 def is_keras_class(cls: type) -> bool:
+    """Whether a class comes from Keras or tf_keras itself."""
     return cls.__module__.partition(".")[0] in _KERAS
 
 

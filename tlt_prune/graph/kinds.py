@@ -14,6 +14,7 @@ def has_trait(family: Family, op: Any, trait: rules.Trait) -> bool:
 
 
 def is_batch_norm(family: Family, op: Any) -> bool:
+    """Whether an operation is a batch normalization."""
     return has_trait(family, op, "batch normalization")
 
 
@@ -23,4 +24,5 @@ def is_convolution(family: Family, op: Any) -> bool:
 
 
 def is_dense(family: Family, op: Any) -> bool:
+    """Whether an operation is a dense layer."""
     return has_trait(family, op, "dense")

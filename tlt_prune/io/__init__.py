@@ -1,0 +1,1 @@
+"""Files, places, console and frameworks."""

@@ -1,4 +1,4 @@
-"""What all architectures are made of: convolution, normalization, activation, with the toolkit's names.
+"""Building blocks of all architectures: convolution, normalization, activation, with the toolkit's names.
 
 Layers that the toolkit leaves unnamed get the names Keras 2 gave them in a fresh session
 (`activation_1`, `add_2`), counted per model, so that a model's names never depend on what was built before.
@@ -20,7 +20,7 @@ InputShape = Sequence[int | None]
 
 @dataclasses.dataclass(frozen=True)
 class ArchitectureOptions:
-    """What every architecture lets the user choose.
+    """Options that every architecture has.
 
     Attributes:
         data_format: "channels_last" or "channels_first".
@@ -127,7 +127,7 @@ class Net:
         )(x)
 
     def _padded(self, x: Any, zeros: Sequence[int], padding: str, name: str) -> tuple[Any, str]:
-        """What comes in and the layer's padding: with "tao", zeros on every side (height, width) in the place of "same"."""
+        """The input and the layer's padding: with "tao", zeros on every side (height, width) in place of "same"."""
         if self.options.padding != "tao" or padding != "same":
             return x, padding
         return (self.pad(x, tuple(zeros), f"{name}_pad") if any(zeros) else x), "valid"

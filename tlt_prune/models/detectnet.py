@@ -23,7 +23,7 @@ def detectnet_v2(
     Args:
         backbone: a builder of this package, such as `functools.partial(resnet, 18)`.
         input_shape: (height, width, channels), fixed.
-        classes: number of object classes: `output_cov` (sigmoid) has one channel a class, `output_bbox` four.
+        classes: number of object classes: `output_cov` (sigmoid) has one channel per class, `output_bbox` four.
         options: what all architectures share. The toolkit builds it channels-first.
         **backbone_options: passed on.
 

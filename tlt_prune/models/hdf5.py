@@ -86,7 +86,7 @@ def _names(group: h5py.Group, key: str) -> list[str]:
 
 
 def _legacy(root: h5py.Group) -> Iterator[tuple[str, list[h5py.Dataset]]]:
-    """Keras 1, 2 and tf_keras: a group a layer, which lists its weights in order."""
+    """Keras 1, 2 and tf_keras: one group per layer, which lists its weights in order."""
     for layer in _names(root, "layer_names"):
         group = _member(root, layer, h5py.Group)
         names = _names(group, "weight_names") if len(group) else []
@@ -96,7 +96,7 @@ def _legacy(root: h5py.Group) -> Iterator[tuple[str, list[h5py.Dataset]]]:
 
 
 def _keras3(root: h5py.Group) -> Iterator[tuple[str, list[h5py.Dataset]]]:
-    """Keras 3: a group a layer, with a `vars` group and the layer's name as an attribute."""
+    """Keras 3: one group per layer, with a `vars` group and the layer's name as an attribute."""
     pending, seen = [("", root)], set()
     while pending:
         path, group = pending.pop()

@@ -25,7 +25,7 @@ def load_weights_by_name(model: keras.Model, path: str | pathlib.Path) -> pd.Dat
             `.weights.h5`.
 
     Returns:
-        A table with a row a layer that has weights, in the model or the file: "loaded", "not in the file", "not in the
+        A table with one row per layer that has weights, in the model or the file: "loaded", "not in the file", "not in the
         model", or the shapes that differ.
 
     Raises:
@@ -73,8 +73,8 @@ def _load(layer: Any, stored: Mapping[str, Sequence[Any]]) -> str:
     if layer.name not in stored:
         return "not in the file"
     values = stored[layer.name]
-    wanted, found = [tuple(w.shape) for w in layer.weights], [tuple(v.shape) for v in values]
-    if wanted != found:
-        return f"shapes differ: {found} in the file, {wanted} in the model"
+    wanted, stored_shapes = [tuple(w.shape) for w in layer.weights], [tuple(v.shape) for v in values]
+    if wanted != stored_shapes:
+        return f"shapes differ: {stored_shapes} in the file, {wanted} in the model"
     layer.set_weights([hdf5.array_of(x, layer.name) for x in values])
     return "loaded"

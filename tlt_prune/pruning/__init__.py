@@ -1,0 +1,1 @@
+"""Choosing channels and rewriting models without them."""

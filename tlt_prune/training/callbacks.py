@@ -1,4 +1,4 @@
-"""What runs in a training beside the steps: the schedule, history, checkpoints, the best epoch, TensorBoard."""
+"""Callbacks of a training: learning rate, history, checkpoints, the best epoch, TensorBoard."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 
 class LearningRateSchedule(keras.callbacks.Callback):
+    """Sets the learning rate of every step."""
+
     def __init__(self, config: Train, steps: int, objective: Objective) -> None:
         super().__init__()
         self._rate, self._decay = objective.rate, config.optim_config.decay
@@ -85,7 +87,7 @@ class History(keras.callbacks.Callback):
 
 
 class Line(keras.callbacks.Callback):
-    """What a log says of an epoch, in a line that fits a terminal; the rest is in history.csv."""
+    """Prints one line per epoch that fits a terminal; everything is in history.csv."""
 
     def __init__(self, config: Train, objective: Objective, say: Callable[[str], None]) -> None:
         super().__init__()
@@ -114,8 +116,8 @@ class Line(keras.callbacks.Callback):
 
 def best_epoch(rows: Sequence[Mapping[Any, Any]], measure: str) -> int:
     """The first epoch with the highest value, from 1; 0 where none has one."""
-    known = {row["epoch"]: row[measure] for row in rows if measure in row and math.isfinite(row[measure])}
-    return int(max(known, key=lambda epoch: known[epoch])) if known else 0
+    measured = {row["epoch"]: row[measure] for row in rows if measure in row and math.isfinite(row[measure])}
+    return int(max(measured, key=lambda epoch: measured[epoch])) if measured else 0
 
 
 class Best(keras.callbacks.Callback):
@@ -148,7 +150,7 @@ class Save(keras.callbacks.Callback):
 
 
 class TensorBoard(keras.callbacks.Callback):
-    """Scalars an epoch, in TensorBoard's event format."""
+    """Writes the scalars of each epoch in TensorBoard's event format."""
 
     def __init__(self, folder: pathlib.Path) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Checkpoints that know whose they are: what must be equal for a training to go on is inside each file."""
+"""Checkpoints of a training. Each file holds the settings that must be equal for a training to continue from it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Checkpoint:
         epoch: epochs done.
         finished: nothing is left to train.
         fingerprint: everything that decides what the training computes, by dotted name; None in a file of another program.
-        history: a row for each epoch that is done.
+        history: one row for each finished epoch.
     """
 
     path: pathlib.Path
@@ -47,7 +47,7 @@ class Checkpoint:
 
 
 class _Record(Settings):
-    """What is inside a checkpoint beside the model."""
+    """Record inside a checkpoint, beside the model."""
 
     epoch: Annotated[int, Field(ge=1, lt=2**31)]
     finished: bool
@@ -79,22 +79,22 @@ class Checkpoints:
         Raises:
             TrainingError: it is another training's, and `restart` is not given.
         """
-        found = None if restart else self.latest()
-        if found is None:
+        newest = None if restart else self.latest()
+        if newest is None:
             return None
-        if found.fingerprint != self._fingerprint:
+        if newest.fingerprint != self._fingerprint:
             raise TrainingError(
-                f"{self._folder} holds the checkpoints of another training: {self._difference(found)}. Choose another folder "
+                f"{self._folder} holds the checkpoints of another training: {self._difference(newest)}. Choose another folder "
                 "(-o), restore the settings to go on with it, or give --restart to delete its checkpoints and start afresh."
             )
-        return found
+        return newest
 
     def clear(self) -> int:
         """Removes all checkpoints; returns how many there were."""
-        found = self._files()
-        for _, path in found:
+        checkpoints = self._files()
+        for _, path in checkpoints:
             path.unlink()
-        return len(found)
+        return len(checkpoints)
 
     def save(self, model: keras.Model, epochs_done: int, *, finished: bool, history: Sequence[Mapping[Any, Any]] = ()) -> None:
         newest = self._folder / f"epoch_{epochs_done:03d}.keras"
@@ -142,21 +142,20 @@ class Checkpoints:
         named = [(re.fullmatch(r"epoch_([0-9]{3,9})", x.stem), x) for x in self._folder.glob("epoch_*.keras") if x.is_file()]
         return [(int(m[1]), x) for m, x in named if m is not None]
 
-    def _difference(self, found: Checkpoint) -> str:
-        if found.fingerprint is None:
-            return f"{found.path.name} is another program's or another version's"
-        keys = sorted(
-            key for key in {*found.fingerprint, *self._fingerprint} if found.fingerprint.get(key) != self._fingerprint.get(key)
-        )
+    def _difference(self, checkpoint: Checkpoint) -> str:
+        if checkpoint.fingerprint is None:
+            return f"{checkpoint.path.name} is another program's or another version's"
+        theirs, ours = checkpoint.fingerprint, self._fingerprint
+        keys = sorted(key for key in {*theirs, *ours} if theirs.get(key) != ours.get(key))
         asked = [key for key in keys if key.split(".")[-1] == "num_epochs"]
         if asked and len(asked) == len(keys):
-            before, now = found.fingerprint.get(asked[0]), self._fingerprint.get(asked[0])
+            before, now = theirs.get(asked[0]), ours.get(asked[0])
             model = self._folder.parent / "model.keras"
             return (
                 f"it was asked for {before} epochs and is now asked for {now}, and its learning rate followed from {before}. To "
                 f"train on, start a training of the further epochs from {model} in another folder"
             )
-        texts = [f"{key} was {found.fingerprint.get(key)!r} and is {self._fingerprint.get(key)!r}" for key in keys[:3]]
+        texts = [f"{key} was {theirs.get(key)!r} and is {ours.get(key)!r}" for key in keys[:3]]
         return "; ".join(texts) + (f"; and {len(keys) - 3} more" if len(keys) > 3 else "")
 
 

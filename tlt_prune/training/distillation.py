@@ -41,8 +41,8 @@ class Distillation(keras.losses.Loss):
         return ops.softmax(ops.log(ops.clip(probabilities, 1e-7, 1.0)) / self.temperature)
 
     def get_config(self) -> dict[str, Any]:
-        own = {"alpha": self.alpha, "temperature": self.temperature, "label_smoothing": self.label_smoothing}
-        return {**super().get_config(), **own}
+        entries = {"alpha": self.alpha, "temperature": self.temperature, "label_smoothing": self.label_smoothing}
+        return {**super().get_config(), **entries}
 
 
 @keras.saving.register_keras_serializable(package=_PACKAGE)
@@ -74,21 +74,21 @@ def with_teacher(batches: Any, teacher: keras.Model, student: keras.Model, axis:
     Raises:
         TrainingError: the teacher's inputs or outputs have other shapes than the student's.
     """
-    for what, theirs, own in (
+    for what, teachers, students in (
         ("takes inputs", teacher.input_shape, student.input_shape),
         ("has outputs", teacher.output_shape, student.output_shape),
     ):
-        if theirs != own:
+        if teachers != students:
             raise TrainingError(
-                f"train.distill: the teacher {what} of shape {theirs}. Expected {own}, as the model that is trained."
+                f"train.distill: the teacher {what} of shape {teachers}. Expected {students}, as the model that is trained."
             )
     import tensorflow as tf
 
     teacher.trainable = False
 
     def beside(x: Any, y: Any) -> Any:
-        said = keras.tree.flatten(teacher(x, training=False))
-        both = [tf.concat([tf.cast(a, b.dtype), b], axis=axis) for a, b in zip(keras.tree.flatten(y), said, strict=True)]
+        taught = keras.tree.flatten(teacher(x, training=False))
+        both = [tf.concat([tf.cast(a, b.dtype), b], axis=axis) for a, b in zip(keras.tree.flatten(y), taught, strict=True)]
         return x, keras.tree.pack_sequence_as(y, both)
 
     return batches.map(beside).prefetch(tf.data.AUTOTUNE)

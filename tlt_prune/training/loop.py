@@ -1,4 +1,4 @@
-"""The training loop: Keras' `fit` with a schedule a step, checkpoints, logs, and resumption.
+"""The training loop: Keras' `fit` with a learning rate for each step, checkpoints, logs, and resumption.
 
 An epoch is the unit of resumption. Data order, augmentation and learning rate follow from the epoch and
 step numbers, and a checkpoint holds the optimizer and the state of random numbers, so a training that was killed and
@@ -31,7 +31,7 @@ from tlt_prune.training.saving import save_result
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrainResult:
-    """What a training left behind.
+    """Result of a training.
 
     Attributes:
         model: the model after the last epoch.
@@ -206,7 +206,7 @@ def _deciding(config: Train) -> dict[str, Any]:
 
 
 def _contents(path: pathlib.Path) -> Any:
-    """What distinguishes a model file: checksums of the parts of a .keras file that hold no time, else size and time."""
+    """Identity of a model file: checksums of the parts of a .keras file that hold no time, else size and time."""
     try:
         with zipfile.ZipFile(path) as archive:
             return {x.filename: x.CRC for x in archive.infolist() if x.filename in ("config.json", "model.weights.h5")}

@@ -1,4 +1,4 @@
-"""Model files of a training: whole, with what belongs to the model inside."""
+"""Model files of a training, with class names and preprocessing inside."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tlt_prune.training.regularizers import set_regularizers
 
 
 def save_model(model: keras.Model, path: pathlib.Path, *, info: ModelInfo | None = None, include_optimizer: bool = True) -> None:
-    """Writes a .keras file, with what belongs to the model inside: a killed process leaves no half of it."""
+    """Writes a .keras file, with class names and preprocessing inside. A killed process leaves no partial file."""
     with files.whole_file(path) as partial:
         with contextlib.nullcontext() if include_optimizer else _without_optimizer(model):
             model.save(partial)
@@ -24,7 +24,7 @@ def save_model(model: keras.Model, path: pathlib.Path, *, info: ModelInfo | None
 
 
 def save_result(model: keras.Model, path: pathlib.Path, config: Train, info: ModelInfo | None) -> None:
-    """What is for people: without an optimizer, and to be loaded without this package, which group lasso comes from."""
+    """Writes a model for users: without an optimizer, and without group lasso, so that it loads without this package."""
     lasso = config.reg_config.type == "group_lasso"
     if lasso:
         set_regularizers(model, config.reg_config.model_copy(update={"type": "none"}))

@@ -1,4 +1,4 @@
-"""Learning rate a step: the toolkit's soft start with annealing, cosine, steps and exponential decay."""
+"""Learning rate by step: the toolkit's soft start with annealing, cosine, steps and exponential decay."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tlt_prune.config.specs import LRConfig
 
 
 def learning_rate(config: LRConfig, step: int, total_steps: int) -> float:
-    """The rate at a step, 0 <= step <= total_steps.
+    """Learning rate at a step, 0 <= step <= total_steps.
 
     All rise linearly from 0 over the first `soft_start` share of the training. "soft_anneal"
     then stays, and is divided by `annealing_divider` at each of `annealing_points`; "cosine" falls as

@@ -16,7 +16,7 @@ _ELEMENTWISE = (
     "tanh", "hard_tanh", "tanh_shrink", "silu", "swish", "mish", "softplus", "softsign", "exponential", "log_sigmoid",
     "hard_shrink", "soft_shrink", "threshold", "squareplus", "sparse_plus", "exp", "abs", "square", "sqrt",
 )  # fmt: skip
-_NORMALISING = ("softmax", "log_softmax")
+_NORMALIZING = ("softmax", "log_softmax")
 # Where functions live that a user may pass as an activation: package, path in it. Only what is imported already counts.
 _HOMES = (
     ("keras", "activations"), ("keras", "ops"), ("tf_keras", "activations"), ("tensorflow", "nn"), ("tensorflow", "math"),
@@ -48,7 +48,7 @@ def activated(call: CallTrace, x: Labels, function: Any) -> Labels:
     """`function(x)`, for the activation argument or attribute of a layer."""
     if acts_on_each_element(function):
         return x
-    if _is_one_of(function, _NORMALISING):
+    if _is_one_of(function, _NORMALIZING):
         return normalized(call, x, -1)
     # One with weights is built by the first picture only, and not at all when a model is built or loaded.
     if call.is_layer(function) and function.built and not function.weights:

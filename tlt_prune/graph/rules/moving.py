@@ -109,12 +109,14 @@ def flip(call: CallTrace, x: Labels) -> Labels:
 
 
 def repeated(call: CallTrace, x: Labels, repeats: Any, axis: Any) -> Any:
+    """Labels of `repeat` along an axis."""
     if axis is None or not isinstance(repeats, int):
         return call.freeze_all([x], "repeated irregularly")
     return np.repeat(x, repeats, axis) if axis % x.ndim in varying_axes(x) else x
 
 
 def tiled(call: CallTrace, x: Labels, repeats: Any) -> Any:
+    """Labels of `tile`."""
     if isinstance(repeats, int) or len(repeats) != x.ndim:
         return call.freeze_all([x], "tiled to another rank")
     return np.tile(x, [n if axis in varying_axes(x) else 1 for axis, n in enumerate(repeats)])
@@ -131,6 +133,7 @@ def roll(call: CallTrace, x: Labels) -> Any:
 
 
 def rolled(call: CallTrace, x: Labels, shift: Any, axis: Any, edit: Any) -> Any:
+    """Labels of `roll`."""
     varying = varying_axes(x)
     if not varying:
         return x
@@ -234,6 +237,7 @@ def unstack(call: CallTrace, x: Labels) -> Any:
 
 
 def unstacked(call: CallTrace, x: Labels, axis: int) -> Any:
+    """Labels of the tensors that `unstack` returns."""
     axis %= x.ndim
     if axis in varying_axes(x):
         return call.freeze_all([x], "channels unstacked into single tensors")

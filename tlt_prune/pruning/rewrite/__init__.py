@@ -1,0 +1,1 @@
+"""The smaller model, and the check that it computes the same."""

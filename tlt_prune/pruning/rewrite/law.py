@@ -210,7 +210,7 @@ def _fixed_inside(channels: ChannelGraph) -> dict[int, dict[int, int]]:
 
 
 def relative_error(expected: NDArray[Any], received: NDArray[Any]) -> float:
-    """max |a - b| / max |a|; infinite where one is not finite or the shapes differ."""
+    """Relative difference max |a - b| / max |a|; infinite where one is not finite or the shapes differ."""
     if expected.shape != received.shape or not (np.isfinite(expected).all() and np.isfinite(received).all()):
         return float("inf")
     scale = float(np.max(np.abs(expected), initial=0.0))

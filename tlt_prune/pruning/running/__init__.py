@@ -1,0 +1,1 @@
+"""Running a model that is pruned on data."""

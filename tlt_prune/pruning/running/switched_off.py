@@ -41,6 +41,7 @@ class Consumers:
 
 
 def consumers(channels: ChannelGraph) -> Consumers:
+    """Consumers of each channel: see `Consumers`."""
     root = channels.bundles.root
     order = np.full(channels.n_labels, -1)
     seen = np.zeros(channels.n_labels, dtype=bool)
@@ -132,6 +133,7 @@ def _masked(x: Any, mask: Any) -> Any:
 
 
 def concatenated(parts: Sequence[Any]) -> Any:
+    """Outputs of several batches joined along the batch axis; each may be a structure of arrays."""
     return tree.map_structure(lambda *x: np.concatenate(x), *parts)
 
 

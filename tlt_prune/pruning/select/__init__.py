@@ -1,0 +1,1 @@
+"""Choosing channels by score under a budget."""

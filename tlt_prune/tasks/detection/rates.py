@@ -47,6 +47,7 @@ class EarlyStopping:
 
 
 def learning_rates(config: Any, steps: int) -> SoftStart | EarlyStopping:
+    """Learning-rate schedule of a training config over that many steps."""
     if config.HasField("early_stopping_annealing_schedule"):
         return EarlyStopping(config.early_stopping_annealing_schedule, steps)
     if config.HasField("soft_start_annealing_schedule"):
