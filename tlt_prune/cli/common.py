@@ -11,14 +11,9 @@ from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
-from tlt_prune.config.explained import explained
-from tlt_prune.config.sections import Spec
-from tlt_prune.config.specs import load_spec, parse_overrides, spec_from_dict
-from tlt_prune.config.texts import shown
+from tlt_prune.config import Spec, explained, load_spec, parse_overrides, shown, spec_from_dict
 from tlt_prune.errors import SpecError, TltPruneError, first_line
-from tlt_prune.io import interrupt
-from tlt_prune.io.console import say
-from tlt_prune.io.frameworks import import_frameworks
+from tlt_prune.io import import_frameworks, interrupt, say
 from tlt_prune.tasks import Task, all_tasks, task_of
 
 FLAGS = flags.FLAGS

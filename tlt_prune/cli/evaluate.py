@@ -17,9 +17,7 @@ from absl import flags
 from tlt_prune import extras
 from tlt_prune.cli import common
 from tlt_prune.cli.section_flags import SectionFlags
-from tlt_prune.io import places
-from tlt_prune.io.console import say
-from tlt_prune.io.frameworks import import_frameworks
+from tlt_prune.io import import_frameworks, places, say
 
 FLAGS = flags.FLAGS
 _OPTIONS = SectionFlags(

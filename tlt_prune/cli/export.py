@@ -16,9 +16,7 @@ from __future__ import annotations
 from tlt_prune import export, extras
 from tlt_prune.cli import common
 from tlt_prune.cli.section_flags import SectionFlags
-from tlt_prune.io import places
-from tlt_prune.io.console import say
-from tlt_prune.io.frameworks import import_frameworks
+from tlt_prune.io import import_frameworks, places, say
 
 _OPTIONS = SectionFlags(
     "export", renamed={"model_path": "model", "onnx_file": "output_file"}, short={"model_path": "m", "onnx_file": "o"}

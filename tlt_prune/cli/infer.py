@@ -16,7 +16,7 @@ from absl import flags
 from tlt_prune import extras
 from tlt_prune.cli import common
 from tlt_prune.cli.section_flags import SectionFlags
-from tlt_prune.io.frameworks import import_frameworks
+from tlt_prune.io import import_frameworks
 
 FLAGS = flags.FLAGS
 _OPTIONS = SectionFlags(

@@ -22,19 +22,15 @@ from absl import flags
 from tlt_prune import extras
 from tlt_prune.cli import common
 from tlt_prune.cli.section_flags import SectionFlags
-from tlt_prune.config.options import BUDGETS, Options, with_budget
-from tlt_prune.config.specs import Spec
+from tlt_prune.config import BUDGETS, Options, Spec, with_budget
 from tlt_prune.errors import MissingPackageError, PlanError, SpecError
-from tlt_prune.io import files, places
-from tlt_prune.io.console import say
-from tlt_prune.io.figures import save_figure
-from tlt_prune.io.frameworks import import_frameworks
+from tlt_prune.io import files, import_frameworks, places, save_figure, say
 from tlt_prune.tasks import Task
 from tlt_prune.tasks.steps.sparsity import train_on_twin
 from tlt_prune.tasks.steps.training import run_training
 
 if TYPE_CHECKING:
-    from tlt_prune.graph.channel_graph import ChannelGraph
+    from tlt_prune.graph import ChannelGraph
 
 FLAGS = flags.FLAGS
 # The toolkit's names of flags, and its short forms.
@@ -131,10 +127,9 @@ def _outputs(output: pathlib.Path) -> list[places.Output]:
 
 def _by_steps(task: Task, source: str, output: pathlib.Path) -> list[str]:
     """Prunes in steps, with training in between; run again after being killed, it goes on where it was."""
-    from tlt_prune.graph.tracer import trace
-    from tlt_prune.io.model_files import load_keras
-    from tlt_prune.pruning.schedule import PruningSteps
-    from tlt_prune.pruning.step_files import StepRecord
+    from tlt_prune.graph import trace
+    from tlt_prune.io import load_keras
+    from tlt_prune.pruning import PruningSteps, StepRecord
 
     extras.require("train", "tlt-prune with a schedule")
     spec, schedule = task.spec, task.spec.prune.schedule
@@ -191,13 +186,13 @@ def _prune(
     Returns:
         What to say once the files are in their place; with `onwards` what to do next, too.
     """
-    from tlt_prune.graph.tracer import trace
+    from tlt_prune.graph import trace
     from tlt_prune.io import model_info
     from tlt_prune.onnx import keras_predictor
-    from tlt_prune.pruning.planning import decide
+    from tlt_prune.pruning import decide
     from tlt_prune.tasks.steps.choosing import choose
     from tlt_prune.tasks.steps.latency import calibrate, measured_ms
-    from tlt_prune.training.saving import save_model
+    from tlt_prune.training import save_model
 
     spec, predictor = task.spec, keras_predictor(pathlib.Path(source))
     model = predictor.model
@@ -256,7 +251,7 @@ def _compensated(done: Any, compensation: list[Any]) -> Iterator[str]:
 
 def _known(names: tuple[str | type, ...], model: Any) -> tuple[str | type, ...]:
     """Without the toolkit's names for a head that this model calls otherwise: its outputs stay whole by themselves."""
-    from tlt_prune.graph.family import all_layers
+    from tlt_prune.graph import all_layers
 
     layers = {layer.name for layer in all_layers(model)}
     heads = [x for x in names if x in ("predictions", "predictions_dense") and x not in layers]

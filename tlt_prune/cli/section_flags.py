@@ -8,9 +8,7 @@ from typing import Any, get_origin
 from absl import flags
 from pydantic.fields import FieldInfo
 
-from tlt_prune.config.sections import Spec
-from tlt_prune.config.settings import Settings, names_of
-from tlt_prune.config.specs import parse_value
+from tlt_prune.config import Settings, Spec, names_of, parse_value
 
 FLAGS = flags.FLAGS
 # They are the script's own: `--help` shows those.

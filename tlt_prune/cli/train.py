@@ -18,9 +18,7 @@ from absl import flags
 from tlt_prune import extras
 from tlt_prune.cli import common
 from tlt_prune.errors import SpecError
-from tlt_prune.io import files, model_info, places
-from tlt_prune.io.console import say
-from tlt_prune.io.frameworks import import_frameworks
+from tlt_prune.io import files, import_frameworks, model_info, places, say
 from tlt_prune.tasks import Task
 from tlt_prune.tasks.steps.training import run_training
 

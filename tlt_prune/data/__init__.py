@@ -2,24 +2,29 @@
 
 from tlt_prune.data.folders import picture_batches, pictures_of
 from tlt_prune.data.formats import PictureFormat
-from tlt_prune.data.pictures import list_pictures, picture_files
-from tlt_prune.data.pipeline import Pipeline, evaluation_pipeline, training_pipeline
+from tlt_prune.data.pictures import SUFFIXES, by_name, list_pictures, open_picture, picture_files, picture_name
+from tlt_prune.data.pipeline import Pipeline, evaluation_pipeline, preprocess, training_pipeline
 from tlt_prune.data.sources import load_splits, load_test_split
 from tlt_prune.data.splits import Split, matched, missing_classes, shared_pictures
 
 __all__ = [
+    "SUFFIXES",
     "PictureFormat",
     "Pipeline",
     "Split",
+    "by_name",
     "evaluation_pipeline",
     "list_pictures",
     "load_splits",
     "load_test_split",
     "matched",
     "missing_classes",
+    "open_picture",
     "picture_batches",
     "picture_files",
+    "picture_name",
     "pictures_of",
+    "preprocess",
     "shared_pictures",
     "training_pipeline",
 ]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tlt_prune import extras
-from tlt_prune.config.specs import Dataset
+from tlt_prune.config import Dataset
 from tlt_prune.data.formats import PictureFormat, fit_pictures
 from tlt_prune.data.splits import Split
 from tlt_prune.errors import DataError, first_line

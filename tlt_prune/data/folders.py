@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tlt_prune.config.texts import check_name, nfc, shown
+from tlt_prune.config import check_name, nfc, shown
 from tlt_prune.data.formats import PictureFormat, load_picture
 from tlt_prune.data.pictures import SUFFIXES, list_pictures
 from tlt_prune.data.splits import Split

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tlt_prune import extras
-from tlt_prune.config.texts import check_name, nfc, shown
+from tlt_prune.config import check_name, nfc, shown
 from tlt_prune.errors import DataError, first_line
 
 try:

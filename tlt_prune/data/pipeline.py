@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tlt_prune.config.specs import AugmentationConfig, Dataset
+from tlt_prune.config import AugmentationConfig, Dataset
 from tlt_prune.data.formats import PictureFormat, load_picture
 from tlt_prune.data.splits import Split
 from tlt_prune.errors import SpecError

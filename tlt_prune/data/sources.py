@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 
-from tlt_prune.config.specs import Dataset
+from tlt_prune.config import Dataset
 from tlt_prune.data.arrays import NAMED, load_keras_dataset, load_named, load_npz
 from tlt_prune.data.folders import load_folder
 from tlt_prune.data.formats import PictureFormat

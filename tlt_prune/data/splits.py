@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tlt_prune.config.texts import shown
+from tlt_prune.config import shown
 from tlt_prune.errors import DataError
 
 

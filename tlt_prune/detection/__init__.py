@@ -3,3 +3,81 @@
 What the toolkit does is written down, with the places where this room does otherwise, in the README's table; `compatibility`
 arguments take "tao" for the toolkit's own result.
 """
+
+from typing import TYPE_CHECKING
+
+from tlt_prune.faces import lazy_face
+
+if TYPE_CHECKING:
+    from tlt_prune.detection.clustering import boxes_of
+    from tlt_prune.detection.coco import coco_scores
+    from tlt_prune.detection.decoded import with_decoding
+    from tlt_prune.detection.decoding import to_picture
+    from tlt_prune.detection.drawing import annotated
+    from tlt_prune.detection.evaluation import (
+        Evaluation,
+        Outputs,
+        Postprocessing,
+        as_input,
+        evaluate,
+        output_layout,
+        outputs_of,
+        scored,
+    )
+    from tlt_prune.detection.kitti import label_line
+    from tlt_prune.detection.reading import fitted
+    from tlt_prune.detection.schedules import EarlyStoppingAnnealing, soft_start_annealing
+    from tlt_prune.detection.splits import splits
+    from tlt_prune.detection.targets import Rasterizer
+    from tlt_prune.detection.training import AutoWeighting, objective
+
+__all__ = [
+    "AutoWeighting",
+    "EarlyStoppingAnnealing",
+    "Evaluation",
+    "Outputs",
+    "Postprocessing",
+    "Rasterizer",
+    "annotated",
+    "as_input",
+    "boxes_of",
+    "coco_scores",
+    "evaluate",
+    "fitted",
+    "label_line",
+    "objective",
+    "output_layout",
+    "outputs_of",
+    "scored",
+    "soft_start_annealing",
+    "splits",
+    "to_picture",
+    "with_decoding",
+]
+
+__getattr__, __dir__ = lazy_face(
+    __name__,
+    {
+        "clustering": ("boxes_of",),
+        "coco": ("coco_scores",),
+        "decoded": ("with_decoding",),
+        "decoding": ("to_picture",),
+        "drawing": ("annotated",),
+        "evaluation": (
+            "Evaluation",
+            "Outputs",
+            "Postprocessing",
+            "as_input",
+            "evaluate",
+            "output_layout",
+            "outputs_of",
+            "scored",
+        ),
+        "kitti": ("label_line",),
+        "reading": ("fitted",),
+        "schedules": ("EarlyStoppingAnnealing", "soft_start_annealing"),
+        "splits": ("splits",),
+        "targets": ("Rasterizer",),
+        "training": ("AutoWeighting", "objective"),
+    },
+)

@@ -16,7 +16,7 @@ from tlt_prune.detection.clustering import ClusteringConfig, Compatibility, Dete
 from tlt_prune.detection.dataset import BoxSplit
 from tlt_prune.detection.decoding import decode
 from tlt_prune.detection.geometry import Grid
-from tlt_prune.io.figures import new_figure, save_figure
+from tlt_prune.io import new_figure, save_figure
 
 Array = NDArray[Any]
 Outputs = Callable[[Array], tuple[Array, Array]]

@@ -13,7 +13,7 @@ import random
 import re
 from collections.abc import Collection, Mapping, Sequence
 
-from tlt_prune.config.texts import nfc
+from tlt_prune.config import nfc
 from tlt_prune.errors import DataError
 
 _COLUMNS = 15

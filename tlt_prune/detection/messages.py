@@ -22,8 +22,7 @@ from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory, text_format
 
-from tlt_prune.config.specs import read_yaml
-from tlt_prune.config.texts import read_lines
+from tlt_prune.config import read_lines, read_yaml
 from tlt_prune.errors import DataError, SpecError, first_line
 
 _PACKAGE = "detectnet_v2"

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from tlt_prune.config.texts import nfc, read_json, read_lines, shown
-from tlt_prune.data.pictures import SUFFIXES, by_name, list_pictures, open_picture, picture_name
+from tlt_prune.config import nfc, read_json, read_lines, shown
+from tlt_prune.data import SUFFIXES, by_name, list_pictures, open_picture, picture_name
 from tlt_prune.detection.dataset import Array, BoxSplit, Resize, check_size, large_enough, stretched_as_tf1
 from tlt_prune.detection.kitti import Label, parse_labels
 from tlt_prune.detection.masks import LabelFilter

@@ -7,8 +7,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from tlt_prune.config.texts import read_json, read_lines
-from tlt_prune.data.pictures import SUFFIXES, picture_name
+from tlt_prune.config import read_json, read_lines
+from tlt_prune.data import SUFFIXES, picture_name
 from tlt_prune.detection import dataset, experiment
 from tlt_prune.detection.dataset import BoxSplit
 from tlt_prune.detection.kitti import SampleModifier, parse_labels, random_folds, sequence_folds

@@ -3,7 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from tlt_prune.io.registration import register_with_keras
+from tlt_prune.io import register_with_keras
 
 if TYPE_CHECKING:
     from tlt_prune.export.formats import ExportFormat, register_format, scoped_formats

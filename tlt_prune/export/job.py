@@ -10,7 +10,7 @@ from tlt_prune.config import Spec
 from tlt_prune.errors import SpecError
 from tlt_prune.export.formats import format_names, formats_of
 from tlt_prune.export.material import ExportMaterial
-from tlt_prune.io.places import Output
+from tlt_prune.io import Output
 
 if TYPE_CHECKING:
     from tlt_prune.onnx import Predictor

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from tlt_prune import extras
 from tlt_prune.errors import ExportError, first_line
 from tlt_prune.export.saved_model import write_saved_model
-from tlt_prune.io import files, model_info
-from tlt_prune.io.model_info import ModelInfo
+from tlt_prune.io import ModelInfo, files, model_info
 from tlt_prune.onnx import check_parity, check_stateless, keras_runner, load_predictor, quiet, quiet_natively, samples_of
 from tlt_prune.quantization import is_quantization_aware
 

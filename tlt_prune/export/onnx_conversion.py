@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from tlt_prune.errors import ExportError, first_line
-from tlt_prune.graph.family import producing_layer
+from tlt_prune.graph import producing_layer
 from tlt_prune.onnx import makers, stored_tensors, with_call_scopes, with_layer_names
 
 

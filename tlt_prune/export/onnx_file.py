@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from tlt_prune import extras
 from tlt_prune.errors import ExportError, first_line
 from tlt_prune.export.onnx_conversion import converted_graph
-from tlt_prune.graph.family import all_layers
-from tlt_prune.io import files, model_info
-from tlt_prune.io.model_info import ModelInfo
+from tlt_prune.graph import all_layers
+from tlt_prune.io import ModelInfo, files, model_info
 from tlt_prune.onnx import Run, check_parity, check_stateless, is_quantized, keras_runner, onnx_runner, samples_of, session_of
 from tlt_prune.quantization import copied, folded, with_int8_weights
 

@@ -10,9 +10,8 @@ import keras
 
 from tlt_prune import extras
 from tlt_prune.export.material import PicturePreprocessing
-from tlt_prune.graph.family import family_of
-from tlt_prune.io import files, model_info
-from tlt_prune.io.model_info import ModelInfo
+from tlt_prune.graph import family_of
+from tlt_prune.io import ModelInfo, files, model_info
 from tlt_prune.onnx import check_parity, input_structure, keras_runner, load_predictor, quiet, samples_of
 
 

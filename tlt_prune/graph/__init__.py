@@ -1,1 +1,48 @@
 """A Keras model read once: calls, labels of channels, rules, and the channel graph."""
+
+from tlt_prune.graph.call_trace import CallTrace
+from tlt_prune.graph.channel_graph import ChannelGraph, Edit, Producer, resolve
+from tlt_prune.graph.classes import is_keras_class
+from tlt_prune.graph.execute import Execution, PendingCall, filled, rewired, run_through
+from tlt_prune.graph.family import Family, all_layers, family_of, producing_layer
+from tlt_prune.graph.finite import assign_finite, refuse_not_finite
+from tlt_prune.graph.kinds import has_trait, is_batch_norm, is_convolution, is_dense
+from tlt_prune.graph.labels import Alive, Labels, kept_shape
+from tlt_prune.graph.reader import Call, Graph, Tensor, matches, nearest_name, read
+from tlt_prune.graph.rules.elementwise import acts_on_each_element
+from tlt_prune.graph.tracer import trace
+
+__all__ = [
+    "Alive",
+    "Call",
+    "CallTrace",
+    "ChannelGraph",
+    "Edit",
+    "Execution",
+    "Family",
+    "Graph",
+    "Labels",
+    "PendingCall",
+    "Producer",
+    "Tensor",
+    "acts_on_each_element",
+    "all_layers",
+    "assign_finite",
+    "family_of",
+    "filled",
+    "has_trait",
+    "is_batch_norm",
+    "is_convolution",
+    "is_dense",
+    "is_keras_class",
+    "kept_shape",
+    "matches",
+    "nearest_name",
+    "producing_layer",
+    "read",
+    "refuse_not_finite",
+    "resolve",
+    "rewired",
+    "run_through",
+    "trace",
+]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tlt_prune.config.texts import shown
+from tlt_prune.config import shown
 
 
 def say(message: str = "") -> None:

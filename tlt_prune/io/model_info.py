@@ -11,9 +11,7 @@ import pathlib
 from importlib import metadata
 from typing import Any, Literal
 
-from tlt_prune.config.settings import Settings, checked
-from tlt_prune.config.specs import Spec
-from tlt_prune.config.texts import TextError, decoded, json_of, shown
+from tlt_prune.config import Settings, Spec, TextError, checked, decoded, json_of, shown
 from tlt_prune.errors import SpecError, first_line
 from tlt_prune.io import files
 from tlt_prune.version import VERSION

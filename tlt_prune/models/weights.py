@@ -11,8 +11,8 @@ import keras
 import pandas as pd
 
 from tlt_prune.errors import ExportError
-from tlt_prune.graph.family import all_layers
-from tlt_prune.io.model_files import load_keras
+from tlt_prune.graph import all_layers
+from tlt_prune.io import load_keras
 from tlt_prune.models import hdf5
 
 

@@ -10,8 +10,7 @@ from typing import Any
 
 import keras
 
-from tlt_prune.graph.execute import run_through
-from tlt_prune.graph.reader import Call, read
+from tlt_prune.graph import Call, read, run_through
 
 # Scope names that TensorFlow keeps as they are and that no layer has.
 _SCOPE = re.compile(r"tltcall(\d+)x")

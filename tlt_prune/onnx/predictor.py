@@ -13,10 +13,8 @@ from numpy.typing import NDArray
 
 from tlt_prune import extras
 from tlt_prune.errors import ExportError, first_line
-from tlt_prune.graph.family import all_layers
-from tlt_prune.io import model_info
-from tlt_prune.io.model_files import load_keras, machine_error, refuse_foreign
-from tlt_prune.io.model_info import ModelInfo
+from tlt_prune.graph import all_layers
+from tlt_prune.io import ModelInfo, load_keras, machine_error, model_info, refuse_foreign
 from tlt_prune.onnx.graphs import quantization_constants
 from tlt_prune.onnx.noise import quiet_natively
 from tlt_prune.onnx.parity import Run, session_of

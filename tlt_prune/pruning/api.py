@@ -8,8 +8,8 @@ from typing import Any, Unpack
 
 import keras
 
-from tlt_prune.config.options import OptionArguments, options_of, options_spelled_out
-from tlt_prune.graph.tracer import trace
+from tlt_prune.config import OptionArguments, options_of, options_spelled_out
+from tlt_prune.graph import trace
 from tlt_prune.pruning.plan import PruningPlan
 from tlt_prune.pruning.planning import decide
 

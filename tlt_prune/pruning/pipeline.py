@@ -8,8 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from tlt_prune.graph.channel_graph import ChannelGraph
-from tlt_prune.graph.labels import Alive
+from tlt_prune.graph import Alive, ChannelGraph
 from tlt_prune.pruning.compensation import compensate
 from tlt_prune.pruning.rewrite.law import LawReport, check_law
 from tlt_prune.pruning.rewrite.rewrite import rewrite

@@ -11,11 +11,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from tlt_prune.config.options import BUDGETS
+from tlt_prune.config import BUDGETS
 from tlt_prune.errors import PlanError
-from tlt_prune.graph.channel_graph import ChannelGraph
-from tlt_prune.graph.labels import Alive
-from tlt_prune.graph.tracer import trace
+from tlt_prune.graph import Alive, ChannelGraph, trace
 from tlt_prune.io import files
 from tlt_prune.pruning import plan_file, plots, report
 from tlt_prune.pruning.pipeline import carry_out

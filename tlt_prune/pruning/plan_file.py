@@ -12,8 +12,7 @@ import numpy as np
 import pydantic
 from pydantic import Field
 
-from tlt_prune.config.settings import Settings, checked
-from tlt_prune.config.texts import json_of, read_json
+from tlt_prune.config import Settings, checked, json_of, read_json
 from tlt_prune.errors import DataError, PlanError
 
 _FORMAT = 3

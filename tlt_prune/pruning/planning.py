@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from tlt_prune.config.options import Options
-from tlt_prune.graph.channel_graph import ChannelGraph
-from tlt_prune.graph.labels import Alive
+from tlt_prune.config import Options
+from tlt_prune.graph import Alive, ChannelGraph
 from tlt_prune.pruning.cost.costs import Costs, by_row, costs
 from tlt_prune.pruning.cost.terms import charged
 from tlt_prune.pruning.criteria.network import FilterScores

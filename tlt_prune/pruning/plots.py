@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tlt_prune.io.figures import AFTER, BEFORE, OTHER, new_figure
+from tlt_prune.io import AFTER, BEFORE, OTHER, new_figure
 
 
 def draw_channels(frame: pd.DataFrame, title: str) -> Any:

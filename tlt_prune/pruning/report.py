@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tlt_prune.config.options import BUDGETS
+from tlt_prune.config import BUDGETS
 
 # Below this share of channels, parameters and MACs alike, a prune has done next to nothing.
 _NEXT_TO_NOTHING = 0.02

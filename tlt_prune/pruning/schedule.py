@@ -8,10 +8,9 @@ import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, Unpack
 
-from tlt_prune.config.options import LayerOptions, OptionArguments, Options, options_of, options_spelled_out
+from tlt_prune.config import LayerOptions, OptionArguments, Options, options_of, options_spelled_out
 from tlt_prune.errors import PlanError
-from tlt_prune.graph.channel_graph import ChannelGraph
-from tlt_prune.graph.tracer import trace
+from tlt_prune.graph import ChannelGraph, trace
 from tlt_prune.io import files
 from tlt_prune.pruning.cost.terms import charged
 from tlt_prune.pruning.planning import decide

@@ -12,9 +12,9 @@ from typing import Any, Unpack
 import numpy as np
 import pandas as pd
 
-from tlt_prune.config.options import BUDGETS, OptionArguments, Options, options_of, options_spelled_out
+from tlt_prune.config import BUDGETS, OptionArguments, Options, options_of, options_spelled_out
 from tlt_prune.errors import PlanError
-from tlt_prune.graph.tracer import trace
+from tlt_prune.graph import trace
 from tlt_prune.pruning import plots
 from tlt_prune.pruning.cost.granularity import chosen_granularity
 from tlt_prune.pruning.running.batches import Batches, progress

@@ -11,11 +11,9 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from tlt_prune.config.options import Options
-from tlt_prune.config.settings import Settings, checked
-from tlt_prune.config.texts import read_json
+from tlt_prune.config import Options, Settings, checked, read_json
 from tlt_prune.errors import DataError, PlanError, first_line
-from tlt_prune.graph.family import Family
+from tlt_prune.graph import Family
 from tlt_prune.io import files
 
 

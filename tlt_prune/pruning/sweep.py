@@ -8,8 +8,8 @@ from typing import Any, Unpack
 import numpy as np
 import pandas as pd
 
-from tlt_prune.config.options import BUDGETS, OptionArguments, options_of, options_spelled_out
-from tlt_prune.graph.tracer import trace
+from tlt_prune.config import BUDGETS, OptionArguments, options_of, options_spelled_out
+from tlt_prune.graph import trace
 from tlt_prune.pruning.cost.costs import costs
 from tlt_prune.pruning.select.select import bundle_scores, select
 

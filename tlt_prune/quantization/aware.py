@@ -16,10 +16,8 @@ import numpy as np
 from keras import tree
 
 from tlt_prune.errors import QuantizationError
-from tlt_prune.graph.execute import rewired
-from tlt_prune.graph.family import Family
-from tlt_prune.graph.reader import Call, Graph, matches, nearest_name, read
-from tlt_prune.pruning.running.batches import Batches, progress
+from tlt_prune.graph import Call, Family, Graph, matches, nearest_name, read, rewired
+from tlt_prune.pruning.running import Batches, progress
 from tlt_prune.quantization.copying import copied
 from tlt_prune.quantization.layer_types import AVERAGING_LAYERS, FLOAT_LAYERS
 from tlt_prune.quantization.layers import QUANTIZED, FakeQuantize, QuantizedWithNorm, along_channels, rounding_off

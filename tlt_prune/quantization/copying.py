@@ -8,8 +8,8 @@ import keras
 import numpy as np
 
 from tlt_prune.errors import QuantizationError
-from tlt_prune.graph.tracer import trace
-from tlt_prune.pruning.rewrite.rewrite import rewrite
+from tlt_prune.graph import trace
+from tlt_prune.pruning.rewrite import rewrite
 
 
 def copied(model: Any) -> keras.Model:

@@ -15,7 +15,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tlt_prune.graph.call_trace import CallTrace
+from tlt_prune.graph import CallTrace
 from tlt_prune.graph.rules import register_rule
 from tlt_prune.quantization.layer_types import KERNEL_CHANNEL_AXES
 from tlt_prune.quantization.ranges import LEVELS

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 
 from tlt_prune import extras
-from tlt_prune.graph.reader import read
+from tlt_prune.graph import read
 from tlt_prune.quantization.copying import copied
 from tlt_prune.quantization.layer_types import TWIN_LAYERS
 from tlt_prune.quantization.twin import to_tf_keras

@@ -18,9 +18,7 @@ from keras import tree
 
 from tlt_prune import extras
 from tlt_prune.errors import UnsupportedModelError
-from tlt_prune.graph.classes import is_keras_class
-from tlt_prune.graph.execute import run_through
-from tlt_prune.graph.reader import Call, Graph, read
+from tlt_prune.graph import Call, Graph, is_keras_class, read, run_through
 from tlt_prune.onnx import relative_difference
 
 # Raw operations of Keras 3 that symbolic tensors of both packages support as Python operators.

@@ -18,8 +18,7 @@ import pkgutil
 from collections.abc import Iterator
 from importlib import metadata
 
-from tlt_prune.config import Spec
-from tlt_prune.config.tasks import register_sections, unregister_sections
+from tlt_prune.config import Spec, register_sections, unregister_sections
 from tlt_prune.tasks.task import Task
 
 ENTRY_POINTS = "tlt_prune.tasks"

@@ -6,6 +6,7 @@ from tlt_prune.training.loop import TrainingJob, TrainResult, train
 from tlt_prune.training.narrow_shortcuts import subsampled_first
 from tlt_prune.training.objective import Objective, Rows, classification
 from tlt_prune.training.regularizers import GroupLasso, regularizer, set_regularizers
+from tlt_prune.training.saving import save_model
 from tlt_prune.training.schedules import learning_rate
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "classification",
     "learning_rate",
     "regularizer",
+    "save_model",
     "score",
     "set_regularizers",
     "subsampled_first",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 import pandas as pd
 
-from tlt_prune.config.specs import Train
+from tlt_prune.config import Train
 from tlt_prune.errors import TrainingError
 from tlt_prune.io import files
 from tlt_prune.training.checkpoints import Checkpoints

@@ -17,12 +17,10 @@ import keras
 import numpy as np
 from pydantic import Field
 
-from tlt_prune.config.settings import Settings, checked
-from tlt_prune.config.texts import decoded, json_of
+from tlt_prune.config import Settings, checked, decoded, json_of
 from tlt_prune.errors import ExportError, TrainingError, first_line
-from tlt_prune.graph.family import all_layers
-from tlt_prune.io import files
-from tlt_prune.io.model_files import load_keras
+from tlt_prune.graph import all_layers
+from tlt_prune.io import files, load_keras
 
 _RECORD = "tlt_prune/checkpoint.json"
 _STATE = "tlt_prune/random_state.npz"

@@ -17,9 +17,8 @@ from typing import Any
 import keras
 import pandas as pd
 
-from tlt_prune.config.train_sections import Train
-from tlt_prune.io import files
-from tlt_prune.io.model_info import ModelInfo
+from tlt_prune.config import Train
+from tlt_prune.io import ModelInfo, files
 from tlt_prune.training.callbacks import Best, Finite, History, LearningRateSchedule, Line, Save, TensorBoard, best_epoch
 from tlt_prune.training.checkpoints import Checkpoint, Checkpoints
 from tlt_prune.training.distillation import with_teacher

@@ -13,7 +13,7 @@ from typing import Any
 
 import keras
 
-from tlt_prune.graph.family import all_layers
+from tlt_prune.graph import all_layers
 
 CHANNELS = 16
 _KINDS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)

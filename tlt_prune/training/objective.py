@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from tlt_prune.config.train_sections import EarlyStop, OptimConfig, Train
+from tlt_prune.config import EarlyStop, OptimConfig, Train
 from tlt_prune.training.distillation import Distillation, LabelAccuracy
 from tlt_prune.training.schedules import learning_rate
 

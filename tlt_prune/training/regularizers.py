@@ -9,8 +9,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from tlt_prune.config.specs import RegConfig
-from tlt_prune.graph.family import all_layers
+from tlt_prune.config import RegConfig
+from tlt_prune.graph import all_layers
 
 _SCOPES: dict[str, tuple[type, ...]] = {
     "conv2d": (

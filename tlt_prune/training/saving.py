@@ -8,9 +8,8 @@ from collections.abc import Iterator
 
 import keras
 
-from tlt_prune.config.specs import Train
-from tlt_prune.io import files, model_info
-from tlt_prune.io.model_info import ModelInfo
+from tlt_prune.config import Train
+from tlt_prune.io import ModelInfo, files, model_info
 from tlt_prune.training.regularizers import set_regularizers
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from tlt_prune.config.specs import LRConfig
+from tlt_prune.config import LRConfig
 
 
 def learning_rate(config: LRConfig, step: int, total_steps: int) -> float:

@@ -71,7 +71,7 @@ def cross_room_imports(modules: dict[pathlib.Path, ast.Module]) -> tuple[int, in
                 target = node.module.split(".")[1:]
                 if target[0] != own and (PACKAGE / target[0]).is_dir():
                     total += 1
-                    through += len(target) == 1
+                    through += (PACKAGE.joinpath(*target)).is_dir()
     return through, total
 
 

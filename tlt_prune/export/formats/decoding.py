@@ -9,7 +9,7 @@ from tlt_prune.config import Spec
 from tlt_prune.export.formats.onnx import onnx_output, onnx_path
 from tlt_prune.export.formats.registry import ExportFormat, register_format
 from tlt_prune.export.material import ExportMaterial
-from tlt_prune.io.places import Output
+from tlt_prune.io import Output
 
 
 @register_format("decoding")

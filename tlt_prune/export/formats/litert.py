@@ -8,8 +8,7 @@ from typing import Any
 from tlt_prune.config import Spec
 from tlt_prune.export.formats.registry import DATA_TYPES, ExportFormat, register_format
 from tlt_prune.export.material import ExportMaterial
-from tlt_prune.io import files
-from tlt_prune.io.places import Output
+from tlt_prune.io import Output, files
 
 
 @register_format("litert")

@@ -12,8 +12,7 @@ from tlt_prune.config import Spec
 from tlt_prune.export.formats.registry import DATA_TYPES, ExportFormat, register_format
 from tlt_prune.export.material import ExportMaterial
 from tlt_prune.export.tensorrt import EngineOptions, build_engine, build_script, trtexec_command, write_build_script
-from tlt_prune.io import files
-from tlt_prune.io.places import Output
+from tlt_prune.io import Output, files
 
 if TYPE_CHECKING:
     from tlt_prune.quantization import Quantized

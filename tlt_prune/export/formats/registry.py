@@ -8,10 +8,9 @@ import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, TypeVar
 
-from tlt_prune.config import Spec
-from tlt_prune.config.sections import Export
+from tlt_prune.config import Export, Spec
 from tlt_prune.export.material import ExportMaterial
-from tlt_prune.io.places import Output
+from tlt_prune.io import Output
 
 
 class ExportFormat(abc.ABC):

@@ -11,10 +11,9 @@ from typing import Any
 
 import pandas as pd
 
-from tlt_prune.config.registry import COMPENSATIONS
+from tlt_prune.config import COMPENSATIONS
 from tlt_prune.errors import PlanError
-from tlt_prune.graph.channel_graph import ChannelGraph
-from tlt_prune.graph.labels import Alive
+from tlt_prune.graph import Alive, ChannelGraph
 from tlt_prune.pruning.compensation.batch_norm import RecalibrateBatchNorm, recalibrate_batch_norm
 from tlt_prune.pruning.compensation.bias import Bias
 from tlt_prune.pruning.compensation.least_squares import LeastSquares

@@ -7,13 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tlt_prune.config.registry import COMPENSATIONS
+from tlt_prune.config import COMPENSATIONS
 from tlt_prune.errors import PlanError
-from tlt_prune.graph.channel_graph import ChannelGraph
-from tlt_prune.graph.finite import assign_finite
-from tlt_prune.graph.kinds import is_batch_norm
-from tlt_prune.graph.labels import Alive
-from tlt_prune.graph.reader import Graph, read
+from tlt_prune.graph import Alive, ChannelGraph, Graph, assign_finite, is_batch_norm, read
 from tlt_prune.pruning.running.batches import Batches, TakesData
 from tlt_prune.pruning.running.walk import Walk, watched
 

@@ -13,12 +13,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from tlt_prune.config.registry import COMPENSATIONS
-from tlt_prune.graph.channel_graph import ChannelGraph
-from tlt_prune.graph.family import Family
-from tlt_prune.graph.kinds import is_convolution, is_dense
-from tlt_prune.graph.labels import Alive
-from tlt_prune.graph.reader import Call, read
+from tlt_prune.config import COMPENSATIONS
+from tlt_prune.graph import Alive, Call, ChannelGraph, Family, is_convolution, is_dense, read
 from tlt_prune.pruning.compensation.consumers import Home, homes, pairs, removed_inputs
 from tlt_prune.pruning.compensation.moments import moments
 from tlt_prune.pruning.running.batches import TakesData

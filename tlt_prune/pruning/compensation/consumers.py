@@ -9,12 +9,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tlt_prune.graph.channel_graph import ChannelGraph
-from tlt_prune.graph.family import Family
-from tlt_prune.graph.finite import assign_finite
-from tlt_prune.graph.kinds import has_trait, is_batch_norm, is_convolution, is_dense
-from tlt_prune.graph.labels import Alive
-from tlt_prune.graph.reader import Call, Graph
+from tlt_prune.graph import (
+    Alive,
+    Call,
+    ChannelGraph,
+    Family,
+    Graph,
+    assign_finite,
+    has_trait,
+    is_batch_norm,
+    is_convolution,
+    is_dense,
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -20,14 +20,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from tlt_prune.config.registry import COMPENSATIONS
+from tlt_prune.config import COMPENSATIONS
 from tlt_prune.errors import PlanError
-from tlt_prune.graph.channel_graph import ChannelGraph
-from tlt_prune.graph.family import Family
-from tlt_prune.graph.finite import assign_finite
-from tlt_prune.graph.kinds import is_convolution, is_dense
-from tlt_prune.graph.labels import Alive
-from tlt_prune.graph.reader import read
+from tlt_prune.graph import Alive, ChannelGraph, Family, assign_finite, is_convolution, is_dense, read
 from tlt_prune.pruning.compensation.consumers import Home, Shortcut, homes, shortcuts
 from tlt_prune.pruning.compensation.synthetic import pictures_for
 from tlt_prune.pruning.compensation.windows import WindowPositions, window_rows

@@ -15,11 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tlt_prune.graph.execute import Execution
-from tlt_prune.graph.family import Family
-from tlt_prune.graph.kinds import has_trait, is_batch_norm
-from tlt_prune.graph.reader import Call, Graph
-from tlt_prune.graph.rules.elementwise import acts_on_each_element
+from tlt_prune.graph import Call, Execution, Family, Graph, acts_on_each_element, has_trait, is_batch_norm
 
 _Vector = NDArray[np.float64]
 # Nodes and weights of the integral over a standard normal, on a grid fine enough for functions with a kink.

@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tlt_prune.errors import PlanError
-from tlt_prune.graph.kinds import is_batch_norm
-from tlt_prune.graph.reader import Graph
+from tlt_prune.graph import Graph, is_batch_norm
 from tlt_prune.pruning.running.walk import Walk
 
 _PIXELS = 1_000_000

@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tlt_prune.graph.channel_graph import ChannelGraph, Producer
-from tlt_prune.graph.labels import Alive, Labels
+from tlt_prune.graph import Alive, ChannelGraph, Labels, Producer
 
 # Types that NumPy does not know.
 _ITEM_SIZES = {"bfloat16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1}

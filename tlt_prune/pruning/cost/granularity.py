@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tlt_prune.graph.reader import Graph
+from tlt_prune.graph import Graph
 
 GRANULARITY = {"float16": 8, "bfloat16": 8, "int8": 16, "float8": 16, "float32": 4, "float64": 2}
 

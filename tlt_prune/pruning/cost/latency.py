@@ -21,13 +21,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from tlt_prune import extras
-from tlt_prune.config.settings import Settings, checked
-from tlt_prune.config.texts import read_json
+from tlt_prune.config import Settings, checked, read_json
 from tlt_prune.errors import DataError, PlanError
-from tlt_prune.graph.channel_graph import ChannelGraph
-from tlt_prune.graph.kinds import has_trait, is_convolution, is_dense
-from tlt_prune.graph.labels import Labels
-from tlt_prune.graph.reader import Call
+from tlt_prune.graph import Call, ChannelGraph, Labels, has_trait, is_convolution, is_dense
 from tlt_prune.io import files
 from tlt_prune.pruning.cost.terms import Term, charged
 from tlt_prune.pruning.running.batches import progress

@@ -9,8 +9,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 
-from tlt_prune.graph.channel_graph import ChannelGraph
-from tlt_prune.graph.labels import Alive, Labels
+from tlt_prune.graph import Alive, ChannelGraph, Labels
 from tlt_prune.pruning.cost.costs import all_weights, distinct_weights, item_size
 
 

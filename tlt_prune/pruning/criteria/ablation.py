@@ -12,11 +12,9 @@ import numpy as np
 from keras import tree
 from pydantic import Field
 
-from tlt_prune.config.registry import CRITERIA
-from tlt_prune.config.settings import Settings, checked
-from tlt_prune.config.texts import read_json
+from tlt_prune.config import CRITERIA, Settings, checked, read_json
 from tlt_prune.errors import DataError, PlanError
-from tlt_prune.graph.labels import Labels
+from tlt_prune.graph import Labels
 from tlt_prune.io import files
 from tlt_prune.pruning.criteria.network import FilterScores, Network
 from tlt_prune.pruning.criteria.norms import L2

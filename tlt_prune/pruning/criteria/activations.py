@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tlt_prune.config.registry import CRITERIA
+from tlt_prune.config import CRITERIA
 from tlt_prune.errors import PlanError
 from tlt_prune.pruning.criteria.network import FilterScores, Network
 from tlt_prune.pruning.running.batches import TakesData

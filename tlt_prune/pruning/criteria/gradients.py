@@ -18,10 +18,9 @@ import numpy as np
 from keras import tree
 from numpy.typing import NDArray
 
-from tlt_prune.config.registry import CRITERIA
+from tlt_prune.config import CRITERIA
 from tlt_prune.errors import PlanError, first_line
-from tlt_prune.graph.channel_graph import ChannelGraph
-from tlt_prune.graph.family import Family
+from tlt_prune.graph import ChannelGraph, Family
 from tlt_prune.pruning.criteria.network import FilterScores, Network
 from tlt_prune.pruning.running.batches import TakesData, progress
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tlt_prune.errors import PlanError
-from tlt_prune.graph.channel_graph import ChannelGraph, Producer
+from tlt_prune.graph import ChannelGraph, Producer
 
 FilterScores = NDArray[np.float64]
 Criterion = Callable[["Network"], Mapping[str, ArrayLike]]

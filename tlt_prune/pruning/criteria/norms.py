@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tlt_prune.config.registry import CRITERIA
+from tlt_prune.config import CRITERIA
 from tlt_prune.pruning.criteria.network import Filters, FilterScores, Network
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from tlt_prune.config.registry import CRITERIA
+from tlt_prune.config import CRITERIA
 from tlt_prune.errors import PlanError
-from tlt_prune.graph.kinds import is_batch_norm
+from tlt_prune.graph import is_batch_norm
 from tlt_prune.pruning.criteria.network import FilterScores, Network
 
 

@@ -7,8 +7,7 @@ import warnings
 from typing import Any
 
 from tlt_prune.errors import first_line
-from tlt_prune.graph.classes import is_keras_class
-from tlt_prune.graph.family import Family
+from tlt_prune.graph import Family, is_keras_class
 
 
 def copy_compile_state(old: Any, new: Any, family: Family) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tlt_prune.graph.family import Family
+from tlt_prune.graph import Family
 
 _DEFERRED = "zeros"
 _SUFFIX = "_initializer"

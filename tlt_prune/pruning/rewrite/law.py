@@ -12,11 +12,7 @@ from keras import tree
 from numpy.typing import NDArray
 
 from tlt_prune.errors import LawError, first_line
-from tlt_prune.graph.channel_graph import ChannelGraph
-from tlt_prune.graph.family import Family
-from tlt_prune.graph.kinds import has_trait
-from tlt_prune.graph.labels import Alive
-from tlt_prune.graph.reader import Tensor, read
+from tlt_prune.graph import Alive, ChannelGraph, Family, Tensor, has_trait, read
 from tlt_prune.pruning.rewrite.rewrite import rewrite, rewrite_with_layers
 
 _SATURATING = ("softmax", "sigmoid", "tanh")

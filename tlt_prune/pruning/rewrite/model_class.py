@@ -10,8 +10,7 @@ from typing import Any
 from keras import tree
 
 from tlt_prune.errors import first_line
-from tlt_prune.graph.classes import is_keras_class
-from tlt_prune.graph.family import Family
+from tlt_prune.graph import Family, is_keras_class
 
 
 def same_class(model: Any, family: Family, plain: Any, parts: Mapping[str, Any]) -> Any:

@@ -11,11 +11,7 @@ from typing import Any
 import numpy as np
 
 from tlt_prune.errors import PlanError, UnsupportedModelError, first_line
-from tlt_prune.graph.channel_graph import Edit, resolve
-from tlt_prune.graph.classes import is_keras_class
-from tlt_prune.graph.family import Family, all_layers
-from tlt_prune.graph.labels import Alive
-from tlt_prune.graph.reader import Call
+from tlt_prune.graph import Alive, Call, Edit, Family, all_layers, is_keras_class, resolve
 from tlt_prune.pruning.rewrite import initializers
 
 

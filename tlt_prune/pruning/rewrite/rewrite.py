@@ -15,12 +15,23 @@ from typing import Any
 from keras import tree
 
 from tlt_prune.errors import PlanError, UnsupportedModelError
-from tlt_prune.graph.channel_graph import ChannelGraph, Edit, resolve
-from tlt_prune.graph.classes import is_keras_class
-from tlt_prune.graph.execute import Execution, PendingCall, filled
-from tlt_prune.graph.family import Family, all_layers
-from tlt_prune.graph.labels import Alive, kept_shape
-from tlt_prune.graph.reader import Call, Graph, matches, nearest_name
+from tlt_prune.graph import (
+    Alive,
+    Call,
+    ChannelGraph,
+    Edit,
+    Execution,
+    Family,
+    Graph,
+    PendingCall,
+    all_layers,
+    filled,
+    is_keras_class,
+    kept_shape,
+    matches,
+    nearest_name,
+    resolve,
+)
 from tlt_prune.pruning.rewrite import initializers
 from tlt_prune.pruning.rewrite.compile_state import copy_compile_state
 from tlt_prune.pruning.rewrite.model_class import same_class

@@ -9,9 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tlt_prune.errors import UnsupportedModelError
-from tlt_prune.graph.channel_graph import ChannelGraph
-from tlt_prune.graph.classes import is_keras_class
-from tlt_prune.graph.labels import Alive
+from tlt_prune.graph import Alive, ChannelGraph, is_keras_class
 from tlt_prune.pruning.rewrite.rebuild import layer_pairs
 
 

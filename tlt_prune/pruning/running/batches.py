@@ -16,8 +16,8 @@ from keras import tree
 from numpy.typing import NDArray
 
 from tlt_prune.errors import PlanError, first_line
-from tlt_prune.graph.reader import Graph
-from tlt_prune.onnx.parity import fits
+from tlt_prune.graph import Graph
+from tlt_prune.onnx import fits
 
 Batch = tuple[Any, Any]
 """(inputs in the structure of the model's, labels or None), NumPy arrays."""

@@ -15,8 +15,7 @@ import numpy as np
 from keras import tree
 
 from tlt_prune.errors import PlanError, first_line
-from tlt_prune.graph.channel_graph import ChannelGraph
-from tlt_prune.graph.labels import Labels
+from tlt_prune.graph import ChannelGraph, Labels
 from tlt_prune.pruning.running.batches import Batches
 from tlt_prune.pruning.running.walk import Walk, calls_of
 

@@ -16,8 +16,7 @@ import keras
 from keras import tree
 
 from tlt_prune.errors import UnsupportedModelError
-from tlt_prune.graph.execute import Execution, filled
-from tlt_prune.graph.reader import Call, Graph
+from tlt_prune.graph import Call, Execution, Graph, filled
 from tlt_prune.pruning.running.batches import Batch, progress
 
 _Step = TypeVar("_Step")

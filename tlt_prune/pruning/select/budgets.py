@@ -14,9 +14,9 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tlt_prune.config.options import Options
+from tlt_prune.config import Options
 from tlt_prune.errors import PlanError
-from tlt_prune.graph.channel_graph import ChannelGraph
+from tlt_prune.graph import ChannelGraph
 from tlt_prune.pruning.cost.granularity import chosen_granularity
 from tlt_prune.pruning.cost.latency import table_at
 from tlt_prune.pruning.cost.terms import Term, byte_terms, charged, mac_terms, param_terms

@@ -9,11 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from tlt_prune.config.options import LayerOptions, Options
+from tlt_prune.config import LayerOptions, Options
 from tlt_prune.errors import PlanError
-from tlt_prune.graph.channel_graph import ChannelGraph
-from tlt_prune.graph.labels import Alive, Labels
-from tlt_prune.graph.reader import matches, nearest_name
+from tlt_prune.graph import Alive, ChannelGraph, Labels, matches, nearest_name
 from tlt_prune.pruning.criteria.network import FilterScores
 
 # With global ranking, unless the user says otherwise: a layer cut through trains to chance.

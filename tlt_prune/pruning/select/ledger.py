@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tlt_prune.graph.labels import Labels
+from tlt_prune.graph import Labels
 from tlt_prune.pruning.cost.terms import Term
 from tlt_prune.pruning.select.groups import Grouping
 

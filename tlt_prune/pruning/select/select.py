@@ -21,11 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from tlt_prune.config.options import Options
+from tlt_prune.config import Options
 from tlt_prune.errors import PlanError, first_line
-from tlt_prune.graph.channel_graph import ChannelGraph
-from tlt_prune.graph.finite import refuse_not_finite
-from tlt_prune.graph.labels import Alive, Labels
+from tlt_prune.graph import Alive, ChannelGraph, Labels, refuse_not_finite
 from tlt_prune.pruning.cost.granularity import chosen_granularity
 from tlt_prune.pruning.criteria import criterion_of
 from tlt_prune.pruning.criteria.network import FilterScores, Network

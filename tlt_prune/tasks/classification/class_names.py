@@ -9,8 +9,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from tlt_prune.config.settings import Settings, checked
-from tlt_prune.config.texts import read_json
+from tlt_prune.config import Settings, checked, read_json
 from tlt_prune.errors import DataError, SpecError
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tlt_prune import data
-from tlt_prune.data.pipeline import preprocess
+from tlt_prune.data import preprocess
 from tlt_prune.errors import SpecError
 from tlt_prune.export import PicturePreprocessing
 from tlt_prune.onnx import Predictor

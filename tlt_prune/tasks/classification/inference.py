@@ -11,10 +11,9 @@ import pandas as pd
 
 from tlt_prune import data
 from tlt_prune.config import Spec
-from tlt_prune.data.pipeline import preprocess
+from tlt_prune.data import preprocess
 from tlt_prune.errors import DataError
-from tlt_prune.io import files, places
-from tlt_prune.io.console import say
+from tlt_prune.io import files, places, say
 from tlt_prune.onnx import Predictor, load_predictor
 from tlt_prune.tasks.classification.class_names import read_classmap
 from tlt_prune.tasks.classification.pictures import agreed

@@ -9,9 +9,7 @@ import numpy as np
 
 from tlt_prune import data, training
 from tlt_prune.config import Spec
-from tlt_prune.io import files, model_info
-from tlt_prune.io.console import say
-from tlt_prune.io.figures import save_figure
+from tlt_prune.io import files, model_info, save_figure, say
 from tlt_prune.onnx import latency_ms, load_predictor
 from tlt_prune.tasks.classification.pictures import agreed, as_inputs
 from tlt_prune.tasks.steps.figures import draw_confusion

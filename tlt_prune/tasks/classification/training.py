@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tlt_prune import data, training
 from tlt_prune.config import Spec
 from tlt_prune.errors import SpecError
-from tlt_prune.io import model_info
-from tlt_prune.io.console import say
+from tlt_prune.io import model_info, say
 from tlt_prune.onnx import Predictor, load_predictor
 from tlt_prune.tasks.classification.models import is_whole_model, starting_model
 from tlt_prune.tasks.classification.pictures import agreed, as_inputs, picture_format

@@ -8,11 +8,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from tlt_prune.detection import dataset
-from tlt_prune.detection.clustering import boxes_of
-from tlt_prune.detection.drawing import annotated
-from tlt_prune.detection.evaluation import Evaluation, outputs_of
-from tlt_prune.io.console import say
+from tlt_prune.detection import Evaluation, annotated, boxes_of, dataset, outputs_of
+from tlt_prune.io import say
 from tlt_prune.onnx import keras_runner
 from tlt_prune.tasks.detection.job import DetectionJob
 

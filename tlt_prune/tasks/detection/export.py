@@ -7,9 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tlt_prune.detection import experiment
-from tlt_prune.detection.decoded import with_decoding
-from tlt_prune.detection.evaluation import as_input
+from tlt_prune.detection import as_input, experiment, with_decoding
 from tlt_prune.errors import SpecError
 from tlt_prune.export import PicturePreprocessing
 from tlt_prune.onnx import Predictor

@@ -7,14 +7,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from tlt_prune.data.pictures import by_name, open_picture, picture_files
-from tlt_prune.detection.clustering import boxes_of
-from tlt_prune.detection.decoding import to_picture
-from tlt_prune.detection.drawing import annotated
-from tlt_prune.detection.kitti import label_line
-from tlt_prune.detection.reading import fitted
-from tlt_prune.io import files, places
-from tlt_prune.io.console import say
+from tlt_prune.data import by_name, open_picture, picture_files
+from tlt_prune.detection import annotated, boxes_of, fitted, label_line, to_picture
+from tlt_prune.io import files, places, say
 from tlt_prune.onnx import load_predictor
 from tlt_prune.tasks.detection.job import DetectionJob
 from tlt_prune.tasks.detection.scoring import opened

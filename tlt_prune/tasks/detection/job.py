@@ -8,14 +8,21 @@ from typing import Any
 import numpy as np
 
 from tlt_prune.config import Spec
-from tlt_prune.detection import dataset, experiment, messages
-from tlt_prune.detection.evaluation import Evaluation, Outputs, Postprocessing, evaluate, output_layout, scored
-from tlt_prune.detection.splits import splits
-from tlt_prune.detection.training import objective
+from tlt_prune.detection import (
+    Evaluation,
+    Outputs,
+    Postprocessing,
+    dataset,
+    evaluate,
+    experiment,
+    messages,
+    objective,
+    output_layout,
+    scored,
+    splits,
+)
 from tlt_prune.errors import SpecError
-from tlt_prune.io import model_info
-from tlt_prune.io.console import say
-from tlt_prune.io.model_info import ModelInfo
+from tlt_prune.io import ModelInfo, model_info, say
 from tlt_prune.onnx import Predictor
 from tlt_prune.tasks.task import Examples
 

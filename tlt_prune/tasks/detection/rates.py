@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tlt_prune.detection.schedules import EarlyStoppingAnnealing, soft_start_annealing
+from tlt_prune.detection import EarlyStoppingAnnealing, soft_start_annealing
 from tlt_prune.errors import SpecError
 
 

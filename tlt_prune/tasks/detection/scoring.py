@@ -7,12 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from tlt_prune.detection import experiment
-from tlt_prune.detection.coco import coco_scores
-from tlt_prune.detection.evaluation import Outputs, as_input, output_layout, outputs_of
+from tlt_prune.detection import Outputs, as_input, coco_scores, experiment, output_layout, outputs_of
 from tlt_prune.errors import ExportError, MissingPackageError
-from tlt_prune.io import files
-from tlt_prune.io.console import say
+from tlt_prune.io import files, say
 from tlt_prune.onnx import Predictor, latency_ms, load_predictor
 from tlt_prune.tasks.detection.job import DetectionJob
 from tlt_prune.tasks.steps.reports import cost_line, model_facts

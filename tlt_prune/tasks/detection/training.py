@@ -7,13 +7,10 @@ import pathlib
 from typing import TYPE_CHECKING, Any
 
 from tlt_prune import training
-from tlt_prune.config.train_sections import OptimConfig, RegConfig, Train
-from tlt_prune.detection import dataset, experiment, messages
-from tlt_prune.detection.targets import Rasterizer
-from tlt_prune.detection.training import AutoWeighting, objective
+from tlt_prune.config import OptimConfig, RegConfig, Train
+from tlt_prune.detection import AutoWeighting, Rasterizer, dataset, experiment, messages, objective
 from tlt_prune.errors import SpecError
-from tlt_prune.io import model_info
-from tlt_prune.io.console import say
+from tlt_prune.io import model_info, say
 from tlt_prune.onnx import Predictor, load_predictor
 from tlt_prune.tasks.detection import DetectionTask
 from tlt_prune.tasks.detection.callbacks import DrawnDetections, Validation

@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from tlt_prune.config.options import Options
-from tlt_prune.config.registry import COMPENSATIONS, CRITERIA, Registry
+from tlt_prune.config import COMPENSATIONS, CRITERIA, Options, Registry
 from tlt_prune.tasks.task import Examples, Task
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tlt_prune import extras
 from tlt_prune.errors import MissingPackageError, SpecError
-from tlt_prune.io.console import say
+from tlt_prune.io import say
 from tlt_prune.tasks.task import Task
 
 

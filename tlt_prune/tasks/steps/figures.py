@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from tlt_prune.io.figures import AFTER, OTHER, new_figure
+from tlt_prune.io import AFTER, OTHER, new_figure
 from tlt_prune.tasks.task import Measure
 
 if TYPE_CHECKING:

@@ -9,12 +9,10 @@ from typing import Any
 import numpy as np
 
 from tlt_prune import extras
-from tlt_prune.config.options import Options
+from tlt_prune.config import Options
 from tlt_prune.export import export_onnx, latency_ms, load_predictor
-from tlt_prune.io import files
-from tlt_prune.io.console import say
-from tlt_prune.pruning.cost.granularity import chosen_granularity
-from tlt_prune.pruning.cost.latency import table_at
+from tlt_prune.io import files, say
+from tlt_prune.pruning.cost import chosen_granularity, table_at
 
 
 def measured_ms(model: Any) -> float:

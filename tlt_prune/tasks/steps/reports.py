@@ -25,8 +25,8 @@ def model_facts(predictor: Predictor, path: str) -> dict[str, Any]:
 
 def macs_of(model: keras.Model) -> float | None:
     """Multiply-accumulates of a model for one picture; None where they cannot be counted."""
-    from tlt_prune.graph.tracer import trace
-    from tlt_prune.pruning.cost.costs import costs
+    from tlt_prune.graph import trace
+    from tlt_prune.pruning.cost import costs
     from tlt_prune.quantization import folded
 
     total = costs(trace(folded(model))).total_macs

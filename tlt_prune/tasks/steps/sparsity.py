@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tlt_prune import extras
 from tlt_prune.errors import SpecError
-from tlt_prune.io.console import say
+from tlt_prune.io import say
 from tlt_prune.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def train_on_twin(task: Task, source: str, output: pathlib.Path, *, dry_run: boo
     from tlt_prune import quantization
     from tlt_prune.onnx import keras_predictor, keras_runner
     from tlt_prune.tasks.steps.starting import seed
-    from tlt_prune.training.saving import save_model
+    from tlt_prune.training import save_model
 
     table = quantization.sparsity_table if key == "sparsity" else quantization.cluster_table
     seed(task.spec.train.random_seed)

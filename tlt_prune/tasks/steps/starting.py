@@ -7,9 +7,9 @@ from typing import Any
 import keras
 
 from tlt_prune import quantization
-from tlt_prune.config.train_sections import QatConfig
+from tlt_prune.config import QatConfig
 from tlt_prune.errors import SpecError
-from tlt_prune.io.console import say
+from tlt_prune.io import say
 from tlt_prune.onnx import Predictor, load_predictor
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pathlib
 from typing import TYPE_CHECKING
 
-from tlt_prune.io.console import say
-from tlt_prune.io.figures import save_figure
+from tlt_prune.io import save_figure, say
 from tlt_prune.tasks.task import Task
 
 if TYPE_CHECKING:

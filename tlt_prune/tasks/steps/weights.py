@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tlt_prune.errors import SpecError
-from tlt_prune.io.console import say
+from tlt_prune.io import say
 
 if TYPE_CHECKING:
     import keras
