@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from golden_detection import cases, ids
 
-from tlt_prune.detection.average_precision import Curve, EvaluationBox, curve_of, mean_average_precision, table
+from tlt_prune.detection.average_precision import Curve, EvaluationBox, average_precision_table, curve_of, mean_average_precision
 from tlt_prune.detection.clustering import ClusteringConfig, cluster
 from tlt_prune.detection.decoding import decode
 from tlt_prune.detection.geometry import Grid
@@ -91,7 +91,7 @@ def test_by_hand() -> None:
     assert curve.average_precision("INTEGRATE") == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)
     assert curve.average_precision("INTEGRATE", compatible=True) == pytest.approx(0.5 * 1)
     assert curve.average_precision("SAMPLE") == pytest.approx((6 * 1 + 5 * 2 / 3) / 11)
-    frame = table({"car": curve, "tree": Curve(0, np.zeros(1, bool), np.ones(1))})
+    frame = average_precision_table({"car": curve, "tree": Curve(0, np.zeros(1, bool), np.ones(1))})
     assert frame.loc["car"].tolist() == [2, 3, 2, pytest.approx(2 / 3), 1.0, pytest.approx(5 / 6)]
     assert frame.loc["tree", "average precision"] == 0
     assert mean_average_precision({"car": curve, "tree": Curve(0, np.zeros(0, bool), np.zeros(0))}) == pytest.approx(5 / 6)

@@ -209,7 +209,7 @@ def _prune(
         calibrate(model, channels, options)
     decision = decide(channels, options)
     plan = decision.plan
-    say(table(plan))
+    say(plan_table(plan))
     advice = plan.advice()
     if advice:
         say(f"WARNING: this prune removes next to nothing. {advice}")
@@ -287,7 +287,7 @@ def _sweep(model: Any, options: Options, output: pathlib.Path) -> list[str]:
     return [f"Wrote {' and '.join(written)} to {target.parent}. Choose a threshold: tlt-prune{common.spec_flag()} -pth ..."]
 
 
-def table(plan: Any) -> str:
+def plan_table(plan: Any) -> str:
     """A row a layer, and the totals."""
     import pandas as pd
 

@@ -56,7 +56,7 @@ def _report(task: Task, result: TrainResult) -> None:
     if result.best is not None:
         best = result.history.loc[result.history["epoch"] == result.best_epoch, measure].iloc[0]
         say(f"Wrote {result.best}: after epoch {result.best_epoch}, {100 * best:.2f} %")
-    info = model_info.read(result.path)
+    info = model_info.read_info(result.path)
     ready = result.quantization_aware or (info is not None and bool(info.pruning))
     onwards = "tlt-export" if ready else "tlt-prune"
     results = task.spec.results_dir

@@ -23,5 +23,5 @@ def unregister_sections(task: str) -> None:
 
 def task_sections() -> dict[str, tuple[str, ...]]:
     """Task -> its top-level sections."""
-    importlib.import_module("tlt_prune.tasks").load()
+    importlib.import_module("tlt_prune.tasks").load_tasks()
     return dict(_SECTIONS)

@@ -128,7 +128,7 @@ def mean_average_precision(curves: dict[str, Curve], mode: Mode = "INTEGRATE", *
     return float(np.mean(found)) if found else 0.0
 
 
-def table(curves: dict[str, Curve], mode: Mode = "INTEGRATE", *, compatible: bool = False) -> pd.DataFrame:
+def average_precision_table(curves: dict[str, Curve], mode: Mode = "INTEGRATE", *, compatible: bool = False) -> pd.DataFrame:
     """A row a class: objects, detections, hits, precision and recall of all detections, average precision."""
     rows = {
         name: {

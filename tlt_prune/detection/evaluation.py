@@ -11,7 +11,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from tlt_prune.detection.average_precision import Curve, EvaluationBox, Mode, curve_of, mean_average_precision, table
+from tlt_prune.detection.average_precision import (
+    Curve,
+    EvaluationBox,
+    Mode,
+    average_precision_table,
+    curve_of,
+    mean_average_precision,
+)
 from tlt_prune.detection.clustering import ClusteringConfig, Compatibility, Detections, cluster
 from tlt_prune.detection.dataset import BoxSplit
 from tlt_prune.detection.decoding import decode
@@ -94,7 +101,7 @@ class Evaluation:
 
     def to_frame(self) -> pd.DataFrame:
         """A row a class."""
-        return table(self.curves, self.mode, compatible=self.compatible)
+        return average_precision_table(self.curves, self.mode, compatible=self.compatible)
 
     def plot(self, path: str | pathlib.Path | None = None) -> Any:
         """Precision against recall, a line a class; saved to `path`, or returned as a figure."""
@@ -114,7 +121,7 @@ class Evaluation:
         return figure
 
 
-def evaluate(
+def evaluate_detector(
     outputs: Outputs,
     split: BoxSplit,
     postprocessing: Postprocessing,
@@ -152,7 +159,7 @@ def scored(
     mode: Mode = "INTEGRATE",
     compatible: bool = False,
 ) -> Evaluation:
-    """Average precision of given detections, one mapping per picture of the split; arguments as for `evaluate`."""
+    """Average precision of given detections, one mapping per picture of the split; arguments as for `evaluate_detector`."""
     curves = {
         name: curve_of(
             [(x[name].boxes, x[name].confidences) for x in found],
@@ -165,7 +172,7 @@ def scored(
 
 
 def outputs_of(run: Callable[[Any], list[Array]], channels_first: bool, outputs_first: bool | None = None) -> Outputs:
-    """A model's run as `evaluate` takes it.
+    """A model's run as `evaluate_detector` takes it.
 
     Args:
         run: pictures in the model's layout -> `[output_bbox, output_cov]`.

@@ -118,7 +118,7 @@ def write(path: pathlib.Path, info: ModelInfo) -> None:
     files.add_to_zip(path, _MEMBER, info.model_dump_json(indent=1).encode())
 
 
-def read(path: pathlib.Path) -> ModelInfo | None:
+def read_info(path: pathlib.Path) -> ModelInfo | None:
     """The record in a .keras file; None for a file of another program.
 
     Raises:

@@ -172,7 +172,7 @@ def keras_predictor(path: pathlib.Path) -> Predictor:
     """
     model = load_keras(path)
     shapes, size = {x.name: tuple(x.shape) for x in model.inputs}, path.stat().st_size
-    return Predictor("keras", path, shapes, model.count_params(), size, keras_runner(model), model, model_info.read(path))
+    return Predictor("keras", path, shapes, model.count_params(), size, keras_runner(model), model, model_info.read_info(path))
 
 
 def _open_saved_model(path: pathlib.Path) -> Predictor:
@@ -255,7 +255,7 @@ def _open_litert(path: pathlib.Path) -> Predictor:
         and (x.type not in whole or (x.quantization is not None and x.quantization.scale is not None))
     ]
     params = sum(int(np.prod(x.shape)) for x in weights)
-    info = model_info.read(path)
+    info = model_info.read_info(path)
 
     def run(batch: Any) -> list[NDArray[Any]]:
         return in_order(signature(**dict(zip(shapes, map(np.asarray, arrays_of(batch)), strict=True))))

@@ -50,7 +50,7 @@ def registered(task: type[Task]) -> Iterator[None]:
 
 
 @functools.cache
-def load() -> None:
+def load_tasks() -> None:
     """Imports all tasks: those of this package, and those that installed packages name."""
     package = importlib.import_module("tlt_prune.tasks")
     for module in pkgutil.iter_modules(package.__path__):
@@ -61,7 +61,7 @@ def load() -> None:
 
 def all_tasks() -> tuple[type[Task], ...]:
     """All registered tasks."""
-    load()
+    load_tasks()
     return tuple(_TASKS.values())
 
 
@@ -72,5 +72,5 @@ def task_of(spec: Spec, source: str = "the spec") -> Task:
         spec: a valid spec.
         source: its file, for messages.
     """
-    load()
+    load_tasks()
     return _TASKS[spec.task](spec, source)

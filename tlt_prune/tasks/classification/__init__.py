@@ -39,7 +39,7 @@ class Classification(Task):
         from tlt_prune.io import model_info
         from tlt_prune.tasks.classification.class_names import classmap
 
-        info = model_info.read(result.path)
+        info = model_info.read_info(result.path)
         if info is not None:
             files.write_text(folder / "classmap.json", classmap(info.classes))
 

@@ -12,7 +12,7 @@ from tlt_prune.data import preprocess
 from tlt_prune.errors import SpecError
 from tlt_prune.export import PicturePreprocessing
 from tlt_prune.onnx import Predictor
-from tlt_prune.tasks.classification.pictures import agreed, as_inputs
+from tlt_prune.tasks.classification.pictures import agreed_format, as_inputs
 from tlt_prune.tasks.task import Task, stacked
 
 
@@ -23,7 +23,7 @@ class ClassifierMaterial:
 
         self.predictor = predictor
         self._task = task
-        self.spec, self._form, self.channels_first = agreed(task.spec, predictor)
+        self.spec, self._form, self.channels_first = agreed_format(task.spec, predictor)
 
     @property
     def size(self) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from tlt_prune.errors import DataError
 from tlt_prune.io import files, places, say
 from tlt_prune.onnx import Predictor, load_predictor
 from tlt_prune.tasks.classification.class_names import read_classmap
-from tlt_prune.tasks.classification.pictures import agreed
+from tlt_prune.tasks.classification.pictures import agreed_format
 from tlt_prune.tasks.task import Inputs
 
 # Pictures on a contact sheet.
@@ -33,7 +33,7 @@ def infer(spec: Spec, path: str, folder: pathlib.Path, inputs: Inputs, *, draw: 
 
 def _classify(spec: Spec, path: str, folder: pathlib.Path, *, draw: bool) -> None:
     predictor = load_predictor(path)
-    spec, form, first = agreed(spec, predictor)
+    spec, form, first = agreed_format(spec, predictor)
     names, dataset_classes, batches = _pictures(spec, form)
     sheet: list[Any] = []
     outputs = []

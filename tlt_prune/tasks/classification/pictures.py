@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from tlt_prune.onnx import Predictor
 
 
-def agreed(spec: Spec, predictor: Predictor) -> tuple[Spec, PictureFormat, bool]:
+def agreed_format(spec: Spec, predictor: Predictor) -> tuple[Spec, PictureFormat, bool]:
     """(the spec with what the model file records, the format of the pictures it takes, whether channels come first).
 
     Raises:

@@ -11,7 +11,7 @@ from tlt_prune import data, training
 from tlt_prune.config import Spec
 from tlt_prune.io import files, model_info, save_figure, say
 from tlt_prune.onnx import latency_ms, load_predictor
-from tlt_prune.tasks.classification.pictures import agreed, as_inputs
+from tlt_prune.tasks.classification.pictures import agreed_format, as_inputs
 from tlt_prune.tasks.steps.figures import draw_confusion
 from tlt_prune.tasks.steps.reports import cost_line, model_facts
 
@@ -19,7 +19,7 @@ from tlt_prune.tasks.steps.reports import cost_line, model_facts
 def evaluate(spec: Spec, path: str, folder: pathlib.Path) -> None:
     """Writes top-1 and top-k accuracy, loss, precision and recall per class, and the confusion matrix."""
     predictor = load_predictor(path)
-    spec, form, first = agreed(spec, predictor)
+    spec, form, first = agreed_format(spec, predictor)
     split = data.load_test_split(spec.dataset, form, spec.evaluate.dataset_path)
     say(f"Scoring {path} on {len(split)} pictures of {len(split.classes)} classes.")
 

@@ -12,8 +12,8 @@ from tlt_prune.errors import SpecError
 from tlt_prune.io import model_info, say
 from tlt_prune.onnx import Predictor, load_predictor
 from tlt_prune.tasks.classification.models import is_whole_model, starting_model
-from tlt_prune.tasks.classification.pictures import agreed, as_inputs, picture_format
-from tlt_prune.tasks.steps.starting import quantization_aware, read_teacher, seed
+from tlt_prune.tasks.classification.pictures import agreed_format, as_inputs, picture_format
+from tlt_prune.tasks.steps.starting import read_teacher, seed, start_quantization_aware
 from tlt_prune.tasks.task import Examples, Task, TwinTraining, stacked
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def training_job(spec: Spec, folder: pathlib.Path) -> training.TrainingJob:
     elif start.model is None:
         raise SpecError(f"train.pretrained_model_path: expected a .keras, .h5 or .hdf5 file. Received: {start.path}.")
     else:
-        spec, form, channels_first = agreed(spec, start)
+        spec, form, channels_first = agreed_format(spec, start)
     if spec.train.qat and start is None:
         raise SpecError("train.qat: expected a trained model in train.pretrained_model_path (.keras), to be trained on in int8.")
     teacher = _teacher(spec)
@@ -64,7 +64,7 @@ def training_job(spec: Spec, folder: pathlib.Path) -> training.TrainingJob:
             return model
         few = train_split.sample(spec.train.qat_config.samples, spec.train.random_seed)
         pictures = as_inputs(spec, few, form, channels_first=channels_first)
-        return quantization_aware(model, pictures, len(few), spec.train.qat_config)
+        return start_quantization_aware(model, pictures, len(few), spec.train.qat_config)
 
     return training.TrainingJob(
         make_model,
@@ -128,7 +128,7 @@ def training_pictures(
 
 def examples(task: Task, predictor: Predictor) -> Examples:
     """See `Task.examples`; the task has data, and what reads it is installed."""
-    spec, form, first = agreed(task.spec, predictor)
+    spec, form, first = agreed_format(task.spec, predictor)
     split = _in_the_models_order(data.load_splits(spec.dataset, form)[:1], predictor)[0]
     few = split.sample(spec.prune.samples, spec.train.random_seed)
     return Examples(*stacked(as_inputs(spec, few, form, channels_first=first)), _LOSS, _LOSS)
@@ -138,7 +138,7 @@ def twin_training(task: Task, predictor: Predictor, epochs: int, key: str) -> Tw
     """See `Task.twin_training`."""
     if not task.has_data:
         raise SpecError(f"{key}: expected a spec (-e) whose dataset.train_dataset_path is the model's training data.")
-    spec, form, first = agreed(task.spec, predictor)
+    spec, form, first = agreed_format(task.spec, predictor)
     train_split, test_split = _in_the_models_order(data.load_splits(spec.dataset, form), predictor)
     pipeline = training_pictures(spec, train_split, form, first, range(epochs))
     held_out = as_inputs(spec, test_split, form, channels_first=first)

@@ -13,7 +13,7 @@ from tlt_prune.detection import (
     Outputs,
     Postprocessing,
     dataset,
-    evaluate,
+    evaluate_detector,
     experiment,
     messages,
     objective,
@@ -71,7 +71,7 @@ class DetectionJob:
 
     def evaluated(self, outputs: Outputs, split: dataset.BoxSplit, output: tuple[int, int]) -> Evaluation:
         """Average precision of a model whose output has `output` (columns, rows)."""
-        return evaluate(
+        return evaluate_detector(
             outputs,
             split,
             self.postprocessing(*output),
@@ -82,7 +82,7 @@ class DetectionJob:
 
     @property
     def scoring(self) -> dict[str, Any]:
-        """Arguments of `detection.evaluation.evaluate` that choose the variant of average precision."""
+        """Arguments of `detection.evaluation.evaluate_detector` that choose the variant of average precision."""
         return {"mode": experiment.average_precision_mode(self.message), "compatible": self.tao}
 
 

@@ -16,7 +16,7 @@ from tlt_prune.tasks.detection import DetectionTask
 from tlt_prune.tasks.detection.callbacks import DrawnDetections, Validation
 from tlt_prune.tasks.detection.job import DetectionJob, info_of, output_size
 from tlt_prune.tasks.detection.rates import learning_rates
-from tlt_prune.tasks.steps.starting import quantization_aware, read_teacher, seed
+from tlt_prune.tasks.steps.starting import read_teacher, seed, start_quantization_aware
 from tlt_prune.tasks.steps.weights import with_weights
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def training_job(job: DetectionJob, folder: pathlib.Path) -> training.TrainingJo
         if not config.enable_qat:
             return first_model
         few = data.training.part(data.training.names[: plan.qat_config.samples])
-        return quantization_aware(first_model, data.in_order(few), len(few), plan.qat_config)
+        return start_quantization_aware(first_model, data.in_order(few), len(few), plan.qat_config)
 
     return training.TrainingJob(
         make_model,

@@ -32,7 +32,7 @@ def read_teacher(path: str) -> Predictor | None:
     return teacher
 
 
-def quantization_aware(model: keras.Model, pictures: Any, count: int, config: QatConfig) -> keras.Model:
+def start_quantization_aware(model: keras.Model, pictures: Any, count: int, config: QatConfig) -> keras.Model:
     """A model that trains in int8, with ranges from `count` training pictures; one that does so already stays."""
     if quantization.is_quantization_aware(model):
         return model
