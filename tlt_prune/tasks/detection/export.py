@@ -11,13 +11,13 @@ from tlt_prune.detection import experiment
 from tlt_prune.detection.decoded import with_decoding
 from tlt_prune.detection.evaluation import as_input
 from tlt_prune.errors import SpecError
-from tlt_prune.export import PicturePreprocessing
+from tlt_prune.export import ExportMaterial, PicturePreprocessing
 from tlt_prune.onnx import Predictor
 from tlt_prune.tasks.detection.job import DetectionJob, output_size
 from tlt_prune.tasks.task import Task
 
 
-class DetectorMaterial:
+class DetectorMaterial(ExportMaterial):
     """See `Task.export_material`."""
 
     def __init__(self, task: Task, job: DetectionJob, predictor: Predictor) -> None:
