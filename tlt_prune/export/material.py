@@ -1,10 +1,11 @@
-"""The protocol between tasks and export: the model, and data to compare, calibrate and train it with."""
+"""The interface between tasks and export: the model, and data to compare, calibrate and train it with."""
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
@@ -38,7 +39,7 @@ class PicturePreprocessing:
         return keras.InputSpec(shape=(None, None, None, self.channels), dtype=self.dtype, name="pictures")
 
 
-class ExportMaterial(Protocol):
+class ExportMaterial(abc.ABC):
     """The model and the data that a task provides for an export.
 
     Attributes:
@@ -52,12 +53,15 @@ class ExportMaterial(Protocol):
     channels_first: bool
 
     @property
+    @abc.abstractmethod
     def size(self) -> tuple[int, int]:
         """(height, width) of pictures."""
 
+    @abc.abstractmethod
     def samples(self) -> NDArray[Any]:
         """Held-out pictures as the model takes them, `export.parity_samples` of them, to compare files with Keras on."""
 
+    @abc.abstractmethod
     def calibration(self) -> NDArray[Any]:
         """Pictures as the model takes them, to measure ranges of activations on.
 
@@ -65,6 +69,7 @@ class ExportMaterial(Protocol):
             SpecError: the spec asks for a calibration that the task does not have.
         """
 
+    @abc.abstractmethod
     def training(self, epochs: int) -> Mapping[str, Any]:
         """Arguments of `quantization.train_for_litert`, to continue training for that many epochs.
 
@@ -72,6 +77,7 @@ class ExportMaterial(Protocol):
             SpecError: the task has no such training.
         """
 
+    @abc.abstractmethod
     def decoded(self) -> keras.Model:
         """The model with its outputs decoded, for `export.decoding`.
 
@@ -79,5 +85,6 @@ class ExportMaterial(Protocol):
             SpecError: the task's outputs need no decoding.
         """
 
-    def pictures(self) -> PicturePreprocessing:
-        """The model's preprocessing, for the second signature of a SavedModel."""
+    @abc.abstractmethod
+    def pictures(self) -> PicturePreprocessing | None:
+        """The model's preprocessing, for the second signature of a SavedModel; None for no such signature."""

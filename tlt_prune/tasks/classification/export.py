@@ -10,13 +10,13 @@ import numpy as np
 from tlt_prune import data
 from tlt_prune.data import preprocess
 from tlt_prune.errors import SpecError
-from tlt_prune.export import PicturePreprocessing
+from tlt_prune.export import ExportMaterial, PicturePreprocessing
 from tlt_prune.onnx import Predictor
 from tlt_prune.tasks.classification.pictures import agreed_format, as_inputs
 from tlt_prune.tasks.task import Task, stacked
 
 
-class ClassifierMaterial:
+class ClassifierMaterial(ExportMaterial):
     """See `Task.export_material`."""
 
     def __init__(self, task: Task, predictor: Predictor) -> None:

@@ -9,13 +9,13 @@ import numpy as np
 
 from tlt_prune.detection import as_input, experiment, with_decoding
 from tlt_prune.errors import SpecError
-from tlt_prune.export import PicturePreprocessing
+from tlt_prune.export import ExportMaterial, PicturePreprocessing
 from tlt_prune.onnx import Predictor
 from tlt_prune.tasks.detection.job import DetectionJob, output_size
 from tlt_prune.tasks.task import Task
 
 
-class DetectorMaterial:
+class DetectorMaterial(ExportMaterial):
     """See `Task.export_material`."""
 
     def __init__(self, task: Task, job: DetectionJob, predictor: Predictor) -> None:
