@@ -18,6 +18,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 DISTRIBUTIONS = {
     "PIL": "pillow",
     "absl": "absl-py",
+    "annotated_types": "annotated-types",
     "google": "protobuf",
     "google.protobuf": "protobuf",
     "ruamel": "ruamel.yaml",

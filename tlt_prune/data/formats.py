@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import math
 import pathlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from tlt_prune.data.pictures import MOST_PIXELS, converted, from_pixels, open_picture, too_large
+from tlt_prune.data.pictures import MOST_PIXELS, converted, from_pixels, open_picture, resampling, too_large
 from tlt_prune.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 # What a center crop leaves out at every side, in pixels of the scaled picture, as in the toolkit.
 _CROP_MARGIN = 16
@@ -92,7 +94,7 @@ def _fitted(picture: Image.Image, form: PictureFormat, source: object) -> Image.
     wanted = (form.width, form.height)
     if picture.size == wanted:
         return picture
-    resample = Image.Resampling[form.resample.upper()]
+    resample = resampling(form.resample)
     if not form.center_crop:
         return picture.resize(wanted, resample)
     width, height = picture.size

@@ -114,6 +114,11 @@ def open_picture(path: str | pathlib.Path, channels: int, *, depth: int = 8, ori
         raise DataError(f"Cannot read the picture {shown(path)}: {reason}. Remove it or replace it.") from error
 
 
+def resampling(name: str) -> Image.Resampling:
+    """Pillow's interpolation of a name such as "bilinear"."""
+    return Image.Resampling[name.upper()]
+
+
 def too_large(path: object, size: tuple[int, int]) -> str:
     """Message for a picture of more pixels than are decoded or scaled."""
     return (
