@@ -31,6 +31,7 @@ from tlt_prune.tasks.steps.training import run_training
 
 if TYPE_CHECKING:
     from tlt_prune.graph import ChannelGraph
+    from tlt_prune.pruning.rewrite.law import LawReport
 
 FLAGS = flags.FLAGS
 # The toolkit's names of flags, and its short forms.
@@ -216,13 +217,7 @@ def _prune(
     if FLAGS.dry_run:
         return ["Dry run: nothing is written."]
     outcome = decision.carry_out(compensation=choice.compensation, verify=FLAGS.verify)
-    report = outcome.law
-    if report is not None:
-        say(f"Verified: equal to the original with the removed filters' consumers zeroed, to {report.relative_error:.1e}.")
-        if report.approximate:
-            reasons = "; ".join(report.approximate)
-            say(f"Approximate: {reasons}. With that, outputs differ by {report.approximate_error:.1e}; retraining mends it.")
-    for line in _compensated(outcome.compensated, choice.compensation):
+    for line in (*_verified(outcome.law), *_compensated(outcome.compensated, choice.compensation)):
         say(line)
     plan_path = output.with_suffix(".plan.json")
     with files.together():
@@ -236,6 +231,16 @@ def _prune(
     if onwards:
         said.append(f"Next: tlt-train{common.spec_flag()} --set {task.pretrained_key}={output} -o {spec.results_dir}/retrain")
     return said
+
+
+def _verified(law: LawReport | None) -> Iterator[str]:
+    """Lines about the check of the law; none where it was not asked for."""
+    if law is None:
+        return
+    yield f"Verified: equal to the original with the removed filters' consumers zeroed, to {law.relative_error:.1e}."
+    if law.approximate:
+        reasons = "; ".join(law.approximate)
+        yield f"Approximate: {reasons}. With that, outputs differ by {law.approximate_error:.1e}; retraining mends it."
 
 
 def _compensated(done: Any, compensation: list[Any]) -> Iterator[str]:
