@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
 import os
 import pathlib
@@ -148,13 +149,51 @@ def test_the_front_page_is_short_and_leads_somewhere() -> None:
     assert [target for target in targets if not (ROOT / target).is_file()] == []
 
 
-def test_every_python_block_parses() -> None:
-    blocks = 0
+def python_blocks() -> Iterator[tuple[pathlib.Path, ast.Module]]:
     for path in [ROOT / "README.md", *PAGES.rglob("*.md")]:
         for indent, block in re.findall(r"^( *)```python\n(.*?)^ *```", path.read_text("utf-8"), re.MULTILINE | re.DOTALL):
-            blocks += 1
-            ast.parse(re.sub(f"^{indent}", "", block, flags=re.MULTILINE), str(path))
-    assert blocks > 30
+            yield path, ast.parse(re.sub(f"^{indent}", "", block, flags=re.MULTILINE), str(path))
+
+
+def exists(dotted: str) -> bool:
+    """Whether `tlt_prune.a.b` is a module or a name in one."""
+    found: object = tlt_prune
+    for i, part in enumerate(dotted.split(".")[1:], 2):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            try:
+                found = importlib.import_module(".".join(dotted.split(".")[:i]))
+            except ModuleNotFoundError:
+                return False
+    return True
+
+
+def test_every_name_on_a_page_exists() -> None:
+    named: set[tuple[str, str]] = set()
+    rooms = ("criteria", "export", "models", "quantization")
+    for path, tree in python_blocks():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("tlt_prune"):
+                named |= {(path.name, f"{node.module}.{alias.name}") for alias in node.names}
+            elif isinstance(node, ast.Attribute) and ast.unparse(node).startswith(rooms):
+                named.add((path.name, f"tlt_prune.{ast.unparse(node)}"))
+    for path in [ROOT / "README.md", *PAGES.rglob("*.md")]:
+        named |= {(path.name, name) for name in re.findall(r"\btlt_prune(?:\.[A-Za-z]\w*)+", path.read_text("utf-8"))}
+    assert len(named) > 60
+    assert sorted(x for x in named if not exists(x[1])) == []
+
+
+def test_every_spec_key_on_a_page_exists() -> None:
+    every = set(keys(config.Spec))
+    # Calls such as `model.fit(...)` and files such as `model.onnx` are no keys.
+    pattern = re.compile(r"`(?:--set )?((?:dataset|model|train|evaluate|prune|inference|export)\.[a-z_.]+)(?![a-z_.(])")
+    named = set()
+    for path in [ROOT / "README.md", *PAGES.rglob("*.md")]:
+        found = pattern.findall(path.read_text("utf-8"))
+        named |= {(path.name, key) for key in found if not key.endswith((".json", ".keras", ".onnx"))}
+    assert len(named) > 15
+    assert sorted(x for x in named if x[1] not in every | {"model.fit"} and not exists(f"tlt_prune.{x[1]}")) == []
 
 
 def test_the_quick_start_runs(tmp_path: pathlib.Path) -> None:
