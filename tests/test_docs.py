@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib
 import inspect
 import os
@@ -14,6 +15,7 @@ import urllib.parse
 from collections.abc import Iterator
 from html.parser import HTMLParser
 
+import nbformat
 import pydantic
 import pytest
 import yaml
@@ -153,6 +155,9 @@ def python_blocks() -> Iterator[tuple[pathlib.Path, ast.Module]]:
     for path in [ROOT / "README.md", *PAGES.rglob("*.md")]:
         for indent, block in re.findall(r"^( *)```python\n(.*?)^ *```", path.read_text("utf-8"), re.MULTILINE | re.DOTALL):
             yield path, ast.parse(re.sub(f"^{indent}", "", block, flags=re.MULTILINE), str(path))
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        code = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+        yield path, ast.parse("\n".join(code), str(path))
 
 
 def exists(dotted: str) -> bool:
@@ -169,18 +174,28 @@ def exists(dotted: str) -> bool:
     return True
 
 
-def test_every_name_on_a_page_exists() -> None:
-    named: set[tuple[str, str]] = set()
-    rooms = ("criteria", "export", "models", "quantization")
-    for path, tree in python_blocks():
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("tlt_prune"):
-                named |= {(path.name, f"{node.module}.{alias.name}") for alias in node.names}
-            elif isinstance(node, ast.Attribute) and ast.unparse(node).startswith(rooms):
-                named.add((path.name, f"tlt_prune.{ast.unparse(node)}"))
+def names_in(tree: ast.Module) -> Iterator[str]:
+    """Names of this package in a program: imported ones, and attributes of imported modules."""
+    rooms = {name: f"tlt_prune.{name}" for name in ("criteria", "export", "models", "quantization")}
+    modules = {"tlt_prune": "tlt_prune", **rooms}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("tlt_prune"):
+            for alias in node.names:
+                yield f"{node.module}.{alias.name}"
+                with contextlib.suppress(ModuleNotFoundError):
+                    modules[alias.name] = importlib.import_module(f"{node.module}.{alias.name}").__name__
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            root, _, rest = ast.unparse(node).partition(".")
+            if root in modules and re.fullmatch(r"[\w.]+", rest):
+                yield f"{modules[root]}.{rest}"
+
+
+def test_every_name_on_a_page_and_in_a_notebook_exists() -> None:
+    named = {(path.name, name) for path, tree in python_blocks() for name in names_in(tree)}
     for path in [ROOT / "README.md", *PAGES.rglob("*.md")]:
         named |= {(path.name, name) for name in re.findall(r"\btlt_prune(?:\.[A-Za-z]\w*)+", path.read_text("utf-8"))}
-    assert len(named) > 60
+    assert len(named) > 100
     assert sorted(x for x in named if not exists(x[1])) == []
 
 
