@@ -23,7 +23,8 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-from tlt_prune.config import Options, Spec, explained
+from tlt_prune.config import Options, Spec
+from tlt_prune.config.explained import meanings, section_of, values, written_fields
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SCRIPTS = ("train", "prune", "evaluate", "infer", "export")
@@ -94,24 +95,24 @@ def _section(kind: type[pydantic.BaseModel], path: str) -> Iterator[str]:
     title = f"`{path.removesuffix('.')}`" if path else "Top level"
     summary = inspect.cleandoc(kind.__doc__ or "").split("\n\nAttributes:")[0]
     yield f"## {title}\n\n{summary}\n\n" + "\n".join(_table(kind, path))
-    for name, field in explained.written_fields(kind).items():
-        inner = explained.section_of(field)
+    for name, field in written_fields(kind).items():
+        inner = section_of(field)
         if inner is not None:
             yield from _section(inner, f"{path}{name}.")
 
 
 def _table(kind: type[pydantic.BaseModel], path: str) -> Iterator[str]:
-    texts = explained.meanings(kind)
+    texts = meanings(kind)
     yield "| key | values | default | meaning |"
     yield "|---|---|---|---|"
-    for name, field in explained.written_fields(kind).items():
-        if explained.section_of(field) is not None:
+    for name, field in written_fields(kind).items():
+        if section_of(field) is not None:
             heading = f"{path}{name}".replace(".", "")
             cells = [f"[section](#{heading})", "", texts[name]]
         else:
-            values = explained.values(field.annotation, field.metadata)
+            offered = values(field.annotation, field.metadata)
             # Names in a row, kinds as alternatives.
-            joined = (", " if all(x.startswith("`") for x in values) else " or ").join(values)
+            joined = (", " if all(x.startswith("`") for x in offered) else " or ").join(offered)
             cells = [joined, f"`{json.dumps(field.get_default(call_default_factory=True))}`", texts[name]]
         yield f"| `{path}{name}` | " + " | ".join(_cell(x) for x in cells) + " |"
 
@@ -196,9 +197,9 @@ def _flag(flag: ElementTree.Element, alias: str | None) -> str:
     meaning = " ".join((flag.findtext("meaning") or "").split())
     meaning = re.sub(r"^<[^>]*>: ?|; ?repeat this option to specify a list of values$", "", meaning)
     kinds = {"bool": "", "multi string": "text, repeatable", "string": "text", "int": "whole number", "float": "number"}
-    values = ", ".join(choices) or kinds.get(kind, kind)
+    taken = ", ".join(choices) or kinds.get(kind, kind)
     names = f"`--{long}`" + (f", `-{short}`" if short else "")
-    return f"| {names} | {_cell(values)} | {_cell(meaning)} |"
+    return f"| {names} | {_cell(taken)} | {_cell(meaning)} |"
 
 
 PARTS: dict[str, Callable[[], str]] = {

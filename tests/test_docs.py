@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import importlib
 import inspect
 import os
 import pathlib
@@ -13,6 +15,7 @@ import urllib.parse
 from collections.abc import Iterator
 from html.parser import HTMLParser
 
+import nbformat
 import pydantic
 import pytest
 import yaml
@@ -148,13 +151,64 @@ def test_the_front_page_is_short_and_leads_somewhere() -> None:
     assert [target for target in targets if not (ROOT / target).is_file()] == []
 
 
-def test_every_python_block_parses() -> None:
-    blocks = 0
+def python_blocks() -> Iterator[tuple[pathlib.Path, ast.Module]]:
     for path in [ROOT / "README.md", *PAGES.rglob("*.md")]:
         for indent, block in re.findall(r"^( *)```python\n(.*?)^ *```", path.read_text("utf-8"), re.MULTILINE | re.DOTALL):
-            blocks += 1
-            ast.parse(re.sub(f"^{indent}", "", block, flags=re.MULTILINE), str(path))
-    assert blocks > 30
+            yield path, ast.parse(re.sub(f"^{indent}", "", block, flags=re.MULTILINE), str(path))
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        code = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+        yield path, ast.parse("\n".join(code), str(path))
+
+
+def exists(dotted: str) -> bool:
+    """Whether `tlt_prune.a.b` is a module or a name in one."""
+    found: object = tlt_prune
+    for i, part in enumerate(dotted.split(".")[1:], 2):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            try:
+                found = importlib.import_module(".".join(dotted.split(".")[:i]))
+            except ModuleNotFoundError:
+                return False
+    return True
+
+
+def names_in(tree: ast.Module) -> Iterator[str]:
+    """Names of this package in a program: imported ones, and attributes of imported modules."""
+    rooms = {name: f"tlt_prune.{name}" for name in ("criteria", "export", "models", "quantization")}
+    modules = {"tlt_prune": "tlt_prune", **rooms}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("tlt_prune"):
+            for alias in node.names:
+                yield f"{node.module}.{alias.name}"
+                with contextlib.suppress(ModuleNotFoundError):
+                    modules[alias.name] = importlib.import_module(f"{node.module}.{alias.name}").__name__
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            root, _, rest = ast.unparse(node).partition(".")
+            if root in modules and re.fullmatch(r"[\w.]+", rest):
+                yield f"{modules[root]}.{rest}"
+
+
+def test_every_name_on_a_page_and_in_a_notebook_exists() -> None:
+    named = {(path.name, name) for path, tree in python_blocks() for name in names_in(tree)}
+    for path in [ROOT / "README.md", *PAGES.rglob("*.md")]:
+        named |= {(path.name, name) for name in re.findall(r"\btlt_prune(?:\.[A-Za-z]\w*)+", path.read_text("utf-8"))}
+    assert len(named) > 100
+    assert sorted(x for x in named if not exists(x[1])) == []
+
+
+def test_every_spec_key_on_a_page_exists() -> None:
+    every = set(keys(config.Spec))
+    # Calls such as `model.fit(...)` and files such as `model.onnx` are no keys.
+    pattern = re.compile(r"`(?:--set )?((?:dataset|model|train|evaluate|prune|inference|export)\.[a-z_.]+)(?![a-z_.(])")
+    named = set()
+    for path in [ROOT / "README.md", *PAGES.rglob("*.md")]:
+        found = pattern.findall(path.read_text("utf-8"))
+        named |= {(path.name, key) for key in found if not key.endswith((".json", ".keras", ".onnx"))}
+    assert len(named) > 15
+    assert sorted(x for x in named if x[1] not in every | {"model.fit"} and not exists(f"tlt_prune.{x[1]}")) == []
 
 
 def test_the_quick_start_runs(tmp_path: pathlib.Path) -> None:

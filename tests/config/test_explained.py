@@ -65,7 +65,7 @@ def test_a_script_prints_its_spec(root: pathlib.Path) -> None:
     out, _ = run("export", "-e", root / "specs/demo_digits.yaml", "--print_spec", "--set", "export.opset=15")
     assert "\n  opset: 15\n" in out
     assert "\n  #data_type: " in out
-    assert "Of the ONNX and LiteRT files" in out
+    assert "of the ONNX and LiteRT files" in out
     _, err = run("export", "--print_spec", "--set", "export.opset=99", code=1)
     assert "export.opset" in err
 

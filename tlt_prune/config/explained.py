@@ -75,7 +75,7 @@ def _bounds(metadata: list[Any]) -> str:
     """The range of a number, in words."""
     flat = [y for x in metadata for y in (getattr(x, "metadata", None) or [x])]
     told = [x for x in flat if type(x) in _BOUNDS and getattr(x, _BOUNDS[type(x)][0]) < _TOLD]
-    bounds = [f"{_BOUNDS[type(x)][1]} {getattr(x, _BOUNDS[type(x)][0]):g}" for x in told]
+    bounds = [f"{_BOUNDS[type(x)][1]} {getattr(x, _BOUNDS[type(x)][0]):,}" for x in told]
     return f", {' and '.join(bounds)}" if bounds else ""
 
 

@@ -81,9 +81,9 @@ class LeastSquares(TakesData):
         graph = channels.graph
         family = graph.family
         if self._data is None:
-            made_up = pictures_for(graph, self._seed)
-            batches = Batches(made_up, graph, batch_size=self._batch_size, what="LeastSquares")
-            self.used = f"{len(made_up)} made-up pictures"
+            synthetic = pictures_for(graph, self._seed)
+            batches = Batches(synthetic, graph, batch_size=self._batch_size, what="LeastSquares")
+            self.used = f"{len(synthetic)} synthetic pictures"
         else:
             batches = self._read(graph, "LeastSquares")
         pruned_graph = read(pruned)

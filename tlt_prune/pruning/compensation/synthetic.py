@@ -36,7 +36,7 @@ def pictures_for(graph: Graph, seed: int) -> SyntheticPictures:
     shape = graph.flat_inputs[0].shape if len(graph.flat_inputs) == 1 else ()
     if len(shape) != 4 or not graph.flat_inputs[0].dtype.startswith(("float", "bfloat")):
         raise PlanError(
-            "LeastSquares: without data, pictures are made up, and this model does not take one picture. Expected "
+            "LeastSquares without data works on synthetic pictures, and this model does not take one picture. Expected "
             "LeastSquares(data)."
         )
     first = shape[1] in (1, 3) and shape[3] not in (1, 3)
