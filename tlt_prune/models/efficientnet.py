@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import keras
 
@@ -26,11 +25,11 @@ _DROP_CONNECT = 0.2
 _SE_RATIO = 0.25
 
 
-def _kernel_initializer() -> Any:
+def _kernel_initializer() -> keras.initializers.Initializer:
     return keras.initializers.VarianceScaling(2.0, "fan_out", "truncated_normal")
 
 
-def _head_initializer() -> Any:
+def _head_initializer() -> keras.initializers.Initializer:
     return keras.initializers.VarianceScaling(1 / 3, "fan_out", "uniform")
 
 
@@ -85,8 +84,17 @@ def efficientnet(
 
 
 def _block(
-    net: Net, x: Any, name: str, number: int, kernel: int, before: int, filters: int, expansion: int, stride: int, drop: float
-) -> Any:
+    net: Net,
+    x: keras.KerasTensor,
+    name: str,
+    number: int,
+    kernel: int,
+    before: int,
+    filters: int,
+    expansion: int,
+    stride: int,
+    drop: float,
+) -> keras.KerasTensor:
     """Expansion, depthwise, squeeze-and-excitation, projection, and a shortcut where the shape stays."""
     start = x
     init = {"kernel_initializer": _kernel_initializer(), "block": number}
@@ -118,7 +126,7 @@ def _function(net: Net) -> str:
     return {"swish": "silu"}.get(net.activation, net.activation)
 
 
-def _padding(net: Net, x: Any, kernel: int) -> tuple[tuple[int, int], tuple[int, int]]:
+def _padding(net: Net, x: keras.KerasTensor, kernel: int) -> tuple[tuple[int, int], tuple[int, int]]:
     """Padding of a stride-2 convolution as for even sizes in PyTorch: one less before where the size is even."""
     half = kernel // 2
     height, width = (half - (1 if n is None else 1 - n % 2) for n in net.spatial(x))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 
 from tlt_prune.models.blocks import ArchitectureOptions, InputShape, Net, inputs
@@ -58,11 +56,13 @@ def googlenet(
     return keras.Model(image, x, name="Googlenet_bn" if o.use_batch_norm else "Googlenet")
 
 
-def _conv(net: Net, x: Any, filters: int, kernel: int, name: str, block: int, *, strides: int = 1, norm: str = "") -> Any:
+def _conv(
+    net: Net, x: keras.KerasTensor, filters: int, kernel: int, name: str, block: int, *, strides: int = 1, norm: str = ""
+) -> keras.KerasTensor:
     return net.act(net.norm(net.conv(x, filters, kernel, strides, name=name, block=block), norm or f"{name}_bn"))
 
 
-def _inception(net: Net, x: Any, name: str, widths: tuple[int, ...], block: int) -> Any:
+def _inception(net: Net, x: keras.KerasTensor, name: str, widths: tuple[int, ...], block: int) -> keras.KerasTensor:
     one, reduce3, three, reduce5, five, projection = widths
     a = _conv(net, x, one, 1, f"{name}_1x1", block)
     b = _conv(net, x, reduce3, 1, f"{name}_3x3_reduce", block)
