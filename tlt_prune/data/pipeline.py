@@ -31,23 +31,32 @@ class Pipeline:
     steps: int
 
 
-def training_pipeline(
-    split: Split,
-    dataset: Dataset,
-    form: PictureFormat,
-    *,
-    batch_size: int,
-    seed: int,
-    first_epoch: int,
-    epochs: int,
-    channels_first: bool,
-) -> Pipeline:
-    """Epochs `first_epoch` to `epochs`, one after the other, shuffled and augmented.
+@dataclasses.dataclass(frozen=True)
+class BatchOrder:
+    """The epochs to read, and what the order and the augmentation of their pictures follow from.
 
-    The order and the augmentation of an epoch follow from `seed` and the epoch's number.
+    Attributes:
+        batch_size: pictures in a batch; the last batch of an epoch may have fewer.
+        seed: of the order and the augmentation, together with the number of the epoch.
+        first_epoch: the first epoch to read, from 0.
+        epochs: the end: epochs `first_epoch` to `epochs - 1` are read.
     """
-    n = len(split)
-    batch_size = min(batch_size, n)
+
+    batch_size: int
+    seed: int
+    first_epoch: int
+    epochs: int
+
+
+def training_pipeline(
+    split: Split, dataset: Dataset, form: PictureFormat, order: BatchOrder, *, channels_first: bool
+) -> Pipeline:
+    """The epochs of `order`, one after the other, shuffled and augmented.
+
+    The order and the augmentation of an epoch follow from the seed and the epoch's number.
+    """
+    n, seed = len(split), order.seed
+    batch_size = min(order.batch_size, n)
     steps = math.ceil(n / batch_size)
     # Training pictures are stretched, never cropped.
     load = _loader(split, dataclasses.replace(form, center_crop=False))
@@ -60,8 +69,8 @@ def training_pipeline(
         return _augmented(image, augmentation, key, form.depth), label
 
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
-        order = tf.random.experimental.stateless_shuffle(tf.range(n), seed=tf.stack([seed, tf.cast(epoch, tf.int32)]))
-        examples = tf.data.Dataset.from_tensor_slices(order).map(
+        indices = tf.random.experimental.stateless_shuffle(tf.range(n), seed=tf.stack([seed, tf.cast(epoch, tf.int32)]))
+        examples = tf.data.Dataset.from_tensor_slices(indices).map(
             functools.partial(example, epoch), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
         )
         batches = examples.batch(batch_size).enumerate()
@@ -76,7 +85,7 @@ def training_pipeline(
 
         return batches.map(finish, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
-    batches = tf.data.Dataset.range(first_epoch, epochs).flat_map(one_epoch).prefetch(tf.data.AUTOTUNE)
+    batches = tf.data.Dataset.range(order.first_epoch, order.epochs).flat_map(one_epoch).prefetch(tf.data.AUTOTUNE)
     return Pipeline(batches, steps)
 
 

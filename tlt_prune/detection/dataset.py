@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from tlt_prune.data import BatchOrder
 from tlt_prune.detection.augmentation import Augmentation, Canvas, clipped, colored, moved_boxes, spatial_matrices, warp
 from tlt_prune.detection.targets import Rasterizer, Targets
 from tlt_prune.errors import DataError
@@ -160,29 +161,26 @@ def training_batches(
     split: BoxSplit,
     raster: Rasterizer,
     augmentation: Augmentation | None,
+    order: BatchOrder,
     *,
-    batch_size: int,
-    seed: int,
-    first_epoch: int,
-    epochs: int,
     channels_first: bool,
     uniform: bool = False,
 ) -> tuple[tf.data.Dataset, int]:
-    """Epochs `first_epoch` to `epochs`, one after the other, shuffled and augmented; and how many batches an epoch has.
+    """The epochs of `order`, one after the other, shuffled and augmented; and how many batches an epoch has.
 
-    The order and the augmentation of an epoch follow from `seed` and the epoch's number. A batch is (pictures, [target of
+    The order and the augmentation of an epoch follow from the seed and the epoch's number. A batch is (pictures, [target of
     output_bbox, target of output_cov]): see `packed`. Every picture comes once an epoch; with `uniform`, an epoch has as many
     pictures, and every source is drawn from as often as the others.
     """
-    n = len(split)
-    batch_size = min(batch_size, n)
+    n, seed = len(split), order.seed
+    batch_size = min(order.batch_size, n)
     steps = math.ceil(n / batch_size)
     load = _loader(split)
 
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
         epoch = tf.cast(epoch, tf.int32)
-        order = (_uniform_order if uniform else _order)(split, tf.stack([seed, epoch]))
-        batches = tf.data.Dataset.from_tensor_slices(order).batch(batch_size).enumerate()
+        indices = (_uniform_order if uniform else _order)(split, tf.stack([seed, epoch]))
+        batches = tf.data.Dataset.from_tensor_slices(indices).batch(batch_size).enumerate()
 
         def finish(step: tf.Tensor, indices: tf.Tensor) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
             pictures, boxes, numbers, weights = load(indices)
@@ -193,7 +191,7 @@ def training_batches(
 
         return batches.map(finish, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
-    return tf.data.Dataset.range(first_epoch, epochs).flat_map(one_epoch).prefetch(tf.data.AUTOTUNE), steps
+    return tf.data.Dataset.range(order.first_epoch, order.epochs).flat_map(one_epoch).prefetch(tf.data.AUTOTUNE), steps
 
 
 def _order(split: BoxSplit, seed: tf.Tensor) -> tf.Tensor:
@@ -214,7 +212,7 @@ def _uniform_order(split: BoxSplit, seed: tf.Tensor) -> tf.Tensor:
     return order
 
 
-def batch_key(seed: int, epoch: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+def batch_key(seed: int, epoch: tf.Tensor | int, step: tf.Tensor | int) -> tf.Tensor:
     """`(2,)`: what the draws of one batch follow from."""
     return tf.stack([seed * 1_000_003 + epoch, tf.cast(step, tf.int32)])
 

@@ -15,14 +15,14 @@ from tlt_prune.errors import SpecError
 if TYPE_CHECKING:
     import tensorflow as tf
 
-Tensor: TypeAlias = "tf.Tensor | NDArray[Any]"
+TensorLike: TypeAlias = "tf.Tensor | NDArray[Any]"
 """What Keras' operations take: tensors while a network trains, arrays elsewhere."""
 
 _EPSILON = 1e-5
 OBJECTIVES = ("cov", "bbox")
 
 
-def coverage_costs(target: Tensor, predicted: Tensor, foreground_weight: Tensor | float) -> Tensor:
+def coverage_costs(target: TensorLike, predicted: TensorLike, foreground_weight: TensorLike | float) -> TensorLike:
     """Weighted cross entropy of every cell.
 
     `w(t) (-t log(p + 1e-5) - (1 - t) log(1 - p + 1e-5))`, where `w` is `foreground_weight` if t > .5, else 1 - that.
@@ -35,20 +35,25 @@ def coverage_costs(target: Tensor, predicted: Tensor, foreground_weight: Tensor 
     return ops.where(target > 0.5, foreground_weight, 1 - foreground_weight) * cross
 
 
-def box_costs(target: Tensor, predicted: Tensor, cov_norm: Tensor) -> Tensor:
+def box_costs(target: TensorLike, predicted: TensorLike, cov_norm: TensorLike) -> TensorLike:
     """`cov_norm |p - t|` of every cell and side; cells that no box owns cost nothing."""
     return cov_norm * ops.abs(predicted - target)
 
 
 def coverage_means(
-    target: Tensor, predicted: Tensor, foreground_weights: Tensor | Sequence[float], cell_weights: Tensor | float = 1.0
-) -> Tensor:
+    target: TensorLike,
+    predicted: TensorLike,
+    foreground_weights: TensorLike | Sequence[float],
+    cell_weights: TensorLike | float = 1.0,
+) -> TensorLike:
     """`(c,)`: the coverage objective of every class; arguments as for `objective_means`."""
     weights = ops.reshape(ops.convert_to_tensor(foreground_weights, "float32"), (1, -1, 1, 1))
     return ops.mean(coverage_costs(target, predicted, weights) * cell_weights, axis=(0, 2, 3))
 
 
-def box_means(target: Tensor, predicted: Tensor, cov_norm: Tensor, cell_weights: Tensor | float = 1.0) -> Tensor:
+def box_means(
+    target: TensorLike, predicted: TensorLike, cov_norm: TensorLike, cell_weights: TensorLike | float = 1.0
+) -> TensorLike:
     """`(c,)`: the box objective of every class; arguments as for `objective_means`."""
     costs = box_costs(target, predicted, ops.repeat(cov_norm * cell_weights, 4, axis=1))
     sides = ops.mean(costs, axis=(0, 2, 3))
@@ -56,12 +61,12 @@ def box_means(target: Tensor, predicted: Tensor, cov_norm: Tensor, cell_weights:
 
 
 def objective_means(
-    targets: Mapping[str, Tensor],
-    bbox: Tensor,
-    cov: Tensor,
-    foreground_weights: Tensor | Sequence[float],
-    cell_weights: Tensor | float = 1.0,
-) -> Tensor:
+    targets: Mapping[str, TensorLike],
+    bbox: TensorLike,
+    cov: TensorLike,
+    foreground_weights: TensorLike | Sequence[float],
+    cell_weights: TensorLike | float = 1.0,
+) -> TensorLike:
     """The two objectives of every class.
 
     Args:
@@ -137,7 +142,7 @@ class ObjectiveWeights:
         """`(c,)`: what an objective of each class counts in the loss."""
         return self.class_weights * self.objective_weights[:, OBJECTIVES.index(objective)]
 
-    def total(self, means: Tensor) -> Tensor:
+    def total(self, means: TensorLike) -> TensorLike:
         """The loss of objectives `(c, 2)`."""
         weights = np.stack([self.of(name) for name in OBJECTIVES], axis=1)
         return ops.sum(ops.convert_to_tensor(weights, "float32") * means)

@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
-from tlt_prune.detection.losses import OBJECTIVES, ObjectiveWeights, TargetClass, Tensor, box_means, coverage_means
+from tlt_prune.detection.losses import OBJECTIVES, ObjectiveWeights, TargetClass, TensorLike, box_means, coverage_means
 
 
 @keras.saving.register_keras_serializable(package="tlt_prune")
@@ -44,19 +44,19 @@ class ObjectiveLoss(keras.losses.Loss):
         start = ObjectiveWeights(self.classes).of(objective)
         self.weights = keras.Variable(start, dtype="float32", trainable=False, name="weights")
 
-    def means(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+    def means(self, y_true: TensorLike, y_pred: TensorLike) -> TensorLike:
         """`(c,)`: the objective of every class, not weighted."""
         predicted, wanted, weights, _ = self._parts(y_true, y_pred)
         return self._means(predicted, wanted, weights)
 
-    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+    def call(self, y_true: TensorLike, y_pred: TensorLike) -> TensorLike:
         predicted, wanted, weights, taught = self._parts(y_true, y_pred)
         means = self._means(predicted, wanted, weights)
         if taught is not None:
             means = (1 - self.alpha) * means + self.alpha * self._means(predicted, taught, weights)
         return ops.sum(self.weights * means)
 
-    def _parts(self, y_true: Tensor, y_pred: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    def _parts(self, y_true: TensorLike, y_pred: TensorLike) -> tuple[TensorLike, TensorLike, TensorLike, TensorLike | None]:
         """Channels first: what the model says; of the target, what labels want, the weights of cells, what a teacher wants."""
         if not self.channels_first:
             y_true, y_pred = (ops.transpose(x, (0, 3, 1, 2)) for x in (y_true, y_pred))
@@ -65,7 +65,7 @@ class ObjectiveLoss(keras.losses.Loss):
         taught = y_true[:, behind:] if y_true.shape[1] > behind else None
         return y_pred, y_true[:, :own], y_true[:, own:behind], taught
 
-    def _means(self, predicted: Tensor, wanted: Tensor, weights: Tensor) -> Tensor:
+    def _means(self, predicted: TensorLike, wanted: TensorLike, weights: TensorLike) -> TensorLike:
         if self.objective == "cov":
             return coverage_means(wanted, predicted, [x.foreground_weight for x in self.classes], weights)
         return box_means(wanted, predicted, weights)
@@ -90,7 +90,7 @@ class ObjectiveMean(keras.metrics.Mean):
         super().__init__(name=name or f"{found.classes[number].name}_{found.objective}")
         self._loss, self._number = found, number
 
-    def update_state(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None) -> None:
+    def update_state(self, y_true: TensorLike, y_pred: TensorLike, sample_weight: TensorLike | None = None) -> None:
         super().update_state(self._loss.means(y_true, y_pred)[self._number])
 
     def get_config(self) -> dict[str, Any]:

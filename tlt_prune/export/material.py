@@ -12,6 +12,7 @@ from tlt_prune.config import Spec
 
 if TYPE_CHECKING:
     import keras
+    import tensorflow as tf
 
     from tlt_prune.onnx import Predictor
 
@@ -28,7 +29,7 @@ class PicturePreprocessing:
 
     channels: int
     dtype: str
-    prepare: Callable[[Any], Any]
+    prepare: Callable[[tf.Tensor], tf.Tensor]
 
     @property
     def signature(self) -> keras.InputSpec:
