@@ -42,7 +42,7 @@ def run(
 
     def make_batches(first_epoch: int) -> tuple[object, int]:
         pipeline = data.training_pipeline(
-            small[0], DIGITS, FORM, batch_size=64, seed=1, first_epoch=first_epoch, epochs=epochs, channels_first=False
+            small[0], DIGITS, FORM, data.BatchOrder(64, seed=1, first_epoch=first_epoch, epochs=epochs), channels_first=False
         )
         return pipeline.batches, pipeline.steps
 

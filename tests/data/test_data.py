@@ -138,9 +138,8 @@ def digits_pipeline(first_epoch: int, **changes: object) -> list[tuple[np.ndarra
     spec = dataset("sklearn_digits", preprocess_mode="unit", augmentation=AugmentationConfig(**changes))  # type: ignore[arg-type]
     train, _ = data.load_splits(spec, data.PictureFormat(8, 8, 1))
     small = dataclasses.replace(train, images=train.images[:50], labels=train.labels[:50])
-    pipeline = data.training_pipeline(
-        small, spec, data.PictureFormat(8, 8, 1), batch_size=16, seed=3, first_epoch=first_epoch, epochs=3, channels_first=False
-    )
+    order = data.BatchOrder(batch_size=16, seed=3, first_epoch=first_epoch, epochs=3)
+    pipeline = data.training_pipeline(small, spec, data.PictureFormat(8, 8, 1), order, channels_first=False)
     assert pipeline.steps == 4
     return batches(pipeline)
 

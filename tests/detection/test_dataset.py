@@ -12,6 +12,7 @@ import pytest
 from golden_detection import cases, ids
 from PIL import Image
 
+from tlt_prune.data import BatchOrder
 from tlt_prune.detection.augmentation import Augmentation
 from tlt_prune.detection.dataset import (
     evaluation_batches,
@@ -139,8 +140,8 @@ def test_batches_follow_the_seed_and_the_epoch(tmp_path: pathlib.Path, channels_
     raster = Rasterizer(Grid(48, 32, 3, 2), {"car": Ellipse()})
 
     def batches(first_epoch: int, seed: int = 1) -> list[Any]:
-        options: Any = {"batch_size": 2, "seed": seed, "first_epoch": first_epoch, "epochs": 3, "channels_first": channels_first}
-        found, steps = training_batches(split, raster, Augmentation(), **options)
+        order = BatchOrder(batch_size=2, seed=seed, first_epoch=first_epoch, epochs=3)
+        found, steps = training_batches(split, raster, Augmentation(), order, channels_first=channels_first)
         assert steps == 3
         return [[np.asarray(x), *map(np.asarray, y)] for x, y in found]
 

@@ -12,6 +12,7 @@ import pytest
 from golden_detection import cases, ids, load
 from PIL import Image
 
+from tlt_prune.data import BatchOrder
 from tlt_prune.detection import messages
 from tlt_prune.detection.dataset import BoxSplit, evaluation_batches, joined, training_batches
 from tlt_prune.detection.geometry import Grid
@@ -92,8 +93,8 @@ def test_sources_are_drawn_from_equally_often() -> None:
     raster = Rasterizer(Grid(16, 16, 1, 1), {"a": Ellipse()})
 
     def epochs(*, uniform: bool, first: int = 0) -> list[list[int]]:
-        options = {"batch_size": 50, "seed": 1, "first_epoch": first, "epochs": 2, "channels_first": False, "uniform": uniform}
-        batches, steps = training_batches(split, raster, None, **options)
+        order = BatchOrder(batch_size=50, seed=1, first_epoch=first, epochs=2)
+        batches, steps = training_batches(split, raster, None, order, channels_first=False, uniform=uniform)
         assert steps == 4
         pixels = [np.rint(np.asarray(x)[:, 0, 0, 0] * 255).astype(int).tolist() for x, _ in batches]
         return [[x for some in pixels[i : i + 4] for x in some] for i in range(0, len(pixels), 4)]

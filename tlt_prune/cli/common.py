@@ -33,7 +33,7 @@ def define_flags() -> None:
     flags.DEFINE_bool("completion", False, "Print a line for ~/.bashrc that completes this script's flags, and end.")
 
 
-def load(arguments: Sequence[str], flag_overrides: Mapping[str, Any], without: Sequence[str] = ()) -> Spec:
+def load(arguments: Sequence[str], flag_overrides: Mapping[str, object], without: Sequence[str] = ()) -> Spec:
     """The spec file with --set and the script's own flags applied; flags win.
 
     Args:
@@ -61,12 +61,12 @@ def load(arguments: Sequence[str], flag_overrides: Mapping[str, Any], without: S
     return spec
 
 
-def load_task(arguments: Sequence[str], flag_overrides: Mapping[str, Any], without: Sequence[str] = ()) -> Task:
+def load_task(arguments: Sequence[str], flag_overrides: Mapping[str, object], without: Sequence[str] = ()) -> Task:
     """The task of the spec that `load` returns."""
     return task_of(load(arguments, flag_overrides, without), FLAGS.experiment_spec_file or "the spec")
 
 
-def _read(path: str | None, overrides: list[str], values: dict[str, Any]) -> Spec:
+def _read(path: str | None, overrides: list[str], values: Mapping[str, object]) -> Spec:
     """A YAML file, or one in a format that a task has of its own."""
     if path is None or pathlib.Path(path).suffix in (".yaml", ".yml") or not pathlib.Path(path).is_file():
         return load_spec(path, overrides, values)

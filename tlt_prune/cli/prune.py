@@ -13,7 +13,7 @@ import contextlib
 import hashlib
 import json
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,7 +30,12 @@ from tlt_prune.tasks.steps.sparsity import train_on_twin
 from tlt_prune.tasks.steps.training import run_training
 
 if TYPE_CHECKING:
+    import keras
+    import pandas as pd
+
     from tlt_prune.graph import ChannelGraph
+    from tlt_prune.pruning import PruningPlan
+    from tlt_prune.pruning.compensation import Compensation
     from tlt_prune.pruning.rewrite.law import LawReport
 
 FLAGS = flags.FLAGS
@@ -243,18 +248,18 @@ def _verified(law: LawReport | None) -> Iterator[str]:
         yield f"Approximate: {reasons}. With that, outputs differ by {law.approximate_error:.1e}; retraining mends it."
 
 
-def _compensated(done: Any, compensation: list[Any]) -> Iterator[str]:
+def _compensated(done: pd.DataFrame, compensation: Sequence[Compensation | str]) -> Iterator[str]:
     """A line for each compensation: how many layers, and why not the others."""
     for each in compensation:
         name = type(each).__name__ if not isinstance(each, str) else each.capitalize()
         rows = done[done["compensation"] == name]
-        used = f" on {each.used}" if getattr(each, "used", "") else ""
-        yield f"Compensated by {name}{used}: {int(rows['done'].sum())} layers."
+        used = getattr(each, "used", "")
+        yield f"Compensated by {name}{f' on {used}' if used else ''}: {int(rows['done'].sum())} layers."
         for note, left in rows[~rows["done"].astype(bool)].groupby("note"):
             yield f"  left alone: {', '.join(left['layer'])}: {note}."
 
 
-def _known(names: tuple[str | type, ...], model: Any) -> tuple[str | type, ...]:
+def _known(names: tuple[str | type, ...], model: keras.Model) -> tuple[str | type, ...]:
     """Without the toolkit's names for a head that this model calls otherwise: its outputs stay whole by themselves."""
     from tlt_prune.graph import all_layers
 
@@ -275,7 +280,7 @@ def _saved(draw: Callable[[], Any], path: pathlib.Path) -> list[str]:
     return [path.name]
 
 
-def _sweep(model: Any, options: Options, output: pathlib.Path) -> list[str]:
+def _sweep(model: keras.Model, options: Options, output: pathlib.Path) -> list[str]:
     import tlt_prune
     from tlt_prune.pruning import plots
 
@@ -292,7 +297,7 @@ def _sweep(model: Any, options: Options, output: pathlib.Path) -> list[str]:
     return [f"Wrote {' and '.join(written)} to {target.parent}. Choose a threshold: tlt-prune{common.spec_flag()} -pth ..."]
 
 
-def plan_table(plan: Any) -> str:
+def plan_table(plan: PruningPlan) -> str:
     """A row a layer, and the totals."""
     import pandas as pd
 
@@ -308,7 +313,7 @@ def plan_table(plan: Any) -> str:
     return f"{rows.to_string()}\n\n{plan.summary()}"
 
 
-def _pairs(frame: Any, what: str) -> list[str]:
+def _pairs(frame: pd.DataFrame, what: str) -> list[str]:
     pairs = zip(frame[f"{what}_before"], frame[f"{what}_after"], strict=True)
     return [f"{a:,.0f} -> {b:,.0f}" if a != b else f"{a:,.0f}" for a, b in pairs]
 

@@ -86,7 +86,7 @@ def _description(field: FieldInfo) -> str:
     return f"{text[0].upper()}{text[1:]}{default}"
 
 
-def _plain(value: Any) -> str:
+def _plain(value: object) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 

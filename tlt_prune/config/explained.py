@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -54,7 +54,7 @@ def meanings(kind: type[pydantic.BaseModel]) -> dict[str, str]:
     return texts
 
 
-def values(annotation: Any, metadata: list[Any]) -> list[str]:
+def values(annotation: object, metadata: Sequence[object]) -> list[str]:
     """The values that a key may hold: names and literals as JSON in backticks, kinds in words."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if hasattr(annotation, "__metadata__"):
@@ -71,7 +71,7 @@ def values(annotation: Any, metadata: list[Any]) -> list[str]:
     return [_KINDS.get(annotation, "map") + _bounds(metadata)]
 
 
-def _bounds(metadata: list[Any]) -> str:
+def _bounds(metadata: Sequence[object]) -> str:
     """The range of a number, in words."""
     flat = [y for x in metadata for y in (getattr(x, "metadata", None) or [x])]
     told = [x for x in flat if type(x) in _BOUNDS and getattr(x, _BOUNDS[type(x)][0]) < _TOLD]
@@ -103,7 +103,7 @@ def _lines(section: pydantic.BaseModel, indent: str) -> Iterator[str]:
         yield ""
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """A value without settings in it."""
     if isinstance(value, pydantic.BaseModel):
         return {key: _plain(x) for key, x in value.model_dump(exclude_unset=True).items()}

@@ -36,7 +36,7 @@ Amount = Annotated[float | str, pydantic.AfterValidator(_is_amount)]
 """An absolute number, or a share of the whole model's as a text like "50%"."""
 
 
-def _as_share(value: Any) -> Any:
+def _as_share(value: object) -> object:
     """A share of channels: 0.5, or "50%"."""
     share = _percent(value) / 100 if isinstance(value, str) else value
     if isinstance(share, (int, float)) and not isinstance(share, bool) and not 0 <= share < 1:
@@ -115,7 +115,7 @@ class Options(Settings):
 
     @pydantic.field_validator("excluded_layers", "channelwise_layers", mode="before")
     @classmethod
-    def _one_name_is_a_list_of_one(cls, value: Any) -> Any:
+    def _one_name_is_a_list_of_one(cls, value: object) -> object:
         return (value,) if isinstance(value, (str, type)) else value
 
     @pydantic.model_validator(mode="after")

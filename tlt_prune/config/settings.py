@@ -33,13 +33,13 @@ class Settings(pydantic.BaseModel):
 
     @pydantic.model_validator(mode="before")
     @classmethod
-    def _plain(cls, data: Any) -> Any:
+    def _plain(cls, data: object) -> object:
         if not isinstance(data, Mapping):
             return data
         return {key: cls._normalized(str(key), _as_plain(value, str(key))) for key, value in data.items()}
 
     @classmethod
-    def _normalized(cls, key: str, value: Any) -> Any:
+    def _normalized(cls, key: str, value: object) -> object:
         """The spelling that a field has: names in any case ("l2", "SGD"), and for true and false the words of YAML 1.1, which
         the toolkit's specs may use."""
         if isinstance(value, tuple):
@@ -73,10 +73,10 @@ class OneOf:
 
     names: Callable[[], Sequence[str]]
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
+    def __get_pydantic_core_schema__(self, source: object, handler: pydantic.GetCoreSchemaHandler) -> core_schema.CoreSchema:
         return core_schema.no_info_plain_validator_function(self._checked)
 
-    def _checked(self, value: Any) -> str:
+    def _checked(self, value: object) -> str:
         names = self.names()
         for name in names:
             if isinstance(value, str) and name.lower() == value.lower():
@@ -96,12 +96,12 @@ def names_of(field: FieldInfo) -> tuple[list[str], bool]:
     return literals if only else [], only
 
 
-def _metadata(annotation: Any) -> list[Any]:
+def _metadata(annotation: object) -> list[object]:
     """What every Annotated in a type is annotated with."""
     return [*getattr(annotation, "__metadata__", ()), *(x for part in get_args(annotation) for x in _metadata(part))]
 
 
-def _literals(annotation: Any) -> list[Any]:
+def _literals(annotation: object) -> list[object]:
     """The values of every Literal in a type."""
     if get_origin(annotation) is Literal:
         return list(get_args(annotation))
@@ -112,7 +112,7 @@ def _literals(annotation: Any) -> list[Any]:
 _LARGEST_NUMBER = 3.4e38
 
 
-def _as_plain(value: Any, key: str) -> Any:
+def _as_plain(value: object, key: str) -> object:
     if isinstance(value, (list, tuple)):
         return tuple(_as_plain(x, key) for x in value)
     if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
@@ -143,7 +143,7 @@ def at_most(limit: float, why: str) -> pydantic.AfterValidator:
     return pydantic.AfterValidator(check)
 
 
-def checked(kind: type[S], data: Mapping[str, Any], what: str, error: type[TltPruneError]) -> S:
+def checked(kind: type[S], data: Mapping[str, object], what: str, error: type[TltPruneError]) -> S:
     """Validates data that was read from a file.
 
     Raises:
@@ -204,7 +204,7 @@ def problems(
     return texts if len(texts) <= _MOST_PROBLEMS else [*texts[:_MOST_PROBLEMS], f"And {len(texts) - _MOST_PROBLEMS} more."]
 
 
-def _located(location: Sequence[Any], model: type[pydantic.BaseModel]) -> tuple[str, list[str]]:
+def _located(location: Sequence[int | str], model: type[pydantic.BaseModel]) -> tuple[str, list[str]]:
     """The dotted name of a key, and its section's known keys. What pydantic adds for the branches of a union is left out."""
     names, fields = [], _keys(model)
     current: Any = model
@@ -224,7 +224,7 @@ def _located(location: Sequence[Any], model: type[pydantic.BaseModel]) -> tuple[
     return ".".join(str(name)[:60] for name in names), fields
 
 
-def _is_section(kind: Any) -> bool:
+def _is_section(kind: object) -> bool:
     return isinstance(kind, type) and issubclass(kind, pydantic.BaseModel)
 
 
@@ -241,6 +241,6 @@ def _nearest(where: str, fields: Sequence[str]) -> str:
     return f" Expected one of: {', '.join(fields)}."
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     text = repr(value)
     return f"{text if len(text) <= 80 else text[:77] + '...'} ({type(value).__name__})"

@@ -103,7 +103,7 @@ UNREADABLE = {
 }
 
 
-def load_spec(path: str | pathlib.Path | None, overrides: Sequence[str] = (), values: Mapping[str, Any] | None = None) -> Spec:
+def load_spec(path: str | pathlib.Path | None, overrides: Sequence[str] = (), values: Mapping[str, object] | None = None) -> Spec:
     """Reads a spec file and applies overrides.
 
     Args:
@@ -135,14 +135,15 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     return given
 
 
-def spec_from_dict(data: Mapping[str, Any], source: str = "spec", overrides: Mapping[str, Any] | None = None) -> Spec:
+def spec_from_dict(data: Mapping[str, object], source: str = "spec", overrides: Mapping[str, object] | None = None) -> Spec:
     """Validates a nested dictionary; `source` names it in errors, `overrides` (dotted keys) replace what it says."""
     plain: dict[str, Any] = {}
     ignored = _add_renamed(data, plain, source)
     for key, value in (overrides or {}).items():
         # One by one: a later one may say otherwise than an earlier one or the file.
-        nested = value
-        for part in reversed(_parts(key, source)):
+        *outer, last = _parts(key, source)
+        nested: dict[str, object] = {last: value}
+        for part in reversed(outer):
             nested = {part: nested}
         ignored += _add_renamed(nested, plain, None)
     if "ignored" in plain:
@@ -165,7 +166,7 @@ def to_yaml(spec: Spec) -> str:
     return dump_yaml(_listed(spec.model_dump(exclude={"ignored"})))
 
 
-def _listed(value: Any) -> Any:
+def _listed(value: object) -> object:
     if isinstance(value, dict):
         return {k: _listed(v) for k, v in value.items()}
     return [_listed(v) for v in value] if isinstance(value, tuple) else value
@@ -211,7 +212,7 @@ def _parts(key: str, source: str | None) -> list[str]:
     return parts
 
 
-def _put(data: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
+def _put(data: dict[str, Any], path: tuple[str, ...], value: object) -> None:
     *sections, last = path
     for section in sections:
         # A section that the file leaves empty is None.
@@ -223,7 +224,7 @@ def _put(data: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
     data[last] = value
 
 
-def _add_renamed(data: Mapping[str, Any], plain: dict[str, Any], source: str | None) -> list[str]:
+def _add_renamed(data: Mapping[str, object], plain: dict[str, Any], source: str | None) -> list[str]:
     """Puts `data` into `plain` with aliases replaced, to any depth; returns the keys that are ignored.
 
     Raises:
@@ -232,7 +233,7 @@ def _add_renamed(data: Mapping[str, Any], plain: dict[str, Any], source: str | N
     ignored: list[str] = []
     seen: dict[tuple[str, ...], tuple[str, Any]] = {}
 
-    def visit(path: tuple[str, ...], value: Any, written: str) -> None:
+    def visit(path: tuple[str, ...], value: object, written: str) -> None:
         name = ".".join(path)
         if name in ALIASES:
             path, name = tuple(ALIASES[name].split(".")), ALIASES[name]
@@ -275,7 +276,7 @@ def _section(path: tuple[str, ...]) -> type[Settings] | None:
     return kind  # type: ignore[no-any-return]
 
 
-def _default_if_empty(path: tuple[str, ...], value: Any) -> Any:
+def _default_if_empty(path: tuple[str, ...], value: object) -> object:
     """`key:` with nothing behind it: the default, be it an empty text or a section."""
     if value is not None:
         return value

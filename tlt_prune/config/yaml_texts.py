@@ -10,7 +10,7 @@ from ruamel.yaml.composer import Composer
 from ruamel.yaml.constructor import SafeConstructor
 from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.events import AliasEvent
-from ruamel.yaml.nodes import MappingNode, ScalarNode
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
 from ruamel.yaml.resolver import VersionedResolver
 
 from tlt_prune.config.texts import MAX_DIGITS, TextError
@@ -40,7 +40,7 @@ def parse_yaml(text: str) -> Any:
         raise TextError(f"is not valid YAML: {first_line(error, 150)} ({type(error).__name__})") from error
 
 
-def dump_yaml(data: Any) -> str:
+def dump_yaml(data: object) -> str:
     """YAML text of maps, lists, texts, numbers, true, false and null, in their order."""
     dumper: Any = YAML(typ="safe", pure=True)
     dumper.default_flow_style = False
@@ -61,13 +61,13 @@ class _Resolver(VersionedResolver):
 class _Composer(Composer):
     """Nodes of a text, counted while they are read; keys are scalars and come once."""
 
-    def __init__(self, loader: Any = None) -> None:
+    def __init__(self, loader: YAML | None = None) -> None:
         super().__init__(loader)
         self.warn_double_anchors = False
         self._values = 0
         self._sizes: dict[str, int] = {}
 
-    def compose_node(self, parent: Any, index: Any) -> Any:
+    def compose_node(self, parent: Node | None, index: Node | int | None) -> Node:
         event = self.parser.peek_event()
         line = event.start_mark.line + 1
         if isinstance(event, AliasEvent):
@@ -75,19 +75,20 @@ class _Composer(Composer):
                 raise TextError(f"line {line}: *{event.anchor} is inside what it stands for")
             # Its values count again at each use: nested aliases multiply.
             self._count(self._sizes.get(str(event.anchor), 0), line)
-            return super().compose_node(parent, index)
+            alias: Node = super().compose_node(parent, index)
+            return alias
         before = self._values
         self._count(1, line)
         # A second anchor of this name replaces the first one.
         self._sizes.pop(event.anchor, None)
         if self.depth >= MAX_DEPTH:
             raise TextError(f"line {line}: nested deeper than {MAX_DEPTH}")
-        node = super().compose_node(parent, index)
+        node: Node = super().compose_node(parent, index)
         if event.anchor is not None:
             self._sizes[event.anchor] = self._values - before
         return node
 
-    def compose_mapping_node(self, anchor: Any) -> MappingNode:
+    def compose_mapping_node(self, anchor: str | None) -> MappingNode:
         # Here and not while constructing: there ruamel checks no key of a map that also merges another (`<<: *name`).
         node: MappingNode = super().compose_mapping_node(anchor)
         seen: set[Any] = set()
@@ -110,7 +111,7 @@ class _Composer(Composer):
 class _Constructor(SafeConstructor):
     """Values of nodes: no dates, sets, binary data or objects."""
 
-    def construct_scalar(self, node: Any) -> Any:
+    def construct_scalar(self, node: Node) -> Any:
         if len(str(node.value)) > MAX_DIGITS and str(node.tag).endswith((":int", ":float")):
             raise TextError(f"line {node.start_mark.line + 1}: a number of {len(node.value):,} digits")
         return super().construct_scalar(node)

@@ -3,12 +3,13 @@
 from tlt_prune.data.folders import picture_batches, pictures_of
 from tlt_prune.data.formats import PictureFormat
 from tlt_prune.data.pictures import SUFFIXES, by_name, list_pictures, open_picture, picture_files, picture_name
-from tlt_prune.data.pipeline import Pipeline, evaluation_pipeline, preprocess, training_pipeline
+from tlt_prune.data.pipeline import BatchOrder, Pipeline, evaluation_pipeline, preprocess, training_pipeline
 from tlt_prune.data.sources import load_splits, load_test_split
 from tlt_prune.data.splits import Split, matched, missing_classes, shared_pictures
 
 __all__ = [
     "SUFFIXES",
+    "BatchOrder",
     "PictureFormat",
     "Pipeline",
     "Split",

@@ -123,7 +123,9 @@ def _read_npz(path: pathlib.Path, keys: Sequence[str]) -> list[NDArray[Any]]:
     return arrays
 
 
-def _arrays(x_train: Any, y_train: Any, x_test: Any, y_test: Any, form: PictureFormat, source: str) -> tuple[Split, Split]:
+def _arrays(
+    x_train: NDArray[Any], y_train: NDArray[Any], x_test: NDArray[Any], y_test: NDArray[Any], form: PictureFormat, source: str
+) -> tuple[Split, Split]:
     labels = [_labels(y, f"{source}: y_{name}") for name, y in (("train", y_train), ("test", y_test))]
     count = int(max(y.max() for y in labels)) + 1
     if count < 2:
@@ -147,7 +149,7 @@ def _arrays(x_train: Any, y_train: Any, x_test: Any, y_test: Any, form: PictureF
     return splits[0], splits[1]
 
 
-def _labels(values: Any, what: str) -> NDArray[np.int64]:
+def _labels(values: NDArray[Any], what: str) -> NDArray[np.int64]:
     """Class indices `(n,)`, checked."""
     labels = np.asarray(values).reshape(-1)
     if not len(labels):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from tlt_prune.config import AugmentationConfig, Dataset
 from tlt_prune.data.formats import PictureFormat, load_picture
@@ -25,46 +27,55 @@ _CAFFE_GRAY = 117.3786
 class Pipeline:
     """Batches of (pictures float32, one-hot labels float32), and the number of them in an epoch."""
 
-    batches: Any
+    batches: tf.data.Dataset
     steps: int
 
 
-def training_pipeline(
-    split: Split,
-    dataset: Dataset,
-    form: PictureFormat,
-    *,
-    batch_size: int,
-    seed: int,
-    first_epoch: int,
-    epochs: int,
-    channels_first: bool,
-) -> Pipeline:
-    """Epochs `first_epoch` to `epochs`, one after the other, shuffled and augmented.
+@dataclasses.dataclass(frozen=True)
+class BatchOrder:
+    """The epochs to read, and what the order and the augmentation of their pictures follow from.
 
-    The order and the augmentation of an epoch follow from `seed` and the epoch's number.
+    Attributes:
+        batch_size: pictures in a batch; the last batch of an epoch may have fewer.
+        seed: of the order and the augmentation, together with the number of the epoch.
+        first_epoch: the first epoch to read, from 0.
+        epochs: the end: epochs `first_epoch` to `epochs - 1` are read.
     """
-    n = len(split)
-    batch_size = min(batch_size, n)
+
+    batch_size: int
+    seed: int
+    first_epoch: int
+    epochs: int
+
+
+def training_pipeline(
+    split: Split, dataset: Dataset, form: PictureFormat, order: BatchOrder, *, channels_first: bool
+) -> Pipeline:
+    """The epochs of `order`, one after the other, shuffled and augmented.
+
+    The order and the augmentation of an epoch follow from the seed and the epoch's number.
+    """
+    n, seed = len(split), order.seed
+    batch_size = min(order.batch_size, n)
     steps = math.ceil(n / batch_size)
     # Training pictures are stretched, never cropped.
     load = _loader(split, dataclasses.replace(form, center_crop=False))
     augmentation = dataset.augmentation
     classes = len(split.classes)
 
-    def example(epoch: Any, index: Any) -> Any:
+    def example(epoch: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         image, label = load(index)
         key = tf.stack([seed * 1_000_003 + tf.cast(epoch, tf.int32), tf.cast(index, tf.int32)])
         return _augmented(image, augmentation, key, form.depth), label
 
-    def one_epoch(epoch: Any) -> Any:
-        order = tf.random.experimental.stateless_shuffle(tf.range(n), seed=tf.stack([seed, tf.cast(epoch, tf.int32)]))
-        examples = tf.data.Dataset.from_tensor_slices(order).map(
+    def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
+        indices = tf.random.experimental.stateless_shuffle(tf.range(n), seed=tf.stack([seed, tf.cast(epoch, tf.int32)]))
+        examples = tf.data.Dataset.from_tensor_slices(indices).map(
             functools.partial(example, epoch), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
         )
         batches = examples.batch(batch_size).enumerate()
 
-        def finish(step: Any, batch: Any) -> Any:
+        def finish(step: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
             images = preprocess(batch[0], dataset, channels_first, form.depth)
             labels = tf.one_hot(batch[1], classes)
             if augmentation.mixup_alpha > 0:
@@ -74,7 +85,7 @@ def training_pipeline(
 
         return batches.map(finish, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
-    batches = tf.data.Dataset.range(first_epoch, epochs).flat_map(one_epoch).prefetch(tf.data.AUTOTUNE)
+    batches = tf.data.Dataset.range(order.first_epoch, order.epochs).flat_map(one_epoch).prefetch(tf.data.AUTOTUNE)
     return Pipeline(batches, steps)
 
 
@@ -86,7 +97,7 @@ def evaluation_pipeline(
     classes = len(split.classes)
     batch_size = min(batch_size, len(split))
 
-    def finish(images: Any, labels: Any) -> Any:
+    def finish(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return preprocess(images, dataset, channels_first, form.depth), tf.one_hot(labels, classes)
 
     examples = tf.data.Dataset.range(len(split)).map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
@@ -96,21 +107,21 @@ def evaluation_pipeline(
     return Pipeline(batches.prefetch(tf.data.AUTOTUNE), math.ceil(len(split) / batch_size))
 
 
-def _loader(split: Split, form: PictureFormat) -> Any:
+def _loader(split: Split, form: PictureFormat) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
     labels = tf.constant(split.labels)
     if split.images.dtype == form.dtype:
         images = tf.constant(split.images)
         return lambda index: (tf.gather(images, index), tf.gather(labels, index))
     paths = tf.constant(split.images.tolist())
 
-    def load(index: Any) -> Any:
+    def load(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         image = tf.numpy_function(lambda path: load_picture(path.decode(), form), [tf.gather(paths, index)], form.dtype)
         return tf.ensure_shape(image, form.size), tf.gather(labels, index)
 
     return load
 
 
-def preprocess(images: Any, dataset: Dataset, channels_first: bool, depth: int = 8) -> Any:
+def preprocess(images: tf.Tensor | NDArray[Any], dataset: Dataset, channels_first: bool, depth: int = 8) -> tf.Tensor:
     """Pictures `(n, h, w, c)` of 8 or 16 bits -> the model's input, float32.
 
     Modes as in keras.applications, "unit" for 0..1; for 16 bits and for one channel as in the toolkit.
@@ -142,7 +153,7 @@ def _caffe_mean(dataset: Dataset, channels: int, depth: int) -> list[float]:
     return list(dataset.image_mean)
 
 
-def _augmented(image: Any, augmentation: AugmentationConfig, key: Any, depth: int = 8) -> Any:
+def _augmented(image: tf.Tensor, augmentation: AugmentationConfig, key: tf.Tensor, depth: int = 8) -> tf.Tensor:
     height, width, channels = image.shape
     if augmentation.enable_random_crop:
         dy, dx = (max(1, round(n * augmentation.crop_fraction)) for n in (height, width))
@@ -157,7 +168,7 @@ def _augmented(image: Any, augmentation: AugmentationConfig, key: Any, depth: in
     return image
 
 
-def _mixed(images: Any, labels: Any, alpha: float, key: Any) -> Any:
+def _mixed(images: tf.Tensor, labels: tf.Tensor, alpha: float, key: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Mixup: Zhang et al., 2018, arXiv:1710.09412; one weight per picture."""
     n = tf.shape(images)[0]
     a = tf.random.stateless_gamma([n], seed=key, alpha=alpha)

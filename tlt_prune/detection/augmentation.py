@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from tlt_prune.errors import SpecError
 
@@ -44,7 +45,7 @@ class Canvas:
         return (right - left, bottom - top) if any(self.crop) else (self.width, self.height)
 
     @property
-    def matrix(self) -> Any:
+    def matrix(self) -> NDArray[np.float64]:
         """From points of the result to points of the source, `(3, 3)`."""
         factors = [1 / scale if scale else 1.0 for scale in self.scale]
         return translation(float(self.crop[0]), float(self.crop[1])) @ np.diag([*factors, 1.0])
@@ -91,7 +92,7 @@ class Augmentation:
         if not 0 < self.zoom_min <= self.zoom_max:
             raise SpecError(f"zoom_min, zoom_max: expected 0 < zoom_min <= zoom_max. Received: {self.zoom_min}, {self.zoom_max}.")
 
-    def draw(self, count: int, seed: Any, size: tuple[int, int]) -> dict[str, Any]:
+    def draw(self, count: int, seed: tf.Tensor | Sequence[int], size: tuple[int, int]) -> dict[str, tf.Tensor]:
         """Draws for `count` pictures; the same for the same `seed` (two integers).
 
         Args:
@@ -105,13 +106,13 @@ class Augmentation:
         """
         seeds = tf.unstack(tf.random.split(tf.cast(seed, tf.int32), 14))
 
-        def uniform(low: Any = 0.0, high: Any = 1.0) -> Any:
+        def uniform(low: float = 0.0, high: float = 1.0) -> tf.Tensor:
             return low + (high - low) * tf.random.stateless_uniform([count], seeds.pop())
 
-        def normal(deviation: float) -> Any:
+        def normal(deviation: float) -> tf.Tensor:
             return deviation * tf.random.stateless_truncated_normal([count], seeds.pop())
 
-        def whole(most: float) -> Any:
+        def whole(most: float) -> tf.Tensor:
             most = int(most)
             return tf.cast(tf.random.stateless_uniform([count], seeds.pop(), -most, most + 1, tf.int32), tf.float32)
 
@@ -134,7 +135,7 @@ class Augmentation:
             "contrast": normal(self.contrast_scale_max / 2),
         }
 
-    def color_matrices(self, draws: Mapping[str, Any]) -> Any:
+    def color_matrices(self, draws: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """`(n, 4, 4)`: contrast, then hue and saturation, then brightness, of `(r, g, b, 1)`."""
         gain = 1 + draws["contrast"]
         shift = -draws["contrast"] * self.contrast_center
@@ -145,7 +146,7 @@ class Augmentation:
         return contrast @ turned @ _rows([1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [light, light, light, 1])
 
 
-def spatial_matrices(draws: Mapping[str, Any], canvas: Any, size: tuple[int, int]) -> Any:
+def spatial_matrices(draws: Mapping[str, tf.Tensor], canvas: tf.Tensor | NDArray[Any], size: tuple[int, int]) -> tf.Tensor:
     """`(n, 3, 3)`.
 
     Args:
@@ -166,12 +167,12 @@ def spatial_matrices(draws: Mapping[str, Any], canvas: Any, size: tuple[int, int
     return rotation @ zoom @ shift @ flip @ tf.cast(canvas, tf.float32)
 
 
-def translation(x: float, y: float) -> Any:
+def translation(x: float, y: float) -> NDArray[np.float64]:
     """Matrix that moves by (x, y) pixels, `(3, 3)`, for points as rows."""
     return np.array([[1.0, 0, 0], [0, 1, 0], [x, y, 1]])
 
 
-def _rows(*rows: Any) -> Any:
+def _rows(*rows: Sequence[tf.Tensor | float]) -> tf.Tensor:
     """Matrices `(n, k, k)` of rows whose entries are vectors `(n,)` or numbers."""
     flat = [x for row in rows for x in row]
     count = next(tf.shape(x)[0] for x in flat if not isinstance(x, (int, float)))
@@ -185,13 +186,13 @@ _COLOR = np.array([[0.701, -0.299, -0.299], [-0.587, 0.413, -0.587], [-0.114, -0
 _ACROSS = np.array([[0.168, -0.328, 1.25], [0.33, 0.035, -1.05], [-0.497, 0.292, -0.203]])
 
 
-def _hue_and_saturation(angle: Any, saturation: Any) -> Any:
+def _hue_and_saturation(angle: tf.Tensor, saturation: tf.Tensor) -> tf.Tensor:
     along, across = (saturation * tf.cos(angle))[:, None, None], (saturation * tf.sin(angle))[:, None, None]
     gray, color, turned = (tf.constant(x, tf.float32) for x in (_GRAY, _COLOR, _ACROSS))
     return gray + along * color + across * turned
 
 
-def warp(pictures: Any, matrices: Any, size: tuple[int, int]) -> Any:
+def warp(pictures: tf.Tensor, matrices: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
     """Pictures `(n, height, width, channels)`, 0 to 1, as `size` (width, height) of the result shows them; gray outside."""
     moved = tf.constant(translation(0.5, 0.5), tf.float32) @ matrices @ tf.constant(translation(-0.5, -0.5), tf.float32)
     # TensorFlow wants columns, without the last entry.
@@ -206,13 +207,13 @@ def warp(pictures: Any, matrices: Any, size: tuple[int, int]) -> Any:
     )
 
 
-def colored(pictures: Any, matrices: Any) -> Any:
+def colored(pictures: tf.Tensor, matrices: tf.Tensor) -> tf.Tensor:
     """Pictures `(n, height, width, 3)` by color matrices `(n, 4, 4)`, clipped to 0 to 1."""
     result = tf.einsum("nhwi,nij->nhwj", pictures, matrices[:, :3, :3]) + matrices[:, None, None, 3, :3]
     return tf.clip_by_value(result, 0.0, 1.0)
 
 
-def moved_boxes(boxes: Any, matrices: Any, *, tao: bool = False) -> Any:
+def moved_boxes(boxes: tf.Tensor, matrices: tf.Tensor, *, tao: bool = False) -> tf.Tensor:
     """Boxes `(n, k, 4)` of the sources in the results: around what becomes of their corners, of two of them with `tao`."""
     inverse = tf.linalg.inv(matrices)
     x1, y1, x2, y2 = tf.unstack(boxes, axis=-1)
@@ -222,7 +223,7 @@ def moved_boxes(boxes: Any, matrices: Any, *, tao: bool = False) -> Any:
     return tf.concat([tf.reduce_min(found, axis=2), tf.reduce_max(found, axis=2)], axis=-1)
 
 
-def clipped(boxes: Any, limits: tuple[float, float, float, float], smallest: float = 0.0) -> tuple[Any, Any]:
+def clipped(boxes: tf.Tensor, limits: tuple[float, float, float, float], smallest: float = 0.0) -> tuple[tf.Tensor, tf.Tensor]:
     """Boxes `(n, k, 4)` clipped to (left, top, right, bottom), and which of them are still there `(n, k)`.
 
     One that only touches the limits is not, nor is one that `smallest` pixels or more do not remain of, either way.

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from tlt_prune import extras
 from tlt_prune.errors import SpecError
@@ -276,7 +276,7 @@ def _iou(a: Array, b: Array, epsilon: float, pixel: float) -> Array:
     return np.asarray(np.divide(common, union, out=np.zeros_like(common), where=union > 0))
 
 
-def _detections(boxes: Any, confidences: Any, cells: Any) -> Detections:
+def _detections(boxes: ArrayLike, confidences: ArrayLike, cells: ArrayLike) -> Detections:
     boxes, confidences = np.asarray(boxes, np.float64).reshape(-1, 4), np.asarray(confidences, np.float64)
     order = np.argsort(-confidences, kind="stable")
     return Detections(boxes[order], confidences[order], np.asarray(cells, int)[order])

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from tlt_prune import extras
 from tlt_prune.detection.clustering import Detections, boxes_of
@@ -76,7 +77,7 @@ def coco_scores(split: BoxSplit, found: Sequence[Mapping[str, Detections]]) -> t
     )
 
 
-def _box(corners: Any) -> dict[str, Any]:
+def _box(corners: Iterable[float]) -> dict[str, Any]:
     x1, y1, x2, y2 = map(float, corners)
     return {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1)}
 
@@ -85,6 +86,6 @@ def _known(value: float) -> float | None:
     return None if value < 0 else float(value)
 
 
-def _mean(precision: Any) -> float:
+def _mean(precision: NDArray[np.float64]) -> float:
     known = precision[precision > -1]
     return float(known.mean()) if known.size else np.nan

@@ -6,15 +6,16 @@ import collections
 import dataclasses
 import math
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from tlt_prune.data import BatchOrder
 from tlt_prune.detection.augmentation import Augmentation, Canvas, clipped, colored, moved_boxes, spatial_matrices, warp
-from tlt_prune.detection.targets import Rasterizer
+from tlt_prune.detection.targets import Rasterizer, Targets
 from tlt_prune.errors import DataError
 
 Array = NDArray[Any]
@@ -160,31 +161,28 @@ def training_batches(
     split: BoxSplit,
     raster: Rasterizer,
     augmentation: Augmentation | None,
+    order: BatchOrder,
     *,
-    batch_size: int,
-    seed: int,
-    first_epoch: int,
-    epochs: int,
     channels_first: bool,
     uniform: bool = False,
-) -> tuple[Any, int]:
-    """Epochs `first_epoch` to `epochs`, one after the other, shuffled and augmented; and how many batches an epoch has.
+) -> tuple[tf.data.Dataset, int]:
+    """The epochs of `order`, one after the other, shuffled and augmented; and how many batches an epoch has.
 
-    The order and the augmentation of an epoch follow from `seed` and the epoch's number. A batch is (pictures, [target of
+    The order and the augmentation of an epoch follow from the seed and the epoch's number. A batch is (pictures, [target of
     output_bbox, target of output_cov]): see `packed`. Every picture comes once an epoch; with `uniform`, an epoch has as many
     pictures, and every source is drawn from as often as the others.
     """
-    n = len(split)
-    batch_size = min(batch_size, n)
+    n, seed = len(split), order.seed
+    batch_size = min(order.batch_size, n)
     steps = math.ceil(n / batch_size)
     load = _loader(split)
 
-    def one_epoch(epoch: Any) -> Any:
+    def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
         epoch = tf.cast(epoch, tf.int32)
-        order = (_uniform_order if uniform else _order)(split, tf.stack([seed, epoch]))
-        batches = tf.data.Dataset.from_tensor_slices(order).batch(batch_size).enumerate()
+        indices = (_uniform_order if uniform else _order)(split, tf.stack([seed, epoch]))
+        batches = tf.data.Dataset.from_tensor_slices(indices).batch(batch_size).enumerate()
 
-        def finish(step: Any, indices: Any) -> Any:
+        def finish(step: tf.Tensor, indices: tf.Tensor) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
             pictures, boxes, numbers, weights = load(indices)
             if augmentation is not None:
                 key = batch_key(seed, epoch, step)
@@ -193,14 +191,14 @@ def training_batches(
 
         return batches.map(finish, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
-    return tf.data.Dataset.range(first_epoch, epochs).flat_map(one_epoch).prefetch(tf.data.AUTOTUNE), steps
+    return tf.data.Dataset.range(order.first_epoch, order.epochs).flat_map(one_epoch).prefetch(tf.data.AUTOTUNE), steps
 
 
-def _order(split: BoxSplit, seed: Any) -> Any:
+def _order(split: BoxSplit, seed: tf.Tensor) -> tf.Tensor:
     return tf.random.experimental.stateless_shuffle(tf.range(len(split)), seed=seed)
 
 
-def _uniform_order(split: BoxSplit, seed: Any) -> Any:
+def _uniform_order(split: BoxSplit, seed: tf.Tensor) -> tf.Tensor:
     """As many places as there are pictures: a source drawn for each, and its pictures in a random order, over and over."""
     n, count = len(split), int(split.sources.max()) + 1
     drawn = tf.random.stateless_uniform([n], seed, 0, count, tf.int32)
@@ -214,16 +212,16 @@ def _uniform_order(split: BoxSplit, seed: Any) -> Any:
     return order
 
 
-def batch_key(seed: int, epoch: Any, step: Any) -> Any:
+def batch_key(seed: int, epoch: tf.Tensor | int, step: tf.Tensor | int) -> tf.Tensor:
     """`(2,)`: what the draws of one batch follow from."""
     return tf.stack([seed * 1_000_003 + epoch, tf.cast(step, tf.int32)])
 
 
-def evaluation_batches(split: BoxSplit, raster: Rasterizer, *, batch_size: int, channels_first: bool) -> Any:
+def evaluation_batches(split: BoxSplit, raster: Rasterizer, *, batch_size: int, channels_first: bool) -> tf.data.Dataset:
     """The split in its order, as it is; batches as in `training_batches`."""
     load = _loader(split)
 
-    def finish(indices: Any) -> Any:
+    def finish(indices: tf.Tensor) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
         pictures, boxes, numbers, weights = load(indices)
         return _example(pictures, raster(boxes, numbers), weights, channels_first)
 
@@ -231,7 +229,9 @@ def evaluation_batches(split: BoxSplit, raster: Rasterizer, *, batch_size: int, 
     return batches.map(finish, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
 
 
-def augmented(pictures: Any, boxes: Any, numbers: Any, augmentation: Augmentation, seed: Any) -> tuple[Any, Any, Any]:
+def augmented(
+    pictures: tf.Tensor, boxes: tf.Tensor, numbers: tf.Tensor, augmentation: Augmentation, seed: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """A batch with its draws applied: pictures `(n, h, w, c)`, 0 to 1; boxes `(n, k, 4)`; classes `(n, k)`."""
     height, width = pictures.shape[1:3]
     draws = augmentation.draw(tf.shape(pictures)[0], seed, (width, height))
@@ -246,7 +246,7 @@ def augmented(pictures: Any, boxes: Any, numbers: Any, augmentation: Augmentatio
     return pictures, boxes, numbers
 
 
-def packed(targets: Mapping[str, Any], weights: Any, channels_first: bool) -> list[Any]:
+def packed(targets: Targets, weights: tf.Tensor, channels_first: bool) -> list[tf.Tensor]:
     """Targets of a `Rasterizer` as the model's two outputs are held against, by channels.
 
     `[bbox and what a cell's box counts, cov and what a cell's coverage counts]`; `weights` `(n,)` are those of the pictures.
@@ -260,16 +260,18 @@ def packed(targets: Mapping[str, Any], weights: Any, channels_first: bool) -> li
     return both if channels_first else [tf.transpose(x, (0, 2, 3, 1)) for x in both]
 
 
-def _example(pictures: Any, targets: Mapping[str, Any], weights: Any, channels_first: bool) -> Any:
+def _example(
+    pictures: tf.Tensor, targets: Targets, weights: tf.Tensor, channels_first: bool
+) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
     pictures = tf.transpose(pictures, (0, 3, 1, 2)) if channels_first else pictures
     return pictures, tuple(packed(targets, weights, channels_first))
 
 
-def _loader(split: BoxSplit) -> Any:
+def _loader(split: BoxSplit) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]]:
     pictures, *others = map(tf.constant, (split.pictures, split.boxes, split.numbers, split.weights))
     shape = split.pictures.shape[1:]
 
-    def load(indices: Any) -> tuple[Any, Any, Any, Any]:
+    def load(indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
         taken = tf.cast(tf.gather(pictures, indices), tf.float32) / 255
         boxes, numbers, weights = (tf.gather(x, indices) for x in others)
         return tf.ensure_shape(taken, (None, *shape)), boxes, numbers, weights

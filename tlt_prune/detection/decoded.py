@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 from keras import ops
 
 from tlt_prune.detection.geometry import Grid
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 
 class Boxes(keras.layers.Layer):
@@ -18,7 +21,7 @@ class Boxes(keras.layers.Layer):
         super().__init__(**kwargs)
         self._grid, self._first = grid, channels_first
 
-    def call(self, bbox: Any) -> Any:
+    def call(self, bbox: tf.Tensor) -> tf.Tensor:
         grid = self._grid
         cells = grid.rows * grid.columns
         bbox = bbox if self._first else ops.transpose(bbox, (0, 3, 1, 2))
@@ -38,7 +41,7 @@ class Scores(keras.layers.Layer):
         super().__init__(**kwargs)
         self._first = channels_first
 
-    def call(self, cov: Any) -> Any:
+    def call(self, cov: tf.Tensor) -> tf.Tensor:
         cov = cov if self._first else ops.transpose(cov, (0, 3, 1, 2))
         return ops.reshape(cov, (-1, cov.shape[1], cov.shape[2] * cov.shape[3]))
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
     from PIL.Image import Image
 
 # Of the boxes of the first classes; others begin again.
 COLORS = ("#76b900", "#e69f00", "#1f77b4", "#d62728", "#9467bd", "#17becf")
 
 
-def annotated(pixels: Any, boxes: Sequence[tuple[str | None, Any, float | None]], classes: Sequence[str]) -> Image:
+def annotated(
+    pixels: ArrayLike, boxes: Sequence[tuple[str | None, Iterable[float], float | None]], classes: Sequence[str]
+) -> Image:
     """A picture `(h, w, c)` of 0 to 255 with boxes (class, corners, confidence); those without a class are white."""
     from PIL import Image, ImageDraw
 

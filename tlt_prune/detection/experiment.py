@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from tlt_prune.detection.augmentation import Augmentation, Canvas
 from tlt_prune.detection.average_precision import EvaluationBox, Mode
@@ -14,13 +15,16 @@ from tlt_prune.detection.masks import LabelFilter, LossMask
 from tlt_prune.detection.targets import Ellipse, Rasterizer
 from tlt_prune.errors import SpecError
 
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
 
-def class_names(spec: Any) -> tuple[str, ...]:
+
+def class_names(spec: Message) -> tuple[str, ...]:
     """In the order of the network's channels."""
     return tuple(x.name for x in spec.cost_function_config.target_classes)
 
 
-def mapping(spec: Any) -> dict[str, str]:
+def mapping(spec: Message) -> dict[str, str]:
     """Class in the labels -> class of the network.
 
     Raises:
@@ -36,30 +40,30 @@ def mapping(spec: Any) -> dict[str, str]:
     return classes
 
 
-def grid(spec: Any, columns: int, rows: int) -> Grid:
+def grid(spec: Message, columns: int, rows: int) -> Grid:
     """Of a network with an output of that size."""
     size, bbox = spec.augmentation_config.preprocessing, spec.model_config.objective_set.bbox
     return Grid(size.output_image_width, size.output_image_height, columns, rows, bbox.scale, bbox.offset)
 
 
-def canvas(spec: Any) -> Canvas:
+def canvas(spec: Message) -> Canvas:
     """Size, crop and scaling that pictures are brought to."""
     x = spec.augmentation_config.preprocessing
     crop = (x.crop_left, x.crop_top, x.crop_right, x.crop_bottom)
     return Canvas(x.output_image_width, x.output_image_height, crop, (x.scale_width, x.scale_height))
 
 
-def channels(spec: Any) -> int:
+def channels(spec: Message) -> int:
     """Of pictures."""
     return int(spec.augmentation_config.preprocessing.output_image_channel or 3)
 
 
-def oriented(spec: Any, *, tao: bool = False) -> bool:
+def oriented(spec: Message, *, tao: bool = False) -> bool:
     """Whether pictures are turned as their EXIF entry says: not where the spec or the toolkit leaves them as they are."""
     return not (tao or spec.dataset_config.ignore_exif_orientation)
 
 
-def augmentation(spec: Any, *, tao: bool = False) -> Augmentation:
+def augmentation(spec: Message, *, tao: bool = False) -> Augmentation:
     """Random changes of training pictures; with `tao`, as the toolkit computes them."""
     a = spec.augmentation_config
     names = [field for field in Augmentation.__dataclass_fields__ if field != "tao"]
@@ -72,7 +76,7 @@ def augmentation(spec: Any, *, tao: bool = False) -> Augmentation:
     return Augmentation(**values, tao=tao)
 
 
-def rasterizer(spec: Any, of: Grid) -> Rasterizer:
+def rasterizer(spec: Message, of: Grid) -> Rasterizer:
     """Raises SpecError where a class has no entry in bbox_rasterizer_config."""
     config = spec.bbox_rasterizer_config
     ellipses = {}
@@ -82,7 +86,7 @@ def rasterizer(spec: Any, of: Grid) -> Rasterizer:
     return Rasterizer(of, ellipses, config.deadzone_radius, loss_mask(spec))
 
 
-def loss_mask(spec: Any) -> LossMask:
+def loss_mask(spec: Message) -> LossMask:
     """Raises SpecError where it names an objective that there is not."""
     config = spec.loss_mask_label_filter
     filters = []
@@ -102,7 +106,7 @@ def loss_mask(spec: Any) -> LossMask:
     return LossMask(tuple(filters), config.mask_multiplier, config.preserve_ground_truth)
 
 
-def target_classes(spec: Any) -> list[TargetClass]:
+def target_classes(spec: Message) -> list[TargetClass]:
     """Classes of the network with their weights in the loss."""
     return [
         TargetClass(
@@ -116,14 +120,14 @@ def target_classes(spec: Any) -> list[TargetClass]:
     ]
 
 
-def objective_weights(spec: Any) -> ObjectiveWeights:
+def objective_weights(spec: Message) -> ObjectiveWeights:
     """Weights of the objectives, fixed or balanced during training."""
     x = spec.cost_function_config
     limits = {"minimum": x.min_objective_weight, "maximum": x.max_objective_weight}
     return ObjectiveWeights(target_classes(spec), automatic=x.enable_autoweighting, **limits)
 
 
-def clustering(spec: Any) -> dict[str, ClusteringConfig]:
+def clustering(spec: Message) -> dict[str, ClusteringConfig]:
     """Class name -> how its boxes are clustered; those of other messages have the toolkit's names too."""
     found = {}
     for name in class_names(spec):
@@ -132,7 +136,7 @@ def clustering(spec: Any) -> dict[str, ClusteringConfig]:
     return found
 
 
-def clustering_of(config: Any) -> ClusteringConfig:
+def clustering_of(config: Message) -> ClusteringConfig:
     """Of a message ClusteringConfig."""
     names = [name for name in ClusteringConfig.__dataclass_fields__ if name in config.DESCRIPTOR.fields_by_name]
     values = {name: getattr(config, name) for name in names}
@@ -141,7 +145,7 @@ def clustering_of(config: Any) -> ClusteringConfig:
     return ClusteringConfig(**values)
 
 
-def evaluation_boxes(spec: Any) -> dict[str, EvaluationBox]:
+def evaluation_boxes(spec: Message) -> dict[str, EvaluationBox]:
     """Class -> box sizes and overlap that count in evaluation."""
     config = spec.evaluation_config
     found = {}
@@ -155,12 +159,12 @@ def evaluation_boxes(spec: Any) -> dict[str, EvaluationBox]:
     return found
 
 
-def average_precision_mode(spec: Any) -> Mode:
+def average_precision_mode(spec: Message) -> Mode:
     """Way to compute average precision."""
     return "INTEGRATE" if spec.evaluation_config.average_precision_mode else "SAMPLE"
 
 
-def _entry(entries: Any, name: str, where: str) -> Any:
+def _entry(entries: Mapping[str, Any], name: str, where: str) -> Any:
     if name not in entries:
         raise SpecError(f"{where}: expected an entry for '{name}'. There are: {', '.join(sorted(entries)) or 'none'}.")
     return entries[name]

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from keras import ops
+from numpy.typing import ArrayLike, NDArray
 
 from tlt_prune.errors import SpecError
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+TensorLike: TypeAlias = "tf.Tensor | NDArray[Any]"
+"""What Keras' operations take: tensors while a network trains, arrays elsewhere."""
 
 _EPSILON = 1e-5
 OBJECTIVES = ("cov", "bbox")
 
 
-def coverage_costs(target: Any, predicted: Any, foreground_weight: Any) -> Any:
+def coverage_costs(target: TensorLike, predicted: TensorLike, foreground_weight: TensorLike | float) -> TensorLike:
     """Weighted cross entropy of every cell.
 
     `w(t) (-t log(p + 1e-5) - (1 - t) log(1 - p + 1e-5))`, where `w` is `foreground_weight` if t > .5, else 1 - that.
@@ -28,25 +35,38 @@ def coverage_costs(target: Any, predicted: Any, foreground_weight: Any) -> Any:
     return ops.where(target > 0.5, foreground_weight, 1 - foreground_weight) * cross
 
 
-def box_costs(target: Any, predicted: Any, cov_norm: Any) -> Any:
+def box_costs(target: TensorLike, predicted: TensorLike, cov_norm: TensorLike) -> TensorLike:
     """`cov_norm |p - t|` of every cell and side; cells that no box owns cost nothing."""
     return cov_norm * ops.abs(predicted - target)
 
 
-def coverage_means(target: Any, predicted: Any, foreground_weights: Any, cell_weights: Any = 1.0) -> Any:
+def coverage_means(
+    target: TensorLike,
+    predicted: TensorLike,
+    foreground_weights: TensorLike | Sequence[float],
+    cell_weights: TensorLike | float = 1.0,
+) -> TensorLike:
     """`(c,)`: the coverage objective of every class; arguments as for `objective_means`."""
     weights = ops.reshape(ops.convert_to_tensor(foreground_weights, "float32"), (1, -1, 1, 1))
     return ops.mean(coverage_costs(target, predicted, weights) * cell_weights, axis=(0, 2, 3))
 
 
-def box_means(target: Any, predicted: Any, cov_norm: Any, cell_weights: Any = 1.0) -> Any:
+def box_means(
+    target: TensorLike, predicted: TensorLike, cov_norm: TensorLike, cell_weights: TensorLike | float = 1.0
+) -> TensorLike:
     """`(c,)`: the box objective of every class; arguments as for `objective_means`."""
     costs = box_costs(target, predicted, ops.repeat(cov_norm * cell_weights, 4, axis=1))
     sides = ops.mean(costs, axis=(0, 2, 3))
     return ops.mean(ops.reshape(sides, (-1, 4)), axis=1)
 
 
-def objective_means(targets: Mapping[str, Any], bbox: Any, cov: Any, foreground_weights: Any, cell_weights: Any = 1.0) -> Any:
+def objective_means(
+    targets: Mapping[str, TensorLike],
+    bbox: TensorLike,
+    cov: TensorLike,
+    foreground_weights: TensorLike | Sequence[float],
+    cell_weights: TensorLike | float = 1.0,
+) -> TensorLike:
     """The two objectives of every class.
 
     Args:
@@ -114,20 +134,20 @@ class ObjectiveWeights:
     ) -> None:
         self._automatic, self._limits = automatic, (minimum, maximum)
         weights = np.array([x.class_weight for x in classes])
-        self.class_weights = weights / weights.sum()
+        self.class_weights: NDArray[np.float64] = weights / weights.sum()
         self.objective_weights = _shares(np.array([[x.initial_weights[name] for name in OBJECTIVES] for x in classes]))
         self._targets = np.array([[x.weight_targets[name] for name in OBJECTIVES] for x in classes])
 
-    def of(self, objective: str) -> Any:
+    def of(self, objective: str) -> NDArray[np.float64]:
         """`(c,)`: what an objective of each class counts in the loss."""
         return self.class_weights * self.objective_weights[:, OBJECTIVES.index(objective)]
 
-    def total(self, means: Any) -> Any:
+    def total(self, means: TensorLike) -> TensorLike:
         """The loss of objectives `(c, 2)`."""
         weights = np.stack([self.of(name) for name in OBJECTIVES], axis=1)
         return ops.sum(ops.convert_to_tensor(weights, "float32") * means)
 
-    def end_epoch(self, sums: Any) -> None:
+    def end_epoch(self, sums: ArrayLike) -> None:
         """Takes the sums of objectives `(c, 2)` over an epoch; where all of a class are 0, its weights stay."""
         if not self._automatic:
             return
@@ -137,5 +157,6 @@ class ObjectiveWeights:
         self.objective_weights[known] = np.clip(_shares(wanted[known]), *self._limits)
 
 
-def _shares(values: Any) -> Any:
-    return values / values.sum(axis=1, keepdims=True)
+def _shares(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    shares: NDArray[np.float64] = values / values.sum(axis=1, keepdims=True)
+    return shares

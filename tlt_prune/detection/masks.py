@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import tensorflow as tf
 
@@ -74,7 +73,9 @@ class LossMask:
                 f"loss_mask_label_filter.target_class_names: expected some of {', '.join(classes)}. Received: {unknown[0]!r}."
             )
 
-    def weights(self, grid: Grid, classes: Sequence[str], boxes: Any, numbers: Any, cov: Any) -> dict[str, Any]:
+    def weights(
+        self, grid: Grid, classes: Sequence[str], boxes: tf.Tensor, numbers: tf.Tensor, cov: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
         """Objective -> `(n, c, rows, columns)`: what each cell counts.
 
         Args:

@@ -18,13 +18,18 @@ import json
 import operator
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory, text_format
 
 from tlt_prune.config import read_lines, read_yaml
 from tlt_prune.errors import DataError, SpecError, first_line
 
+if TYPE_CHECKING:
+    from google.protobuf.descriptor import Descriptor
+    from google.protobuf.message import Message
+
+T = TypeVar("T")
 _PACKAGE = "detectnet_v2"
 _SCALARS = {"uint32": "UINT32", "int32": "INT32", "float": "FLOAT", "double": "DOUBLE", "bool": "BOOL", "string": "STRING"}
 # Fields that the toolkit does not have: message -> field -> type.
@@ -70,7 +75,7 @@ _REQUIRED = {
 }
 
 
-def from_text(text: str, source: str, kind: str = "train") -> Any:
+def from_text(text: str, source: str, kind: str = "train") -> Message:
     """A protobuf message of a spec.
 
     Args:
@@ -84,7 +89,7 @@ def from_text(text: str, source: str, kind: str = "train") -> Any:
     return _parsed(text_format.Merge, text, text_format.ParseError, "protobuf text", source, kind)
 
 
-def from_dict(data: Mapping[str, Any], source: str, kind: str = "train") -> Any:
+def from_dict(data: Mapping[str, object], source: str, kind: str = "train") -> Message:
     """The message of a nested dictionary, as a YAML file holds it.
 
     Raises:
@@ -97,7 +102,7 @@ def from_dict(data: Mapping[str, Any], source: str, kind: str = "train") -> Any:
     return _parsed(json_format.ParseDict, dict(data), json_format.ParseError, "the keys", source, kind)
 
 
-def _unknown_keys(data: Any, descriptor: Any, path: str) -> Iterator[str]:
+def _unknown_keys(data: object, descriptor: Descriptor, path: str) -> Iterator[str]:
     """A sentence for each key that a message does not have."""
     if not isinstance(data, Mapping):
         return
@@ -122,7 +127,9 @@ def _unknown_keys(data: Any, descriptor: Any, path: str) -> Iterator[str]:
                 yield from _unknown_keys(each, inner, where) if inner is not None else ()
 
 
-def _parsed(parse: Callable[[Any, Any], Any], data: Any, refused: Any, form: str, source: str, kind: str) -> Any:
+def _parsed(
+    parse: Callable[[T, Message], object], data: T, refused: type[Exception], form: str, source: str, kind: str
+) -> Message:
     message = _messages()[_schema()["roots"][kind]]()
     try:
         parse(data, message)
@@ -132,7 +139,7 @@ def _parsed(parse: Callable[[Any, Any], Any], data: Any, refused: Any, form: str
     return message
 
 
-def from_file(path: str | pathlib.Path, kind: str = "train") -> Any:
+def from_file(path: str | pathlib.Path, kind: str = "train") -> Message:
     """Reads a file: YAML where its name says so, protobuf text otherwise.
 
     Raises:
@@ -148,7 +155,7 @@ def from_file(path: str | pathlib.Path, kind: str = "train") -> Any:
     return from_text(text, str(path), kind)
 
 
-def to_dict(message: Any) -> dict[str, Any]:
+def to_dict(message: Message) -> dict[str, Any]:
     """The fields that are set, by the names of the spec."""
     fields: dict[str, Any] = json_format.MessageToDict(message, preserving_proto_field_name=True)
     return fields
@@ -162,7 +169,7 @@ def _schema() -> dict[str, Any]:
 
 
 @functools.cache
-def _messages() -> dict[str, Any]:
+def _messages() -> dict[str, type[Message]]:
     """Message classes by the schema's names."""
     file = descriptor_pb2.FileDescriptorProto(name=f"{_PACKAGE}.proto", package=_PACKAGE, syntax="proto3")
     for name, fields in _schema()["messages"].items():
@@ -182,7 +189,7 @@ def _message_name(name: str) -> str:
     return name.replace(".", "_")
 
 
-def _add_field(message: Any, field: Mapping[str, Any], number: int) -> None:
+def _add_field(message: descriptor_pb2.DescriptorProto, field: Mapping[str, Any], number: int) -> None:
     kinds = descriptor_pb2.FieldDescriptorProto
     added = message.field.add(name=field["name"], number=number, label=kinds.LABEL_OPTIONAL)
     if field.get("repeated") or field["type"] == "map":
@@ -208,7 +215,7 @@ def _add_field(message: Any, field: Mapping[str, Any], number: int) -> None:
         added.oneof_index = names.index(field["oneof"])
 
 
-def _set_type(field: Any, kind: str) -> None:
+def _set_type(field: descriptor_pb2.FieldDescriptorProto, kind: str) -> None:
     kinds = descriptor_pb2.FieldDescriptorProto
     if kind in _SCALARS:
         field.type = getattr(kinds, f"TYPE_{_SCALARS[kind]}")
@@ -220,7 +227,7 @@ def _camel(name: str) -> str:
     return "".join(word.capitalize() for word in name.split("_"))
 
 
-def _check_values(message: Any, source: str, kind: str) -> None:
+def _check_values(message: Message, source: str, kind: str) -> None:
     schema = _schema()
     problems = [
         f"{name}: expected this section" for name in schema.get(f"{kind}_required_messages", ()) if not message.HasField(name)
@@ -255,7 +262,7 @@ def _check_values(message: Any, source: str, kind: str) -> None:
         raise SpecError(f"{source}: {'; '.join(problems[:5])}{'; ...' if len(problems) > 5 else '.'}")
 
 
-def _messages_in(message: Any, path: str) -> Iterator[tuple[str, Any]]:
+def _messages_in(message: Message, path: str) -> Iterator[tuple[str, Message]]:
     """Every message that is set, with its path."""
     yield path, message
     for field, value in message.ListFields():

@@ -11,7 +11,7 @@ import dataclasses
 import math
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from tlt_prune.detection.dataset import Array, BoxSplit, Resize, check_size, lar
 from tlt_prune.detection.kitti import Label, parse_labels
 from tlt_prune.detection.masks import LabelFilter
 from tlt_prune.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 # Beyond it, a coordinate is no pixel of any picture, and float32 would round it.
 _LARGEST = 2.0**24
@@ -156,7 +159,9 @@ def load_coco(
     path, folder = pathlib.Path(annotations), pathlib.Path(images)
     wanted = Wanted(mapping, size, **options)
     content = read_json(path, "annotations in COCO's format (images, categories, annotations)", most=2**30)
-    parts = {part: content.get(part) if isinstance(content, dict) else None for part in ("images", "categories", "annotations")}
+    parts: dict[str, Any] = {
+        part: content.get(part) if isinstance(content, dict) else None for part in ("images", "categories", "annotations")
+    }
     for part, rows in parts.items():
         if not isinstance(rows, list) or not all(isinstance(x, dict) for x in rows):
             raise DataError(f"{path}: expected annotations in COCO's format: a list of objects called '{part}'. There is none.")
@@ -187,14 +192,14 @@ def load_coco(
     return split
 
 
-def _known(row: Mapping[str, Any], key: str, known: Mapping[Any, str], where: str) -> str:
+def _known(row: Mapping[str, object], key: str, known: Mapping[Any, str], where: str) -> str:
     value = row.get(key)
     if isinstance(value, (list, dict)) or value not in known:
         raise DataError(f"{where}: expected the {key} of something that the file has. Received: {_brief(value)}.")
     return known[value]
 
 
-def _by_id(rows: Any, what: str) -> dict[Any, Any]:
+def _by_id(rows: Iterable[Mapping[str, Any]], what: str) -> dict[Any, Any]:
     found: dict[Any, Any] = {}
     for row in rows:
         key = row.get("id")
@@ -206,14 +211,14 @@ def _by_id(rows: Any, what: str) -> dict[Any, Any]:
     return found
 
 
-def _text(row: Mapping[str, Any], key: str, source: object) -> str:
+def _text(row: Mapping[str, object], key: str, source: object) -> str:
     value = row.get(key)
     if not isinstance(value, str) or not value or not value.isprintable():
         raise DataError(f"{source}: expected annotations in COCO's format: a text '{key}'. Received: {_brief(value)}.")
     return value
 
 
-def _numbers(value: Any, where: str) -> list[float]:
+def _numbers(value: object, where: str) -> list[float]:
     numbers = value if isinstance(value, list) else []
     if len(numbers) != 4 or not all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in numbers):
         raise DataError(f"{where}: expected bbox as four numbers (left, top, width, height). Received: {_brief(value)}.")
@@ -225,7 +230,7 @@ def _brief(value: object) -> str:
     return shown(repr(value))[:60]
 
 
-def _check_sizes(split: BoxSplit, rows: Mapping[str, Any], source: object) -> None:
+def _check_sizes(split: BoxSplit, rows: Mapping[str, Mapping[str, object]], source: object) -> None:
     """Width and height that a file states must be the picture's: else its boxes are those of another picture."""
     for name, factor in zip(split.names, split.factors, strict=True):
         stated = rows[name].get("width"), rows[name].get("height")
@@ -342,7 +347,7 @@ def read_picture(
     return fitted(open_picture(path, channels, oriented=oriented), size, channels, resize)
 
 
-def fitted(picture: Any, size: tuple[int, int], channels: int, resize: Resize) -> tuple[Array, tuple[float, float]]:
+def fitted(picture: Image, size: tuple[int, int], channels: int, resize: Resize) -> tuple[Array, tuple[float, float]]:
     """The same of a decoded picture."""
     from PIL import Image
 

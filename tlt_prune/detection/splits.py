@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tlt_prune.config import read_json, read_lines
 from tlt_prune.data import SUFFIXES, picture_name
@@ -15,8 +15,11 @@ from tlt_prune.detection.kitti import SampleModifier, parse_labels, random_folds
 from tlt_prune.detection.reading import load_coco, load_kitti, require_objects
 from tlt_prune.errors import DataError, SpecError
 
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
 
-def splits(spec: Any, *, tao: bool = False) -> tuple[BoxSplit, BoxSplit]:
+
+def splits(spec: Message, *, tao: bool = False) -> tuple[BoxSplit, BoxSplit]:
     """(training, validation) of the message of a spec.
 
     Validation pictures are, the first of these that the spec has: those of `validation_data_source`; those that `val_names_path`
@@ -55,7 +58,7 @@ def splits(spec: Any, *, tao: bool = False) -> tuple[BoxSplit, BoxSplit]:
     return parts
 
 
-def _options(spec: Any, tao: bool) -> dict[str, Any]:
+def _options(spec: Message, tao: bool) -> dict[str, Any]:
     size = spec.augmentation_config.preprocessing
     as_tao = "tf1" if size.enable_auto_resize else "pad"
     return {
@@ -69,7 +72,7 @@ def _options(spec: Any, tao: bool) -> dict[str, Any]:
     }
 
 
-def _source(spec: Any, source: Any, tao: bool) -> BoxSplit:
+def _source(spec: Message, source: Message, tao: bool) -> BoxSplit:
     where, options = (experiment.mapping(spec), experiment.canvas(spec).size), _options(spec, tao)
     if source.coco_annotations_path:
         return load_coco(source.coco_annotations_path, source.image_directory_path, *where, **options)
@@ -89,7 +92,7 @@ def _suffixes(extension: str) -> tuple[str, ...]:
     return (f".{extension.lower().removeprefix('.')}",) if extension else tuple(sorted(SUFFIXES))
 
 
-def _names(config: Any, part: str) -> list[str]:
+def _names(config: Message, part: str) -> list[str]:
     """Names in a file, one a line: they may hold blanks."""
     path = getattr(config, f"{part}_names_path")
     try:
@@ -99,7 +102,7 @@ def _names(config: Any, part: str) -> list[str]:
     return [picture_name(line.strip()) for line in lines if line.strip()]
 
 
-def _folds(spec: Any, config: Any, tao: bool) -> tuple[BoxSplit, BoxSplit]:
+def _folds(spec: Message, config: Message, tao: bool) -> tuple[BoxSplit, BoxSplit]:
     """As the toolkit's converter makes them of a folder in KITTI's format: by chance, or by recording."""
     root = pathlib.Path(config.root_directory_path)
     images, labels = root / config.image_dir_name, root / config.label_dir_name
@@ -137,7 +140,7 @@ def _sequences(path: pathlib.Path) -> Mapping[str, list[str]]:
     return found
 
 
-def _modifier(config: Any) -> SampleModifier:
+def _modifier(config: Message) -> SampleModifier:
     return SampleModifier(
         dict(config.source_to_target_class_mapping),
         tuple(config.filter_samples_containing_only),

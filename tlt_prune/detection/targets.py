@@ -12,10 +12,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from tlt_prune.detection.geometry import Grid
 from tlt_prune.detection.masks import LossMask
 from tlt_prune.errors import SpecError
+
+Targets = dict[str, tf.Tensor | dict[str, tf.Tensor]]
+""""cov", "cov_norm" and "bbox", channels first; with a mask also "weights", by objective: see `Rasterizer.__call__`."""
 
 # A cell's coverage is the share of its 4 x 4 sample points inside the ellipse.
 _SAMPLES = 4
@@ -76,7 +80,7 @@ class Rasterizer:
             for name in (field.name for field in dataclasses.fields(Ellipse))
         }
 
-    def __call__(self, boxes: Any, classes: Any) -> dict[str, Any]:
+    def __call__(self, boxes: tf.Tensor | NDArray[Any], classes: tf.Tensor | NDArray[Any]) -> Targets:
         """Paints.
 
         Args:
@@ -97,7 +101,7 @@ class Rasterizer:
         shapes = self._shapes(scaled, classes)
         mine = tf.equal(classes[..., None], tf.range(count))
 
-        def paint(i: Any, best: Any, owner: Any) -> tuple[Any, Any, Any]:
+        def paint(i: tf.Tensor, best: tf.Tensor, owner: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             place = shapes[:, i]
             cover, dead = self._cover(place, "ellipse"), self._cover(place, "dead zone")
             for_class = mine[:, i, :, None, None]
@@ -119,7 +123,7 @@ class Rasterizer:
             written["weights"] = self._mask.weights(grid, self.classes, ordered, classes, written["cov"])
         return written
 
-    def _shapes(self, boxes: Any, classes: Any) -> Any:
+    def _shapes(self, boxes: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
         """`(n, k, 6)`: center, radii of the ellipse, radii of the dead zone; in cells."""
         known = tf.clip_by_value(classes, 0, len(self.classes) - 1)
         of = {name: tf.gather(values, known) for name, values in self._ellipse.items()}
@@ -139,7 +143,7 @@ class Rasterizer:
         dead = [tf.maximum(r, (1 - self._deadzone) * r + self._deadzone * s) for r, s in zip((a, b), sides, strict=True)]
         return tf.stack([*centers, a, b, *dead], axis=-1)
 
-    def _cover(self, shapes: Any, what: str) -> Any:
+    def _cover(self, shapes: tf.Tensor, what: str) -> tf.Tensor:
         """`(n, rows, columns)`: the share of each cell's samples inside an ellipse `(n, 6)`."""
         first = 2 if what == "ellipse" else 4
         squares = []
@@ -150,7 +154,7 @@ class Rasterizer:
         by_cell = tf.reshape(inside, (-1, self.grid.rows, _SAMPLES, self.grid.columns, _SAMPLES))
         return tf.reduce_mean(by_cell, axis=(2, 4))
 
-    def _written(self, best: Any, owner: Any, boxes: Any, shapes: Any) -> dict[str, Any]:
+    def _written(self, best: tf.Tensor, owner: tf.Tensor, boxes: tf.Tensor, shapes: tf.Tensor) -> Targets:
         """The targets of each cell, from the box that owns it."""
         grid = self.grid
         # One more row stands for nobody.
@@ -177,11 +181,11 @@ class Rasterizer:
         }
 
 
-def _with_a_row(values: Any) -> Any:
+def _with_a_row(values: tf.Tensor) -> tf.Tensor:
     return tf.pad(values, [[0, 0], [0, 1], *[[0, 0]] * (len(values.shape) - 2)])
 
 
-def padded(pictures: Sequence[Sequence[tuple[str, Sequence[float]]]], classes: Sequence[str]) -> tuple[Any, Any]:
+def padded(pictures: Sequence[Sequence[tuple[str, Sequence[float]]]], classes: Sequence[str]) -> tuple[tf.Tensor, tf.Tensor]:
     """Lists of (class name, box) a picture -> what a `Rasterizer` takes; names that are no class are left out."""
     kept = [[(classes.index(name), box) for name, box in picture if name in classes] for picture in pictures]
     most = max(map(len, kept), default=0)

@@ -9,8 +9,9 @@ from typing import Any
 import keras
 import numpy as np
 from keras import ops
+from numpy.typing import NDArray
 
-from tlt_prune.detection.losses import OBJECTIVES, ObjectiveWeights, TargetClass, box_means, coverage_means
+from tlt_prune.detection.losses import OBJECTIVES, ObjectiveWeights, TargetClass, TensorLike, box_means, coverage_means
 
 
 @keras.saving.register_keras_serializable(package="tlt_prune")
@@ -43,19 +44,19 @@ class ObjectiveLoss(keras.losses.Loss):
         start = ObjectiveWeights(self.classes).of(objective)
         self.weights = keras.Variable(start, dtype="float32", trainable=False, name="weights")
 
-    def means(self, y_true: Any, y_pred: Any) -> Any:
+    def means(self, y_true: TensorLike, y_pred: TensorLike) -> TensorLike:
         """`(c,)`: the objective of every class, not weighted."""
         predicted, wanted, weights, _ = self._parts(y_true, y_pred)
         return self._means(predicted, wanted, weights)
 
-    def call(self, y_true: Any, y_pred: Any) -> Any:
+    def call(self, y_true: TensorLike, y_pred: TensorLike) -> TensorLike:
         predicted, wanted, weights, taught = self._parts(y_true, y_pred)
         means = self._means(predicted, wanted, weights)
         if taught is not None:
             means = (1 - self.alpha) * means + self.alpha * self._means(predicted, taught, weights)
         return ops.sum(self.weights * means)
 
-    def _parts(self, y_true: Any, y_pred: Any) -> tuple[Any, Any, Any, Any]:
+    def _parts(self, y_true: TensorLike, y_pred: TensorLike) -> tuple[TensorLike, TensorLike, TensorLike, TensorLike | None]:
         """Channels first: what the model says; of the target, what labels want, the weights of cells, what a teacher wants."""
         if not self.channels_first:
             y_true, y_pred = (ops.transpose(x, (0, 3, 1, 2)) for x in (y_true, y_pred))
@@ -64,7 +65,7 @@ class ObjectiveLoss(keras.losses.Loss):
         taught = y_true[:, behind:] if y_true.shape[1] > behind else None
         return y_pred, y_true[:, :own], y_true[:, own:behind], taught
 
-    def _means(self, predicted: Any, wanted: Any, weights: Any) -> Any:
+    def _means(self, predicted: TensorLike, wanted: TensorLike, weights: TensorLike) -> TensorLike:
         if self.objective == "cov":
             return coverage_means(wanted, predicted, [x.foreground_weight for x in self.classes], weights)
         return box_means(wanted, predicted, weights)
@@ -89,8 +90,8 @@ class ObjectiveMean(keras.metrics.Mean):
         super().__init__(name=name or f"{found.classes[number].name}_{found.objective}")
         self._loss, self._number = found, number
 
-    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        return super().update_state(self._loss.means(y_true, y_pred)[self._number])
+    def update_state(self, y_true: TensorLike, y_pred: TensorLike, sample_weight: TensorLike | None = None) -> None:
+        super().update_state(self._loss.means(y_true, y_pred)[self._number])
 
     def get_config(self) -> dict[str, Any]:
         loss = keras.saving.serialize_keras_object(self._loss)
@@ -123,14 +124,14 @@ class AutoWeighting(keras.callbacks.Callback):
         for row in history:
             self._weights.end_epoch(self._costs(row))
 
-    def on_train_begin(self, logs: Any = None) -> None:
+    def on_train_begin(self, logs: Mapping[str, float] | None = None) -> None:
         self._assign()
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
         self._weights.end_epoch(self._costs(logs or {}))
         self._assign()
 
-    def _costs(self, logs: Mapping[str, Any]) -> Any:
+    def _costs(self, logs: Mapping[str, float]) -> NDArray[np.float64]:
         plain = {self._plain(key): value for key, value in logs.items() if not key.startswith("val_")}
         return np.array([[float(plain[f"{name}_{objective}"]) for objective in OBJECTIVES] for name in self._names])
 

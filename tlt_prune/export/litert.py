@@ -7,7 +7,7 @@ import re
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -17,20 +17,32 @@ from tlt_prune import extras
 from tlt_prune.errors import ExportError, first_line
 from tlt_prune.export.saved_model import write_saved_model
 from tlt_prune.io import ModelInfo, files, model_info
-from tlt_prune.onnx import check_parity, check_stateless, keras_runner, load_predictor, quiet, quiet_natively, samples_of
+from tlt_prune.onnx import (
+    InputArrays,
+    check_parity,
+    check_stateless,
+    keras_runner,
+    load_predictor,
+    quiet,
+    quiet_natively,
+    samples_of,
+)
 from tlt_prune.quantization import is_quantization_aware
+
+if TYPE_CHECKING:
+    import tf_keras
 
 LITERT_PRECISIONS = ("float32", "float16", "int8")
 _LITERT_TOLERANCES = {"float32": 1e-4, "float16": 1e-2, "int8": 0.5}
 
 
 def export_litert(
-    model: Any,
+    model: keras.Model | tf_keras.Model,
     path: str | pathlib.Path,
-    samples: Any,
+    samples: InputArrays,
     *,
     precision: str = "float32",
-    calibration: Any = None,
+    calibration: InputArrays | None = None,
     tolerance: float | None = None,
     info: ModelInfo | None = None,
 ) -> float:
@@ -84,7 +96,7 @@ def export_litert(
         return check_parity(keras_runner(model), written.run, arrays, fed, tolerance, f"The LiteRT file of '{model.name}'")
 
 
-def _litert_bytes(model: Any, precision: str, ranges: Sequence[NDArray[Any]] | None) -> bytes:
+def _litert_bytes(model: keras.Model | tf_keras.Model, precision: str, ranges: Sequence[NDArray[Any]] | None) -> bytes:
     import tensorflow as tf
 
     inputs = [(x.name, x.dtype if isinstance(x.dtype, str) else x.dtype.name) for x in model.inputs]
@@ -119,11 +131,11 @@ def _litert_bytes(model: Any, precision: str, ranges: Sequence[NDArray[Any]] | N
             raise ExportError(f"TensorFlow cannot convert '{model.name}' to LiteRT: {reason}.") from error
 
 
-def _write_twin(model: Any, folder: str) -> None:
+def _write_twin(model: tf_keras.Model, folder: str) -> None:
     """Writes a SavedModel of a tf_keras model, with a signature like that of Keras 3."""
     import tensorflow as tf
 
-    def serve(*inputs: Any) -> dict[str, Any]:
+    def serve(*inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         outputs = keras.tree.flatten(model(keras.tree.pack_sequence_as(model.input, inputs), training=False))
         return {f"output_{i}": y for i, y in enumerate(outputs)}
 

@@ -13,6 +13,7 @@ from tlt_prune.config import Spec
 
 if TYPE_CHECKING:
     import keras
+    import tensorflow as tf
 
     from tlt_prune.onnx import Predictor
 
@@ -29,7 +30,7 @@ class PicturePreprocessing:
 
     channels: int
     dtype: str
-    prepare: Callable[[Any], Any]
+    prepare: Callable[[tf.Tensor], tf.Tensor]
 
     @property
     def signature(self) -> keras.InputSpec:

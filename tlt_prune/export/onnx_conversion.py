@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
@@ -14,8 +14,12 @@ from tlt_prune.errors import ExportError, first_line
 from tlt_prune.graph import producing_layer
 from tlt_prune.onnx import makers, stored_tensors, with_call_scopes, with_layer_names
 
+if TYPE_CHECKING:
+    import onnx
+    import tensorflow as tf
 
-def converted_graph(model: keras.Model, opset: int, turned: list[bool], batch_size: int | None) -> Any:
+
+def converted_graph(model: keras.Model, opset: int, turned: list[bool], batch_size: int | None) -> onnx.ModelProto:
     """The ONNX graph of a Keras model, named after its layers.
 
     Args:
@@ -38,7 +42,7 @@ def converted_graph(model: keras.Model, opset: int, turned: list[bool], batch_si
 
     run, paths = with_call_scopes(model)
 
-    def forward(*x: Any) -> dict[str, Any]:
+    def forward(*x: tf.Tensor) -> dict[str, tf.Tensor]:
         outputs = keras.tree.flatten(run(*x))
         return {f"{i:03d}_{name}": y for i, (name, y) in enumerate(zip(names, outputs, strict=True))}
 
@@ -63,7 +67,7 @@ def converted_graph(model: keras.Model, opset: int, turned: list[bool], batch_si
     return with_layer_names(_slimmed(_renamed(proto, inputs, names, [x.shape[0] for x in signature])), paths)
 
 
-def _feed_constants(proto: Any, function: Any) -> None:
+def _feed_constants(proto: onnx.ModelProto, function: tf.types.experimental.ConcreteFunction) -> None:
     """Turns graph inputs that the function captured as constants (the means of an adapted Normalization) into initializers."""
     import onnx
 
@@ -74,7 +78,7 @@ def _feed_constants(proto: Any, function: Any) -> None:
         graph.input.remove(value)
 
 
-def _without_erfc(proto: Any) -> Any:
+def _without_erfc(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Replaces Erfc, by which TensorFlow computes GELU and which ONNX lacks, with 1 - erf(x)."""
     import onnx
 
@@ -94,7 +98,7 @@ def _without_erfc(proto: Any) -> Any:
     return proto
 
 
-def _keep_zeros_before_pooling(proto: Any) -> None:
+def _keep_zeros_before_pooling(proto: onnx.ModelProto) -> None:
     """Pads with the smallest positive number instead of 0 before a MaxPool.
 
     onnxruntime (seen in 1.31) fuses a Pad of zeros into the pool's own padding, which never wins the maximum. That is wrong where
@@ -119,7 +123,7 @@ def _keep_zeros_before_pooling(proto: Any) -> None:
         pad.input[2:] = [f"{pad.output[0]}_zero"]
 
 
-def _check_operations(proto: Any, name: str) -> None:
+def _check_operations(proto: onnx.ModelProto, name: str) -> None:
     import onnx
 
     unknown = {node.op_type for node in proto.graph.node if not onnx.defs.has(node.op_type, node.domain)}
@@ -143,7 +147,9 @@ def _inlined_functions() -> Iterator[None]:
         tf.config.run_functions_eagerly(before)
 
 
-def _renamed(proto: Any, input_names: list[str], output_names: list[str], batch_sizes: list[int | None]) -> Any:
+def _renamed(
+    proto: onnx.ModelProto, input_names: list[str], output_names: list[str], batch_sizes: list[int | None]
+) -> onnx.ModelProto:
     """Renames inputs and outputs to their Keras names, without TensorFlow's ":0"."""
     graph = proto.graph
     new = {f"{name}:0": name for name in input_names}
@@ -168,7 +174,7 @@ def _unique(names: list[str]) -> list[str]:
     return [name if names.count(name) == 1 else f"{name}_{i}" for i, name in enumerate(names)]
 
 
-def _slimmed(proto: Any) -> Any:
+def _slimmed(proto: onnx.ModelProto) -> onnx.ModelProto:
     import onnxslim
 
     slim = onnxslim.slim(proto)

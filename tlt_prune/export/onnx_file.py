@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import warnings
-from typing import Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import keras
 import numpy as np
@@ -16,8 +16,21 @@ from tlt_prune.errors import ExportError, first_line
 from tlt_prune.export.onnx_conversion import converted_graph
 from tlt_prune.graph import all_layers
 from tlt_prune.io import ModelInfo, files, model_info
-from tlt_prune.onnx import Run, check_parity, check_stateless, is_quantized, keras_runner, onnx_runner, samples_of, session_of
+from tlt_prune.onnx import (
+    InputArrays,
+    Run,
+    check_parity,
+    check_stateless,
+    is_quantized,
+    keras_runner,
+    onnx_runner,
+    samples_of,
+    session_of,
+)
 from tlt_prune.quantization import copied, folded, with_int8_weights
+
+if TYPE_CHECKING:
+    import onnx
 
 OPSETS = range(13, 18)
 LAYOUTS = ("NHWC", "NCHW")
@@ -59,7 +72,7 @@ class OnnxOptions:
 def export_onnx(
     model: keras.Model,
     path: str | pathlib.Path,
-    samples: Any,
+    samples: InputArrays,
     *,
     tolerance: float | None = None,
     info: ModelInfo | None = None,
@@ -119,7 +132,7 @@ def _first(arrays: list[NDArray[Any]], batch_size: int | None) -> list[NDArray[A
     return [x[:batch_size] for x in arrays]
 
 
-def _in_precision(proto: Any, precision: str) -> tuple[Any, str]:
+def _in_precision(proto: onnx.ModelProto, precision: str) -> tuple[onnx.ModelProto, str]:
     """The graph in a precision, and that precision: "int8" if the model was trained with quantization."""
     if is_quantized(proto):
         if precision != "float32":
@@ -128,7 +141,7 @@ def _in_precision(proto: Any, precision: str) -> tuple[Any, str]:
     return (_in_half(proto), precision) if precision == "float16" else (proto, precision)
 
 
-def _in_half(proto: Any) -> Any:
+def _in_half(proto: onnx.ModelProto) -> onnx.ModelProto:
     from onnxruntime.quantization.onnx_model import ONNXModel
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
@@ -140,8 +153,8 @@ def _in_half(proto: Any) -> Any:
     return half.model
 
 
-def _runner(proto: Any, name: str, *, optimize: bool) -> Run:
-    def run(batch: Any) -> Any:
+def _runner(proto: onnx.ModelProto, name: str, *, optimize: bool) -> Run:
+    def run(batch: InputArrays) -> list[NDArray[Any]]:
         try:
             return onnx_runner(session_of(proto.SerializeToString(), optimize=optimize))(batch)
         # The runtime raises many types; the user gets one line.

@@ -12,13 +12,13 @@ from tlt_prune import extras
 from tlt_prune.export.material import PicturePreprocessing
 from tlt_prune.graph import family_of
 from tlt_prune.io import ModelInfo, files, model_info
-from tlt_prune.onnx import check_parity, input_structure, keras_runner, load_predictor, quiet, samples_of
+from tlt_prune.onnx import InputArrays, check_parity, input_structure, keras_runner, load_predictor, quiet, samples_of
 
 
 def export_saved_model(
     model: keras.Model,
     path: str | pathlib.Path,
-    samples: Any,
+    samples: InputArrays,
     tolerance: float = 1e-4,
     info: ModelInfo | None = None,
     pictures: PicturePreprocessing | None = None,
@@ -70,7 +70,7 @@ def write_saved_model(model: keras.Model, path: str | pathlib.Path, pictures: Pi
         archive.write_out(path, verbose=False)
 
 
-def _signature(model: keras.Model) -> list[Any]:
+def _signature(model: keras.Model) -> list[keras.InputSpec]:
     """Input specs of the serving signature: one positional argument with the structure of the model's inputs."""
     specs = keras.tree.map_structure(lambda x: keras.InputSpec(shape=x.shape, dtype=x.dtype, name=x.name), input_structure(model))
     return [specs]

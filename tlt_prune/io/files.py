@@ -15,7 +15,6 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
 from tlt_prune.errors import FolderInUseError, NotReplacedError
 from tlt_prune.io import interrupt
@@ -246,7 +245,7 @@ def write_text(path: Path, text: str) -> None:
         staged.write_text(text, "utf-8")
 
 
-def write_json(path: Path, data: Mapping[str, Any]) -> None:
+def write_json(path: Path, data: Mapping[str, object]) -> None:
     """Writes a JSON file, whole or not at all."""
     write_text(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
 

@@ -12,7 +12,10 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from types import FrameType
 
 _CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
@@ -60,7 +63,7 @@ def end(code: int) -> NoReturn:
     os._exit(code)
 
 
-def _handler(number: int, frame: Any) -> None:
+def _handler(number: int, frame: FrameType | None) -> None:
     global _asked
     _asked = number
     if not _held:

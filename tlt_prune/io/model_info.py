@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import pathlib
 from importlib import metadata
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from tlt_prune.config import Settings, Spec, TextError, checked, decoded, json_of, shown
 from tlt_prune.errors import SpecError, first_line
 from tlt_prune.io import files
 from tlt_prune.version import VERSION
 
+S = TypeVar("S", bound=Settings)
 _MEMBER = "tlt_prune/model.json"
 ONNX_KEY = "tlt_prune"
 SAVED_MODEL_FILE = "tlt_prune.json"
@@ -161,7 +162,7 @@ def _section(spec: Spec, path: str) -> Any:
     return section
 
 
-def _with(section: Any, path: list[str], key: str, value: Any) -> Any:
+def _with(section: S, path: list[str], key: str, value: object) -> S:
     if not path:
         return section.model_copy(update={key: value})
     return section.model_copy(update={path[0]: _with(getattr(section, path[0]), path[1:], key, value)})

@@ -58,5 +58,5 @@ class _WhenKerasComes(importlib.abc.MetaPathFinder):
         return spec
 
 
-def _is_halfway(module: Any) -> bool:
+def _is_halfway(module: object) -> bool:
     return bool(getattr(getattr(module, "__spec__", None), "_initializing", False))

@@ -9,13 +9,15 @@ from __future__ import annotations
 import collections
 import dataclasses
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
 
 # (height, width, channels), whatever the data format; None is open.
 InputShape = Sequence[int | None]
+# Zeros along (height, width): as many on both sides, or (before, after).
+Padding = Sequence[int | tuple[int, int]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +43,8 @@ class ArchitectureOptions:
     data_format: str = "channels_last"
     use_batch_norm: bool = True
     use_bias: bool | None = None
-    kernel_regularizer: Any = None
-    bias_regularizer: Any = None
+    kernel_regularizer: keras.regularizers.Regularizer | None = None
+    bias_regularizer: keras.regularizers.Regularizer | None = None
     freeze_bn: bool = False
     freeze_blocks: Sequence[int] = ()
     activation: str | None = None
@@ -82,7 +84,7 @@ class Net:
 
     def conv(
         self,
-        x: Any,
+        x: keras.KerasTensor,
         filters: int,
         kernel: int | tuple[int, int],
         strides: int = 1,
@@ -91,7 +93,7 @@ class Net:
         padding: str = "same",
         block: int | None = None,
         **kwargs: Any,
-    ) -> Any:
+    ) -> keras.KerasTensor:
         o = self.options
         name = name or self.name("Conv2d")
         # Where nothing is skipped, and the kernel has a middle, both pad alike.
@@ -111,7 +113,9 @@ class Net:
         )
         return layer(x)
 
-    def depthwise(self, x: Any, kernel: int, strides: int = 1, *, name: str, padding: str, block: int, **kwargs: Any) -> Any:
+    def depthwise(
+        self, x: keras.KerasTensor, kernel: int, strides: int = 1, *, name: str, padding: str, block: int, **kwargs: Any
+    ) -> keras.KerasTensor:
         o = self.options
         return keras.layers.DepthwiseConv2D(
             kernel,
@@ -126,19 +130,19 @@ class Net:
             **kwargs,
         )(x)
 
-    def _padded(self, x: Any, zeros: Sequence[int], padding: str, name: str) -> tuple[Any, str]:
+    def _padded(self, x: keras.KerasTensor, zeros: Sequence[int], padding: str, name: str) -> tuple[keras.KerasTensor, str]:
         """The input and the layer's padding: with "tao", zeros on every side (height, width) in place of "same"."""
         if self.options.padding != "tao" or padding != "same":
             return x, padding
         return (self.pad(x, tuple(zeros), f"{name}_pad") if any(zeros) else x), "valid"
 
-    def pad(self, x: Any, padding: Any, name: str) -> Any:
+    def pad(self, x: keras.KerasTensor, padding: Padding, name: str) -> keras.KerasTensor:
         return keras.layers.ZeroPadding2D(padding, data_format=self.options.data_format, name=name)(x)
 
-    def concat(self, *xs: Any, name: str) -> Any:
+    def concat(self, *xs: keras.KerasTensor, name: str) -> keras.KerasTensor:
         return keras.layers.Concatenate(axis=self.channel_axis, name=name)(list(xs))
 
-    def norm(self, x: Any, name: str | None = None, **kwargs: Any) -> Any:
+    def norm(self, x: keras.KerasTensor, name: str | None = None, **kwargs: Any) -> keras.KerasTensor:
         """Batch normalization, if the model has any."""
         o = self.options
         if not o.use_batch_norm:
@@ -153,7 +157,7 @@ class Net:
         )
         return layer(x)
 
-    def act(self, x: Any, name: str | None = None, kind: str | None = None) -> Any:
+    def act(self, x: keras.KerasTensor, name: str | None = None, kind: str | None = None) -> keras.KerasTensor:
         """The model's activation, or `kind`.
 
         Raises:
@@ -165,17 +169,21 @@ class Net:
             raise ValueError(f"Expected activation to be one of {', '.join(_ACTIVATIONS)}. Received: {wanted!r}.")
         return _ACTIVATIONS[wanted](self, x, name, parameters)
 
-    def add(self, *xs: Any, name: str | None = None) -> Any:
+    def add(self, *xs: keras.KerasTensor, name: str | None = None) -> keras.KerasTensor:
         return keras.layers.Add(name=name or self.name("Add"))(list(xs))
 
-    def max_pool(self, x: Any, size: int, strides: int, padding: str = "same", name: str | None = None) -> Any:
+    def max_pool(
+        self, x: keras.KerasTensor, size: int, strides: int, padding: str = "same", name: str | None = None
+    ) -> keras.KerasTensor:
         name = name or self.name("MaxPooling2d")
         x, padding = self._padded(x, [(size - 1) // 2] * 2, padding, name)
         return keras.layers.MaxPooling2D(size, strides=strides, padding=padding, data_format=self.options.data_format, name=name)(
             x
         )
 
-    def average_pool(self, x: Any, size: int, strides: int | None = None, padding: str = "same", name: str | None = None) -> Any:
+    def average_pool(
+        self, x: keras.KerasTensor, size: int, strides: int | None = None, padding: str = "same", name: str | None = None
+    ) -> keras.KerasTensor:
         name = name or self.name("AveragePooling2d")
         # Zeros count in the average, unlike Keras' own padding.
         x, padding = self._padded(x, [(size - 1) // 2] * 2, padding, name)
@@ -183,10 +191,10 @@ class Net:
             size, strides=strides, padding=padding, data_format=self.options.data_format, name=name
         )(x)
 
-    def flatten(self, x: Any, name: str | None = None) -> Any:
+    def flatten(self, x: keras.KerasTensor, name: str | None = None) -> keras.KerasTensor:
         return keras.layers.Flatten(data_format=self.options.data_format, name=name or self.name("Flatten"))(x)
 
-    def dense(self, x: Any, units: int, name: str, activation: str = "softmax", **kwargs: Any) -> Any:
+    def dense(self, x: keras.KerasTensor, units: int, name: str, activation: str = "softmax", **kwargs: Any) -> keras.KerasTensor:
         o = self.options
         return keras.layers.Dense(
             units,
@@ -197,10 +205,10 @@ class Net:
             **kwargs,
         )(x)
 
-    def global_pool(self, x: Any, name: str) -> Any:
+    def global_pool(self, x: keras.KerasTensor, name: str) -> keras.KerasTensor:
         return keras.layers.GlobalAveragePooling2D(data_format=self.options.data_format, name=name)(x)
 
-    def spatial(self, x: Any) -> tuple[int | None, int | None]:
+    def spatial(self, x: keras.KerasTensor) -> tuple[int | None, int | None]:
         """(height, width) of a feature map."""
         return tuple(x.shape[2:] if self.channel_axis == 1 else x.shape[1:3])
 
@@ -209,27 +217,31 @@ def _pair(kernel: int | tuple[int, int]) -> tuple[int, int]:
     return (kernel, kernel) if isinstance(kernel, int) else kernel
 
 
-def _activation(function: str) -> Callable[..., Any]:
-    def make(net: Net, x: Any, name: str | None, parameters: dict[str, float]) -> Any:
+# (net, x, name, parameters) -> the activated tensor.
+_Activation = Callable[[Net, keras.KerasTensor, str | None, Mapping[str, float]], keras.KerasTensor]
+
+
+def _activation(function: str) -> _Activation:
+    def make(net: Net, x: keras.KerasTensor, name: str | None, parameters: Mapping[str, float]) -> keras.KerasTensor:
         return keras.layers.Activation(function, name=name or net.name("Activation"))(x)
 
     return make
 
 
-def _leaky_relu(net: Net, x: Any, name: str | None, parameters: dict[str, float]) -> Any:
+def _leaky_relu(net: Net, x: keras.KerasTensor, name: str | None, parameters: Mapping[str, float]) -> keras.KerasTensor:
     slope = parameters.get("alpha", 0.1)
     return keras.layers.LeakyReLU(negative_slope=slope, name=name or net.name("LeakyReLU"))(x)
 
 
-def _relu_n(net: Net, x: Any, name: str | None, parameters: dict[str, float]) -> Any:
+def _relu_n(net: Net, x: keras.KerasTensor, name: str | None, parameters: Mapping[str, float]) -> keras.KerasTensor:
     return keras.layers.ReLU(max_value=parameters["max_value"], name=name or net.name("ReLU"))(x)
 
 
-def _elu(net: Net, x: Any, name: str | None, parameters: dict[str, float]) -> Any:
+def _elu(net: Net, x: keras.KerasTensor, name: str | None, parameters: Mapping[str, float]) -> keras.KerasTensor:
     return keras.layers.ELU(alpha=parameters.get("alpha", 1.0), name=name or net.name("ELU"))(x)
 
 
-_ACTIVATIONS: dict[str, Callable[..., Any]] = {
+_ACTIVATIONS: dict[str, _Activation] = {
     "relu": _activation("relu"),
     "sigmoid": _activation("sigmoid"),
     "swish": _activation("silu"),
@@ -243,7 +255,7 @@ _ACTIVATIONS: dict[str, Callable[..., Any]] = {
 }
 
 
-def inputs(options: ArchitectureOptions, input_shape: InputShape, name: str = "input_1") -> Any:
+def inputs(options: ArchitectureOptions, input_shape: InputShape, name: str = "input_1") -> keras.KerasTensor:
     """The input tensor; `input_shape` is (height, width, channels) whatever the data format."""
     height, width, channels = input_shape
     first = options.data_format == "channels_first"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 
 from tlt_prune.models.blocks import ArchitectureOptions, InputShape, Net, inputs
@@ -121,7 +119,9 @@ class _Conv:
         self.net = Net(options or ArchitectureOptions(), use_bias=False, activation="leaky_relu")
         self._suffix = suffix
 
-    def __call__(self, x: Any, filters: int, kernel: int, name: str, block: int, *, strides: int = 1) -> Any:
+    def __call__(
+        self, x: keras.KerasTensor, filters: int, kernel: int, name: str, block: int, *, strides: int = 1
+    ) -> keras.KerasTensor:
         net = self.net
         x = net.norm(net.conv(x, filters, kernel, strides, name=name, block=block), f"{name}_bn")
         if net.activation == "relu":
@@ -129,7 +129,7 @@ class _Conv:
         return net.act(x, f"{name}_{self._suffix}")
 
 
-def _residuals(conv: _Conv, x: Any, block: int, count: int, narrow: int, width: int) -> Any:
+def _residuals(conv: _Conv, x: keras.KerasTensor, block: int, count: int, narrow: int, width: int) -> keras.KerasTensor:
     for i in range(1, count + 1):
         y = conv(x, narrow, 1, f"b{block}_conv{i}_1", block)
         y = conv(y, width, 3, f"b{block}_conv{i}_2", block)
@@ -137,13 +137,13 @@ def _residuals(conv: _Conv, x: Any, block: int, count: int, narrow: int, width: 
     return x
 
 
-def _second_half(net: Net, x: Any) -> Any:
+def _second_half(net: Net, x: keras.KerasTensor) -> keras.KerasTensor:
     """The toolkit's `Split(groups=2, group_id=1)`, as a slice: it needs no custom layer to load."""
     half = x.shape[net.channel_axis] // 2
     return x[:, half:] if net.channel_axis == 1 else x[..., half:]
 
 
-def _finished(net: Net, image: Any, x: Any, name: str, classes: int | None) -> keras.Model:
+def _finished(net: Net, image: keras.KerasTensor, x: keras.KerasTensor, name: str, classes: int | None) -> keras.Model:
     if classes is not None:
         x = net.dense(net.global_pool(x, "avgpool"), classes, "predictions")
         name += "_bn_add_head" if net.options.use_batch_norm else "_add_head"

@@ -37,7 +37,9 @@ def detectnet_v2(
     return keras.Model(base.inputs[0], heads, name=f"{base.name}_detectnet_v2")
 
 
-def _head(x: Any, o: ArchitectureOptions, objective: str, filters: int, activation: str | None) -> Any:
+def _head(
+    x: keras.KerasTensor, o: ArchitectureOptions, objective: str, filters: int, activation: str | None
+) -> keras.KerasTensor:
     return keras.layers.Conv2D(
         filters,
         1,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from typing import Any
 
 import keras
 
@@ -26,11 +26,11 @@ _DROP_CONNECT = 0.2
 _SE_RATIO = 0.25
 
 
-def _kernel_initializer() -> Any:
+def _kernel_initializer() -> keras.initializers.Initializer:
     return keras.initializers.VarianceScaling(2.0, "fan_out", "truncated_normal")
 
 
-def _head_initializer() -> Any:
+def _head_initializer() -> keras.initializers.Initializer:
     return keras.initializers.VarianceScaling(1 / 3, "fan_out", "uniform")
 
 
@@ -72,7 +72,8 @@ def efficientnet(
         for i in range(math.ceil(depth * repeats)):
             stride = 1 if i or (stride16 and number == 6) else step
             drop = _DROP_CONNECT * count / total
-            x = _block(net, x, f"block{number}{chr(97 + i)}_", number, kernel, before, filters, expansion, stride, drop)
+            sizes = _BlockSizes(kernel, before, filters, expansion, stride, drop)
+            x = _block(net, x, f"block{number}{chr(97 + i)}_", number, sizes)
             before = filters
             count += 1
     x = net.conv(x, divisible(1280 * width), 1, name="top_conv", block=len(_BLOCKS) + 1, kernel_initializer=_kernel_initializer())
@@ -84,14 +85,34 @@ def efficientnet(
     return keras.Model(image, x, name=f"efficientnet-b{variant}")
 
 
-def _block(
-    net: Net, x: Any, name: str, number: int, kernel: int, before: int, filters: int, expansion: int, stride: int, drop: float
-) -> Any:
+@dataclasses.dataclass(frozen=True)
+class _BlockSizes:
+    """Sizes of a block.
+
+    Attributes:
+        kernel: of the depthwise convolution.
+        before: filters that come in.
+        filters: filters that go out.
+        expansion: how many times as many filters the depthwise convolution has as come in.
+        stride: of the depthwise convolution.
+        drop: share of pictures for which the block is left out while training, where it has a shortcut.
+    """
+
+    kernel: int
+    before: int
+    filters: int
+    expansion: int
+    stride: int
+    drop: float
+
+
+def _block(net: Net, x: keras.KerasTensor, name: str, number: int, sizes: _BlockSizes) -> keras.KerasTensor:
     """Expansion, depthwise, squeeze-and-excitation, projection, and a shortcut where the shape stays."""
-    start = x
+    start, kernel, stride = x, sizes.kernel, sizes.stride
+    wide = sizes.before * sizes.expansion
     init = {"kernel_initializer": _kernel_initializer(), "block": number}
-    if expansion != 1:
-        x = net.norm(net.conv(x, before * expansion, 1, name=f"{name}expand_conv", **init), f"{name}expand_bn")
+    if sizes.expansion != 1:
+        x = net.norm(net.conv(x, wide, 1, name=f"{name}expand_conv", **init), f"{name}expand_bn")
         x = net.act(x, f"{name}expand_activation")
     if stride == 2:
         x = net.pad(x, _padding(net, x, kernel), f"{name}dwconv_pad")
@@ -102,14 +123,14 @@ def _block(
     x = net.act(net.norm(x, f"{name}bn"), f"{name}activation")
     se = net.global_pool(x, f"{name}se_squeeze")
     se = keras.layers.Reshape((-1, 1, 1) if net.channel_axis == 1 else (1, 1, -1), name=f"{name}se_reshape")(se)
-    reduced = max(1, int(before * _SE_RATIO))
+    reduced = max(1, int(sizes.before * _SE_RATIO))
     se = net.conv(se, reduced, 1, name=f"{name}se_reduce", use_bias=True, activation=_function(net), **init)
-    se = net.conv(se, before * expansion, 1, name=f"{name}se_expand", use_bias=True, activation="sigmoid", **init)
+    se = net.conv(se, wide, 1, name=f"{name}se_expand", use_bias=True, activation="sigmoid", **init)
     x = keras.layers.Multiply(name=f"{name}se_excite")([x, se])
-    x = net.norm(net.conv(x, filters, 1, name=f"{name}project_conv", **{**init, "use_bias": False}), f"{name}project_bn")
-    if stride == 1 and before == filters:
-        if drop > 0:
-            x = keras.layers.Dropout(drop, noise_shape=(None, 1, 1, 1), name=f"{name}drop")(x)
+    x = net.norm(net.conv(x, sizes.filters, 1, name=f"{name}project_conv", **{**init, "use_bias": False}), f"{name}project_bn")
+    if stride == 1 and sizes.before == sizes.filters:
+        if sizes.drop > 0:
+            x = keras.layers.Dropout(sizes.drop, noise_shape=(None, 1, 1, 1), name=f"{name}drop")(x)
         x = net.add(x, start, name=f"{name}add")
     return x
 
@@ -118,7 +139,7 @@ def _function(net: Net) -> str:
     return {"swish": "silu"}.get(net.activation, net.activation)
 
 
-def _padding(net: Net, x: Any, kernel: int) -> tuple[tuple[int, int], tuple[int, int]]:
+def _padding(net: Net, x: keras.KerasTensor, kernel: int) -> tuple[tuple[int, int], tuple[int, int]]:
     """Padding of a stride-2 convolution as for even sizes in PyTorch: one less before where the size is even."""
     half = kernel // 2
     height, width = (half - (1 if n is None else 1 - n % 2) for n in net.spatial(x))

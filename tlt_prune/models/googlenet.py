@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 
 from tlt_prune.models.blocks import ArchitectureOptions, InputShape, Net, inputs
@@ -40,10 +38,10 @@ def googlenet(
     o = options or ArchitectureOptions()
     net = Net(o)
     image = inputs(o, input_shape)
-    x = _conv(net, image, 64, 7, "conv1", 0, strides=2, norm="bn_conv1")
+    x = _conv(net, image, 64, 7, "conv1", 0, strides=2)
     x = net.max_pool(x, 2, 2, name="pool1")
-    x = _conv(net, x, 64, 1, "conv2_reduce", 0, norm="bn_conv2_reduce")
-    x = _conv(net, x, 192, 3, "conv2", 0, norm="bn_conv2")
+    x = _conv(net, x, 64, 1, "conv2_reduce", 0)
+    x = _conv(net, x, 192, 3, "conv2", 0)
     x = net.max_pool(x, 2, 2, name="pool2")
     for block, (name, widths) in enumerate(_INCEPTIONS.items(), start=1):
         if name == "4a":
@@ -58,11 +56,15 @@ def googlenet(
     return keras.Model(image, x, name="Googlenet_bn" if o.use_batch_norm else "Googlenet")
 
 
-def _conv(net: Net, x: Any, filters: int, kernel: int, name: str, block: int, *, strides: int = 1, norm: str = "") -> Any:
-    return net.act(net.norm(net.conv(x, filters, kernel, strides, name=name, block=block), norm or f"{name}_bn"))
+def _conv(
+    net: Net, x: keras.KerasTensor, filters: int, kernel: int, name: str, block: int, *, strides: int = 1
+) -> keras.KerasTensor:
+    # The toolkit names the normalizations of the stem, block 0, the other way round.
+    norm = f"{name}_bn" if block else f"bn_{name}"
+    return net.act(net.norm(net.conv(x, filters, kernel, strides, name=name, block=block), norm))
 
 
-def _inception(net: Net, x: Any, name: str, widths: tuple[int, ...], block: int) -> Any:
+def _inception(net: Net, x: keras.KerasTensor, name: str, widths: tuple[int, ...], block: int) -> keras.KerasTensor:
     one, reduce3, three, reduce5, five, projection = widths
     a = _conv(net, x, one, 1, f"{name}_1x1", block)
     b = _conv(net, x, reduce3, 1, f"{name}_3x3_reduce", block)

@@ -7,7 +7,7 @@ from typing import Any
 
 import h5py
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 # More groups are no network's.
 _MOST_GROUPS = 50_000
@@ -33,7 +33,7 @@ def stored(file: h5py.File) -> dict[str, list[h5py.Dataset]]:
         raise DamagedError(f"cannot be read as weights: {str(error)[:100]} ({type(error).__name__})") from error
 
 
-def array_of(values: Any, layer: str) -> NDArray[Any]:
+def array_of(values: ArrayLike | h5py.Dataset, layer: str) -> NDArray[Any]:
     """A weight's values: `values` is an array, or a dataset whose shape is known to be right.
 
     Raises:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 
 from tlt_prune.models.blocks import ArchitectureOptions, InputShape, Net, inputs, letters
@@ -55,7 +53,9 @@ def helnet(
     return keras.Model(image, x, name=f"helnet{layers}_s16{pool}{norm}")
 
 
-def _block(net: Net, x: Any, name: str, stage: int, width: int, stride: int, convolutions: int) -> Any:
+def _block(
+    net: Net, x: keras.KerasTensor, name: str, stage: int, width: int, stride: int, convolutions: int
+) -> keras.KerasTensor:
     for i in range(1, convolutions + 1):
         x = net.conv(x, width, 3, stride if i == 1 else 1, name=f"{name}conv_{i}", block=stage)
         x = net.act(net.norm(x, f"{name}bn_{i}"))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 
 from tlt_prune.models.blocks import ArchitectureOptions, InputShape, Net, divisible, inputs
@@ -99,7 +97,9 @@ def mobilenet_v2(
     return keras.Model(image, x, name=_name("mobilenet_v2", o, classes))
 
 
-def _inverted_residual(net: Net, x: Any, i: int, filters: int, stride: int, expansion: int, project: bool) -> Any:
+def _inverted_residual(
+    net: Net, x: keras.KerasTensor, i: int, filters: int, stride: int, expansion: int, project: bool
+) -> keras.KerasTensor:
     name = f"block_{i}_" if i else "expanded_conv_"
     channels = x.shape[net.channel_axis]
     y = x
@@ -119,7 +119,7 @@ def _inverted_residual(net: Net, x: Any, i: int, filters: int, stride: int, expa
     return net.add(x, y, name=f"{name}add")
 
 
-def _norm(net: Net, x: Any, name: str) -> Any:
+def _norm(net: Net, x: keras.KerasTensor, name: str) -> keras.KerasTensor:
     return net.norm(x, name, epsilon=1e-3, momentum=0.999)
 
 
@@ -127,11 +127,11 @@ def _relu_name(net: Net) -> str:
     return "relu6" if net.activation == "relu6" else "relu"
 
 
-def _relu(net: Net, x: Any, name: str) -> Any:
+def _relu(net: Net, x: keras.KerasTensor, name: str) -> keras.KerasTensor:
     return keras.layers.ReLU(6.0 if net.activation == "relu6" else None, name=name)(x)
 
 
-def _pooled(net: Net, x: Any) -> Any:
+def _pooled(net: Net, x: keras.KerasTensor) -> keras.KerasTensor:
     size = min(7, *(n or 7 for n in net.spatial(x)))
     return net.flatten(net.average_pool(x, size, padding="valid"), "flatten_1")
 

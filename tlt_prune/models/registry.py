@@ -169,7 +169,7 @@ def classifier(
     return keras.Model(backbone.inputs[0], x, name=backbone.name)
 
 
-def _split(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _split(options: Mapping[str, object]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Options that all architectures share, and the others."""
     fields = {x.name for x in dataclasses.fields(ArchitectureOptions)}
     return {k: v for k, v in options.items() if k in fields}, {k: v for k, v in options.items() if k not in fields}

@@ -6,8 +6,6 @@ which the toolkit does not have, under the same layer names.
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 
 from tlt_prune.models.blocks import ArchitectureOptions, InputShape, Net, inputs, letters
@@ -88,7 +86,9 @@ def resnet(
     return keras.Model(image, x, name=_name(layers, o, use_pooling, classes))
 
 
-def _block(net: Net, x: Any, name: str, stage: int, convolutions: list[tuple[int, int]], stride: int, project: bool) -> Any:
+def _block(
+    net: Net, x: keras.KerasTensor, name: str, stage: int, convolutions: list[tuple[int, int]], stride: int, project: bool
+) -> keras.KerasTensor:
     """Convolutions with a shortcut around them; the stride is on the first, as in the paper."""
     y = x
     last = len(convolutions)

@@ -65,7 +65,7 @@ def shufflenet(
     return keras.Model(image, x, name=name)
 
 
-def _unit(net: Net, x: Any, width: int, stage: int, block: int, groups: int, ratio: float) -> Any:
+def _unit(net: Net, x: keras.KerasTensor, width: int, stage: int, block: int, groups: int, ratio: float) -> keras.KerasTensor:
     # Keras 3 forbids the toolkit's "/" in names.
     name = f"stage{stage}_block{block}_"
     stride = 2 if block == 1 else 1
@@ -84,7 +84,7 @@ def _unit(net: Net, x: Any, width: int, stage: int, block: int, groups: int, rat
     return net.act(merged, f"{name}relu_out", kind="relu")
 
 
-def _shuffled(net: Net, x: Any, groups: int, name: str) -> Any:
+def _shuffled(net: Net, x: keras.KerasTensor, groups: int, name: str) -> keras.KerasTensor:
     """Reshape, transpose, reshape: channel j of group i comes to place j of i. One group moves nothing."""
     if groups == 1:
         return keras.layers.Identity(name=name)(x)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 
 from tlt_prune.models.blocks import ArchitectureOptions, InputShape, Net, inputs
@@ -57,10 +55,10 @@ def squeezenet(
     return keras.Model(image, x, name="squeezenet")
 
 
-def _fire(net: Net, x: Any, number: int, squeeze: int, expand: int) -> Any:
+def _fire(net: Net, x: keras.KerasTensor, number: int, squeeze: int, expand: int) -> keras.KerasTensor:
     name, block = f"fire{number}", number - 1
 
-    def conv(y: Any, filters: int, kernel: int, part: str, act: str) -> Any:
+    def conv(y: keras.KerasTensor, filters: int, kernel: int, part: str, act: str) -> keras.KerasTensor:
         y = net.conv(y, filters, kernel, name=f"{name}_{part}", block=block, use_bias=True)
         return net.act(y, f"{name}_{act}", kind="relu")
 

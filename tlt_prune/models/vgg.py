@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 
 from tlt_prune.models.blocks import ArchitectureOptions, InputShape, Net, inputs, letters
@@ -61,6 +59,6 @@ def vgg(
     return keras.Model(image, x, name=f"vgg{layers}{pool}{norm}")
 
 
-def _convolution(net: Net, x: Any, width: int, stride: int, name: str, block: int) -> Any:
+def _convolution(net: Net, x: keras.KerasTensor, width: int, stride: int, name: str, block: int) -> keras.KerasTensor:
     x = net.norm(net.conv(x, width, 3, stride, name=f"{name}conv_1", block=block), f"{name}bn_1")
     return net.act(x, f"{name}{net.activation}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import keras
@@ -14,6 +14,10 @@ from tlt_prune.errors import ExportError
 from tlt_prune.graph import all_layers
 from tlt_prune.io import load_keras
 from tlt_prune.models import hdf5
+
+if TYPE_CHECKING:
+    import h5py
+    from numpy.typing import NDArray
 
 
 def load_weights_by_name(model: keras.Model, path: str | pathlib.Path) -> pd.DataFrame:
@@ -51,7 +55,7 @@ def load_weights_by_name(model: keras.Model, path: str | pathlib.Path) -> pd.Dat
         raise ValueError(f"{path} is no HDF5 file (encrypted TLT files must be decrypted first): {error}") from error
 
 
-def _loaded(model: keras.Model, path: pathlib.Path, stored: Mapping[str, Sequence[Any]]) -> pd.DataFrame:
+def _loaded(model: keras.Model, path: pathlib.Path, stored: Mapping[str, Sequence[NDArray[Any] | h5py.Dataset]]) -> pd.DataFrame:
     rows: dict[str, str] = {}
     for layer in all_layers(model):
         if not layer.weights or isinstance(layer, keras.Model) or layer.name in rows:
@@ -69,7 +73,7 @@ def _loaded(model: keras.Model, path: pathlib.Path, stored: Mapping[str, Sequenc
     return table
 
 
-def _load(layer: Any, stored: Mapping[str, Sequence[Any]]) -> str:
+def _load(layer: keras.layers.Layer, stored: Mapping[str, Sequence[NDArray[Any] | h5py.Dataset]]) -> str:
     if layer.name not in stored:
         return "not in the file"
     values = stored[layer.name]

@@ -12,7 +12,7 @@ from tlt_prune.onnx.graphs import (
 )
 from tlt_prune.onnx.names import with_call_scopes, with_layer_names
 from tlt_prune.onnx.noise import quiet, quiet_natively
-from tlt_prune.onnx.parity import Run, check_parity, fits, relative_difference, samples_of, session_of
+from tlt_prune.onnx.parity import InputArrays, Run, check_parity, fits, relative_difference, samples_of, session_of
 from tlt_prune.onnx.predictor import (
     Predictor,
     check_stateless,
@@ -25,6 +25,7 @@ from tlt_prune.onnx.predictor import (
 )
 
 __all__ = [
+    "InputArrays",
     "Predictor",
     "Run",
     "check_parity",

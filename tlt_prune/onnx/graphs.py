@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import onnx
 
 _QUANTIZING = ("QuantizeLinear", "DequantizeLinear")
 
 
-def makers(graph: Any) -> dict[str, Any]:
+def makers(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:
     """Tensor name -> the node that computes it."""
     return {name: node for node in graph.node for name in node.output}
 
 
-def stored_tensors(graph: Any) -> dict[str, Any]:
+def stored_tensors(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
     """Tensor name -> its stored value, a TensorProto."""
     return {x.name: x for x in graph.initializer}
 
 
-def names_read(graph: Any) -> Iterator[str]:
+def names_read(graph: onnx.GraphProto) -> Iterator[str]:
     """Names of the tensors that nodes read, once per reading, including graphs inside nodes (bodies of loops)."""
     for node in graph.node:
         yield from node.input
@@ -28,20 +31,20 @@ def names_read(graph: Any) -> Iterator[str]:
                 yield from (x.name for x in inner.output)
 
 
-def remove_unread_constants(graph: Any) -> None:
+def remove_unread_constants(graph: onnx.GraphProto) -> None:
     """Removes stored values that no node reads, in place."""
     used = set(names_read(graph))
     for constant in [x for x in graph.initializer if x.name not in used]:
         graph.initializer.remove(constant)
 
 
-def fed_inputs(model: Any) -> list[Any]:
+def fed_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
     """Graph inputs without a stored value. Old files list their weights among the inputs as well."""
     stored = stored_tensors(model.graph)
     return [x for x in model.graph.input if x.name not in stored]
 
 
-def float_tensors(model: Any) -> list[str]:
+def float_tensors(model: onnx.ModelProto) -> list[str]:
     """Names of the float32 tensors that nodes compute, in the order of the nodes."""
     import onnx
 
@@ -51,7 +54,7 @@ def float_tensors(model: Any) -> list[str]:
     return [name for name in computed if types.get(name) == onnx.TensorProto.FLOAT]
 
 
-def with_outputs(model: Any, names: Sequence[str]) -> Any:
+def with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
     """A copy of a model with further tensors as outputs."""
     import onnx
 
@@ -62,11 +65,11 @@ def with_outputs(model: Any, names: Sequence[str]) -> Any:
     return shown
 
 
-def is_quantized(model: Any) -> bool:
+def is_quantized(model: onnx.ModelProto) -> bool:
     """Whether an ONNX model has QuantizeLinear."""
     return any(node.op_type == "QuantizeLinear" for node in model.graph.node)
 
 
-def quantization_constants(graph: Any) -> set[str]:
+def quantization_constants(graph: onnx.GraphProto) -> set[str]:
     """Names of scales and zero points."""
     return {name for node in graph.node if node.op_type in _QUANTIZING for name in node.input[1:]}

@@ -6,11 +6,14 @@ import collections
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 
 from tlt_prune.graph import Call, read, run_through
+
+if TYPE_CHECKING:
+    import onnx
 
 # Scope names that TensorFlow keeps as they are and that no layer has.
 _SCOPE = re.compile(r"tltcall(\d+)x")
@@ -34,7 +37,7 @@ def with_call_scopes(model: keras.Model) -> tuple[Callable[..., Any], list[str]]
     numbers: dict[int, int] = {}
     paths: list[str] = []
 
-    def visit(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def visit(call: Call, args: tuple[object, ...], kwargs: Mapping[str, object]) -> Any:
         # Layers of augmentation are active unless they are told otherwise.
         if graph.family.is_layer(call.op) and "training" in inspect.signature(call.op.call).parameters:
             kwargs = {**kwargs, "training": False}
@@ -47,7 +50,7 @@ def with_call_scopes(model: keras.Model) -> tuple[Callable[..., Any], list[str]]
     return lambda *inputs: run_through(graph, list(inputs), visit), paths
 
 
-def with_layer_names(proto: Any, paths: list[str]) -> Any:
+def with_layer_names(proto: onnx.ModelProto, paths: list[str]) -> onnx.ModelProto:
     """Renames nodes, tensors and constants after their layers, in place; inputs and outputs of the graph keep their names.
 
     A layer's only node and the node with its kernel get the layer's name, others also the operation's: "block/Relu".
@@ -58,7 +61,7 @@ def with_layer_names(proto: Any, paths: list[str]) -> Any:
     return proto
 
 
-def _rename(graph: Any, paths: list[str], nodes: _Names, tensors: _Names, outside: Mapping[str, str]) -> None:
+def _rename(graph: onnx.GraphProto, paths: list[str], nodes: _Names, tensors: _Names, outside: Mapping[str, str]) -> None:
     """Renames in a graph and the graphs inside its nodes (bodies of loops). `outside`: old -> new names visible there."""
     constants = {x.name for x in graph.initializer}
     fixed = set() if outside else {x.name for x in (*graph.input, *graph.output)}
@@ -117,7 +120,7 @@ class _Names:
         return name
 
 
-def _call_number(node: Any, constants: set[str]) -> int | None:
+def _call_number(node: onnx.NodeProto, constants: set[str]) -> int | None:
     """Number of the layer call that a node comes from; None for nodes that the converter added.
 
     For a node with a kernel it is the earliest call: later layers may be folded into it.

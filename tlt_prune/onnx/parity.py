@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tlt_prune.errors import ExportError
 
-Run = Callable[[Any], list[NDArray[Any]]]
-"""A batch, as an array or a list with one array per input -> list of outputs."""
+if TYPE_CHECKING:
+    import keras
+    import onnxruntime
+
+InputArrays: TypeAlias = NDArray[Any] | list[NDArray[Any]] | tuple[NDArray[Any], ...]
+"""A batch of inputs: an array, or one per input of the model, in the model's order."""
+Run = Callable[[InputArrays], list[NDArray[Any]]]
+"""A function that runs a model on a batch: inputs -> list of outputs."""
 
 
-def check_parity(reference: Run, exported: Run, batch: Any, exported_batch: Any, tolerance: float, what: str) -> float:
+def check_parity(
+    reference: Run, exported: Run, batch: InputArrays, exported_batch: InputArrays, tolerance: float, what: str
+) -> float:
     """Compares all outputs of an exported model with those of its Keras model on a batch.
 
     Args:
@@ -55,7 +63,7 @@ def fits(received: Sequence[int], expected: Sequence[int | None]) -> bool:
     return len(received) == len(expected) and all(n in (None, m) for n, m in zip(expected[1:], received[1:], strict=True))
 
 
-def samples_of(model: Any, samples: Any) -> list[NDArray[Any]]:
+def samples_of(model: keras.Model, samples: InputArrays) -> list[NDArray[Any]]:
     """Samples as a list of arrays, one per input of the model.
 
     Raises:
@@ -70,7 +78,7 @@ def samples_of(model: Any, samples: Any) -> list[NDArray[Any]]:
     return arrays
 
 
-def session_of(serialized: bytes, *, optimize: bool = True) -> Any:
+def session_of(serialized: bytes, *, optimize: bool = True) -> onnxruntime.InferenceSession:
     """An onnxruntime session on the CPU; without `optimize`, it runs the graph node by node as it is in the file."""
     import onnxruntime
 

@@ -6,10 +6,11 @@ import dataclasses
 import pathlib
 import statistics
 import time
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from tlt_prune import extras
 from tlt_prune.errors import ExportError, first_line
@@ -17,7 +18,11 @@ from tlt_prune.graph import all_layers
 from tlt_prune.io import ModelInfo, load_keras, machine_error, model_info, refuse_foreign
 from tlt_prune.onnx.graphs import quantization_constants
 from tlt_prune.onnx.noise import quiet_natively
-from tlt_prune.onnx.parity import Run, session_of
+from tlt_prune.onnx.parity import InputArrays, Run, session_of
+
+if TYPE_CHECKING:
+    import keras
+    import onnxruntime
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -41,7 +46,7 @@ class Predictor:
     params: int
     file_bytes: int
     run: Run
-    model: Any = None
+    model: keras.Model | None = None
     info: ModelInfo | None = None
 
     def __call__(self, batch: NDArray[Any]) -> NDArray[Any]:
@@ -131,13 +136,13 @@ def latency_ms(predictor: Predictor, batch: NDArray[Any], runs: int = 50) -> flo
     return 1000 * statistics.median(times)
 
 
-def keras_runner(model: Any) -> Run:
+def keras_runner(model: keras.Model) -> Run:
     """A compiled forward pass in inference mode."""
     extras.require_tensorflow("Running a model file")
     import keras
     import tensorflow as tf
 
-    def forward(*x: Any) -> Any:
+    def forward(*x: tf.Tensor) -> Any:
         return keras.tree.flatten(model(keras.tree.pack_sequence_as(input_structure(model), x), training=False))
 
     specs = [tf.TensorSpec(x.shape, x.dtype) for x in model.inputs]
@@ -147,7 +152,7 @@ def keras_runner(model: Any) -> Run:
     ]
 
 
-def check_stateless(model: Any, form: str) -> None:
+def check_stateless(model: keras.Model, form: str) -> None:
     """Raises ExportError if a layer is stateful, for a file format that keeps no states between calls."""
     states = [layer.name for layer in all_layers(model) if getattr(layer, "stateful", False)]
     if states:
@@ -157,7 +162,7 @@ def check_stateless(model: Any, form: str) -> None:
         )
 
 
-def input_structure(model: Any) -> Any:
+def input_structure(model: keras.Model) -> Any:
     """The structure of a model's inputs; of a Sequential, whose `input` may be undefined, its one input."""
     import keras
 
@@ -192,7 +197,7 @@ def _open_saved_model(path: pathlib.Path) -> Predictor:
     beside = path / model_info.SAVED_MODEL_FILE
     info = model_info.parse(beside.read_bytes() if beside.is_file() else None, str(path))
 
-    def run(batch: Any) -> list[NDArray[Any]]:
+    def run(batch: InputArrays) -> list[NDArray[Any]]:
         results = serve(**dict(zip(shapes, map(tf.constant, arrays_of(batch)), strict=True)))
         return in_order(results)
 
@@ -257,23 +262,23 @@ def _open_litert(path: pathlib.Path) -> Predictor:
     params = sum(int(np.prod(x.shape)) for x in weights)
     info = model_info.read_info(path)
 
-    def run(batch: Any) -> list[NDArray[Any]]:
+    def run(batch: InputArrays) -> list[NDArray[Any]]:
         return in_order(signature(**dict(zip(shapes, map(np.asarray, arrays_of(batch)), strict=True))))
 
     return Predictor("litert", path, shapes, params, path.stat().st_size, run, info=info)
 
 
-def in_order(outputs: dict[str, Any]) -> list[NDArray[Any]]:
+def in_order(outputs: Mapping[str, ArrayLike]) -> list[NDArray[Any]]:
     """Outputs of a signature that Keras wrote, by number: output_0, output_1, ..., output_10."""
     return [np.asarray(outputs[key]) for key in sorted(outputs, key=lambda name: (len(name), name))]
 
 
-def onnx_runner(session: Any) -> Run:
+def onnx_runner(session: onnxruntime.InferenceSession) -> Run:
     """A function that runs an onnxruntime session."""
     names = [x.name for x in session.get_inputs()]
     return lambda batch: [np.asarray(x) for x in session.run(None, dict(zip(names, arrays_of(batch), strict=True)))]
 
 
-def arrays_of(batch: Any) -> list[NDArray[Any]]:
+def arrays_of(batch: InputArrays) -> list[NDArray[Any]]:
     """A batch as a list with one array per input."""
     return list(batch) if isinstance(batch, (tuple, list)) else [batch]

@@ -8,12 +8,13 @@ the same places as in `qdq`.
 from __future__ import annotations
 
 import collections
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import keras
 import numpy as np
 from keras import tree
+from numpy.typing import NDArray
 
 from tlt_prune.errors import QuantizationError
 from tlt_prune.graph import Call, Family, Graph, matches, nearest_name, read, rewired
@@ -22,6 +23,12 @@ from tlt_prune.quantization.copying import copied
 from tlt_prune.quantization.layer_types import AVERAGING_LAYERS, FLOAT_LAYERS
 from tlt_prune.quantization.layers import QUANTIZED, FakeQuantize, QuantizedWithNorm, along_channels, rounding_off
 from tlt_prune.quantization.ranges import METHODS, Histogram
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+CalibrationInputs: TypeAlias = "NDArray[Any] | tuple[NDArray[Any], ...] | tf.data.Dataset | keras.utils.PyDataset | Iterable[Any]"
+"""Inputs to measure ranges on: arrays, one per input of the model, or batches of these."""
 
 
 def fold_batch_norms(model: keras.Model) -> keras.Model:
@@ -38,7 +45,7 @@ def fold_batch_norms(model: keras.Model) -> keras.Model:
     norms = _folded_norms(graph)
     gone = {id(norm.op) for norm in norms.values()}
 
-    def visit(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def visit(call: Call, args: tuple[object, ...], kwargs: Mapping[str, object]) -> Any:
         if id(call.op) in gone:
             return args[0]
         if id(call.op) in norms:
@@ -61,7 +68,7 @@ def folded(model: keras.Model) -> keras.Model:
     if not any(isinstance(layer, QuantizedWithNorm) for layer in model.layers):
         return model
 
-    def visit(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def visit(call: Call, args: tuple[object, ...], kwargs: Mapping[str, object]) -> Any:
         op = _with_norm(call.op.layer, call.op.norm) if isinstance(call.op, QuantizedWithNorm) else call.op
         return op(*args, **kwargs)
 
@@ -70,7 +77,7 @@ def folded(model: keras.Model) -> keras.Model:
 
 def quantization_aware(
     model: keras.Model,
-    data: Any,
+    data: CalibrationInputs,
     *,
     learned: bool = False,
     method: str = "percentile",
@@ -162,12 +169,12 @@ def _folded_norms(graph: Graph) -> dict[int, Call]:
     return norms
 
 
-def _quantized_name(family: Family, op: Any) -> str | None:
+def _quantized_name(family: Family, op: keras.Operation) -> str | None:
     """Key in `QUANTIZED` of the class that replaces a layer; None if there is none."""
     return next((name for name in QUANTIZED if family.is_layer(op) and family.is_a(op, name)), None)
 
 
-def _with_norm(layer: Any, norm: Any) -> Any:
+def _with_norm(layer: keras.layers.Layer, norm: keras.layers.Layer) -> _Later:
     """A new layer that computes `layer` followed by `norm`."""
     gain = 1 / np.sqrt(np.asarray(norm.moving_variance, np.float64) + norm.epsilon)
     if norm.scale:
@@ -185,7 +192,7 @@ def _with_norm(layer: Any, norm: Any) -> Any:
 class _Later:
     """A layer whose weights are set after its first call, which builds it."""
 
-    def __init__(self, layer: Any, weights: list[Any]) -> None:
+    def __init__(self, layer: keras.layers.Layer, weights: Sequence[NDArray[Any] | Sequence[NDArray[Any]]]) -> None:
         self._layer, self._weights = layer, weights
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -224,7 +231,7 @@ class _Quantizer:
         self._quantized: dict[int, Any] = {}
         self._layers: dict[int, _Later] = {}
 
-    def visit(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def visit(self, call: Call, args: tuple[object, ...], kwargs: Mapping[str, object]) -> Any:
         op = call.op
         if id(op) in self._gone:
             return args[0]
@@ -239,7 +246,7 @@ class _Quantizer:
             return self._addition(call, args, kwargs)
         return op(*args, **kwargs)
 
-    def _layer(self, op: Any, name: str) -> _Later:
+    def _layer(self, op: keras.layers.Layer, name: str) -> _Later:
         """The quantized layer of a float layer; the same for every call of it."""
         if id(op) not in self._layers:
             layer = QUANTIZED[name].from_config(op.get_config())
@@ -252,7 +259,7 @@ class _Quantizer:
             self._layers[id(op)] = _Later(layer, weights)
         return self._layers[id(op)]
 
-    def _addition(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _addition(self, call: Call, args: tuple[object, ...], kwargs: Mapping[str, object]) -> Any:
         """Quantizes all summands but one that a convolution computes for this sum alone: its kernel can add the others."""
         keys = [x.key for x in call.inputs]
         fused = next((i for i, key in enumerate(keys) if self._is_made_for(key)), None)
@@ -274,7 +281,7 @@ class _Quantizer:
             return False
         return "Conv" in (_quantized_name(self._family, maker.op) or "")
 
-    def _activation(self, value: Any, key: int) -> Any:
+    def _activation(self, value: keras.KerasTensor, key: int) -> keras.KerasTensor:
         if id(value) not in self._quantized:
             maker = self._makers.get(key)
             name = (maker.path if maker is not None else "input").replace("/", "_")

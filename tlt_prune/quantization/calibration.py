@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,12 +12,17 @@ from tlt_prune.errors import QuantizationError
 from tlt_prune.onnx import fed_inputs, fits, float_tensors, session_of, with_outputs
 from tlt_prune.quantization.ranges import METHODS, Histogram, Range
 
+if TYPE_CHECKING:
+    import onnx
+
+CalibrationData: TypeAlias = NDArray[Any] | tuple[NDArray[Any], ...] | Iterable[NDArray[Any] | tuple[NDArray[Any], ...]]
+"""Inputs of an ONNX file: arrays, one per input, or batches of these."""
 # Data with more batches is taken for endless.
 _MOST_BATCHES = 10_000
 
 
 def calibrated_ranges(
-    model: Any, batches: Iterable[tuple[NDArray[Any], ...]], *, method: str = "percentile", percentile: float = 99.99
+    model: onnx.ModelProto, batches: Iterable[tuple[NDArray[Any], ...]], *, method: str = "percentile", percentile: float = 99.99
 ) -> dict[str, Range]:
     """Ranges of all float tensors of an ONNX model, its inputs and outputs included, on batches of its inputs.
 
@@ -65,7 +70,7 @@ def calibrated_ranges(
     }
 
 
-def calibration_batches(data: Any, model: Any, size: int = 32) -> Iterator[tuple[NDArray[Any], ...]]:
+def calibration_batches(data: CalibrationData, model: onnx.ModelProto, size: int = 32) -> Iterator[tuple[NDArray[Any], ...]]:
     """Batches of a calibration set as tuples of arrays, one per input of the file.
 
     Args:
@@ -96,11 +101,11 @@ def calibration_batches(data: Any, model: Any, size: int = 32) -> Iterator[tuple
         raise QuantizationError("The calibration set is empty. Expected some hundred examples such as the model will see.")
 
 
-def _is_array(data: Any) -> bool:
+def _is_array(data: CalibrationData) -> TypeGuard[NDArray[Any] | tuple[NDArray[Any], ...]]:
     return hasattr(data, "shape") or (isinstance(data, tuple) and all(hasattr(x, "shape") for x in data))
 
 
-def _slices(data: Any, size: int) -> Iterator[tuple[Any, ...]]:
+def _slices(data: NDArray[Any] | tuple[NDArray[Any], ...], size: int) -> Iterator[tuple[NDArray[Any], ...]]:
     arrays = data if isinstance(data, tuple) else (data,)
     for start in range(0, len(arrays[0]), size):
         yield tuple(x[start : start + size] for x in arrays)

@@ -6,7 +6,7 @@ Han et al., "Deep Compression", 2016, arXiv:1510.00149, section 3.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
@@ -14,6 +14,9 @@ import pandas as pd
 
 from tlt_prune.errors import QuantizationError
 from tlt_prune.quantization.on_twin import Training, kernels, model_optimization, trained_on_twin
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 
 def cluster_table(model: keras.Model) -> pd.DataFrame:
@@ -30,7 +33,7 @@ def cluster_table(model: keras.Model) -> pd.DataFrame:
 
 def cluster_weights(
     model: keras.Model,
-    data: Any,
+    data: tf.data.Dataset,
     loss: str = "categorical_crossentropy",
     *,
     clusters: int = 16,

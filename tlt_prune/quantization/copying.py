@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 import numpy as np
 
@@ -12,7 +10,7 @@ from tlt_prune.graph import trace
 from tlt_prune.pruning.rewrite import rewrite
 
 
-def copied(model: Any) -> keras.Model:
+def copied(model: keras.Model) -> keras.Model:
     """A copy of a model with new layers and equal weights.
 
     Raises:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import keras
 import numpy as np
@@ -20,11 +20,16 @@ from tlt_prune.graph.rules import register_rule
 from tlt_prune.quantization.layer_types import KERNEL_CHANNEL_AXES
 from tlt_prune.quantization.ranges import LEVELS
 
+if TYPE_CHECKING:
+    import tensorflow as tf
+
 _KERAS_PACKAGE = "tlt_prune"
 _LEAST_GAIN = 1e-6
+Tensor: TypeAlias = "keras.KerasTensor | tf.Tensor"
+"""Symbolic while a model is built; the backend's own (here TensorFlow's) while it runs."""
 
 
-def fake_quantize(x: Any, maximum: Any) -> Any:
+def fake_quantize(x: Tensor, maximum: Tensor) -> Tensor:
     """q(x), differentiable in x and in `maximum`, which broadcasts against x.
 
     Automatic differentiation, straight through the rounding, gives the gradient of `maximum` in Esser et al., "Learned Step Size
@@ -35,7 +40,7 @@ def fake_quantize(x: Any, maximum: Any) -> Any:
     return (scaled + ops.stop_gradient(ops.round(scaled) - scaled)) * step
 
 
-def _for_inference(x: Any, maximum: Any) -> Any:
+def _for_inference(x: Tensor, maximum: Tensor) -> Tensor:
     """q(x) by a TensorFlow operation that tf2onnx converts to QuantizeLinear/DequantizeLinear, if TensorFlow is the backend."""
     if keras.backend.backend() != "tensorflow":
         return fake_quantize(x, maximum)
@@ -60,10 +65,10 @@ class FakeQuantize(keras.layers.Layer):
         self.learned, self.momentum = learned, momentum
         self.rounds = True
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
         self.maximum = self.add_weight(shape=(), initializer="ones", trainable=self.learned, name="maximum")
 
-    def call(self, inputs: Any, training: bool | None = None) -> Any:
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         if not self.rounds:
             return inputs
         if not training:
@@ -79,7 +84,7 @@ class FakeQuantize(keras.layers.Layer):
         positive = ops.maximum(self.maximum, 1e-6)
         return fake_quantize(inputs, positive * share + ops.stop_gradient(positive * (1 - share)))
 
-    def compute_output_shape(self, input_shape: Any) -> Any:
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         return input_shape
 
     def get_config(self) -> dict[str, Any]:
@@ -110,7 +115,7 @@ class _QuantizedKernel:
 
     channel_axes: tuple[int, ...]
     _quantizing = False
-    _gain: Any = None
+    _gain: Tensor | None = None
 
     @property
     def kernel(self) -> Any:
@@ -127,10 +132,10 @@ class _QuantizedKernel:
         return fake_quantize(kernel, ops.stop_gradient(ops.where(largest > 0, largest, 1.0)))
 
     @kernel.setter
-    def kernel(self, value: Any) -> None:
+    def kernel(self, value: keras.Variable | None) -> None:
         self._own_kernel = value
 
-    def call_with_gain(self, inputs: Any, gain: Any) -> Any:
+    def call_with_gain(self, inputs: Tensor, gain: Tensor) -> Tensor:
         """Calls the layer with kernel * gain in the place of its kernel, rounded; gain is `(n_channels,)`."""
         object.__setattr__(self, "_gain", gain)
         try:
@@ -138,7 +143,7 @@ class _QuantizedKernel:
         finally:
             object.__setattr__(self, "_gain", None)
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Tensor) -> Tensor:
         # Past Keras, which would track the attribute.
         object.__setattr__(self, "_quantizing", True)
         try:
@@ -147,7 +152,7 @@ class _QuantizedKernel:
             object.__setattr__(self, "_quantizing", False)
 
 
-def _quantized(base: Any, *channel_axes: int) -> Any:
+def _quantized(base: type[keras.layers.Layer], *channel_axes: int) -> Any:
     cls = type(f"Quantized{base.__name__}", (_QuantizedKernel, base), {"channel_axes": channel_axes, "__module__": __name__})
     cls.__doc__ = f"`keras.layers.{base.__name__}` whose kernel is quantized to int8, one range per output channel."
     return keras.saving.register_keras_serializable(package=_KERAS_PACKAGE)(cls)
@@ -172,20 +177,21 @@ class QuantizedWithNorm(keras.layers.Layer):
         norm: a BatchNormalization on its channels.
     """
 
-    def __init__(self, layer: Any, norm: Any, **kwargs: Any) -> None:
+    def __init__(self, layer: keras.layers.Layer, norm: keras.layers.Layer, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.layer, self.norm = layer, norm
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
         # Keras has built inner layers that come from a file.
         if not self.layer.built:
             self.layer.build(input_shape)
             self.norm.build(self.layer.compute_output_shape(input_shape))
 
-    def compute_output_shape(self, input_shape: Any) -> Any:
-        return self.layer.compute_output_shape(input_shape)
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        shape: tuple[int | None, ...] = self.layer.compute_output_shape(input_shape)
+        return shape
 
-    def gain(self) -> Any:
+    def gain(self) -> Tensor:
         """`(n_channels,)`; at least 1e-6 in magnitude, so that a channel with gamma = 0 does not divide by zero."""
         gain = ops.rsqrt(ops.convert_to_tensor(self.norm.moving_variance) + self.norm.epsilon)
         if self.norm.scale:
@@ -193,7 +199,7 @@ class QuantizedWithNorm(keras.layers.Layer):
         gain = ops.stop_gradient(gain)
         return ops.where(ops.abs(gain) < _LEAST_GAIN, _LEAST_GAIN, gain)
 
-    def call(self, inputs: Any, training: bool | None = None) -> Any:
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         gain = self.gain()
         outputs = self.layer.call_with_gain(inputs, gain)
         shape = [1] * len(outputs.shape)
@@ -211,7 +217,7 @@ class QuantizedWithNorm(keras.layers.Layer):
         return {**super().get_config(), **inner}
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Any:
+    def from_config(cls, config: dict[str, Any]) -> QuantizedWithNorm:
         inner = {name: keras.saving.deserialize_keras_object(config[name]) for name in ("layer", "norm")}
         return cls(**{**config, **inner})
 

@@ -6,7 +6,7 @@ arXiv:1712.05877. For TensorRT and onnxruntime, `quantization_aware` trains the 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import keras
 
@@ -14,16 +14,20 @@ from tlt_prune.errors import QuantizationError, first_line
 from tlt_prune.quantization.on_twin import Training, model_optimization
 from tlt_prune.quantization.twin import to_tf_keras
 
+if TYPE_CHECKING:
+    import tensorflow as tf
+    import tf_keras
+
 
 def train_for_litert(
     model: keras.Model,
-    data: Any,
+    data: tf.data.Dataset,
     loss: str = "categorical_crossentropy",
     *,
     epochs: int = 1,
     steps_per_epoch: int | None = None,
     learning_rate: float = 1e-3,
-) -> Any:
+) -> tf_keras.Model:
     """Trains the tf_keras twin of a model with fake quantization; `export.export_litert` writes the result as int8.
 
     Args:

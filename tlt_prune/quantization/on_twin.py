@@ -7,7 +7,7 @@ import dataclasses
 import importlib
 import os
 from collections.abc import Callable, Container, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 
@@ -16,6 +16,10 @@ from tlt_prune.graph import read
 from tlt_prune.quantization.copying import copied
 from tlt_prune.quantization.layer_types import TWIN_LAYERS
 from tlt_prune.quantization.twin import to_tf_keras
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+    import tf_keras
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,20 +32,20 @@ class Training:
         epochs, steps_per_epoch, learning_rate: `steps_per_epoch` None takes the whole dataset in each epoch.
     """
 
-    data: Any
+    data: tf.data.Dataset
     loss: str = "categorical_crossentropy"
     epochs: int = 1
     steps_per_epoch: int | None = None
     learning_rate: float = 1e-3
 
-    def run(self, model: Any, callbacks: Sequence[Any] = ()) -> None:
+    def run(self, model: tf_keras.Model, callbacks: Sequence[tf_keras.callbacks.Callback] = ()) -> None:
         """Trains a tf_keras model."""
         tf_keras = importlib.import_module("tf_keras")
         model.compile(tf_keras.optimizers.SGD(self.learning_rate, momentum=0.9), self.loss)
         model.fit(self.data, epochs=self.epochs, steps_per_epoch=self.steps_per_epoch, verbose=0, callbacks=list(callbacks))
 
 
-def kernels(model: keras.Model) -> Iterator[tuple[str, Any]]:
+def kernels(model: keras.Model) -> Iterator[tuple[str, keras.layers.Layer]]:
     """Path and layer of every convolution and dense layer, in the order of calls."""
     graph = read(model)
     for call in graph.walk():
@@ -52,10 +56,10 @@ def kernels(model: keras.Model) -> Iterator[tuple[str, Any]]:
 def trained_on_twin(
     model: keras.Model,
     layers: Container[str],
-    wrap: Callable[[Any], Any],
-    strip: Callable[[Any], Any],
+    wrap: Callable[[tf_keras.layers.Layer], tf_keras.layers.Layer],
+    strip: Callable[[tf_keras.Model], tf_keras.Model],
     training: Training,
-    callbacks: Sequence[Any] = (),
+    callbacks: Sequence[tf_keras.callbacks.Callback] = (),
 ) -> tuple[keras.Model, float]:
     """A copy of a model with the weights that its twin has after training with wrapped layers.
 

@@ -6,7 +6,7 @@ import dataclasses
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -16,9 +16,12 @@ from tlt_prune import extras
 from tlt_prune.errors import QuantizationError, first_line
 from tlt_prune.io import files
 from tlt_prune.onnx import float_tensors, is_quantized, relative_difference, session_of
-from tlt_prune.quantization.calibration import calibrated_ranges, calibration_batches
+from tlt_prune.quantization.calibration import CalibrationData, calibrated_ranges, calibration_batches
 from tlt_prune.quantization.qdq import for_onnxruntime, for_tensorrt
 from tlt_prune.quantization.ranges import Range
+
+if TYPE_CHECKING:
+    import onnx
 
 TARGETS = {"tensorrt": for_tensorrt, "onnxruntime": for_onnxruntime}
 """Runtime whose kernels a file is for -> function that places Q/DQ for it: see `quantization.qdq`."""
@@ -56,7 +59,7 @@ class Quantized:
 def quantize_onnx(
     source: str | pathlib.Path,
     path: str | pathlib.Path,
-    data: Any,
+    data: CalibrationData,
     *,
     method: str = "percentile",
     percentile: float = 99.99,
@@ -101,7 +104,9 @@ def quantize_onnx(
     return Quantized(path, ranges, sum(len(batch[0]) for batch in batches), difference, agreement)
 
 
-def _compared(model: Any, quantized: Any, batches: Sequence[tuple[NDArray[Any], ...]]) -> tuple[float, float]:
+def _compared(
+    model: onnx.ModelProto, quantized: onnx.ModelProto, batches: Sequence[tuple[NDArray[Any], ...]]
+) -> tuple[float, float]:
     """Relative difference of two models' outputs, and the share of examples where the largest class agrees."""
     sessions = [session_of(x.SerializeToString()) for x in (model, quantized)]
     names = [x.name for x in sessions[0].get_inputs()]
@@ -118,13 +123,13 @@ def _compared(model: Any, quantized: Any, batches: Sequence[tuple[NDArray[Any], 
     return difference, same / count if count else float("nan")
 
 
-def _without_ranges(model: Any, ranges: Mapping[str, Range]) -> set[str]:
+def _without_ranges(model: onnx.ModelProto, ranges: Mapping[str, Range]) -> set[str]:
     """Names of the nodes that read or compute a float tensor without a range."""
     lacking = {name for name in float_tensors(model) if name not in ranges}
     return {node.name for node in model.graph.node if lacking & {*node.input, *node.output}}
 
 
-def _excluded_nodes(model: Any, patterns: Sequence[str]) -> set[str]:
+def _excluded_nodes(model: onnx.ModelProto, patterns: Sequence[str]) -> set[str]:
     """Names of the nodes that stay float, by patterns on the names of nodes and their outputs."""
     names = set()
     for pattern in patterns:

@@ -13,17 +13,20 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from tlt_prune.onnx import makers, names_read, remove_unread_constants, stored_tensors
 from tlt_prune.quantization.layer_types import AVERAGING_NODES, LAYOUT_NODES, ORT_NODES, WEIGHT_AXES
 from tlt_prune.quantization.ranges import LEVELS, Range
 
+if TYPE_CHECKING:
+    import onnx
 
-def for_tensorrt(model: Any, ranges: Mapping[str, Range], skipped: set[str]) -> Any:
+
+def for_tensorrt(model: onnx.ModelProto, ranges: Mapping[str, Range], skipped: set[str]) -> onnx.ModelProto:
     """A copy of a float ONNX model with Q/DQ in the places that TensorRT wants.
 
     Args:
@@ -34,7 +37,7 @@ def for_tensorrt(model: Any, ranges: Mapping[str, Range], skipped: set[str]) -> 
     return _Placement(model, ranges, skipped).run()
 
 
-def with_int8_weights(model: Any) -> Any:
+def with_int8_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of an ONNX model with Q/DQ on activations, in which the weights that meet these are stored as int8.
 
     The model was trained with quantization, so rounding the weights to int8 does not change them.
@@ -45,7 +48,7 @@ def with_int8_weights(model: Any) -> Any:
 class _Placement:
     """Q/DQ placed for TensorRT, in a copy of a model."""
 
-    def __init__(self, model: Any, ranges: Mapping[str, Range], skipped: set[str]) -> None:
+    def __init__(self, model: onnx.ModelProto, ranges: Mapping[str, Range], skipped: set[str]) -> None:
         import onnx
 
         self._onnx = onnx
@@ -58,9 +61,9 @@ class _Placement:
         self._readers.update(x.name for x in self._graph.output)
         self._makers = makers(self._graph)
         self._done: dict[tuple[str, int | None], str] = {}
-        self._nodes: list[Any] = []
+        self._nodes: list[onnx.NodeProto] = []
 
-    def run(self) -> Any:
+    def run(self) -> onnx.ModelProto:
         for node in list(self._graph.node):
             if node.name not in self._skipped:
                 for index, axis in self._wanted(node):
@@ -75,7 +78,7 @@ class _Placement:
         remove_unread_constants(self._graph)
         return self._model
 
-    def _wanted(self, node: Any) -> Iterator[tuple[int, int | None]]:
+    def _wanted(self, node: onnx.NodeProto) -> Iterator[tuple[int, int | None]]:
         """Inputs of a node to quantize: index, and the axis of output channels for a weight or None for an activation."""
         if node.op_type in WEIGHT_AXES:
             weight = self._constants.get(node.input[1])
@@ -127,7 +130,7 @@ class _Placement:
             self._node("DequantizeLinear", [stored, scale, zero], output, axis=axis)
         return self._done[name, axis]
 
-    def _constant(self, name: str, value: Any) -> str:
+    def _constant(self, name: str, value: ArrayLike) -> str:
         self._graph.initializer.append(self._onnx.numpy_helper.from_array(np.asarray(value), name))
         return name
 
@@ -145,7 +148,7 @@ def quantized_weight(weight: NDArray[Any], axis: int) -> tuple[NDArray[np.int8],
     return np.clip(np.rint(weight / scales.reshape(shape)), -LEVELS, LEVELS).astype(np.int8), scales
 
 
-def for_onnxruntime(model: Any, ranges: Mapping[str, Range], skipped: set[str]) -> Any:
+def for_onnxruntime(model: onnx.ModelProto, ranges: Mapping[str, Range], skipped: set[str]) -> onnx.ModelProto:
     """A copy of a float ONNX model with Q/DQ placed by onnxruntime's quantizer; arguments as for `for_tensorrt`."""
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType

@@ -6,14 +6,18 @@ again. Mishra et al., "Accelerating Sparse Deep Neural Networks", 2021, arXiv:21
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from tlt_prune.errors import QuantizationError
 from tlt_prune.quantization.on_twin import Training, kernels, model_optimization, trained_on_twin
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 # Sparse tensor cores need multiples of 4 along the inputs for the pattern, and of 16 along both axes for their kernels.
 _PATTERN, _KERNELS = 4, 16
@@ -44,7 +48,7 @@ def sparsity_table(model: keras.Model) -> pd.DataFrame:
 
 def sparsify(
     model: keras.Model,
-    data: Any,
+    data: tf.data.Dataset,
     loss: str = "categorical_crossentropy",
     *,
     epochs: int = 1,
@@ -87,13 +91,13 @@ def sparsify(
     return sparse, difference
 
 
-def _why_not_sparse(layer: Any, inputs: int) -> str:
+def _why_not_sparse(layer: keras.layers.Layer, inputs: int) -> str:
     if getattr(layer, "groups", 1) != 1:
         return "a grouped convolution"
     return "" if inputs % _PATTERN == 0 else "input channels are no multiple of 4"
 
 
-def _share(kernel: Any) -> float:
+def _share(kernel: NDArray[Any]) -> float:
     """Share of the groups of four weights along the input channels that have at least two zeros."""
     groups = np.moveaxis(kernel, -2, -1).reshape(-1, _PATTERN)
     return float(np.mean((groups == 0).sum(axis=1) >= 2))

@@ -10,7 +10,8 @@ import importlib
 import inspect
 import operator
 from collections.abc import Callable, Mapping
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -20,6 +21,9 @@ from tlt_prune import extras
 from tlt_prune.errors import UnsupportedModelError
 from tlt_prune.graph import Call, Graph, is_keras_class, read, run_through
 from tlt_prune.onnx import relative_difference
+
+if TYPE_CHECKING:
+    import tf_keras
 
 # Raw operations of Keras 3 that symbolic tensors of both packages support as Python operators.
 _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
@@ -36,7 +40,7 @@ _LEFT_OUT = ("dtype", "build_config", "registered_name", "quantization_config")
 _RENAMED = {"negative_slope": "alpha", "alpha": "negative_slope"}
 
 
-def to_tf_keras(model: keras.Model) -> tuple[Any, float]:
+def to_tf_keras(model: keras.Model) -> tuple[tf_keras.Model, float]:
     """The twin of a Keras 3 model, and the largest difference of its outputs on random inputs, relative to the largest.
 
     Raises:
@@ -47,12 +51,12 @@ def to_tf_keras(model: keras.Model) -> tuple[Any, float]:
     return _twin(model, importlib.import_module("tf_keras"), "keras")
 
 
-def to_keras(model: Any) -> tuple[keras.Model, float]:
+def to_keras(model: tf_keras.Model) -> tuple[keras.Model, float]:
     """The twin of a tf_keras model: see `to_tf_keras`."""
     return _twin(model, keras, "tf_keras")
 
 
-def _twin(model: Any, package: Any, family: str) -> tuple[Any, float]:
+def _twin(model: keras.Model | tf_keras.Model, package: ModuleType, family: str) -> tuple[keras.Model | tf_keras.Model, float]:
     graph = read(model)
     if graph.family.name != family:
         raise UnsupportedModelError(f"Expected a {family} model. '{model.name}' is a {graph.family.name} model.")
@@ -62,11 +66,11 @@ def _twin(model: Any, package: Any, family: str) -> tuple[Any, float]:
 
 
 class _Builder:
-    def __init__(self, graph: Graph, package: Any) -> None:
+    def __init__(self, graph: Graph, package: ModuleType) -> None:
         self._graph, self._package = graph, package
         self._layers: dict[int, Any] = {}
 
-    def run(self) -> Any:
+    def run(self) -> keras.Model | tf_keras.Model:
         graph = self._graph
         inputs = [
             self._package.Input(
@@ -77,7 +81,7 @@ class _Builder:
         outputs = run_through(graph, inputs, self._called)
         return self._package.Model(tree.pack_sequence_as(graph.inputs, inputs), outputs, name=graph.model.name)
 
-    def _called(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _called(self, call: Call, args: tuple[object, ...], kwargs: Mapping[str, object]) -> Any:
         op = call.op
         if not self._graph.family.is_layer(op):
             function = _OPERATORS.get(type(op).__name__)
@@ -124,7 +128,7 @@ class _Builder:
                 )
         return cls(**config)
 
-    def _value(self, call: Call, key: str, value: Any) -> Any:
+    def _value(self, call: Call, key: str, value: object) -> Any:
         if key.endswith("_regularizer") and value is not None:
             regularizer = getattr(call.op, key)
             cls = getattr(self._package.regularizers, type(regularizer).__name__, None)
@@ -155,12 +159,12 @@ def _arguments(cls: Any) -> dict[str, inspect.Parameter]:
     return arguments
 
 
-def _is_default(parameter: inspect.Parameter, value: Any) -> bool:
+def _is_default(parameter: inspect.Parameter, value: object) -> bool:
     default = parameter.default
     return bool(value == default) or value is None or (default is parameter.empty and value in (None, False))
 
 
-def _difference(model: Any, twin: Any, graph: Graph) -> float:
+def _difference(model: keras.Model | tf_keras.Model, twin: keras.Model | tf_keras.Model, graph: Graph) -> float:
     rng = np.random.default_rng(0)
     inputs = [
         rng.standard_normal((2, *(n or 8 for n in x.shape[1:]))).astype("float32")

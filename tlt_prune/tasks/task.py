@@ -5,11 +5,11 @@ from __future__ import annotations
 import abc
 import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from tlt_prune.config import Spec
 from tlt_prune.errors import SpecError
@@ -166,7 +166,7 @@ class Task(abc.ABC):
         """The model, pictures and preprocessing that exported files are made of and checked with."""
 
 
-def stacked(batches: Any) -> tuple[Any, Any]:
+def stacked(batches: Iterable[tuple[ArrayLike, ArrayLike]]) -> tuple[NDArray[Any], NDArray[Any]]:
     """(inputs, targets) of all batches, each as one array."""
     inputs, targets = zip(*[(np.asarray(a), np.asarray(b)) for a, b in batches], strict=True)
     return np.concatenate(inputs), np.concatenate(targets)

@@ -21,6 +21,9 @@ from tlt_prune.training.saving import save_result
 if TYPE_CHECKING:
     from tlt_prune.training.loop import TrainingJob
 
+# What Keras tells a callback: metric -> its value in the epoch or batch.
+Logs = dict[str, float]
+
 
 class LearningRateSchedule(keras.callbacks.Callback):
     """Sets the learning rate of every step."""
@@ -31,10 +34,10 @@ class LearningRateSchedule(keras.callbacks.Callback):
         self._total = steps * config.num_epochs
         self._step = 0
 
-    def on_train_begin(self, logs: Any = None) -> None:
+    def on_train_begin(self, logs: Logs | None = None) -> None:
         self._step = int(self.model.optimizer.iterations.numpy())
 
-    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
         rate = self._rate(self._step, self._total)
         self.model.optimizer.learning_rate = rate / (1 + self._decay * self._step)
         self._step += 1
@@ -47,10 +50,10 @@ class Finite(keras.callbacks.Callback):
         super().__init__()
         self._config, self._steps, self._epoch = config, steps, 0
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         self._epoch = epoch + 1
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         loss = float((logs or {}).get("loss", 0.0))
         if not math.isfinite(loss):
             rate = self._config.lr_config.learning_rate
@@ -73,10 +76,10 @@ class History(keras.callbacks.Callback):
         if self.rows:
             self._write()
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         self._started = time.perf_counter()
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         seconds = round(time.perf_counter() - self._started, 3)
         rate = float(self.model.optimizer.learning_rate.numpy())
         self.rows.append({"epoch": epoch + 1, **(logs or {}), "learning_rate": rate, "seconds": seconds})
@@ -93,10 +96,10 @@ class Line(keras.callbacks.Callback):
         super().__init__()
         self._epochs, self._objective, self._say = config.num_epochs, objective, say
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         self._started = time.perf_counter()
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         values, measure = logs or {}, self._objective.measure.removeprefix("val_")
         sides = []
         for prefix in ("", "val_"):
@@ -127,7 +130,7 @@ class Best(keras.callbacks.Callback):
         super().__init__()
         self._path, self._history, self._job = path, history, job
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         if best_epoch(self._history.rows, self._job.objective.measure) == epoch + 1:
             save_result(self.model, self._path, self._job.config, self._job.info)
 
@@ -139,7 +142,7 @@ class Save(keras.callbacks.Callback):
         super().__init__()
         self._checkpoints, self._history, self._config, self._objective = checkpoints, history, config, objective
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         done = epoch + 1
         early = self._objective.stopped(self._history.rows)
         finished = early or done == self._config.num_epochs
@@ -159,7 +162,7 @@ class TensorBoard(keras.callbacks.Callback):
         self._summary = tf.summary
         self._writer = tf.summary.create_file_writer(str(folder))
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         with self._writer.as_default(step=epoch + 1):
             for name, value in (logs or {}).items():
                 self._summary.scalar(name, float(value))

@@ -61,7 +61,7 @@ class Checkpoints:
     Only files named `epoch_*.keras` are ever removed.
     """
 
-    def __init__(self, folder: pathlib.Path, fingerprint: Mapping[str, Any]) -> None:
+    def __init__(self, folder: pathlib.Path, fingerprint: Mapping[str, object]) -> None:
         self._folder = folder
         # Through JSON: what is compared is what can be read back.
         self._fingerprint: dict[str, Any] = json.loads(json.dumps(_flat(fingerprint), sort_keys=True))
@@ -195,7 +195,7 @@ def _random_states(model: keras.Model) -> list[Any]:
     return [v for layer in all_layers(model) if not all_layers(layer) for v in layer.variables if id(v) not in weights]
 
 
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flat(value: Mapping[str, object], prefix: str = "") -> dict[str, object]:
     flat: dict[str, Any] = {}
     for key, item in value.items():
         flat |= _flat(item, f"{prefix}{key}.") if isinstance(item, Mapping) else {f"{prefix}{key}": item}

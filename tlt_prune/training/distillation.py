@@ -9,14 +9,19 @@ where a network's probabilities at temperature T are softmax(log p / T). What th
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import keras
 from keras import ops
 
 from tlt_prune.errors import TrainingError
 
+if TYPE_CHECKING:
+    import tensorflow as tf
+
 _PACKAGE = "tlt_prune"
+# Inputs or labels of a model: one tensor, or one for each.
+_Tensors: TypeAlias = "tf.Tensor | tuple[tf.Tensor, ...]"
 
 
 @keras.saving.register_keras_serializable(package=_PACKAGE)
@@ -29,7 +34,7 @@ class Distillation(keras.losses.Loss):
         super().__init__(name=name, **kwargs)
         self.alpha, self.temperature, self.label_smoothing = alpha, temperature, label_smoothing
 
-    def call(self, y_true: Any, y_pred: Any) -> Any:
+    def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
         labels, teacher = _parts(y_true, y_pred)
         hard = keras.losses.categorical_crossentropy(labels, y_pred, label_smoothing=self.label_smoothing)
         if teacher is None:
@@ -37,7 +42,7 @@ class Distillation(keras.losses.Loss):
         soft = keras.losses.kl_divergence(self._cooled(teacher), self._cooled(y_pred))
         return (1 - self.alpha) * hard + self.alpha * self.temperature**2 * soft
 
-    def _cooled(self, probabilities: Any) -> Any:
+    def _cooled(self, probabilities: tf.Tensor) -> tf.Tensor:
         return ops.softmax(ops.log(ops.clip(probabilities, 1e-7, 1.0)) / self.temperature)
 
     def get_config(self) -> dict[str, Any]:
@@ -49,17 +54,17 @@ class Distillation(keras.losses.Loss):
 class LabelAccuracy(keras.metrics.CategoricalAccuracy):
     """Top-1 accuracy, whatever stands beside the labels."""
 
-    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+    def update_state(self, y_true: tf.Tensor, y_pred: tf.Tensor, sample_weight: tf.Tensor | None = None) -> Any:
         return super().update_state(_parts(y_true, y_pred)[0], y_pred, sample_weight)
 
 
-def _parts(y_true: Any, y_pred: Any) -> tuple[Any, Any]:
+def _parts(y_true: tf.Tensor, y_pred: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | None]:
     """(labels, the teacher's probabilities or None)."""
     classes = y_pred.shape[-1]
     return (y_true, None) if y_true.shape[-1] == classes else (y_true[..., :classes], y_true[..., classes:])
 
 
-def with_teacher(batches: Any, teacher: keras.Model, student: keras.Model, axis: int = -1) -> Any:
+def with_teacher(batches: tf.data.Dataset, teacher: keras.Model, student: keras.Model, axis: int = -1) -> tf.data.Dataset:
     """Batches whose targets have the teacher's probabilities beside the labels, for `Distillation`.
 
     Args:
@@ -86,7 +91,7 @@ def with_teacher(batches: Any, teacher: keras.Model, student: keras.Model, axis:
 
     teacher.trainable = False
 
-    def beside(x: Any, y: Any) -> Any:
+    def beside(x: _Tensors, y: _Tensors) -> tuple[_Tensors, _Tensors]:
         taught = keras.tree.flatten(teacher(x, training=False))
         both = [tf.concat([tf.cast(a, b.dtype), b], axis=axis) for a, b in zip(keras.tree.flatten(y), taught, strict=True)]
         return x, keras.tree.pack_sequence_as(y, both)

@@ -8,12 +8,15 @@ kernel of one pixel sees every n-th pixel alone, so that taking these first and 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import keras
 
 from tlt_prune.graph import all_layers
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 CHANNELS = 16
 _KINDS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
@@ -35,18 +38,18 @@ def subsampled_first(model: keras.Model) -> Iterator[list[str]]:
             del layer.convolution_op
 
 
-def _is_narrow(layer: Any) -> bool:
+def _is_narrow(layer: keras.layers.Layer) -> bool:
     # What a subclass makes of the kernel is its own.
     if not isinstance(layer, _KINDS) or type(layer).convolution_op is not keras.layers.Conv2D.convolution_op:
         return False
     return max(layer.kernel_size) == 1 < max(layer.strides) and bool(layer.built) and int(layer.kernel.shape[-2]) < CHANNELS
 
 
-def _without_strides(layer: Any) -> Any:
+def _without_strides(layer: keras.layers.Layer) -> Callable[[tf.Tensor, tf.Tensor | keras.Variable], tf.Tensor]:
     steps = [slice(None, None, n) for n in layer.strides]
     every = (slice(None), *steps) if layer.data_format == "channels_last" else (slice(None), slice(None), *steps)
 
-    def convolution_op(inputs: Any, kernel: Any) -> Any:
+    def convolution_op(inputs: tf.Tensor, kernel: tf.Tensor | keras.Variable) -> tf.Tensor:
         return keras.ops.conv(inputs[every], kernel, strides=1, padding="valid", data_format=layer.data_format)
 
     return convolution_op

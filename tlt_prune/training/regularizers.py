@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 from keras import ops
 
 from tlt_prune.config import RegConfig
 from tlt_prune.graph import all_layers
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 _SCOPES: dict[str, tuple[type, ...]] = {
     "conv2d": (
@@ -54,7 +57,7 @@ class GroupLasso(keras.regularizers.Regularizer):
     def __init__(self, factor: float, axes: Sequence[int] = (-1,)) -> None:
         self.factor, self.axes = factor, tuple(axes)
 
-    def __call__(self, x: Any) -> Any:
+    def __call__(self, x: keras.Variable) -> tf.Tensor:
         rank = len(x.shape)
         filters = {axis % rank for axis in self.axes}
         others = tuple(axis for axis in range(rank) if axis not in filters)
@@ -70,7 +73,7 @@ class GroupLasso(keras.regularizers.Regularizer):
 _TINY = 1e-12
 
 
-def regularizer(config: RegConfig, *, depthwise: bool = False) -> Any | None:
+def regularizer(config: RegConfig, *, depthwise: bool = False) -> keras.regularizers.Regularizer | None:
     """The Keras regularizer of a spec, or None; that of a depthwise kernel, where a filter is one channel's, may differ."""
     if config.type == "none" or config.weight_decay == 0:
         return None
@@ -108,7 +111,9 @@ def set_regularizers(model: keras.Model, config: RegConfig) -> int:
     return count
 
 
-def _set(layer: Any, argument: str, names: tuple[str, ...], penalty: Any | None) -> None:
+def _set(
+    layer: keras.layers.Layer, argument: str, names: tuple[str, ...], penalty: keras.regularizers.Regularizer | None
+) -> None:
     setattr(layer, argument, penalty)
     variable = next((getattr(layer, name) for name in names if hasattr(layer, name)), None)
     if variable is not None:

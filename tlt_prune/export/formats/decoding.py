@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import pathlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tlt_prune.config import Spec
 from tlt_prune.export.formats.onnx import onnx_output, onnx_path
 from tlt_prune.export.formats.registry import ExportFormat, register_format
 from tlt_prune.export.material import ExportMaterial
 from tlt_prune.io import Output
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 @register_format("decoding")
@@ -27,7 +30,7 @@ class Decoding(ExportFormat):
     def outputs(self, spec: Spec) -> list[Output]:
         return [onnx_output(spec), Output("The decoding file, beside -o", self.path(spec))]
 
-    def write(self, material: ExportMaterial, samples: Any) -> list[str]:
+    def write(self, material: ExportMaterial, samples: NDArray[Any]) -> list[str]:
         from tlt_prune.export.onnx_file import export_onnx
 
         e, path = material.spec.export, self.path(material.spec)

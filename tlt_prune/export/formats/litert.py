@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import pathlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tlt_prune.config import Spec
 from tlt_prune.export.formats.registry import DATA_TYPES, ExportFormat, register_format
 from tlt_prune.export.material import ExportMaterial
 from tlt_prune.io import Output, files
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 @register_format("litert")
@@ -24,7 +27,7 @@ class LiteRT(ExportFormat):
     def outputs(self, spec: Spec) -> list[Output]:
         return [Output("export.litert_file", self.path(spec), (self.suffix,))]
 
-    def write(self, material: ExportMaterial, samples: Any) -> list[str]:
+    def write(self, material: ExportMaterial, samples: NDArray[Any]) -> list[str]:
         from tlt_prune import quantization
         from tlt_prune.export.litert import export_litert
         from tlt_prune.onnx import load_predictor

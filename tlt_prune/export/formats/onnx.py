@@ -15,6 +15,8 @@ from tlt_prune.export.tensorrt import EngineOptions, build_engine, build_script,
 from tlt_prune.io import Output, files
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from tlt_prune.quantization import Quantized
 
 
@@ -52,7 +54,7 @@ class Onnx(ExportFormat):
             outputs.append(Output("export.cal_cache_file", _cache_file(spec), (".bin", ".cache", ".txt")))
         return outputs
 
-    def write(self, material: ExportMaterial, samples: Any) -> list[str]:
+    def write(self, material: ExportMaterial, samples: NDArray[Any]) -> list[str]:
         from tlt_prune.quantization import is_quantization_aware
 
         spec, model = material.spec, material.predictor.model
@@ -79,7 +81,7 @@ def _cache_file(spec: Spec) -> pathlib.Path:
     return pathlib.Path(cache) if cache else onnx_path(spec).with_name("cal.bin")
 
 
-def _write(material: ExportMaterial, path: pathlib.Path, samples: Any, precision: str, kind: str) -> str:
+def _write(material: ExportMaterial, path: pathlib.Path, samples: NDArray[Any], precision: str, kind: str) -> str:
     """Writes the model by `export_onnx`; returns the line that describes it."""
     from tlt_prune.export.onnx_file import export_onnx
 
@@ -97,7 +99,7 @@ def _write(material: ExportMaterial, path: pathlib.Path, samples: Any, precision
     return f"Wrote {path}: {kind}, opset {e.opset}, {e.onnx_layout}, equal to Keras on {len(samples)} pictures, to {error:.1e}."
 
 
-def _write_calibrated(material: ExportMaterial, samples: Any) -> list[str]:
+def _write_calibrated(material: ExportMaterial, samples: NDArray[Any]) -> list[str]:
     """Writes the float file, the int8 file and the calibration cache."""
     from tlt_prune.quantization import write_calibration_cache
 

@@ -6,11 +6,14 @@ import abc
 import contextlib
 import pathlib
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from tlt_prune.config import Export, Spec
 from tlt_prune.export.material import ExportMaterial
 from tlt_prune.io import Output
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 class ExportFormat(abc.ABC):
@@ -48,7 +51,7 @@ class ExportFormat(abc.ABC):
         return [Output(self.asked_by, self.path(spec), (self.suffix,))]
 
     @abc.abstractmethod
-    def write(self, material: ExportMaterial, samples: Any) -> list[str]:
+    def write(self, material: ExportMaterial, samples: NDArray[Any]) -> list[str]:
         """Writes its files.
 
         Args:

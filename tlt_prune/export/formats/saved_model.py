@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import pathlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tlt_prune.config import Spec
 from tlt_prune.export.formats.registry import ExportFormat, register_format
 from tlt_prune.export.material import ExportMaterial
 from tlt_prune.io import Output
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _TOLERANCE = 1e-4
 
@@ -25,7 +28,7 @@ class SavedModel(ExportFormat):
     def outputs(self, spec: Spec) -> list[Output]:
         return [Output("export.saved_model_dir", self.path(spec), folder=True)]
 
-    def write(self, material: ExportMaterial, samples: Any) -> list[str]:
+    def write(self, material: ExportMaterial, samples: NDArray[Any]) -> list[str]:
         from tlt_prune.export.saved_model import export_saved_model
 
         e, path, predictor = material.spec.export, self.path(material.spec), material.predictor

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,10 @@ from tlt_prune.export import ExportMaterial, PicturePreprocessing
 from tlt_prune.onnx import Predictor
 from tlt_prune.tasks.classification.pictures import agreed_format, as_inputs
 from tlt_prune.tasks.task import Task, stacked
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+    from numpy.typing import NDArray
 
 
 class ClassifierMaterial(ExportMaterial):
@@ -31,13 +35,13 @@ class ClassifierMaterial(ExportMaterial):
         height, width, _ = self._form.size
         return height, width
 
-    def samples(self) -> Any:
+    def samples(self) -> NDArray[Any]:
         """Held-out pictures as the model takes them, to compare files with Keras."""
 
         split = data.load_test_split(self.spec.dataset, self._form, self.spec.evaluate.dataset_path)
         return self._inputs(split.head(self.spec.export.parity_samples))
 
-    def calibration(self) -> Any:
+    def calibration(self) -> NDArray[Any]:
         """Pictures as the model takes them, to measure ranges on."""
 
         e = self.spec.export
@@ -56,18 +60,18 @@ class ClassifierMaterial(ExportMaterial):
     def decoded(self) -> Any:
         raise SpecError("export.decoding: expected false for a classifier, which says no boxes.")
 
-    def pictures(self) -> Any:
+    def pictures(self) -> PicturePreprocessing:
         """The model's preprocessing, for the SavedModel's second signature."""
         import tensorflow as tf
 
         form, dataset = self._form, self.spec.dataset
         method = {"box": "area", "hamming": "gaussian", "lanczos": "lanczos3"}.get(form.resample, form.resample)
 
-        def prepare(images: Any) -> Any:
+        def prepare(images: tf.Tensor) -> tf.Tensor:
             resized = tf.image.resize(tf.cast(images, tf.float32), form.size[:2], method, antialias=True)
             return preprocess(tf.ensure_shape(resized, (None, *form.size)), dataset, self.channels_first, form.depth)
 
         return PicturePreprocessing(form.size[2], np.dtype(form.dtype).name, prepare)
 
-    def _inputs(self, split: data.Split) -> Any:
+    def _inputs(self, split: data.Split) -> NDArray[Any]:
         return stacked(as_inputs(self.spec, split, self._form, channels_first=self.channels_first, batch_size=64))[0]

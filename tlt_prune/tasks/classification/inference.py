@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,9 @@ from tlt_prune.onnx import Predictor, load_predictor
 from tlt_prune.tasks.classification.class_names import read_classmap
 from tlt_prune.tasks.classification.pictures import agreed_format
 from tlt_prune.tasks.task import Inputs
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 # Pictures on a contact sheet.
 _SHEET = 48
@@ -81,7 +84,7 @@ def _classes(spec: Spec, dataset_classes: tuple[str, ...], predictor: Predictor,
     return tuple(classes)
 
 
-def contact_sheet(path: pathlib.Path, pictures: Sequence[Any], frame: pd.DataFrame) -> None:
+def contact_sheet(path: pathlib.Path, pictures: Sequence[NDArray[Any]], frame: pd.DataFrame) -> None:
     """Draws a grid of pictures `(height, width, channels)`, each with its class and probability above it."""
     import matplotlib
 

@@ -114,16 +114,13 @@ def training_pictures(
     spec: Spec, split: data.Split, form: data.PictureFormat, channels_first: bool, epochs: range
 ) -> data.Pipeline:
     """The given epochs of a split, in batches as the spec's training has them."""
-    return data.training_pipeline(
-        split,
-        spec.dataset,
-        form,
+    order = data.BatchOrder(
         batch_size=spec.train.batch_size_per_gpu,
         seed=spec.train.random_seed,
         first_epoch=epochs.start,
         epochs=epochs.stop,
-        channels_first=channels_first,
     )
+    return data.training_pipeline(split, spec.dataset, form, order, channels_first=channels_first)
 
 
 def examples(task: Task, predictor: Predictor) -> Examples:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pathlib
-from typing import Any
 
 import keras
 import numpy as np
@@ -29,7 +28,7 @@ class Validation(keras.callbacks.Callback):
         self._job, self._split, self._output, self._first = job, split, output, channels_first
         self._shown = shown
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         config, done = self._job.message.evaluation_config, epoch + 1
         first, period = config.first_validation_epoch, config.validation_period_during_training
         last = done == self._job.message.training_config.num_epochs

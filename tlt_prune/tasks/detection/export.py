@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,6 +13,11 @@ from tlt_prune.export import ExportMaterial, PicturePreprocessing
 from tlt_prune.onnx import Predictor
 from tlt_prune.tasks.detection.job import DetectionJob, output_size
 from tlt_prune.tasks.task import Task
+
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
+    from numpy.typing import NDArray
 
 
 class DetectorMaterial(ExportMaterial):
@@ -30,10 +35,10 @@ class DetectorMaterial(ExportMaterial):
         width, height = self._job.size
         return height, width
 
-    def samples(self) -> Any:
+    def samples(self) -> NDArray[Any]:
         return self._inputs(self._validation.pictures[: self.spec.export.parity_samples])
 
-    def calibration(self) -> Any:
+    def calibration(self) -> NDArray[Any]:
         e = self.spec.export
         if e.cal_image_dir:
             raise SpecError("export.cal_image_dir: a detector is calibrated on the spec's training pictures. Expected none.")
@@ -42,21 +47,21 @@ class DetectorMaterial(ExportMaterial):
     def training(self, epochs: int) -> Mapping[str, Any]:
         return self._task.twin_training(self.predictor, epochs, "export.litert_qat_epochs").arguments
 
-    def decoded(self) -> Any:
+    def decoded(self) -> keras.Model:
 
         columns, rows, first = self._output
         return with_decoding(self.predictor.model, experiment.grid(self._job.message, columns, rows), first)
 
-    def pictures(self) -> Any:
+    def pictures(self) -> PicturePreprocessing:
         import tensorflow as tf
 
-        def prepare(images: Any) -> Any:
+        def prepare(images: tf.Tensor) -> tf.Tensor:
             resized = tf.image.resize(tf.cast(images, tf.float32) / 255, self.size, antialias=True)
             resized = tf.ensure_shape(resized, (None, *self.size, self._job.channels))
             return tf.transpose(resized, (0, 3, 1, 2)) if self.channels_first else resized
 
         return PicturePreprocessing(self._job.channels, "uint8", prepare)
 
-    def _inputs(self, pictures: Any) -> Any:
+    def _inputs(self, pictures: NDArray[Any]) -> NDArray[Any]:
 
         return as_input(pictures.astype(np.float32) / 255, self.channels_first)

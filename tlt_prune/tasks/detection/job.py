@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,6 +26,11 @@ from tlt_prune.errors import SpecError
 from tlt_prune.io import ModelInfo, model_info, say
 from tlt_prune.onnx import Predictor
 from tlt_prune.tasks.task import Examples
+
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
+    from numpy.typing import NDArray
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -111,7 +117,7 @@ def read_job(spec: Spec, source: str) -> DetectionJob:
     return DetectionJob(spec, message, message.compatibility == "tao")
 
 
-def output_size(model: Any) -> tuple[int, int, bool]:
+def output_size(model: keras.Model) -> tuple[int, int, bool]:
     """(columns, rows, channels first) of a detector's outputs `[output_bbox, output_cov]`.
 
     Raises:
@@ -151,10 +157,10 @@ def examples(job: DetectionJob, predictor: Predictor) -> Examples:
     x = np.concatenate([np.asarray(x) for x, _ in batches])
     y = tuple(np.concatenate([np.asarray(y[i]) for _, y in batches]) for i in (0, 1))
 
-    def loss(true: Any, said: Any) -> Any:
+    def loss(true: Sequence[NDArray[Any]], said: Sequence[tf.Tensor]) -> tf.Tensor:
         return losses[0](true[0], said[0]) + losses[1](true[1], said[1])
 
-    def precision(true: Any, said: Any) -> float:
+    def precision(true: Sequence[NDArray[Any]], said: Sequence[tf.Tensor]) -> float:
         bbox, cov = (np.asarray(z) if first else np.transpose(z, (0, 3, 1, 2)) for z in said)
         found = job.postprocessing(columns, rows)(bbox, cov)
         return scored(found, few, experiment.evaluation_boxes(job.message), **job.scoring).mean_average_precision

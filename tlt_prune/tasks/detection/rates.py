@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tlt_prune.detection import EarlyStoppingAnnealing, soft_start_annealing
 from tlt_prune.errors import SpecError
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
 
 
 class SoftStart:
     """The learning rate by the share of all steps that is done."""
 
-    def __init__(self, schedule: Any) -> None:
+    def __init__(self, schedule: Message) -> None:
         self._limits = (schedule.min_learning_rate, schedule.max_learning_rate)
         self._shares = (schedule.soft_start, schedule.annealing)
 
@@ -26,7 +29,7 @@ class SoftStart:
 class EarlyStopping:
     """The learning rate by what validation comes to; where it stands follows from the logs, so that a resumption goes on."""
 
-    def __init__(self, schedule: Any, steps: int) -> None:
+    def __init__(self, schedule: Message, steps: int) -> None:
         self._make: Callable[[], EarlyStoppingAnnealing] = lambda: EarlyStoppingAnnealing(
             schedule.min_learning_rate,
             schedule.max_learning_rate,
@@ -46,7 +49,7 @@ class EarlyStopping:
         return self._state.stopped
 
 
-def learning_rates(config: Any, steps: int) -> SoftStart | EarlyStopping:
+def learning_rates(config: Message, steps: int) -> SoftStart | EarlyStopping:
     """Learning-rate schedule of a training config over that many steps."""
     if config.HasField("early_stopping_annealing_schedule"):
         return EarlyStopping(config.early_stopping_annealing_schedule, steps)

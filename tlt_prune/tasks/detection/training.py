@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tlt_prune import training
 from tlt_prune.config import OptimConfig, RegConfig, Train
+from tlt_prune.data import BatchOrder
 from tlt_prune.detection import AutoWeighting, Rasterizer, dataset, experiment, messages, objective
 from tlt_prune.errors import SpecError
 from tlt_prune.io import model_info, say
@@ -50,14 +51,17 @@ class _Data:
 
     def batches(self, first_epoch: int) -> tuple[Any, int]:
         """(augmented batches from an epoch to the end, steps per epoch)."""
-        return dataset.training_batches(
-            self.training,
-            self._raster,
-            experiment.augmentation(self.job.message, tao=self.job.tao),
+        order = BatchOrder(
             batch_size=int(self._config.batch_size_per_gpu),
             seed=int(self.job.message.random_seed),
             first_epoch=first_epoch,
             epochs=self._config.num_epochs,
+        )
+        return dataset.training_batches(
+            self.training,
+            self._raster,
+            experiment.augmentation(self.job.message, tao=self.job.tao),
+            order,
             channels_first=self.channels_first,
             uniform=_uniform(self.job),
         )

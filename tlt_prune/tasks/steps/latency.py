@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import tempfile
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,8 +14,13 @@ from tlt_prune.export import export_onnx, latency_ms, load_predictor
 from tlt_prune.io import files, say
 from tlt_prune.pruning.cost import chosen_granularity, table_at
 
+if TYPE_CHECKING:
+    import keras
 
-def measured_ms(model: Any) -> float:
+    from tlt_prune.graph import ChannelGraph
+
+
+def measured_ms(model: keras.Model) -> float:
     """Milliseconds of a Keras model, exported to ONNX, at batch 1."""
     extras.require("export", "A budget of latency")
     shape = [n or 1 for n in model.inputs[0].shape]
@@ -27,7 +32,7 @@ def measured_ms(model: Any) -> float:
         return min(latency_ms(predictor, x, runs=30) for _ in range(5))
 
 
-def calibrate(model: Any, channels: Any, options: Options) -> None:
+def calibrate(model: keras.Model, channels: ChannelGraph, options: Options) -> None:
     """Scales predictions to what the whole model takes, measured once and kept in the table."""
     table = table_at(options.latency_table)
     if not table.calibrated(channels):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import keras
 
@@ -11,6 +11,9 @@ from tlt_prune.config import QatConfig
 from tlt_prune.errors import SpecError
 from tlt_prune.io import say
 from tlt_prune.onnx import Predictor, load_predictor
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 
 def seed(number: int) -> None:
@@ -32,7 +35,7 @@ def read_teacher(path: str) -> Predictor | None:
     return teacher
 
 
-def start_quantization_aware(model: keras.Model, pictures: Any, count: int, config: QatConfig) -> keras.Model:
+def start_quantization_aware(model: keras.Model, pictures: tf.data.Dataset, count: int, config: QatConfig) -> keras.Model:
     """A model that trains in int8, with ranges from `count` training pictures; one that does so already stays."""
     if quantization.is_quantization_aware(model):
         return model
