@@ -164,7 +164,7 @@ def _points(channels: ChannelGraph, vector: Labels, granularity: int) -> list[in
 def _layers_of(channels: ChannelGraph, call: Call) -> list[tuple[dict[str, Any], list[Labels]]]:
     """(shape of a layer, label vectors that its latency depends on) for what a call computes; nothing for other layers."""
     family, op = channels.graph.family, call.op
-    if call.inner is not None or not family.is_layer(op):
+    if call.inner is not None or not family.is_layer(call.op):
         return []
     depthwise = has_trait(family, op, "depthwise convolution") and op.depth_multiplier == 1
     axes = {(a.index, a.axis): a.labels for a in channels.axes if a.op is op}
