@@ -119,10 +119,17 @@ class Model(Layer, Protocol):
     def compile_from_config(self, config: dict[str, Any] | None) -> None: ...
 
 
-class Convolution(Layer, Protocol):
-    """A convolution of one to three spatial axes; the tuples have one entry for each."""
+class Projection(Layer, Protocol):
+    """A layer that multiplies with a kernel and adds a bias, if it has one: dense, EinsumDense, a convolution."""
 
     kernel: Variable
+    bias: Variable | None
+    activation: Any
+
+
+class Convolution(Projection, Protocol):
+    """A convolution of one to three spatial axes; the tuples have one entry for each."""
+
     kernel_size: tuple[int, ...]
     strides: tuple[int, ...]
     dilation_rate: tuple[int, ...]
@@ -139,10 +146,3 @@ class BatchNormalization(Layer, Protocol):
     beta: Variable | None
     moving_mean: Variable
     moving_variance: Variable
-
-
-class Projection(Layer, Protocol):
-    """A layer that multiplies with a kernel and adds a bias, if it has one: Dense, EinsumDense."""
-
-    kernel: Variable
-    bias: Variable | None
