@@ -17,7 +17,7 @@ from tlt_prune.errors import PlanError
 from tlt_prune.graph import Labels, Model, trace
 from tlt_prune.pruning import plots
 from tlt_prune.pruning.cost.granularity import chosen_granularity
-from tlt_prune.pruning.running.batches import Batches, Examples, progress
+from tlt_prune.pruning.running.batches import Batches, UserData, progress
 from tlt_prune.pruning.running.switched_off import Metric, consumers, metric_of, metrics_without
 from tlt_prune.pruning.select.budgets import absolute, resource_of
 from tlt_prune.pruning.select.groups import Grouping, grouping
@@ -103,7 +103,7 @@ class Sensitivity:
 
 def sensitivity(
     model: Model,
-    data: Examples,
+    data: UserData,
     ratios: Sequence[float] = RATIOS,
     *,
     metric: str | Metric = "accuracy",

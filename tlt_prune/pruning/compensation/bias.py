@@ -17,7 +17,7 @@ from tlt_prune.config import COMPENSATIONS
 from tlt_prune.graph import Alive, Call, ChannelGraph, Family, Model, is_convolution, is_dense, read
 from tlt_prune.pruning.compensation.consumers import Home, homes, pairs, removed_inputs
 from tlt_prune.pruning.compensation.moments import moments
-from tlt_prune.pruning.running.batches import Examples, TakesData
+from tlt_prune.pruning.running.batches import TakesData, UserData
 from tlt_prune.pruning.running.walk import Walk, watched
 
 
@@ -38,7 +38,7 @@ class Bias(TakesData):
         used: after a call: how much data it was.
     """
 
-    def __init__(self, data: Examples | None = None, *, steps: int | None = None, batch_size: int = 64) -> None:
+    def __init__(self, data: UserData | None = None, *, steps: int | None = None, batch_size: int = 64) -> None:
         super().__init__(data, steps, batch_size)
         self._means: dict[int, NDArray[np.float64]] | None = None
         self._model: Model | None = None

@@ -27,7 +27,7 @@ from tlt_prune.graph import Alive, ChannelGraph, Family, Model, Projection, assi
 from tlt_prune.pruning.compensation.consumers import Home, Shortcut, homes, shortcuts
 from tlt_prune.pruning.compensation.synthetic import pictures_for
 from tlt_prune.pruning.compensation.windows import WindowPositions, window_rows
-from tlt_prune.pruning.running.batches import Batches, Examples, TakesData
+from tlt_prune.pruning.running.batches import Batches, TakesData, UserData
 from tlt_prune.pruning.running.walk import Step, Values, side_by_side, watched
 
 # Rows of the equations for each unknown of a column: more of them change the solution less than other pictures would.
@@ -71,7 +71,7 @@ class LeastSquares(TakesData):
     """
 
     def __init__(
-        self, data: Examples | None = None, *, ridge: float = 1e-3, steps: int | None = None, batch_size: int = 64, seed: int = 0
+        self, data: UserData | None = None, *, ridge: float = 1e-3, steps: int | None = None, batch_size: int = 64, seed: int = 0
     ) -> None:
         if not ridge >= 0:
             raise PlanError(f"LeastSquares: expected ridge >= 0. Received: {ridge}.")

@@ -18,7 +18,7 @@ from tlt_prune.graph import Labels
 from tlt_prune.io import files
 from tlt_prune.pruning.criteria.network import FilterScores, Network
 from tlt_prune.pruning.criteria.norms import L2
-from tlt_prune.pruning.running.batches import Batches, Examples, TakesData, progress
+from tlt_prune.pruning.running.batches import Batches, TakesData, UserData, progress
 from tlt_prune.pruning.running.switched_off import Metric, consumers, metric_of, metrics_without
 
 
@@ -52,7 +52,7 @@ class Ablation(TakesData):
 
     def __init__(
         self,
-        data: Examples,
+        data: UserData,
         metric: str | Metric = "accuracy",
         *,
         chunk: int = 1,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from tlt_prune.config import CRITERIA
 from tlt_prune.errors import PlanError
 from tlt_prune.pruning.criteria.network import FilterScores, Network
-from tlt_prune.pruning.running.batches import Examples, TakesData
+from tlt_prune.pruning.running.batches import TakesData, UserData
 from tlt_prune.pruning.running.walk import Walk, watched
 
 
@@ -23,7 +23,7 @@ class _Activations(TakesData):
 
     comparable = False
 
-    def __init__(self, data: Examples, *, steps: int | None = None, batch_size: int = 64) -> None:
+    def __init__(self, data: UserData, *, steps: int | None = None, batch_size: int = 64) -> None:
         super().__init__(data, steps, batch_size)
 
     def __call__(self, network: Network) -> dict[str, FilterScores]:

@@ -23,7 +23,7 @@ from tlt_prune.config import CRITERIA
 from tlt_prune.errors import PlanError, first_line
 from tlt_prune.graph import ChannelGraph, Family, Labels, Model, TensorLike, Variable
 from tlt_prune.pruning.criteria.network import FilterScores, Network
-from tlt_prune.pruning.running.batches import Examples, TakesData, progress
+from tlt_prune.pruning.running.batches import TakesData, UserData, progress
 
 # Examples that share one gradient: the fewer, the less do their wishes cancel; one costs too much time.
 _TOGETHER = 8
@@ -45,7 +45,7 @@ class _Gradients(TakesData):
 
     def __init__(
         self,
-        data: Examples,
+        data: UserData,
         loss: Losses | None = None,
         *,
         steps: int | None = None,

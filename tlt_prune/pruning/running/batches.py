@@ -29,7 +29,7 @@ class IndexedBatches(Protocol):
     def __getitem__(self, index: int) -> Any: ...
 
 
-Examples = Iterable[Any] | IndexedBatches
+UserData = Iterable[Any] | IndexedBatches
 """Data as a user has it: arrays `x` or `(x, y)`, structures of them, a `tf.data.Dataset`, a `PyDataset`, or an iterable of
 batches. See `Batches`."""
 
@@ -52,7 +52,7 @@ class Batches(Sequence[Batch]):
 
     def __init__(
         self,
-        data: Examples | None,
+        data: UserData | None,
         graph: Graph,
         *,
         steps: int | None = None,
@@ -118,7 +118,7 @@ class TakesData:
         used: after a use: how much data it was.
     """
 
-    def __init__(self, data: Examples | None, steps: int | None, batch_size: int) -> None:
+    def __init__(self, data: UserData | None, steps: int | None, batch_size: int) -> None:
         self._data, self._steps, self._batch_size = data, steps, batch_size
         self._kept: tuple[Any, Batches] | None = None
         self.used = ""
@@ -201,7 +201,7 @@ def _hint(data: object, graph: Graph) -> str:
     return ""
 
 
-def _raw(data: Examples | None, batch_size: int) -> Any:
+def _raw(data: UserData | None, batch_size: int) -> Any:
     if data is None:
         raise ValueError("no data.")
     if isinstance(data, (str, bytes, pathlib.PurePath)):
