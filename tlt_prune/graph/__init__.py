@@ -11,20 +11,40 @@ from tlt_prune.graph.labels import Alive, Labels, kept_shape
 from tlt_prune.graph.reader import Call, Graph, Tensor, matches, nearest_name, read
 from tlt_prune.graph.rules.elementwise import acts_on_each_element
 from tlt_prune.graph.tracer import trace
+from tlt_prune.graph.types import (
+    BatchNormalization,
+    Convolution,
+    Layer,
+    Model,
+    Operation,
+    Projection,
+    SymbolicTensor,
+    TensorLike,
+    Variable,
+)
 
 __all__ = [
     "Alive",
+    "BatchNormalization",
     "Call",
     "CallTrace",
     "ChannelGraph",
+    "Convolution",
     "Edit",
     "Execution",
     "Family",
     "Graph",
     "Labels",
+    "Layer",
+    "Model",
+    "Operation",
     "PendingCall",
     "Producer",
+    "Projection",
+    "SymbolicTensor",
     "Tensor",
+    "TensorLike",
+    "Variable",
     "acts_on_each_element",
     "all_layers",
     "assign_finite",

@@ -8,8 +8,8 @@ from __future__ import annotations
 import inspect
 import itertools
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, TypeGuard
 
 import numpy as np
 from keras import tree
@@ -18,8 +18,9 @@ from tlt_prune.errors import RuleError
 from tlt_prune.graph.channel_graph import Count, Cut, Edit, Positions, Producer, Role, Template, WeightAxis, Work, labels_in
 from tlt_prune.graph.labels import Labels, LabelTable, Shape, varying_axes
 from tlt_prune.graph.reader import Call, Graph, Tensor
+from tlt_prune.graph.types import Layer, Operation, TensorLike
 
-__all__ = ["CallTrace", "Count", "Cut", "Positions", "Record"]
+__all__ = ["CallTrace", "Count", "Cut", "Positions", "Record", "Template"]
 
 
 class Record:
@@ -30,8 +31,8 @@ class Record:
         self.table = LabelTable()
         self.axes: dict[tuple[int, int, int], WeightAxis] = {}
         self.producers: dict[tuple[int, str], Producer] = {}
-        self.config_edits: dict[Any, Edit] = {}
-        self.argument_edits: dict[Any, Edit] = {}
+        self.config_edits: dict[Hashable, Edit] = {}
+        self.argument_edits: dict[Hashable, Edit] = {}
         self.work: list[Work] = []
         self.unknown: dict[str, str] = {}
         self._weight_index: dict[int, dict[int, int]] = {}
@@ -42,7 +43,7 @@ class Record:
         self.table.freeze(label, reason)
         return label.reshape((1,) * rank)
 
-    def weight_index(self, op: Any, variable: Any) -> int | None:
+    def weight_index(self, op: Layer, variable: object) -> int | None:
         """Position of `variable` among the weights of `op`; None for a computed tensor (LoRA, quantized...)."""
         if id(op) not in self._weight_index:
             self._weight_index[id(op)] = {id(v): i for i, v in enumerate(self.graph.family.weights(op))}
@@ -71,7 +72,7 @@ class Record:
             for vector in vectors if silent else ():
                 self.table.freeze(vector, f"shares weights with '{silent[0]}'")
 
-    def edit(self, edits: dict[Any, Edit], key: Any, edit: Edit) -> None:
+    def edit(self, edits: dict[Hashable, Edit], key: Hashable, edit: Edit) -> None:
         # One configuration serves every call of a layer: what it depends on must be removed alike.
         first = edits.setdefault(key, edit)
         for a, b in zip(labels_in(first.value), labels_in(edit.value), strict=True):
@@ -106,7 +107,7 @@ class CallTrace:
         call: Call,
         times: float,
         *,
-        op: Any = None,
+        op: Operation | None = None,
         shapes: tuple[Sequence[Shape], Sequence[Shape]] | None = None,
         config: tuple[str, ...] = (),
         part: str = "",
@@ -118,14 +119,14 @@ class CallTrace:
         self.times = times
         """Number of runs of the layer in one call of the model, NaN where unknown."""
         self.call = call
-        self.op = call.op if op is None else op
+        self.op: Any = call.op if op is None else op
         self.table = record.table
         inputs, outputs = shapes or ([x.shape for x in call.inputs], [x.shape for x in call.outputs])
         self.in_shapes, self.out_shapes = list(inputs), list(outputs)
 
     def inside(
         self,
-        op: Any,
+        op: Operation,
         xs: Sequence[Labels],
         in_shapes: Sequence[Shape],
         out_shapes: Sequence[Shape],
@@ -176,7 +177,7 @@ class CallTrace:
         value = kwargs[name] if name in kwargs else args[position] if position < len(args) else None
         return [i for i in tree.flatten(value) if i is not None]
 
-    def is_layer(self, value: Any) -> bool:
+    def is_layer(self, value: object) -> TypeGuard[Layer]:
         """Whether `value` is a layer of the model's Keras."""
         return self._record.graph.family.is_layer(value)
 
@@ -241,7 +242,7 @@ class CallTrace:
             self.table.freeze(labels, "a single channel")
         return labels
 
-    def attach(self, variable: Any, axis: int, vector: Labels, role: Role) -> None:
+    def attach(self, variable: TensorLike | None, axis: int, vector: Labels, role: Role) -> None:
         """Says that `axis` of `variable` is indexed by `vector`. None is accepted and ignored."""
         if variable is None:
             return
@@ -261,7 +262,7 @@ class CallTrace:
         )
         self.table.unify(weight_axis.labels, vector)
 
-    def follow(self, vector: Labels, *variables: Any) -> None:
+    def follow(self, vector: Labels, *variables: TensorLike | None) -> None:
         """One-dimensional parameters with one entry a channel (bias, gamma, moving mean...)."""
         for variable in variables:
             self.attach(variable, 0, vector, "follow")
@@ -269,7 +270,7 @@ class CallTrace:
     def produce(
         self,
         labels: Labels,
-        *kernels: tuple[Any, tuple[int, ...], Labels],
+        *kernels: tuple[TensorLike, tuple[int, ...], Labels],
         part: str = "",
         unit: int = 1,
     ) -> None:
@@ -314,7 +315,7 @@ class CallTrace:
         sizes = [size for i, size in enumerate(shape) if i not in left_out]
         return math.nan if None in sizes else float(math.prod(sizes))  # type: ignore[arg-type]
 
-    def macs(self, variable: Any, positions: float) -> None:
+    def macs(self, variable: TensorLike, positions: float) -> None:
         """`variable` is multiplied in once at each of `positions`."""
         index = self._record.weight_index(self.call.op, variable)
         if index is None:

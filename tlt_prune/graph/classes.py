@@ -42,7 +42,7 @@ def changes_forward(cls: type) -> bool:
     return any(name in vars(cls) for name in _MODEL_FORWARD)
 
 
-def keras_base(op: Any) -> type | None:
+def keras_base(op: object) -> type | None:
     """The class of Keras whose computation a layer has, or None where it has its own."""
     for cls in type(op).__mro__:
         if is_keras_class(cls):
@@ -52,7 +52,7 @@ def keras_base(op: Any) -> type | None:
     return None
 
 
-def keras_model_base(model: Any) -> type | None:
+def keras_model_base(model: object) -> type | None:
     """The same for a model: the class of Keras whose forward pass it has."""
     for cls in type(model).__mro__:
         if is_keras_class(cls):
@@ -62,7 +62,7 @@ def keras_model_base(model: Any) -> type | None:
     return None
 
 
-def patched(op: Any) -> bool:
+def patched(op: object) -> bool:
     """Whether a method was replaced on the object itself, by something that is not Keras' own wrapper."""
     methods = _methods(type(op))  # type: ignore[arg-type]
     return any(
@@ -70,7 +70,7 @@ def patched(op: Any) -> bool:
     )
 
 
-def _wraps_own(value: Any, method: Any) -> bool:
+def _wraps_own(value: object, method: object) -> bool:
     """Keras wraps some methods (`build`, `quantize`) on every object, and tf_keras sets `call` to TensorFlow's functions."""
     wrapped = getattr(value, "__wrapped__", None)
     home = str(getattr(value, "__module__", "")).partition(".")[0]

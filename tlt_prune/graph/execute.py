@@ -111,7 +111,7 @@ def _forget(call: Call, values: dict[int, V], waiting: collections.Counter[int])
             values.pop(key, None)
 
 
-def filled(structure: Any, values: Mapping[int, Any]) -> Any:
+def filled(structure: object, values: Mapping[int, Any]) -> Any:
     """A structure with values in the place of its `Tensor`s."""
     return tree.map_structure(lambda x: values[x.key] if isinstance(x, Tensor) else x, structure)
 
@@ -130,7 +130,7 @@ def rewired(graph: Graph, visit: Visit) -> keras.Model:
     return keras.Model(tree.pack_sequence_as(graph.inputs, inputs), outputs, name=graph.model.name)
 
 
-def run_through(graph: Graph, inputs: Sequence[Any], visit: Visit) -> Any:
+def run_through(graph: Graph, inputs: Sequence[object], visit: Visit) -> Any:
     """The outputs of a graph on `inputs`, one for each of its flat inputs, where `visit` computes the calls."""
     execution: Execution[Any] = Execution(graph, inputs)
     for pending in execution:

@@ -12,8 +12,9 @@ import contextlib
 import dataclasses
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, TypeGuard
 
 import keras
 import numpy as np
@@ -23,6 +24,19 @@ from keras.src.saving import serialization_lib
 
 from tlt_prune.errors import UnsupportedModelError
 from tlt_prune.graph.classes import keras_base, keras_model_base
+from tlt_prune.graph.types import Layer, Model, Operation, Projection, SymbolicTensor, TensorLike, Variable
+
+
+class _FunctionalModel(Model, Protocol):
+    _nodes_by_depth: Mapping[int, Sequence[Any]]
+    """Distance to the outputs -> the calls there."""
+
+
+class _AttentionLayer(Layer, Protocol):
+    _query_dense: Projection
+    _key_dense: Projection
+    _value_dense: Projection
+    _output_dense: Projection
 
 
 class Family:
@@ -30,30 +44,30 @@ class Family:
 
     name: str
 
-    def is_tensor(self, value: Any) -> bool:
+    def is_tensor(self, value: object) -> TypeGuard[SymbolicTensor]:
         raise NotImplementedError
 
-    def is_layer(self, op: Any) -> bool:
+    def is_layer(self, op: object) -> TypeGuard[Layer]:
         raise NotImplementedError
 
-    def functional(self, model: Any) -> Any | None:
+    def functional(self, model: Model) -> Any | None:
         """The functional graph behind `model`, or None when it has none."""
         raise NotImplementedError
 
-    def is_model(self, op: Any) -> bool:
+    def is_model(self, op: object) -> TypeGuard[Model]:
         raise NotImplementedError
 
-    def is_sequential(self, op: Any) -> bool:
+    def is_sequential(self, op: object) -> bool:
         raise NotImplementedError
 
-    def nodes(self, functional: Any) -> Iterator[Any]:
+    def nodes(self, functional: _FunctionalModel) -> Iterator[Any]:
         """The nodes of a functional model that are calls, in topological order."""
         for depth in sorted(functional._nodes_by_depth, reverse=True):
             for node in functional._nodes_by_depth[depth]:
                 if not node.is_input:
                     yield node
 
-    def is_a(self, op: Any, name: str) -> bool:
+    def is_a(self, op: object, name: str) -> bool:
         """Whether a layer computes what Keras' layer class `name` does."""
         base = keras_base(op) if self.is_layer(op) else None
         return base is not None and base.__name__ == name
@@ -62,11 +76,11 @@ class Family:
         """(operation, args, kwargs) of a node."""
         raise NotImplementedError
 
-    def structures(self, functional: Any) -> tuple[Any, Any]:
+    def structures(self, functional: _FunctionalModel) -> tuple[Any, Any]:
         """(inputs, outputs) of a functional model, as structures of symbolic tensors."""
         raise NotImplementedError
 
-    def input_op(self, tensor: Any) -> Any | None:
+    def input_op(self, tensor: SymbolicTensor) -> Any | None:
         raise NotImplementedError
 
     def namespace(self) -> Any:
@@ -92,45 +106,45 @@ class Family:
     def _serialization(self) -> Any:
         raise NotImplementedError
 
-    def seeds(self, op: Any) -> list[Any]:
+    def seeds(self, op: Layer) -> list[Variable]:
         """The states of a layer's random generators, which are no weights."""
         return []
 
-    def weights(self, op: Any) -> list[Any]:
+    def weights(self, op: Layer) -> list[Variable]:
         """The variables of a layer, those of the layers in it included."""
         return list(op.weights)
 
-    def numpy(self, variable: Any) -> np.ndarray[Any, Any]:
+    def numpy(self, variable: TensorLike) -> np.ndarray[Any, Any]:
         raise NotImplementedError
 
     def construction(self) -> contextlib.AbstractContextManager[Any]:
         """While layers are called to build a model, their variables wait for `start` instead of getting initial values."""
         return contextlib.nullcontext()
 
-    def start(self, variable: Any, value: Callable[[], np.ndarray[Any, Any]]) -> bool:
+    def start(self, variable: Variable, value: Callable[[], np.ndarray[Any, Any]]) -> bool:
         """Sets the initial value of a waiting variable; False for one that does not wait, and has to be assigned to."""
         return False
 
-    def compile_arguments(self, model: Any) -> dict[str, Any]:
+    def compile_arguments(self, model: Model) -> dict[str, Any]:
         """Compile arguments of `model`, as objects; empty if it is not compiled."""
         compiled = getattr(model, "compiled", getattr(model, "_is_compiled", False))
         config = getattr(model, "_compile_config", None) if compiled else None
         return {} if config is None else dict(config.config)
 
-    def copy_policy(self, old: Any, new: Any) -> None:
+    def copy_policy(self, old: Model, new: Model) -> None:
         """The dtype policy of a model, which decides how compile() scales the loss: not the one in force now."""
 
-    def build_optimizer(self, model: Any) -> None:
+    def build_optimizer(self, model: Model) -> None:
         """Makes an optimizer's variables, as loading a compiled model does."""
 
-    def reset_states(self, model: Any) -> None:
+    def reset_states(self, model: Model) -> None:
         """Stateful recurrent layers start from zero."""
         for layer in all_layers(model):
             if getattr(layer, "stateful", False) and getattr(layer, "states", None) is not None:
                 layer.reset_states()
 
     @contextlib.contextmanager
-    def untouched(self, model: Any) -> Iterator[None]:
+    def untouched(self, model: Model) -> Iterator[None]:
         """Puts back what running a model in inference changes: recurrent states, random seeds, the compiled function."""
         layers = all_layers(model)
         states = [v for x in layers for v in tree.flatten(getattr(x, "states", None)) if hasattr(v, "assign")]
@@ -144,7 +158,7 @@ class Family:
                 variable.assign(value)
             model.predict_function = function
 
-    def infer(self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def infer(self, op: Operation, args: tuple[object, ...], kwargs: dict[str, object]) -> Any:
         """The results of an operation as its model, called with `training=False`, computes them."""
         # Keras 3 records the default of random layers, which is to train, and its models override it.
         if self.is_layer(op) and "training" in inspect.signature(op.call).parameters:
@@ -167,32 +181,32 @@ class Family:
 class _Keras3(Family):
     name = "keras"
 
-    def is_tensor(self, value: Any) -> bool:
+    def is_tensor(self, value: object) -> TypeGuard[SymbolicTensor]:
         return isinstance(value, keras.KerasTensor)
 
-    def is_layer(self, op: Any) -> bool:
+    def is_layer(self, op: object) -> TypeGuard[Layer]:
         return isinstance(op, keras.layers.Layer)
 
-    def functional(self, model: Any) -> Any | None:
+    def functional(self, model: Model) -> Any | None:
         if keras_model_base(model) is None:
             return None
         if isinstance(model, keras.Sequential):
             return model._functional
         return model if isinstance(model, Functional) else None
 
-    def is_model(self, op: Any) -> bool:
+    def is_model(self, op: object) -> TypeGuard[Model]:
         return isinstance(op, keras.Model)
 
-    def is_sequential(self, op: Any) -> bool:
+    def is_sequential(self, op: object) -> bool:
         return isinstance(op, keras.Sequential)
 
     def node_call(self, node: Any) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
         return node.operation, tuple(node.arguments.args), dict(node.arguments.kwargs)
 
-    def structures(self, functional: Any) -> tuple[Any, Any]:
+    def structures(self, functional: Functional) -> tuple[Any, Any]:
         return functional._inputs_struct, functional._outputs_struct
 
-    def input_op(self, tensor: Any) -> Any | None:
+    def input_op(self, tensor: SymbolicTensor) -> Any | None:
         op = tensor._keras_history.operation
         return op if isinstance(op, keras.layers.InputLayer) else None
 
@@ -202,11 +216,11 @@ class _Keras3(Family):
     def _serialization(self) -> Any:
         return serialization_lib
 
-    def seeds(self, op: Any) -> list[Any]:
+    def seeds(self, op: Layer) -> list[Variable]:
         weights = {id(v) for v in op.weights}
         return [v for v in op.variables if id(v) not in weights]
 
-    def numpy(self, variable: Any) -> np.ndarray[Any, Any]:
+    def numpy(self, variable: TensorLike) -> np.ndarray[Any, Any]:
         return np.asarray(keras.ops.convert_to_numpy(variable))
 
     def construction(self) -> contextlib.AbstractContextManager[Any]:
@@ -214,15 +228,15 @@ class _Keras3(Family):
         scope: contextlib.AbstractContextManager[Any] = keras.StatelessScope()
         return scope
 
-    def copy_policy(self, old: Any, new: Any) -> None:
+    def copy_policy(self, old: keras.Model, new: keras.Model) -> None:
         if new.dtype_policy != old.dtype_policy:
             new.dtype_policy = old.dtype_policy
 
-    def build_optimizer(self, model: Any) -> None:
+    def build_optimizer(self, model: keras.Model) -> None:
         if model.optimizer is not None:
             model.optimizer.build(model.trainable_variables)
 
-    def start(self, variable: Any, value: Callable[[], np.ndarray[Any, Any]]) -> bool:
+    def start(self, variable: keras.Variable, value: Callable[[], np.ndarray[Any, Any]]) -> bool:
         if variable._value is not None:
             return False
         variable._initializer = lambda shape, dtype=None: value()
@@ -232,26 +246,26 @@ class _Keras3(Family):
 class _TfKeras(Family):
     name = "tf_keras"
 
-    def __init__(self, package: Any) -> None:
+    def __init__(self, package: types.ModuleType) -> None:
         self._package = package
 
-    def is_tensor(self, value: Any) -> bool:
+    def is_tensor(self, value: object) -> TypeGuard[SymbolicTensor]:
         return isinstance(value, self._package.src.engine.keras_tensor.KerasTensor)
 
-    def is_layer(self, op: Any) -> bool:
+    def is_layer(self, op: object) -> TypeGuard[Layer]:
         # `tf.add(x, y)` on a symbolic tensor becomes a layer that only wraps the function.
         return isinstance(op, self._package.layers.Layer) and not _is_tf_op(op)
 
-    def functional(self, model: Any) -> Any | None:
+    def functional(self, model: Model) -> Any | None:
         functional = self._package.src.engine.functional.Functional
         if keras_model_base(model) is not None and isinstance(model, functional) and getattr(model, "_nodes_by_depth", None):
             return model
         return None
 
-    def is_model(self, op: Any) -> bool:
+    def is_model(self, op: object) -> TypeGuard[Model]:
         return isinstance(op, self._package.Model)
 
-    def is_sequential(self, op: Any) -> bool:
+    def is_sequential(self, op: object) -> bool:
         return isinstance(op, self._package.Sequential)
 
     def node_call(self, node: Any) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
@@ -260,7 +274,7 @@ class _TfKeras(Family):
     def structures(self, functional: Any) -> tuple[Any, Any]:
         return functional._nested_inputs, functional._nested_outputs
 
-    def input_op(self, tensor: Any) -> Any | None:
+    def input_op(self, tensor: SymbolicTensor) -> Any | None:
         op = tensor._keras_history.layer
         return op if isinstance(op, self._package.layers.InputLayer) else None
 
@@ -270,22 +284,22 @@ class _TfKeras(Family):
     def _serialization(self) -> Any:
         return self._package.src.saving.serialization_lib
 
-    def weights(self, op: Any) -> list[Any]:
+    def weights(self, op: Layer) -> list[Variable]:
         # Lookup layers count their vocabulary, which is no array, among them.
         return [x for x in op.weights if hasattr(x, "shape")]
 
-    def numpy(self, variable: Any) -> np.ndarray[Any, Any]:
+    def numpy(self, variable: TensorLike) -> np.ndarray[Any, Any]:
         return np.asarray(variable)
 
 
 _TF_OPS = ("TFOpLambda", "SlicingOpLambda", "ClassMethod", "InstanceMethod", "InstanceProperty")
 
 
-def _is_tf_op(op: Any) -> bool:
+def _is_tf_op(op: object) -> bool:
     return type(op).__name__ in _TF_OPS and type(op).__module__.startswith("tf_keras.")
 
 
-def family_of(model: Any) -> Family:
+def family_of(model: object) -> Family:
     """Keras 3 or tf_keras.
 
     Raises:
@@ -307,23 +321,23 @@ def family_of(model: Any) -> Family:
 class AttentionParts:
     """The projections inside an attention layer: `EinsumDense` layers with kernel and bias."""
 
-    query: Any
-    key: Any
-    value: Any
-    output: Any
-    gate: Any | None
+    query: Projection
+    key: Projection
+    value: Projection
+    output: Projection
+    gate: Projection | None
 
 
-def attention_parts(op: Any) -> AttentionParts:
+def attention_parts(op: _AttentionLayer) -> AttentionParts:
     """Of a (grouped) multi-head attention layer."""
     return AttentionParts(op._query_dense, op._key_dense, op._value_dense, op._output_dense, getattr(op, "_gate_dense", None))
 
 
-def all_layers(layer: Any) -> list[Any]:
+def all_layers(layer: Operation) -> list[Any]:
     """The layers in a model or layer, to any depth, without itself."""
     return list(layer._flatten_layers(include_self=False)) if hasattr(layer, "_flatten_layers") else []
 
 
-def producing_layer(tensor: Any) -> Any:
+def producing_layer(tensor: SymbolicTensor) -> Any:
     """The Keras 3 operation that a symbolic tensor comes from."""
     return tensor._keras_history.operation

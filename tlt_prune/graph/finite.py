@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from tlt_prune.errors import PlanError
 from tlt_prune.graph.family import Family
 from tlt_prune.graph.reader import Graph
+from tlt_prune.graph.types import Variable
 
 
 def refuse_not_finite(graph: Graph) -> None:
@@ -28,7 +29,7 @@ def refuse_not_finite(graph: Graph) -> None:
             )
 
 
-def assign_finite(family: Family, variable: Any, value: NDArray[np.float64], who: str) -> None:
+def assign_finite(family: Family, variable: Variable, value: NDArray[np.float64], who: str) -> None:
     """Sets a weight to what a compensation found, in the weight's own type.
 
     Raises:

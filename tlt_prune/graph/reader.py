@@ -13,6 +13,7 @@ from keras import tree
 from tlt_prune.errors import UnsupportedModelError
 from tlt_prune.graph.classes import keras_model_base
 from tlt_prune.graph.family import Family, family_of
+from tlt_prune.graph.types import Model, Operation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +119,7 @@ def nearest_name(name: str | type, names: Iterable[str]) -> str:
     return f" Did you mean '{near[0]}'?" if near else ""
 
 
-def read(model: Any) -> Graph:
+def read(model: Model) -> Graph:
     """Reads a functional or Sequential model, nested models included.
 
     Raises:
@@ -128,7 +129,7 @@ def read(model: Any) -> Graph:
     return _read_model(model, family, prefix="", memo={})
 
 
-def _read_model(model: Any, family: Family, prefix: str, memo: dict[int, Graph]) -> Graph:
+def _read_model(model: Model, family: Family, prefix: str, memo: dict[int, Graph]) -> Graph:
     if id(model) in memo:
         return memo[id(model)]
     functional = family.functional(model)
@@ -163,7 +164,7 @@ def _read_model(model: Any, family: Family, prefix: str, memo: dict[int, Graph])
     return graph
 
 
-def _inner(op: Any, family: Family, prefix: str, memo: dict[int, Graph]) -> Graph | None:
+def _inner(op: Operation, family: Family, prefix: str, memo: dict[int, Graph]) -> Graph | None:
     if not family.is_model(op) or family.functional(op) is None:
         return None
     return _read_model(op, family, prefix, memo)
@@ -176,10 +177,10 @@ class _TensorMap:
         self._family = family
         self._known: dict[int, Tensor] = {}
 
-    def __call__(self, structure: Any) -> Any:
+    def __call__(self, structure: object) -> Any:
         return tree.map_structure(self._one, structure)
 
-    def _one(self, value: Any) -> Any:
+    def _one(self, value: object) -> object:
         if not self._family.is_tensor(value):
             return value
         if id(value) not in self._known:
@@ -188,7 +189,7 @@ class _TensorMap:
         return self._known[id(value)]
 
 
-def _no_graph(model: Any, family: Family) -> str:
+def _no_graph(model: Model, family: Family) -> str:
     kind = type(model).__name__
     if family.is_sequential(model) and keras_model_base(model) is not None:
         return (

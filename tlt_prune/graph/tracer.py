@@ -20,11 +20,12 @@ from tlt_prune.graph.channel_graph import ChannelGraph, TensorLabels
 from tlt_prune.graph.execute import Execution
 from tlt_prune.graph.labels import Labels, Shape, settle, varying_axes
 from tlt_prune.graph.reader import Graph, matches, nearest_name, read
+from tlt_prune.graph.types import Model
 
 __all__ = ["ChannelGraph", "trace"]
 
 
-def trace(model: Any, channelwise_layers: Sequence[str] = ()) -> ChannelGraph:
+def trace(model: Model, channelwise_layers: Sequence[str] = ()) -> ChannelGraph:
     """Traces channel labels through `model`.
 
     Args:
@@ -106,13 +107,12 @@ class _Tracer:
             return view.freeze_all(arguments, f"{type(op).__name__} '{view.call.path}' is called with further tensors")
         return rule(view, *arguments)
 
-    def _checked(self, view: CallTrace, shape: Shape, labels: Any) -> Labels:
-        fits = (
+    def _checked(self, view: CallTrace, shape: Shape, labels: object) -> Labels:
+        if not (
             isinstance(labels, np.ndarray)
             and labels.ndim == len(shape)
             and all(n in (1, size) for n, size in zip(labels.shape, shape, strict=True))
-        )
-        if not fits:
+        ):
             raise RuleError(
                 f"The rule of {type(view.op).__name__} '{view.call.path}' returned labels of shape "
                 f"{getattr(labels, 'shape', labels)!r}. Expected a NumPy array broadcastable to the output "

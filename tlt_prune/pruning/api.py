@@ -9,12 +9,13 @@ from typing import Any, Unpack
 import keras
 
 from tlt_prune.config import OptionArguments, options_of, options_spelled_out
-from tlt_prune.graph import trace
+from tlt_prune.graph import Model, trace
+from tlt_prune.pruning.compensation import Compensations
 from tlt_prune.pruning.plan import PruningPlan
 from tlt_prune.pruning.planning import decide
 
 
-def plan_pruning(model: Any, **options: Unpack[OptionArguments]) -> PruningPlan:
+def plan_pruning(model: Model, **options: Unpack[OptionArguments]) -> PruningPlan:
     """Decides which channels of a model go, without building anything.
 
     Args:
@@ -35,10 +36,10 @@ def plan_pruning(model: Any, **options: Unpack[OptionArguments]) -> PruningPlan:
 
 
 def prune_model(
-    model: Any,
+    model: Model,
     *,
     layer_config_overrides: Mapping[str, Mapping[str, Any]] | None = None,
-    compensation: Any = None,
+    compensation: Compensations | None = None,
     verify: bool = False,
     **options: Unpack[OptionArguments],
 ) -> keras.Model:

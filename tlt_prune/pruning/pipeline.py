@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from tlt_prune.graph import Alive, ChannelGraph
-from tlt_prune.pruning.compensation import compensate
+from tlt_prune.pruning.compensation import Compensations, compensate
 from tlt_prune.pruning.rewrite.law import LawReport, check_law
 from tlt_prune.pruning.rewrite.rewrite import rewrite
 
@@ -34,7 +34,7 @@ def carry_out(
     alive: Alive,
     *,
     layer_config_overrides: Mapping[str, Mapping[str, Any]] | None = None,
-    compensation: Any = None,
+    compensation: Compensations | None = None,
     verify: bool = False,
 ) -> Outcome:
     """Builds the model that retains `alive`, checks it where asked, then compensates for what was removed.

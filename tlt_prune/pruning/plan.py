@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from tlt_prune.config import BUDGETS
 from tlt_prune.errors import PlanError
-from tlt_prune.graph import Alive, ChannelGraph, trace
+from tlt_prune.graph import Alive, ChannelGraph, Model, trace
 from tlt_prune.io import files
 from tlt_prune.pruning import plan_file, plots, report
+from tlt_prune.pruning.compensation import Compensations
 from tlt_prune.pruning.pipeline import carry_out
 from tlt_prune.pruning.sweep import sweep
 
@@ -88,9 +89,9 @@ class PruningPlan:
 
     def apply(
         self,
-        model: Any,
+        model: Model,
         layer_config_overrides: Mapping[str, Mapping[str, Any]] | None = None,
-        compensation: Any = None,
+        compensation: Compensations | None = None,
         *,
         verify: bool = False,
         by_position: bool = False,
@@ -153,7 +154,7 @@ class PruningPlan:
         kept = {name: self.kept[x.layer] for x, name in zip(self.layers, names, strict=True)}
         return dataclasses.replace(self, layers=layers, kept=kept)
 
-    def sweep(self, model: Any, thresholds: Sequence[float] | None = None) -> pd.DataFrame:
+    def sweep(self, model: Model, thresholds: Sequence[float] | None = None) -> pd.DataFrame:
         """Sizes of `model` at other thresholds, with this plan's other settings: see `tlt_prune.sweep`."""
         others = {key: value for key, value in self.settings.items() if key not in (*BUDGETS, "ranking")}
         return sweep(model, thresholds, **others)  # type: ignore[arg-type]

@@ -119,5 +119,5 @@ def _macs_from_json(data: dict[str, Any]) -> dict[str, Any]:
     return {**data, **{key: math.nan if data[key] is None else data[key] for key in ("macs_before", "macs_after")}}
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> list[object] | str:
     return list(value) if isinstance(value, (tuple, set)) else str(value)

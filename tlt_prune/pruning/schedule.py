@@ -10,8 +10,9 @@ from typing import Any, Literal, Unpack
 
 from tlt_prune.config import LayerOptions, OptionArguments, Options, options_of, options_spelled_out
 from tlt_prune.errors import PlanError
-from tlt_prune.graph import ChannelGraph, trace
+from tlt_prune.graph import ChannelGraph, Model, trace
 from tlt_prune.io import files
+from tlt_prune.pruning.compensation import Compensations
 from tlt_prune.pruning.cost.terms import charged
 from tlt_prune.pruning.planning import decide
 from tlt_prune.pruning.select.budgets import absolute, resource_of
@@ -45,7 +46,7 @@ class PruningSteps:
     count: int
     kind: Kind
 
-    def walk(self, start: Any, first: int = 1) -> Iterator[PruningStep]:
+    def walk(self, start: object, first: int = 1) -> Iterator[PruningStep]:
         """The steps from `first` on, one after the other; `start` is the model (or its file) that the first one prunes.
 
         Whoever receives a step says what the next one starts from, in `step.result`.
@@ -100,13 +101,13 @@ class PruningStep:
 
 
 def iterative_prune(
-    model: Any,
+    model: Model,
     retrain: Callable[[Any, int], Any],
     *,
     steps: int = 4,
     schedule: Kind = "cubic",
     layer_config_overrides: Mapping[str, Mapping[str, Any]] | None = None,
-    compensation: Any = None,
+    compensation: Compensations | None = None,
     verify: bool = False,
     folder: str | pathlib.Path | None = None,
     **options: Unpack[OptionArguments],

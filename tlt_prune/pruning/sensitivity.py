@@ -14,11 +14,11 @@ import pandas as pd
 
 from tlt_prune.config import BUDGETS, OptionArguments, Options, options_of, options_spelled_out
 from tlt_prune.errors import PlanError
-from tlt_prune.graph import trace
+from tlt_prune.graph import Labels, Model, trace
 from tlt_prune.pruning import plots
 from tlt_prune.pruning.cost.granularity import chosen_granularity
-from tlt_prune.pruning.running.batches import Batches, progress
-from tlt_prune.pruning.running.switched_off import consumers, metric_of, metrics_without
+from tlt_prune.pruning.running.batches import Batches, UserData, progress
+from tlt_prune.pruning.running.switched_off import Metric, consumers, metric_of, metrics_without
 from tlt_prune.pruning.select.budgets import absolute, resource_of
 from tlt_prune.pruning.select.groups import Grouping, grouping
 from tlt_prune.pruning.select.ledger import Ledger
@@ -102,11 +102,11 @@ class Sensitivity:
 
 
 def sensitivity(
-    model: Any,
-    data: Any,
+    model: Model,
+    data: UserData,
     ratios: Sequence[float] = RATIOS,
     *,
-    metric: Any = "accuracy",
+    metric: str | Metric = "accuracy",
     steps: int | None = None,
     batch_size: int = 64,
     **options: Unpack[OptionArguments],
@@ -135,7 +135,7 @@ def sensitivity(
     granularity = chosen_granularity(channels.graph, chosen.granularity)
     divided = grouping(channels, bundle_scores(channels, chosen), chosen, granularity)
     visible = consumers(channels).visible
-    sets: list[Any] = [np.zeros(0, np.int64)]
+    sets: list[Labels] = [np.zeros(0, np.int64)]
     places: list[tuple[int, int]] = []
     for g, group in enumerate(divided.groups):
         if visible[group.members].all():

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from tlt_prune.graph.call_trace import CallTrace, Count
-from tlt_prune.graph.family import attention_parts
+from tlt_prune.graph.family import AttentionParts, attention_parts
 from tlt_prune.graph.labels import Labels, Shape, varying_axes
 from tlt_prune.graph.rules.registry import layer
+from tlt_prune.graph.types import Projection, Variable
 
 
 def _sources(call: CallTrace, xs: tuple[Labels, ...]) -> tuple[list[Labels], list[Shape]]:
@@ -82,7 +83,7 @@ def group_query_attention(call: CallTrace, *xs: Labels) -> Any:
     return _placed(call, out, heads)
 
 
-def _project(call: CallTrace, dense: Any, incoming: Labels, shape: Shape, heads: Labels, widths: Labels | None) -> None:
+def _project(call: CallTrace, dense: Projection, incoming: Labels, shape: Shape, heads: Labels, widths: Labels | None) -> None:
     """A kernel (features, heads, width) with its bias (heads, width); the width of queries and keys (None) stays."""
     call.attach(dense.kernel, 0, incoming, "in")
     call.attach(dense.kernel, 1, heads, "out")
@@ -93,7 +94,7 @@ def _project(call: CallTrace, dense: Any, incoming: Labels, shape: Shape, heads:
     call.macs(dense.kernel, call.positions(shape, -1))
 
 
-def _kernels(parts: Any, heads: Labels, shared: Labels) -> list[tuple[Any, tuple[int, ...], Labels]]:
+def _kernels(parts: AttentionParts, heads: Labels, shared: Labels) -> list[tuple[Variable, tuple[int, ...], Labels]]:
     return [(parts.query.kernel, (1,), heads), (parts.key.kernel, (1,), shared), (parts.value.kernel, (1,), shared)]
 
 
@@ -104,7 +105,7 @@ def _attend(call: CallTrace, shapes: list[Shape], heads: Labels, widths: Labels,
     call.work(pairs, heads, widths)
 
 
-def _output(call: CallTrace, dense: Any, shape: Shape, heads: Labels, widths: Labels) -> Labels | None:
+def _output(call: CallTrace, dense: Projection, shape: Shape, heads: Labels, widths: Labels) -> Labels | None:
     """The projection (heads, width, features): its fresh channels, None where it has several feature axes."""
     call.attach(dense.kernel, 0, heads, "in")
     call.attach(dense.kernel, 1, widths, "in")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import sys
-from typing import Any
 
 from tlt_prune.graph.call_trace import CallTrace, Count
 from tlt_prune.graph.labels import Labels, varying_axes
@@ -25,9 +24,9 @@ _HOMES = (
 
 
 @functools.cache
-def _functions(names: tuple[str, ...], packages: tuple[str, ...]) -> dict[int, Any]:
+def _functions(names: tuple[str, ...], packages: tuple[str, ...]) -> dict[int, object]:
     """The functions of those names in their homes, by `id`: a user's function of the same name is another object."""
-    by_id = {}
+    by_id: dict[int, object] = {}
     for package, path in _HOMES:
         if package in packages:
             home = functools.reduce(getattr, filter(None, path.split(".")), sys.modules[package])
@@ -35,16 +34,16 @@ def _functions(names: tuple[str, ...], packages: tuple[str, ...]) -> dict[int, A
     return by_id
 
 
-def _is_one_of(function: Any, names: tuple[str, ...]) -> bool:
+def _is_one_of(function: object, names: tuple[str, ...]) -> bool:
     return id(function) in _functions(names, tuple(p for p in dict(_HOMES) if sys.modules.get(p) is not None))
 
 
-def acts_on_each_element(function: Any) -> bool:
+def acts_on_each_element(function: object) -> bool:
     """Whether an activation is known to treat every element by itself."""
     return function is None or _is_one_of(function, _ELEMENTWISE)
 
 
-def activated(call: CallTrace, x: Labels, function: Any) -> Labels:
+def activated(call: CallTrace, x: Labels, function: object) -> Labels:
     """`function(x)`, for the activation argument or attribute of a layer."""
     if acts_on_each_element(function):
         return x

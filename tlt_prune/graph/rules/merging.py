@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from keras import tree
+from numpy.typing import ArrayLike
 
 from tlt_prune.graph.call_trace import CallTrace, Cut
 from tlt_prune.graph.labels import Labels, Shape, varying_axes
@@ -70,7 +71,7 @@ def combine(
     return out
 
 
-def cut(values: Any, axis: int, vector: Labels) -> Cut | None:
+def cut(values: ArrayLike, axis: int, vector: Labels) -> Cut | None:
     """The template of constant `values` that meet `vector` on `axis` (negative, as broadcasting aligns from the right)."""
     shape = np.shape(values)
     return Cut(values, axis, vector) if len(shape) >= -axis and shape[axis] == len(vector) > 1 else None
@@ -82,7 +83,7 @@ def constants(call: CallTrace) -> list[tuple[int | str, Any]]:
     return [(key, values) for key, given in arguments if (values := _values(given)) is not None]
 
 
-def _values(given: Any) -> Any | None:
+def _values(given: object) -> Any | None:
     if isinstance(given, (list, tuple)):
         return given if given and all(isinstance(x, (int, float)) for x in tree.flatten(given)) else None
     if hasattr(given, "__array__") and hasattr(given, "shape") and np.ndim(given):

@@ -7,14 +7,18 @@ numbers are recomputed from what is retained.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from tlt_prune.graph.call_trace import CallTrace, Count, Positions
+from tlt_prune.graph.call_trace import CallTrace, Count, Positions, Template
 from tlt_prune.graph.labels import Labels, Shape, reshape, settle, varying_axes
 from tlt_prune.graph.rules.registry import layer, raw_op
+
+TakesTemplate = Callable[[Template], None]
+"""Receives the template of an argument or configuration entry that counts channels: `CallTrace.argument` or `configure`."""
 
 
 @layer("Flatten", traits=["flatten"])
@@ -38,7 +42,7 @@ def reshape_op(call: CallTrace, x: Labels) -> Any:
     return target_edit(call, x, target, functools.partial(call.configure, "newshape"))
 
 
-def target_edit(call: CallTrace, x: Labels, target: Sequence[int], edit: Any, leading: int = 0) -> Any:
+def target_edit(call: CallTrace, x: Labels, target: Sequence[int], edit: TakesTemplate, leading: int = 0) -> Any:
     """A reshape whose target is rewritten; -1 stays -1, and Keras infers it from what is retained.
 
     Args:
@@ -108,14 +112,14 @@ def flip(call: CallTrace, x: Labels) -> Labels:
     return np.flip(x, call.op.axis)
 
 
-def repeated(call: CallTrace, x: Labels, repeats: Any, axis: Any) -> Any:
+def repeated(call: CallTrace, x: Labels, repeats: object, axis: int | None) -> Any:
     """Labels of `repeat` along an axis."""
     if axis is None or not isinstance(repeats, int):
         return call.freeze_all([x], "repeated irregularly")
     return np.repeat(x, repeats, axis) if axis % x.ndim in varying_axes(x) else x
 
 
-def tiled(call: CallTrace, x: Labels, repeats: Any) -> Any:
+def tiled(call: CallTrace, x: Labels, repeats: int | Sequence[int]) -> Any:
     """Labels of `tile`."""
     if isinstance(repeats, int) or len(repeats) != x.ndim:
         return call.freeze_all([x], "tiled to another rank")
@@ -132,7 +136,7 @@ def roll(call: CallTrace, x: Labels) -> Any:
     return rolled(call, x, call.op.shift, call.op.axis, functools.partial(call.configure, "shift"))
 
 
-def rolled(call: CallTrace, x: Labels, shift: Any, axis: Any, edit: Any) -> Any:
+def rolled(call: CallTrace, x: Labels, shift: object, axis: object, edit: TakesTemplate) -> Any:
     """Labels of `roll`."""
     varying = varying_axes(x)
     if not varying:
@@ -172,7 +176,7 @@ def pad(call: CallTrace, x: Labels, *values: Labels) -> Any:
     return padded_labels(call, x, call.op.pad_width, call.op.mode)
 
 
-def padded_labels(call: CallTrace, x: Labels, widths: Any, mode: str) -> Any:
+def padded_labels(call: CallTrace, x: Labels, widths: ArrayLike, mode: str) -> Any:
     """`widths` as in `np.pad`: one number, one pair, or one pair an axis."""
     pairs = np.broadcast_to(np.asarray(widths), (x.ndim, 2)).tolist()
     for axis in varying_axes(x):
@@ -195,7 +199,7 @@ def take(call: CallTrace, x: Labels, *indices: Labels) -> Any:
     return taken(call, [x, *indices], chosen, call.op.axis, functools.partial(call.argument, 1))
 
 
-def taken(call: CallTrace, xs: Sequence[Labels], chosen: Any, axis: Any, edit: Any) -> Any:
+def taken(call: CallTrace, xs: Sequence[Labels], chosen: ArrayLike | None, axis: int | None, edit: TakesTemplate) -> Any:
     """`xs[0]` at the constant positions `chosen` (None where they are computed) along `axis`."""
     x = xs[0]
     if axis is None or chosen is None or np.ndim(chosen) > 1:
@@ -250,18 +254,17 @@ def getitem(call: CallTrace, x: Labels) -> Any:
     return sliced(call, x, key, functools.partial(call.argument, "key" if len(call.call.args) < 2 else 1))
 
 
-def sliced(call: CallTrace, x: Labels, key: Any, edit: Any) -> Any:
+def sliced(call: CallTrace, x: Labels, key: object, edit: TakesTemplate) -> Any:
     """`x[key]` for ints, slices, None and one Ellipsis."""
     full = _full_key(key, x.ndim)
     if full is None:
         return call.freeze_all([x], "indexed by something else than ints and slices")
     varying = varying_axes(x)
     # Every axis but the channels' has size 1 in the label array: any index or slice of it is 0.
-    axis_of = [i for i, part in enumerate(full) if part is not None]
+    parts = [(i, part) for i, part in enumerate(full) if part is not None]
     plain = [_on_size_one(part) if part is not None else None for part in full]
     for axis in varying:
-        position = axis_of[axis]
-        part = full[position]
+        position, part = parts[axis]
         vector = x.reshape(-1)
         if isinstance(part, slice) and part.step not in (None, 1) and part != slice(None, None, -1):
             return call.freeze_all([x], "channels sliced with a step")
@@ -274,11 +277,11 @@ def sliced(call: CallTrace, x: Labels, key: Any, edit: Any) -> Any:
     return np.asarray(x[tuple(plain)])
 
 
-def _on_size_one(part: Any) -> Any:
+def _on_size_one(part: int | slice) -> int | slice:
     return 0 if isinstance(part, int) else slice(None)
 
 
-def _full_key(key: Any, rank: int) -> list[Any] | None:
+def _full_key(key: object, rank: int) -> list[int | slice | None] | None:
     """One entry an axis (plus None for new ones), with the Ellipsis spelled out."""
     parts = list(key) if isinstance(key, (tuple, list)) else [key]
     parts = [int(p) if isinstance(p, np.integer) else p for p in parts]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+
+from numpy.typing import ArrayLike
 
 from tlt_prune.graph.call_trace import CallTrace
 from tlt_prune.graph.labels import Labels, varying_axes
 from tlt_prune.graph.rules.merging import cut
 from tlt_prune.graph.rules.registry import layer
+from tlt_prune.graph.types import Variable
 
 
 def _axes(axis: int | Sequence[int], rank: int) -> tuple[int, ...]:
@@ -45,7 +47,7 @@ def unit_normalization(call: CallTrace, x: Labels) -> Labels:
     return _over_axes(call, x, _axes(call.op.axis, x.ndim), ())
 
 
-def _over_axes(call: CallTrace, x: Labels, axes: tuple[int, ...], parameters: Sequence[Any]) -> Labels:
+def _over_axes(call: CallTrace, x: Labels, axes: tuple[int, ...], parameters: Sequence[Variable | None]) -> Labels:
     """Statistics over `axes`; parameters have the sizes of `axes`, in order."""
     for axis in varying_axes(x):
         if axis not in axes:
@@ -82,7 +84,7 @@ def rescaling(call: CallTrace, x: Labels) -> Labels:
     return x
 
 
-def _cut_constants(call: CallTrace, x: Labels, constants: dict[str, Any]) -> None:
+def _cut_constants(call: CallTrace, x: Labels, constants: Mapping[str, ArrayLike]) -> None:
     """Configuration entries that broadcast against `x`."""
     for axis in varying_axes(x):
         for key, values in constants.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ def reduce_op(call: CallTrace, x: Labels) -> Any:
     return reduced(call, x, call.op.axis, bool(getattr(call.op, "keepdims", False)))
 
 
-def reduced(call: CallTrace, x: Labels, axis: Any, keepdims: bool) -> Any:
+def reduced(call: CallTrace, x: Labels, axis: int | Sequence[int] | None, keepdims: bool) -> Any:
     """A reduction over other axes passes the channels on; over the channels it freezes them."""
     axes = tuple(range(x.ndim)) if axis is None else tuple(a % x.ndim for a in np.atleast_1d(axis).tolist())
     if any(a in varying_axes(x) for a in axes):

@@ -6,11 +6,12 @@ import contextlib
 import functools
 import inspect
 from collections.abc import Callable, Collection, Iterator
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from tlt_prune.graph.classes import changes_computation, is_keras_class, keras_base, patched
 
 Rule = Callable[..., Any]
+Key = TypeVar("Key", str, type)
 
 Trait = Literal[
     "activation",
@@ -40,7 +41,7 @@ _TF_OPS: dict[str, Rule] = {}
 _CLASSES: dict[type, Rule] = {}
 
 
-def _decorator(registry: dict[Any, Rule], keys: tuple[Any, ...]) -> Callable[[Rule], Rule]:
+def _decorator(registry: dict[Key, Rule], keys: tuple[Key, ...]) -> Callable[[Rule], Rule]:
     def register(rule: Rule) -> Rule:
         for key in keys:
             if key in registry:
@@ -130,7 +131,7 @@ def scoped() -> Iterator[None]:
         _CLASSES.update(before)
 
 
-def find(op: Any, *, is_layer: bool) -> Rule | None:
+def find(op: object, *, is_layer: bool) -> Rule | None:
     """The rule of an operation, or None.
 
     A subclass inherits the rule of its base unless it overrides something that its calls may depend on: then the rule no
@@ -147,7 +148,7 @@ def find(op: Any, *, is_layer: bool) -> Rule | None:
     return None if base is None else _LAYERS.get(base.__name__)
 
 
-def states_trait(op: Any, trait: Trait, *, is_layer: bool) -> bool:
+def states_trait(op: object, trait: Trait, *, is_layer: bool) -> bool:
     """Whether an operation computes what a built-in one with that trait does."""
     if is_layer:
         base = keras_base(op)
@@ -155,7 +156,7 @@ def states_trait(op: Any, trait: Trait, *, is_layer: bool) -> bool:
     return is_keras_class(type(op)) and trait in _OP_TRAITS.get(type(op).__name__, ())
 
 
-def _of_operation(op: Any) -> Rule | None:
+def _of_operation(op: object) -> Rule | None:
     cls = type(op)
     if cls.__module__.startswith("tf_keras."):
         symbol = getattr(op, "symbol", None)

@@ -31,7 +31,7 @@ from tlt_prune.graph.rules.raw import reduced
 from tlt_prune.graph.rules.registry import tf_op
 
 
-def _argument(call: CallTrace, position: int, name: str, default: Any = None) -> tuple[int | str, Any]:
+def _argument(call: CallTrace, position: int, name: str, default: object = None) -> tuple[int | str, Any]:
     """(where it is, value) of a function's argument."""
     if name in call.call.kwargs:
         return name, call.call.kwargs[name]
@@ -222,10 +222,10 @@ def tf_getitem(call: CallTrace, x: Labels) -> Any:
     return sliced(call, x, parts, lambda value: call.argument(where, tuple(_as_dict(p) for p in value)))
 
 
-def _as_slice(part: Any) -> Any:
+def _as_slice(part: object) -> object:
     # tf_keras records slices as dictionaries.
     return slice(part["start"], part["stop"], part["step"]) if isinstance(part, dict) else part
 
 
-def _as_dict(part: Any) -> Any:
+def _as_dict(part: object) -> object:
     return {"start": part.start, "stop": part.stop, "step": part.step} if isinstance(part, slice) else part

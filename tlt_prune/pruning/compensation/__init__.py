@@ -13,17 +13,27 @@ import pandas as pd
 
 from tlt_prune.config import COMPENSATIONS
 from tlt_prune.errors import PlanError
-from tlt_prune.graph import Alive, ChannelGraph
+from tlt_prune.graph import Alive, ChannelGraph, Model
 from tlt_prune.pruning.compensation.batch_norm import RecalibrateBatchNorm, recalibrate_batch_norm
 from tlt_prune.pruning.compensation.bias import Bias
 from tlt_prune.pruning.compensation.least_squares import LeastSquares
 
-__all__ = ["Bias", "Compensation", "LeastSquares", "RecalibrateBatchNorm", "compensate", "recalibrate_batch_norm"]
+__all__ = [
+    "Bias",
+    "Compensation",
+    "Compensations",
+    "LeastSquares",
+    "RecalibrateBatchNorm",
+    "compensate",
+    "recalibrate_batch_norm",
+]
 
-Compensation = Callable[[ChannelGraph, Alive, Any], pd.DataFrame]
+Compensation = Callable[[ChannelGraph, Alive, Model], pd.DataFrame]
+Compensations = str | Compensation | Sequence[str | Compensation]
+"""A compensation, the name of one that needs no data, or several of them in order."""
 
 
-def compensate(compensation: Any, channels: ChannelGraph, alive: Alive, pruned: Any) -> pd.DataFrame:
+def compensate(compensation: Compensations | None, channels: ChannelGraph, alive: Alive, pruned: Model) -> pd.DataFrame:
     """Applies what `compensation=` says: the name of one that needs no data, an object, several of them in order, or None.
 
     Returns:
@@ -52,7 +62,7 @@ def _by_name(name: str) -> Any:
     return entry.make() if entry is not None and entry.needs == "nothing" else None
 
 
-def _several(compensation: Any) -> Sequence[Any]:
+def _several(compensation: Compensations | None) -> Sequence[Any]:
     if compensation is None or compensation == "none":
         return ()
     return tuple(compensation) if isinstance(compensation, (list, tuple)) else (compensation,)

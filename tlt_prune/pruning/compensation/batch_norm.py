@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from tlt_prune.config import COMPENSATIONS
 from tlt_prune.errors import PlanError
-from tlt_prune.graph import Alive, ChannelGraph, Graph, assign_finite, is_batch_norm, read
-from tlt_prune.pruning.running.batches import Batches, TakesData
+from tlt_prune.graph import Alive, BatchNormalization, ChannelGraph, Graph, Model, Variable, assign_finite, is_batch_norm, read
+from tlt_prune.pruning.running.batches import Batches, TakesData, UserData
 from tlt_prune.pruning.running.walk import Walk, watched
 
 
@@ -30,10 +32,10 @@ class RecalibrateBatchNorm(TakesData):
         used: after a call: how much data it was.
     """
 
-    def __init__(self, data: Any, *, steps: int | None = None, batch_size: int = 64) -> None:
+    def __init__(self, data: UserData, *, steps: int | None = None, batch_size: int = 64) -> None:
         super().__init__(data, steps, batch_size)
 
-    def __call__(self, channels: ChannelGraph | None, alive: Alive | None, pruned: Any) -> pd.DataFrame:
+    def __call__(self, channels: ChannelGraph | None, alive: Alive | None, pruned: Model) -> pd.DataFrame:
         graph = read(pruned)
         family = graph.family
         batches = self._read(graph, "recalibrate_batch_norm")
@@ -63,7 +65,7 @@ class RecalibrateBatchNorm(TakesData):
         return pd.DataFrame(rows, columns=["layer", "done", "note"])
 
 
-def recalibrate_batch_norm(model: Any, data: Any, *, steps: int | None = None, batch_size: int = 64) -> pd.DataFrame:
+def recalibrate_batch_norm(model: Model, data: UserData, *, steps: int | None = None, batch_size: int = 64) -> pd.DataFrame:
     """Sets the moving means and variances of `model`, in place, to those of the data: see `RecalibrateBatchNorm`.
 
     Args:
@@ -79,11 +81,11 @@ def recalibrate_batch_norm(model: Any, data: Any, *, steps: int | None = None, b
     return RecalibrateBatchNorm(data, steps=steps, batch_size=batch_size)(None, None, model)
 
 
-def _statistics(op: Any) -> tuple[Any, Any]:
+def _statistics(op: BatchNormalization) -> tuple[Variable, Variable]:
     return op.moving_mean, op.moving_variance
 
 
-def _moments(values: list[Any], axes: tuple[int, ...], path: str) -> tuple[Any, Any]:
+def _moments(values: Sequence[ArrayLike], axes: tuple[int, ...], path: str) -> tuple[Any, Any]:
     """Mean and (biased) variance over all batches and all axes but `axes`, float64; two passes, so that nothing cancels."""
     arrays = [np.asarray(x) for x in values]
     others = tuple(i for i in range(arrays[0].ndim) if i not in {a % arrays[0].ndim for a in axes})

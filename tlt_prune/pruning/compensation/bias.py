@@ -7,17 +7,17 @@ window too). That constant goes into its bias, or is taken from the moving mean 
 from __future__ import annotations
 
 import collections
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from tlt_prune.config import COMPENSATIONS
-from tlt_prune.graph import Alive, Call, ChannelGraph, Family, is_convolution, is_dense, read
+from tlt_prune.graph import Alive, Call, ChannelGraph, Family, Model, is_convolution, is_dense, read
 from tlt_prune.pruning.compensation.consumers import Home, homes, pairs, removed_inputs
 from tlt_prune.pruning.compensation.moments import moments
-from tlt_prune.pruning.running.batches import TakesData
+from tlt_prune.pruning.running.batches import TakesData, UserData
 from tlt_prune.pruning.running.walk import Walk, watched
 
 
@@ -38,12 +38,12 @@ class Bias(TakesData):
         used: after a call: how much data it was.
     """
 
-    def __init__(self, data: Any = None, *, steps: int | None = None, batch_size: int = 64) -> None:
+    def __init__(self, data: UserData | None = None, *, steps: int | None = None, batch_size: int = 64) -> None:
         super().__init__(data, steps, batch_size)
         self._means: dict[int, NDArray[np.float64]] | None = None
-        self._model: Any = None
+        self._model: Model | None = None
 
-    def __call__(self, channels: ChannelGraph, alive: Alive, pruned: Any) -> pd.DataFrame:
+    def __call__(self, channels: ChannelGraph, alive: Alive, pruned: Model) -> pd.DataFrame:
         graph = channels.graph
         family = graph.family
         gone = removed_inputs(channels, alive)
@@ -87,7 +87,7 @@ class Bias(TakesData):
         return self._means
 
 
-def _reason_left_alone(family: Family, call: Call, times: int, home: Home | None, mean: Any) -> str:
+def _reason_left_alone(family: Family, call: Call, times: int, home: Home | None, mean: NDArray[np.float64] | None) -> str:
     if not (is_convolution(family, call.op) or is_dense(family, call.op)):
         return f"{type(call.op).__name__} is left alone: expected a convolution without groups or a dense layer"
     if times > 1:
@@ -97,7 +97,7 @@ def _reason_left_alone(family: Family, call: Call, times: int, home: Home | None
     return "" if mean is not None else "the mean of its inputs does not follow from a batch normalization: give Bias some data"
 
 
-def _channel_means(values: list[Any], axis: int) -> NDArray[np.float64]:
+def _channel_means(values: Sequence[ArrayLike], axis: int) -> NDArray[np.float64]:
     arrays = [np.moveaxis(np.asarray(x), axis, -1) for x in values]
     total = sum(x.reshape(-1, x.shape[-1]).sum(axis=0, dtype=np.float64) for x in arrays)
     mean: NDArray[np.float64] = total / sum(x.size // x.shape[-1] for x in arrays)

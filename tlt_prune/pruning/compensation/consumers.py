@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tlt_prune.graph import (
     Alive,
+    BatchNormalization,
     Call,
     ChannelGraph,
     Family,
     Graph,
+    Projection,
+    Variable,
     assign_finite,
     has_trait,
     is_batch_norm,
@@ -33,7 +35,7 @@ class Shortcut:
     """
 
     others: tuple[int, ...]
-    norm: Any
+    norm: BatchNormalization | None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -45,7 +47,7 @@ class Home:
         sign: 1 where the constant is added to it, -1 where it is subtracted.
     """
 
-    variable: Any
+    variable: Variable
     sign: int
 
     def value(self, family: Family) -> NDArray[np.float64]:
@@ -66,7 +68,7 @@ def _calls_reading(graph: Graph) -> dict[int, list[Call | None]]:
     return readers
 
 
-def _linear(op: Any) -> bool:
+def _linear(op: Projection) -> bool:
     return getattr(op.activation, "__name__", "") == "linear"
 
 

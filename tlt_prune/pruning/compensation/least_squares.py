@@ -14,6 +14,7 @@ is added to what the layer computes (a shortcut), y includes what that has lost 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -22,11 +23,11 @@ from numpy.typing import NDArray
 
 from tlt_prune.config import COMPENSATIONS
 from tlt_prune.errors import PlanError
-from tlt_prune.graph import Alive, ChannelGraph, Family, assign_finite, is_convolution, is_dense, read
+from tlt_prune.graph import Alive, ChannelGraph, Family, Model, Projection, assign_finite, is_convolution, is_dense, read
 from tlt_prune.pruning.compensation.consumers import Home, Shortcut, homes, shortcuts
 from tlt_prune.pruning.compensation.synthetic import pictures_for
 from tlt_prune.pruning.compensation.windows import WindowPositions, window_rows
-from tlt_prune.pruning.running.batches import Batches, TakesData
+from tlt_prune.pruning.running.batches import Batches, TakesData, UserData
 from tlt_prune.pruning.running.walk import Step, Values, side_by_side, watched
 
 # Rows of the equations for each unknown of a column: more of them change the solution less than other pictures would.
@@ -70,14 +71,14 @@ class LeastSquares(TakesData):
     """
 
     def __init__(
-        self, data: Any = None, *, ridge: float = 1e-3, steps: int | None = None, batch_size: int = 64, seed: int = 0
+        self, data: UserData | None = None, *, ridge: float = 1e-3, steps: int | None = None, batch_size: int = 64, seed: int = 0
     ) -> None:
         if not ridge >= 0:
             raise PlanError(f"LeastSquares: expected ridge >= 0. Received: {ridge}.")
         super().__init__(data, steps, batch_size)
         self._ridge, self._seed = ridge, seed
 
-    def __call__(self, channels: ChannelGraph, alive: Alive, pruned: Any) -> pd.DataFrame:
+    def __call__(self, channels: ChannelGraph, alive: Alive, pruned: Model) -> pd.DataFrame:
         graph = channels.graph
         family = graph.family
         if self._data is None:
@@ -175,7 +176,9 @@ def _lost_by_shortcut(family: Family, old: Step, new: Step, fit: _Fit, positions
     return missing * factor
 
 
-def _chosen(op: Any, old: Values, new: Values, most: int, rng: np.random.Generator) -> Any:
+def _chosen(
+    op: Projection, old: Values, new: Values, most: int, rng: np.random.Generator
+) -> Iterator[tuple[WindowPositions, NDArray[Any], NDArray[Any]]]:
     """(positions, inputs of the original, inputs of the pruned layer) a batch: at most `most` positions in all."""
     sizes = [WindowPositions.count(x, op) for x in new]
     share = min(1.0, most / max(sum(sizes), 1))

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tlt_prune.graph import Call, Execution, Family, Graph, acts_on_each_element, has_trait, is_batch_norm
+from tlt_prune.graph import BatchNormalization, Call, Execution, Family, Graph, acts_on_each_element, has_trait, is_batch_norm
 
 _Vector = NDArray[np.float64]
 # Nodes and weights of the integral over a standard normal, on a grid fine enough for functions with a kink.
@@ -60,7 +60,7 @@ def _after(family: Family, call: Call, given: Sequence[Moments | None]) -> Momen
     return _joined(call, inputs) if has_trait(family, op, "concatenation") else None
 
 
-def _normalized(family: Family, op: Any) -> Moments:
+def _normalized(family: Family, op: BatchNormalization) -> Moments:
     count = op.moving_mean.shape[0]
     gamma = family.numpy(op.gamma).astype(np.float64) if op.gamma is not None else np.ones(count)
     beta = family.numpy(op.beta).astype(np.float64) if op.beta is not None else np.zeros(count)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from tlt_prune.errors import PlanError
 from tlt_prune.graph import Graph, is_batch_norm
@@ -129,6 +129,6 @@ def _adapted(graph: Graph, x: SyntheticPictures, axis: int) -> SyntheticPictures
     return x
 
 
-def _columns(value: Any, axis: int) -> NDArray[np.float64]:
+def _columns(value: ArrayLike, axis: int) -> NDArray[np.float64]:
     array = np.moveaxis(np.asarray(value, dtype=np.float64), axis, -1)
     return array.reshape(-1, array.shape[-1])

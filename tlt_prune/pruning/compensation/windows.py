@@ -7,27 +7,34 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tlt_prune.graph import Convolution, Projection, TensorLike
 
-def _spatial(op: Any) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], str]:
+
+def _has_windows(op: Projection) -> TypeGuard[Convolution]:
+    """Whether a layer is a convolution; a dense one reads single positions."""
+    return hasattr(op, "kernel_size")
+
+
+def _spatial(op: Projection) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], str]:
     """(kernel size, strides, dilation, padding) of a convolution; of a dense layer none."""
-    if not hasattr(op, "kernel_size"):
+    if not _has_windows(op):
         return (), (), (), "valid"
     return tuple(op.kernel_size), tuple(op.strides), tuple(op.dilation_rate), str(op.padding)
 
 
-def _sizes(x: Any, op: Any) -> tuple[int, ...]:
+def _sizes(x: TensorLike, op: Projection) -> tuple[int, ...]:
     """Sizes of the spatial axes of an input."""
-    if not hasattr(op, "kernel_size"):
+    if not _has_windows(op):
         return ()
     return tuple(x.shape[2:] if op.data_format == "channels_first" else x.shape[1:-1])
 
 
-def _out_sizes(x: Any, op: Any) -> tuple[int, ...]:
+def _out_sizes(x: TensorLike, op: Projection) -> tuple[int, ...]:
     kernel, strides, dilation, padding = _spatial(op)
     sizes = []
     for size, k, s, d in zip(_sizes(x, op), kernel, strides, dilation, strict=True):
@@ -36,7 +43,7 @@ def _out_sizes(x: Any, op: Any) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def padding_before(sizes: tuple[int, ...], op: Any) -> list[tuple[int, int]]:
+def padding_before(sizes: tuple[int, ...], op: Projection) -> list[tuple[int, int]]:
     """(before, after) zeros that a convolution puts around each spatial axis."""
     kernel, strides, dilation, padding = _spatial(op)
     padding_of_axes = []
@@ -60,21 +67,21 @@ class WindowPositions:
     indices: tuple[NDArray[np.int64], ...]
 
     @staticmethod
-    def shape(x: Any, op: Any) -> tuple[int, ...]:
-        return (x.shape[0], *_out_sizes(x, op)) if hasattr(op, "kernel_size") else tuple(x.shape[:-1])
+    def shape(x: TensorLike, op: Projection) -> tuple[int, ...]:
+        return (x.shape[0], *_out_sizes(x, op)) if _has_windows(op) else tuple(x.shape[:-1])
 
     @staticmethod
-    def count(x: Any, op: Any) -> int:
+    def count(x: TensorLike, op: Projection) -> int:
         return math.prod(WindowPositions.shape(x, op))
 
     @staticmethod
-    def of(x: Any, op: Any, flat: NDArray[np.int64]) -> WindowPositions:
+    def of(x: TensorLike, op: Projection, flat: NDArray[np.int64]) -> WindowPositions:
         return WindowPositions(tuple(np.unravel_index(flat, WindowPositions.shape(x, op))))
 
 
-def window_rows(x: NDArray[Any], op: Any, positions: WindowPositions) -> NDArray[Any]:
+def window_rows(x: NDArray[Any], op: Projection, positions: WindowPositions) -> NDArray[Any]:
     """`(n_positions, kernel size * channels)`, in the order of the kernel's axes."""
-    if not hasattr(op, "kernel_size"):
+    if not _has_windows(op):
         return np.asarray(x[positions.indices])
     if op.data_format == "channels_first":
         x = np.moveaxis(x, 1, -1)

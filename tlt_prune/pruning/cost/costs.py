@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
 
 import numpy as np
 
-from tlt_prune.graph import Alive, ChannelGraph, Labels, Producer
+from tlt_prune.graph import Alive, ChannelGraph, Labels, Producer, TensorLike, Variable
 
 # Types that NumPy does not know.
 _ITEM_SIZES = {"bfloat16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1}
@@ -71,20 +70,20 @@ def costs(channels: ChannelGraph, alive: Alive | None = None) -> Costs:
     return Costs(params, macs, sizes)
 
 
-def all_weights(channels: ChannelGraph) -> dict[tuple[int, int], Any]:
+def all_weights(channels: ChannelGraph) -> dict[tuple[int, int], Variable]:
     """Every variable of the model, by the `id` of its layer and its position there."""
     return {(id(call.op), index): weight for call, index, weight in channels.graph.weights()}
 
 
-def distinct_weights(channels: ChannelGraph) -> dict[tuple[int, int], Any]:
+def distinct_weights(channels: ChannelGraph) -> dict[tuple[int, int], Variable]:
     """The same without the second and further places of a variable that several layers share."""
-    distinct: dict[int, tuple[tuple[int, int], Any]] = {}
+    distinct: dict[int, tuple[tuple[int, int], Variable]] = {}
     for key, weight in all_weights(channels).items():
         distinct.setdefault(id(weight), (key, weight))
     return dict(distinct.values())
 
 
-def item_size(weight: Any) -> int:
+def item_size(weight: TensorLike) -> int:
     """Bytes that one entry of a variable takes."""
     name = weight.dtype if isinstance(weight.dtype, str) else weight.dtype.name
     return _ITEM_SIZES.get(name) or np.dtype(name).itemsize

@@ -14,7 +14,7 @@ import pathlib
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Literal, NotRequired, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,9 @@ from tlt_prune.io import files
 from tlt_prune.pruning.cost.terms import Term, charged
 from tlt_prune.pruning.running.batches import progress
 
+if TYPE_CHECKING:
+    import onnx
+
 # Channel counts that are measured on either side of a layer.
 _POINTS = 5
 _SHORTEST_RUNS, _SHORTEST_SECONDS, _REPEATS = 5, 0.003, 5
@@ -40,6 +43,17 @@ class _Table(Settings):
     of: Mapping[str, str | int]
     scales: Mapping[str, Milliseconds]
     layers: Mapping[str, Milliseconds]
+
+
+class _LayerShape(TypedDict):
+    """Of a layer, all that its latency depends on but its numbers of channels; a dense one has a size alone."""
+
+    kind: Literal["dense", "conv", "depthwise"]
+    size: list[int]
+    kernel: NotRequired[list[int]]
+    strides: NotRequired[list[int]]
+    dilation: NotRequired[list[int]]
+    padding: NotRequired[str]
 
 
 class LatencyTable:
@@ -126,7 +140,7 @@ class LatencyTable:
         scale = self.scale(channels)
         return [self._term(shape, vectors, grid, scale) for (shape, vectors), grid in zip(layers, grids, strict=True)]
 
-    def _term(self, shape: dict[str, Any], vectors: Sequence[Labels], grid: Sequence[Sequence[int]], scale: float) -> Term:
+    def _term(self, shape: _LayerShape, vectors: Sequence[Labels], grid: Sequence[Sequence[int]], scale: float) -> Term:
         table = np.array([self._layers[_key_of_layer(shape, counts)] for counts in itertools.product(*grid)]).reshape(
             [len(x) for x in grid]
         )
@@ -161,10 +175,10 @@ def _points(channels: ChannelGraph, vector: Labels, granularity: int) -> list[in
     return sorted({*(min(count, max(granularity, round(x / granularity) * granularity)) for x in wanted[:-1].tolist()), count})
 
 
-def _layers_of(channels: ChannelGraph, call: Call) -> list[tuple[dict[str, Any], list[Labels]]]:
+def _layers_of(channels: ChannelGraph, call: Call) -> list[tuple[_LayerShape, list[Labels]]]:
     """(shape of a layer, label vectors that its latency depends on) for what a call computes; nothing for other layers."""
     family, op = channels.graph.family, call.op
-    if call.inner is not None or not family.is_layer(op):
+    if call.inner is not None or not family.is_layer(call.op):
         return []
     depthwise = has_trait(family, op, "depthwise convolution") and op.depth_multiplier == 1
     axes = {(a.index, a.axis): a.labels for a in channels.axes if a.op is op}
@@ -173,7 +187,7 @@ def _layers_of(channels: ChannelGraph, call: Call) -> list[tuple[dict[str, Any],
         shape = call.inputs[0].shape
         size = shape[2:] if first else shape[1:-1]
         rank = len(size)
-        facts = {
+        facts: _LayerShape = {
             "kind": "depthwise" if depthwise else "conv",
             "size": _fixed(size, call),
             "kernel": list(op.kernel_size),
@@ -197,7 +211,7 @@ def _fixed(size: Sequence[int | None], call: Call) -> list[int]:
     return [int(n) for n in size if n is not None]
 
 
-def _key_of_layer(shape: dict[str, Any], counts: Sequence[int]) -> str:
+def _key_of_layer(shape: _LayerShape, counts: Sequence[int]) -> str:
     return json.dumps({**shape, "channels": list(counts)}, sort_keys=True)
 
 
@@ -212,7 +226,7 @@ def table_at(path: str | None) -> LatencyTable:
     return LatencyTable(path)
 
 
-def _milliseconds(model: Any, x: NDArray[np.float32], threads: int) -> float:
+def _milliseconds(model: onnx.ModelProto, x: NDArray[np.float32], threads: int) -> float:
     """Of one call of an ONNX model: the least of several repetitions, which what else runs on the machine disturbed least."""
     import onnxruntime
 
@@ -232,7 +246,7 @@ def _milliseconds(model: Any, x: NDArray[np.float32], threads: int) -> float:
     return 1000 * min(seconds(runs) for _ in range(_REPEATS))
 
 
-def _one_node(shape: dict[str, Any], counts: Sequence[int]) -> tuple[Any, NDArray[np.float32]]:
+def _one_node(shape: _LayerShape, counts: Sequence[int]) -> tuple[onnx.ModelProto, NDArray[np.float32]]:
     """(ONNX model of one node, its input)."""
     from onnx import helper, numpy_helper
 
@@ -260,7 +274,7 @@ def _one_node(shape: dict[str, Any], counts: Sequence[int]) -> tuple[Any, NDArra
     return _onnx_of(node, x, weights), x
 
 
-def _nothing() -> tuple[Any, NDArray[np.float32]]:
+def _nothing() -> tuple[onnx.ModelProto, NDArray[np.float32]]:
     """An ONNX model that copies one number, and its input."""
     from onnx import helper
 
@@ -268,7 +282,7 @@ def _nothing() -> tuple[Any, NDArray[np.float32]]:
     return _onnx_of(helper.make_node("Identity", ["x"], ["y"]), x, []), x
 
 
-def _onnx_of(node: Any, x: NDArray[np.float32], weights: list[Any]) -> Any:
+def _onnx_of(node: onnx.NodeProto, x: NDArray[np.float32], weights: list[onnx.TensorProto]) -> onnx.ModelProto:
     from onnx import TensorProto, helper
 
     graph = helper.make_graph(

@@ -9,7 +9,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 
-from tlt_prune.graph import Alive, ChannelGraph, Labels
+from tlt_prune.graph import Alive, ChannelGraph, Labels, TensorLike
 from tlt_prune.pruning.cost.costs import all_weights, distinct_weights, item_size
 
 
@@ -45,7 +45,7 @@ def mac_terms(channels: ChannelGraph) -> list[Term]:
     return terms
 
 
-def _weight_terms(channels: ChannelGraph, unit: Callable[[object], float]) -> list[Term]:
+def _weight_terms(channels: ChannelGraph, unit: Callable[[TensorLike], float]) -> list[Term]:
     axes = _labeled_axes(channels)
     terms = []
     for key, weight in distinct_weights(channels).items():
@@ -61,9 +61,9 @@ def _labeled_axes(channels: ChannelGraph) -> dict[tuple[int, int], dict[int, Lab
     return labeled
 
 
-def _weight(weight: object, labeled: dict[int, Labels]) -> tuple[list[Labels], float]:
+def _weight(weight: TensorLike, labeled: dict[int, Labels]) -> tuple[list[Labels], float]:
     """The label vectors on a weight's axes, and the product of its other axes."""
-    rest = math.prod(size for axis, size in enumerate(weight.shape) if axis not in labeled)  # type: ignore[attr-defined]
+    rest = math.prod(size for axis, size in enumerate(weight.shape) if axis not in labeled)
     return list(labeled.values()), float(rest)
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from tlt_prune.config.registry import CRITERIA
 from tlt_prune.errors import PlanError
+from tlt_prune.pruning.criteria.network import Criterion
 
 __all__ = ["criterion_of"]
 
 
-def criterion_of(criterion: Any) -> Any:
+def criterion_of(criterion: str | Criterion) -> Criterion:
     """The criterion that a name or an object says.
 
     Raises:
@@ -23,7 +22,8 @@ def criterion_of(criterion: Any) -> Any:
                 f"criterion={criterion!r} needs data. Expected criterion=tlt_prune.criteria.{criterion}(data...), or, by "
                 "script, a spec whose dataset can be read."
             )
-        return entry.make()
+        made: Criterion = entry.make()
+        return made
     if isinstance(criterion, type):
         name = criterion.__name__
         raise PlanError(f"criterion: expected an instance. Received the class {name}: call it, {name}(...).")

@@ -6,7 +6,7 @@ import json
 import pathlib
 import zlib
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from keras import tree
@@ -18,8 +18,8 @@ from tlt_prune.graph import Labels
 from tlt_prune.io import files
 from tlt_prune.pruning.criteria.network import FilterScores, Network
 from tlt_prune.pruning.criteria.norms import L2
-from tlt_prune.pruning.running.batches import Batches, TakesData, progress
-from tlt_prune.pruning.running.switched_off import consumers, metric_of, metrics_without
+from tlt_prune.pruning.running.batches import Batches, TakesData, UserData, progress
+from tlt_prune.pruning.running.switched_off import Metric, consumers, metric_of, metrics_without
 
 
 class _Cache(Settings):
@@ -52,8 +52,8 @@ class Ablation(TakesData):
 
     def __init__(
         self,
-        data: Any,
-        metric: Any = "accuracy",
+        data: UserData,
+        metric: str | Metric = "accuracy",
         *,
         chunk: int = 1,
         cache: str | pathlib.Path | None = None,

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tlt_prune.config import CRITERIA
 from tlt_prune.errors import PlanError
 from tlt_prune.pruning.criteria.network import FilterScores, Network
-from tlt_prune.pruning.running.batches import TakesData
+from tlt_prune.pruning.running.batches import TakesData, UserData
 from tlt_prune.pruning.running.walk import Walk, watched
 
 
@@ -22,7 +23,7 @@ class _Activations(TakesData):
 
     comparable = False
 
-    def __init__(self, data: Any, *, steps: int | None = None, batch_size: int = 64) -> None:
+    def __init__(self, data: UserData, *, steps: int | None = None, batch_size: int = 64) -> None:
         super().__init__(data, steps, batch_size)
 
     def __call__(self, network: Network) -> dict[str, FilterScores]:
@@ -44,7 +45,7 @@ class _Activations(TakesData):
             raise PlanError(f"criterion {name}: activations are not finite. Expected a model without NaN or infinity.")
         return network.of_bundles(np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0))
 
-    def _of(self, rows: Any) -> Any:
+    def _of(self, rows: NDArray[Any]) -> Any:
         raise NotImplementedError
 
 
@@ -61,7 +62,7 @@ class Activation(_Activations):
         batch_size: of arrays.
     """
 
-    def _of(self, rows: Any) -> Any:
+    def _of(self, rows: NDArray[Any]) -> Any:
         return np.abs(rows).sum(axis=0, dtype=np.float64)
 
 
@@ -75,5 +76,5 @@ class APoZ(_Activations):
         data, steps, batch_size: as for `Activation`.
     """
 
-    def _of(self, rows: Any) -> Any:
+    def _of(self, rows: NDArray[Any]) -> Any:
         return np.count_nonzero(rows, axis=0)

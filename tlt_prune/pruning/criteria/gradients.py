@@ -10,7 +10,8 @@ which is also what a gate in front of the consumers, closed, would change.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+import types
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -20,12 +21,17 @@ from numpy.typing import NDArray
 
 from tlt_prune.config import CRITERIA
 from tlt_prune.errors import PlanError, first_line
-from tlt_prune.graph import ChannelGraph, Family
+from tlt_prune.graph import ChannelGraph, Family, Labels, Model, TensorLike, Variable
 from tlt_prune.pruning.criteria.network import FilterScores, Network
-from tlt_prune.pruning.running.batches import TakesData, progress
+from tlt_prune.pruning.running.batches import TakesData, UserData, progress
 
 # Examples that share one gradient: the fewer, the less do their wishes cancel; one costs too much time.
 _TOGETHER = 8
+
+LossFunction = Callable[[Any, Any], Any]
+"""(labels, outputs) of a batch -> a loss for each example, or their mean. A `keras.losses.Loss` is one."""
+Losses = str | LossFunction | Sequence[str | LossFunction | None] | Mapping[str, str | LossFunction | None]
+"""A loss or the name of one of Keras', for all outputs; or one an output, in order or by name."""
 
 
 class _Gradients(TakesData):
@@ -38,7 +44,13 @@ class _Gradients(TakesData):
     comparable = True
 
     def __init__(
-        self, data: Any, loss: Any = None, *, steps: int | None = None, batch_size: int = 64, together: int = _TOGETHER
+        self,
+        data: UserData,
+        loss: Losses | None = None,
+        *,
+        steps: int | None = None,
+        batch_size: int = 64,
+        together: int = _TOGETHER,
     ) -> None:
         super().__init__(data, steps, batch_size)
         self._loss, self._together = loss, together
@@ -111,10 +123,10 @@ class Fisher(_Gradients):
         return 0.5 * np.square(change)
 
 
-def _consumer_rows(channels: ChannelGraph) -> list[tuple[Any, list[tuple[int, Any]]]]:
+def _consumer_rows(channels: ChannelGraph) -> list[tuple[Variable, list[tuple[int, Labels]]]]:
     """(variable, [(axis, labels)]) for every weight that reads channels."""
     family = channels.graph.family
-    rows: dict[tuple[int, int], tuple[Any, list[tuple[int, Any]]]] = {}
+    rows: dict[tuple[int, int], tuple[Variable, list[tuple[int, Labels]]]] = {}
     for axis in channels.axes:
         if axis.role == "in":
             variable = family.weights(axis.op)[axis.index]
@@ -122,7 +134,7 @@ def _consumer_rows(channels: ChannelGraph) -> list[tuple[Any, list[tuple[int, An
     return list(rows.values())
 
 
-def _loss(loss: Any, model: Any, family: Family, name: str) -> Callable[[Any, Any], list[Any]]:
+def _loss(loss: Losses | None, model: Model, family: Family, name: str) -> Callable[[Any, Any], list[Any]]:
     """(labels, outputs) of a batch -> values, the sum of whose means is the loss."""
     weights = None
     if loss is None:
@@ -135,12 +147,13 @@ def _loss(loss: Any, model: Any, family: Family, name: str) -> Callable[[Any, An
             )
     if callable(loss) and not isinstance(loss, keras.losses.Loss):
         # A function of one's own sees labels and outputs as they are.
-        return lambda y, outputs: [loss(y, outputs)]
+        function = loss
+        return lambda y, outputs: [function(y, outputs)]
     names = list(getattr(model, "output_names", None) or [model.name])
     losses = [_one_loss(x, name) for x in _by_output(loss, names, f"criterion {name}: losses")]
     factors = [1.0 if x is None else x for x in _by_output(weights, names, f"criterion {name}: loss_weights")]
 
-    def values(y: Any, outputs: Any) -> list[Any]:
+    def values(y: object, outputs: object) -> list[Any]:
         flat_outputs, labels = tree.flatten(outputs), _labels_by_output(y, names)
         if len(labels) != len(flat_outputs):
             raise ValueError(f"{len(labels)} labels for {len(flat_outputs)} outputs ({', '.join(names)}).")
@@ -150,7 +163,7 @@ def _loss(loss: Any, model: Any, family: Family, name: str) -> Callable[[Any, An
     return values
 
 
-def _by_output(given: Any, names: Sequence[str], what: str) -> list[Any]:
+def _by_output(given: object, names: Sequence[str], what: str) -> list[Any]:
     """One entry an output, as `compile` understands it: by name, by position, or the same for all."""
     if isinstance(given, dict):
         unknown = sorted(set(given) - set(names))
@@ -164,7 +177,7 @@ def _by_output(given: Any, names: Sequence[str], what: str) -> list[Any]:
     return [given] * len(names)
 
 
-def _one_loss(loss: Any, name: str) -> Callable[[Any, Any], Any] | None:
+def _one_loss(loss: object, name: str) -> LossFunction | None:
     if isinstance(loss, str):
         try:
             loss = keras.losses.get(loss)
@@ -172,19 +185,21 @@ def _one_loss(loss: Any, name: str) -> Callable[[Any, Any], Any] | None:
             raise PlanError(f"criterion {name}: there is no Keras loss {loss!r}.") from error
     if loss is not None and not callable(loss):
         raise PlanError(f"criterion {name}: expected a loss or a function (y, predictions) -> loss. Received: {loss!r}.")
-    return loss  # type: ignore[no-any-return]
+    return loss
 
 
-def _labels_by_output(y: Any, names: Sequence[str]) -> list[Any]:
+def _labels_by_output(y: object, names: Sequence[str]) -> list[Any]:
     if isinstance(y, dict) and set(y) == set(names):
         return [y[x] for x in names]
     return list(tree.flatten(y))
 
 
-def _gradient_function(model: Any, family: str, loss: Any, variables: list[Any], name: str) -> Callable[[Any, Any], list[Any]]:
+def _gradient_function(
+    model: Model, family: str, loss: Callable[[Any, Any], list[Any]], variables: Sequence[Variable], name: str
+) -> Callable[[Any, Any], list[Any]]:
     """(inputs, labels) of a batch -> the gradient of the mean loss by each variable, in inference mode."""
 
-    def mean_loss(y: Any, outputs: Any) -> Any:
+    def mean_loss(y: object, outputs: object) -> Any:
         try:
             values = loss(y, outputs)
         # What a loss raises is its own: it does not fit the labels or the outputs.
@@ -203,11 +218,11 @@ def _gradient_function(model: Any, family: str, loss: Any, variables: list[Any],
     raise PlanError(f"criterion {name}: gradients are taken on TensorFlow and JAX. Received: {keras.backend.backend()}.")
 
 
-def _by_tape(model: Any, mean_loss: Any, variables: list[Any]) -> Callable[[Any, Any], list[Any]]:
+def _by_tape(model: Model, mean_loss: LossFunction, variables: Sequence[Variable]) -> Callable[[Any, Any], list[Any]]:
     tensorflow = importlib.import_module("tensorflow")
     inner = [getattr(v, "value", v) if hasattr(v, "path") else v for v in variables]
 
-    def gradients(x: Any, y: Any) -> list[Any]:
+    def gradients(x: object, y: object) -> list[Any]:
         with tensorflow.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(inner)
             value = mean_loss(y, model(x, training=False))
@@ -218,17 +233,17 @@ def _by_tape(model: Any, mean_loss: Any, variables: list[Any]) -> Callable[[Any,
     return lambda x, y: [np.asarray(g) for g in compiled(_tensors(tensorflow, x), _tensors(tensorflow, y))]
 
 
-def _tensors(tensorflow: Any, values: Any) -> Any:
+def _tensors(tensorflow: types.ModuleType, values: object) -> Any:
     return tree.map_structure(tensorflow.convert_to_tensor, values)
 
 
-def _by_jax(model: Any, mean_loss: Any, variables: list[Any]) -> Callable[[Any, Any], list[Any]]:
+def _by_jax(model: keras.Model, mean_loss: LossFunction, variables: Sequence[keras.Variable]) -> Callable[[Any, Any], list[Any]]:
     jax = importlib.import_module("jax")
     wanted = {id(v) for v in variables}
     others = [v for v in model.variables if id(v) not in wanted]
     fixed = [(v, v.value) for v in others]
 
-    def value_of(values: list[Any], x: Any, y: Any) -> Any:
+    def value_of(values: Sequence[TensorLike], x: object, y: object) -> Any:
         mapping = [*zip(variables, values, strict=True), *fixed]
         with keras.StatelessScope(state_mapping=mapping):
             return mean_loss(y, model(x, training=False))

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tlt_prune.errors import PlanError
-from tlt_prune.graph import ChannelGraph, Producer
+from tlt_prune.graph import ChannelGraph, Layer, Producer
 
 FilterScores = NDArray[np.float64]
 Criterion = Callable[["Network"], Mapping[str, ArrayLike]]
@@ -101,14 +101,14 @@ class Network:
     def __init__(self, channels: ChannelGraph) -> None:
         self.channels = channels
         self.model = channels.graph.model
-        self._kept: tuple[Any, list[NDArray[Any]]] | None = None
+        self._kept: tuple[Layer, list[NDArray[Any]]] | None = None
         self.layers = tuple(Filters(p, _Lazy(self, p.call.op)) for p in channels.producers)
         self.removable = np.ones(channels.n_labels, dtype=bool)
         if channels.bundles.frozen:
             self.removable[list(channels.bundles.frozen)] = False
         self.removable = self.removable[channels.bundles.root]
 
-    def weights(self, layer: Any) -> list[NDArray[Any]]:
+    def weights(self, layer: Layer) -> list[NDArray[Any]]:
         """The weight arrays of a layer, in the order of `ChannelGraph`'s weight indices; one layer's are kept at a time."""
         if self._kept is None or self._kept[0] is not layer:
             # Gone before the next ones come.
@@ -126,10 +126,10 @@ class Network:
 class _Lazy(Sequence[NDArray[Any]]):
     """A layer's weights, read when first needed: a criterion may need none."""
 
-    def __init__(self, network: Network, layer: Any) -> None:
+    def __init__(self, network: Network, layer: Layer) -> None:
         self._network, self._layer = network, layer
 
-    def __getitem__(self, index: Any) -> Any:
+    def __getitem__(self, index: int | slice) -> Any:
         return self._network.weights(self._layer)[index]
 
     def __len__(self) -> int:

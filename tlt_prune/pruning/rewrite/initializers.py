@@ -11,17 +11,18 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
-from tlt_prune.graph import Family
+from tlt_prune.graph import Family, Layer, Variable
 
 _DEFERRED = "zeros"
 _SUFFIX = "_initializer"
 
-Cuts = Mapping[int, Any]
+Cuts = Mapping[int, NDArray[np.bool_]]
 """Axis of a weight -> `(size,)` booleans, what is retained."""
 
 
-def silence(op: Any, config: dict[str, Any]) -> None:
+def silence(op: Layer, config: dict[str, Any]) -> None:
     """Replaces the initializers in a layer's configuration by zeros: its own, and of layers inside those that hold arrays."""
     # Layers that hand initializers on to inner ones have them as properties, which cannot be put back.
     config.update({key: _DEFERRED for key in config if key.endswith(_SUFFIX) and vars(op).get(key) is not None})
@@ -37,13 +38,15 @@ def _silence_arrays(config: Any) -> None:
             _silence_arrays(value)
 
 
-def _holds_array(value: Any) -> bool:
+def _holds_array(value: object) -> bool:
     if isinstance(value, dict):
         return value.get("class_name") in ("__numpy__", "__tensor__") or any(_holds_array(x) for x in value.values())
     return isinstance(value, (list, tuple, np.ndarray)) and np.size(value) > 0
 
 
-def restore(pairs: Iterable[tuple[Any, Any]], family: Family, cuts_of: Callable[[Any], Cuts], overridden: Iterable[str]) -> None:
+def restore(
+    pairs: Iterable[tuple[Layer, Layer]], family: Family, cuts_of: Callable[[Variable], Cuts], overridden: Iterable[str]
+) -> None:
     """Gives rebuilt layers their initializers, with arrays cut as the weights are that they fill.
 
     Args:
@@ -65,11 +68,11 @@ def restore(pairs: Iterable[tuple[Any, Any]], family: Family, cuts_of: Callable[
                 setattr(new, key, initializer)
 
 
-def _filled_by(key: str, arrays: Mapping[str, Any], weights: Iterable[Any]) -> Any | None:
+def _filled_by(key: str, arrays: Mapping[str, ArrayLike], weights: Iterable[Variable]) -> Variable | None:
     """The weight that an initializer fills: of those that its arrays fit, the one whose name is most like the initializer's."""
     kind = key.strip("_").removesuffix(_SUFFIX)
 
-    def unlikeness(weight: Any) -> tuple[bool, bool]:
+    def unlikeness(weight: Variable) -> tuple[bool, bool]:
         name = weight.name.split("/")[-1].split(":")[0]
         return name != kind, kind not in name
 
@@ -82,7 +85,7 @@ def _fits(shape: tuple[int, ...], whole: tuple[int, ...]) -> bool:
     return len(shape) <= len(whole) and all(a in (1, b) for a, b in zip(shape[::-1], whole[::-1], strict=False))
 
 
-def _cut_initializer(initializer: Any, arrays: Mapping[str, Any], weight: Any, cuts: Cuts) -> Any:
+def _cut_initializer(initializer: object, arrays: Mapping[str, ArrayLike], weight: Variable, cuts: Cuts) -> object:
     cut = copy.copy(initializer)
     whole = tuple(weight.shape)
     for name, array in arrays.items():
@@ -91,7 +94,7 @@ def _cut_initializer(initializer: Any, arrays: Mapping[str, Any], weight: Any, c
     return cut
 
 
-def _cut_array(array: Any, rank: int, cuts: Cuts) -> Any:
+def _cut_array(array: ArrayLike, rank: int, cuts: Cuts) -> ArrayLike:
     """An array that is broadcast against a weight of `rank` axes, cut as that is."""
     value = array
     for axis, keep in cuts.items():

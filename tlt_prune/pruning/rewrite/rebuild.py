@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tlt_prune.errors import PlanError, UnsupportedModelError, first_line
-from tlt_prune.graph import Alive, Call, Edit, Family, all_layers, is_keras_class, resolve
+from tlt_prune.graph import Alive, Call, Edit, Family, Layer, Operation, all_layers, is_keras_class, resolve
 from tlt_prune.pruning.rewrite import initializers
 
 
@@ -21,7 +21,7 @@ def rebuild(
     edits: Iterable[Edit],
     alive: Alive,
     override: Mapping[str, Any],
-    held: Mapping[Any, Any],
+    held: Mapping[Layer, Layer],
     *,
     resized: bool,
 ) -> Any:
@@ -71,7 +71,7 @@ def rebuild(
     return new
 
 
-def layer_pairs(op: Any, new: Any) -> list[tuple[Any, Any]]:
+def layer_pairs(op: Operation, new: Operation) -> list[tuple[Any, Any]]:
     """A layer and what became of it, then the layers inside; the latter only where both have the same."""
     old_layers, new_layers = all_layers(op), all_layers(new)
     same = [type(x) for x in old_layers] == [type(x) for x in new_layers]
@@ -107,13 +107,13 @@ def _copied(config: Any, *, built: bool) -> Any:
     return config
 
 
-def _replace_entry(config: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
+def _replace_entry(config: dict[str, Any], path: tuple[str, ...], value: object) -> None:
     for key in path[:-1]:
         config = config[key]
     config[path[-1]] = value
 
 
-def _hand_over(op: Any, config: dict[str, Any]) -> None:
+def _hand_over(op: Operation, config: dict[str, Any]) -> None:
     """Replaces what only a registered class could be restored from by the object itself.
 
     A user's activation function, regularizer or constraint need not be known to Keras' serialization.
@@ -121,7 +121,7 @@ def _hand_over(op: Any, config: dict[str, Any]) -> None:
     config.update({key: value for key in config if _is_users_own(key, value := vars(op).get(key))})
 
 
-def _objects_inside(op: Any) -> dict[str, Any]:
+def _objects_inside(op: Operation) -> dict[str, Any]:
     """Classes and functions of the layers inside, by the names that their configurations call them."""
     inner = all_layers(op)
     objects = [value for layer in inner for key, value in vars(layer).items() if _is_users_own(key, value)]
@@ -129,14 +129,14 @@ def _objects_inside(op: Any) -> dict[str, Any]:
     return {x.__name__: x for x in named}
 
 
-def _hand_over_inside(old: Any, new: Any) -> None:
+def _hand_over_inside(old: Layer, new: Layer) -> None:
     """The objects themselves once more: a user's function may have the name of one of Keras'."""
     for key, value in vars(old).items():
         if _is_users_own(key, value):
             setattr(new, key, value)
 
 
-def _is_users_own(key: str, value: Any) -> bool:
+def _is_users_own(key: str, value: object) -> bool:
     if key.endswith("activation"):
         return inspect.isfunction(value)
     return key.endswith(("_regularizer", "_constraint")) and value is not None

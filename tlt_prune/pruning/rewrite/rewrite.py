@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import types
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -23,6 +24,7 @@ from tlt_prune.graph import (
     Execution,
     Family,
     Graph,
+    Layer,
     PendingCall,
     all_layers,
     filled,
@@ -193,7 +195,7 @@ class _Rewriter:
                     "the original's. Expected a layer that holds the other one and says so in get_config()."
                 )
 
-    def _call_of(self, layer: Any, holder: Call) -> Call:
+    def _call_of(self, layer: Layer, holder: Call) -> Call:
         """A call of a layer that another one holds; it may never be called in the model itself."""
         return self._calls.get(id(layer)) or Call(layer, f"{holder.path}/{layer.name}", (), {}, (), None)
 
@@ -233,7 +235,7 @@ class _Rewriter:
                     layer.trainable = old.trainable
 
 
-def _content(cell: Any) -> Any:
+def _content(cell: types.CellType) -> object:
     """Content of a variable of a function's surroundings; None where it is empty yet."""
     try:
         return cell.cell_contents
@@ -258,7 +260,7 @@ def _held_and_elsewhere(calls: Mapping[int, Call], family: Family) -> set[int]:
     return {key for key, count in holders.items() if count > 1 or key in calls}
 
 
-def _can_wait(op: Any) -> bool:
+def _can_wait(op: object) -> bool:
     """Whether a layer makes its variables from initializers: custom layers may not, and recurrent states are made from values."""
     return is_keras_class(type(op)) and not getattr(op, "stateful", False)
 

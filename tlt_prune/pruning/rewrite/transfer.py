@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tlt_prune.errors import UnsupportedModelError
-from tlt_prune.graph import Alive, ChannelGraph, is_keras_class
+from tlt_prune.graph import Alive, ChannelGraph, Layer, Model, Variable, is_keras_class
 from tlt_prune.pruning.rewrite.rebuild import layer_pairs
 
 
@@ -28,13 +28,13 @@ class Transfer:
             keep = alive[axis.labels]
             if not keep.all():
                 self._cuts.setdefault((id(axis.op), axis.index), {})[axis.axis] = keep
-        self._pairs: dict[int, tuple[Any, Any]] = {}
+        self._pairs: dict[int, tuple[Variable, Variable]] = {}
         """`id` of an old variable -> itself and the new one."""
         self._source: dict[int, int] = {}
         """`id` of a new variable -> that of the old one."""
-        self._late: list[tuple[Any, Callable[[], NDArray[Any]]]] = []
+        self._late: list[tuple[Variable, Callable[[], NDArray[Any]]]] = []
 
-    def cuts_of(self, op: Any, variable: Any) -> dict[int, NDArray[np.bool_]]:
+    def cuts_of(self, op: Layer, variable: Variable) -> dict[int, NDArray[np.bool_]]:
         """Axis -> `(size,)` booleans for each axis of a layer's variable of which something is removed."""
         for index, weight in enumerate(self._family.weights(op)):
             if weight is variable:
@@ -54,7 +54,7 @@ class Transfer:
             if self._family.is_layer(op):
                 self._pair(op, new)
 
-    def _pair(self, op: Any, new: Any) -> None:
+    def _pair(self, op: Layer, new: Layer) -> None:
         sources, targets = self._family.weights(op), self._family.weights(new)
         if len(sources) != len(targets):
             # What a layer holds but never calls was built by somebody else.
@@ -74,7 +74,7 @@ class Transfer:
         for source, target in zip(self._family.seeds(op), self._family.seeds(new), strict=False):
             self._give(op, source, target, {})
 
-    def _check_shape(self, op: Any, source: Any, target: Any, cuts: dict[int, NDArray[np.bool_]]) -> None:
+    def _check_shape(self, op: Layer, source: Variable, target: Variable, cuts: dict[int, NDArray[np.bool_]]) -> None:
         expected = tuple(int(cuts[axis].sum()) if axis in cuts else size for axis, size in enumerate(source.shape))
         if expected != tuple(target.shape):
             raise UnsupportedModelError(
@@ -82,7 +82,7 @@ class Transfer:
                 f"{expected}. Expected get_config() to say what the weight's size follows from."
             )
 
-    def _give(self, op: Any, source: Any, target: Any, cuts: dict[int, NDArray[np.bool_]]) -> None:
+    def _give(self, op: Layer, source: Variable, target: Variable, cuts: dict[int, NDArray[np.bool_]]) -> None:
         if id(source) not in self._pairs and id(target) not in self._source:
             self._pairs[id(source)], self._source[id(target)] = (source, target), id(source)
 
@@ -101,7 +101,7 @@ class Transfer:
                 "keras.saving.serialize_keras_object(layer)."
             )
 
-    def finish(self, model: Any, new: Any) -> None:
+    def finish(self, model: Model, new: Model) -> None:
         """Gives the other variables their values, once the new model is whole, and counts.
 
         Args:
@@ -127,15 +127,15 @@ class Transfer:
             )
 
 
-def _named(op: Any) -> str:
+def _named(op: Layer) -> str:
     """A layer, and who can mend it."""
     kind = "Keras' own" if is_keras_class(type(op)) else "custom"
     return f"Layer '{op.name}' of the {kind} type {type(op).__name__}"
 
 
-def _path(variable: Any) -> str:
+def _path(variable: Variable) -> str:
     return str(getattr(variable, "path", variable.name))
 
 
-def _paths(variables: list[Any]) -> str:
+def _paths(variables: Sequence[Variable]) -> str:
     return ", ".join(_path(v) for v in variables[:3]) or "none"

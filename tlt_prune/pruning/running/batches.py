@@ -7,8 +7,8 @@ import itertools
 import pathlib
 import sys
 import weakref
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from typing import Any, Protocol
 
 import keras
 import numpy as np
@@ -21,6 +21,17 @@ from tlt_prune.onnx import fits
 
 Batch = tuple[Any, Any]
 """(inputs in the structure of the model's, labels or None), NumPy arrays."""
+
+
+class IndexedBatches(Protocol):
+    """Batches by their number, such as a `keras.utils.PyDataset`."""
+
+    def __getitem__(self, index: int) -> Any: ...
+
+
+UserData = Iterable[Any] | IndexedBatches
+"""Data as a user has it: arrays `x` or `(x, y)`, structures of them, a `tf.data.Dataset`, a `PyDataset`, or an iterable of
+batches. See `Batches`."""
 
 
 class Batches(Sequence[Batch]):
@@ -40,7 +51,14 @@ class Batches(Sequence[Batch]):
     """
 
     def __init__(
-        self, data: Any, graph: Graph, *, steps: int | None = None, batch_size: int = 64, labeled: bool = False, what: str
+        self,
+        data: UserData | None,
+        graph: Graph,
+        *,
+        steps: int | None = None,
+        batch_size: int = 64,
+        labeled: bool = False,
+        what: str,
     ) -> None:
         self._batches: list[Batch] = []
         _check_count(steps, "steps", what)
@@ -75,7 +93,7 @@ class Batches(Sequence[Batch]):
     def __len__(self) -> int:
         return len(self._batches)
 
-    def __getitem__(self, index: Any) -> Any:
+    def __getitem__(self, index: int | slice) -> Any:
         return self._batches[index]
 
     @property
@@ -100,7 +118,7 @@ class TakesData:
         used: after a use: how much data it was.
     """
 
-    def __init__(self, data: Any, steps: int | None, batch_size: int) -> None:
+    def __init__(self, data: UserData | None, steps: int | None, batch_size: int) -> None:
         self._data, self._steps, self._batch_size = data, steps, batch_size
         self._kept: tuple[Any, Batches] | None = None
         self.used = ""
@@ -124,12 +142,12 @@ _MOST_BATCHES, _MOST_BYTES = 10_000, 2**33
 _READERS: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
 
 
-def _check_count(value: Any, name: str, what: str) -> None:
+def _check_count(value: object, name: str, what: str) -> None:
     if value is not None and (not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1):
         raise PlanError(f"{what}: {name} must be a whole number of at least 1. Received: {value!r}.")
 
 
-def _is_endless(data: Any) -> bool:
+def _is_endless(data: object) -> bool:
     """Whether data says of itself that it never ends."""
     if isinstance(data, keras.utils.PyDataset):
         return data.num_batches is None
@@ -139,26 +157,26 @@ def _is_endless(data: Any) -> bool:
     return hasattr(data, "cardinality") and int(data.cardinality()) == -1
 
 
-def _has_size(data: Any) -> bool:
+def _has_size(data: object) -> bool:
     try:
-        return len(data) >= 0
+        return isinstance(data, Sized) and len(data) >= 0
     # tf.data has a length only where it knows it.
     except TypeError:
         return False
 
 
-def _is_iterator(data: Any) -> bool:
+def _is_iterator(data: object) -> bool:
     return hasattr(data, "__next__")
 
 
-def _remember(data: Any, what: str) -> None:
+def _remember(data: object, what: str) -> None:
     if _is_iterator(data):
         # Some iterators cannot be referred to weakly: then nobody knows who read them.
         with contextlib.suppress(TypeError):
             _READERS[data] = what
 
 
-def _why_empty(data: Any) -> str:
+def _why_empty(data: object) -> str:
     if not _is_iterator(data):
         return "the data is empty. Expected at least one batch."
     try:
@@ -172,7 +190,7 @@ def _why_empty(data: Any) -> str:
     )
 
 
-def _hint(data: Any, graph: Graph) -> str:
+def _hint(data: object, graph: Graph) -> str:
     """Advice for the usual mistakes; empty where there is none."""
     if isinstance(data, (str, pathlib.Path)):
         return "it is a name. Read the data first: arrays or batches are expected."
@@ -183,7 +201,7 @@ def _hint(data: Any, graph: Graph) -> str:
     return ""
 
 
-def _raw(data: Any, batch_size: int) -> Any:
+def _raw(data: UserData | None, batch_size: int) -> Any:
     if data is None:
         raise ValueError("no data.")
     if isinstance(data, (str, bytes, pathlib.PurePath)):
@@ -210,25 +228,25 @@ def _raw(data: Any, batch_size: int) -> Any:
     )
 
 
-def _split(raw: Any) -> tuple[Any, Any]:
+def _split(raw: object) -> tuple[Any, Any]:
     """(inputs, labels or None): a tuple is (x,), (x, y) or (x, y, weights), as in Keras."""
     if not isinstance(raw, tuple):
         return raw, None
     return raw[0], raw[1] if len(raw) > 1 else None
 
 
-def _array(value: Any) -> NDArray[Any]:
+def _array(value: object) -> NDArray[Any]:
     return np.asarray(keras.ops.convert_to_numpy(value) if hasattr(value, "device") or hasattr(value, "numpy") else value)
 
 
-def _in_structure(x: Any, graph: Graph) -> Any:
+def _in_structure(x: object, graph: Graph) -> Any:
     flat = [_array(a) for a in tree.flatten(x)]
     if len(flat) != len(graph.flat_inputs):
         raise ValueError(f"the model has {len(graph.flat_inputs)} inputs, the data {len(flat)}.")
     return tree.pack_sequence_as(graph.inputs, flat)
 
 
-def _checked(x: Any, graph: Graph, what: str) -> Any:
+def _checked(x: object, graph: Graph, what: str) -> Any:
     for array, expected in zip(tree.flatten(x), graph.flat_inputs, strict=True):
         if not fits(array.shape, expected.shape):
             single = fits((1, *array.shape), expected.shape)

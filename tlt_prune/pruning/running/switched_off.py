@@ -13,6 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 from keras import tree
+from numpy.typing import ArrayLike, NDArray
 
 from tlt_prune.errors import PlanError, first_line
 from tlt_prune.graph import ChannelGraph, Labels
@@ -36,7 +37,7 @@ class Consumers:
     """
 
     order: Labels
-    visible: Any
+    visible: NDArray[np.bool_]
 
 
 def consumers(channels: ChannelGraph) -> Consumers:
@@ -127,16 +128,16 @@ def _metrics_of_sets(channels: ChannelGraph, sets: Sequence[Labels], start: int,
     return values
 
 
-def _masked(x: Any, mask: Any) -> Any:
+def _masked(x: Any, mask: NDArray[np.float32]) -> Any:
     return x * keras.ops.cast(mask, x.dtype) if hasattr(x, "dtype") and not isinstance(x, np.ndarray) else x * mask
 
 
-def concatenated(parts: Sequence[Any]) -> Any:
+def concatenated(parts: Sequence[object]) -> Any:
     """Outputs of several batches joined along the batch axis; each may be a structure of arrays."""
     return tree.map_structure(lambda *x: np.concatenate(x), *parts)
 
 
-def _number(metric: Metric, labels: Any, outputs: Any) -> float:
+def _number(metric: Metric, labels: object, outputs: object) -> float:
     try:
         value = float(metric(labels, outputs))
     # What a metric raises is its own: it does not fit the labels or the outputs.
@@ -150,14 +151,14 @@ def _number(metric: Metric, labels: Any, outputs: Any) -> float:
     return value
 
 
-def accuracy(labels: Any, outputs: Any) -> float:
+def accuracy(labels: ArrayLike, outputs: ArrayLike) -> float:
     """Share of examples whose most probable class is right: labels are class numbers or one-hot."""
-    labels = np.asarray(labels)
-    truth = labels.argmax(axis=-1) if labels.shape == np.shape(outputs) else labels.reshape(np.shape(outputs)[:-1])
+    classes = np.asarray(labels)
+    truth = classes.argmax(axis=-1) if classes.shape == np.shape(outputs) else classes.reshape(np.shape(outputs)[:-1])
     return float(np.mean(np.argmax(outputs, axis=-1) == truth))
 
 
-def metric_of(metric: Any) -> tuple[str, Metric]:
+def metric_of(metric: str | Metric) -> tuple[str, Metric]:
     """(name, metric) for "accuracy", the name of a Keras loss (its negative), or a function `(labels, outputs) -> float`.
 
     Raises:

@@ -12,7 +12,6 @@ import heapq
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from tlt_prune.config import Options
 from tlt_prune.errors import PlanError
@@ -219,7 +218,7 @@ def _globally(search: _Search, least: Sequence[int], most: Sequence[int], target
 
 
 def _unreachable(
-    resource: Resource, amount: Any, target: float, reach: float, whole: float, options: Options, grouping: Grouping
+    resource: Resource, amount: float | str, target: float, reach: float, whole: float, options: Options, grouping: Grouping
 ) -> str:
     what = f" ({resource.shown(target)})" if isinstance(amount, str) or target != amount else ""
     limits = [f"granularity={grouping.granularity}", f"min_num_filters={options.min_num_filters}"]

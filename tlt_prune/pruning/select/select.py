@@ -17,7 +17,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -26,7 +25,7 @@ from tlt_prune.errors import PlanError, first_line
 from tlt_prune.graph import Alive, ChannelGraph, Labels, refuse_not_finite
 from tlt_prune.pruning.cost.granularity import chosen_granularity
 from tlt_prune.pruning.criteria import criterion_of
-from tlt_prune.pruning.criteria.network import FilterScores, Network
+from tlt_prune.pruning.criteria.network import Criterion, FilterScores, Network
 from tlt_prune.pruning.select.budgets import within_budget
 from tlt_prune.pruning.select.groups import Grouping, grouping
 
@@ -163,7 +162,7 @@ def bundle_scores(channels: ChannelGraph, options: Options) -> FilterScores:
     return equalize(np.concatenate(votes), np.concatenate(targets), len(root), options.equalization_criterion)
 
 
-def _checked_scores(criterion: Any, network: Network) -> dict[str, FilterScores]:
+def _checked_scores(criterion: Criterion, network: Network) -> dict[str, FilterScores]:
     """The scores of a criterion, layer by layer, checked."""
     name = getattr(criterion, "__name__", type(criterion).__name__)
     result = criterion(network)
