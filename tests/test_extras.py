@@ -21,6 +21,7 @@ DISTRIBUTIONS = {
     "annotated_types": "annotated-types",
     "google": "protobuf",
     "google.protobuf": "protobuf",
+    "pydantic_core": "pydantic-core",
     "ruamel": "ruamel.yaml",
     "sklearn": "scikit-learn",
     "tensorflow_model_optimization": "tensorflow-model-optimization",
