@@ -202,6 +202,7 @@ def _prune(
 
     spec, predictor = task.spec, keras_predictor(pathlib.Path(source))
     model = predictor.model
+    assert model is not None, "a Keras file has a model"
     excluded = _known(spec.prune.excluded_layers, model)
     if FLAGS.sweep:
         return _sweep(model, spec.prune.options.model_copy(update={"excluded_layers": excluded}), output)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import itertools
 import math
@@ -86,6 +87,24 @@ class Record:
 Apply = Callable[["CallTrace", Sequence[Labels]], list[Labels]]
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class InnerLayer:
+    """A layer inside the layer that is called.
+
+    Attributes:
+        op: the inner layer.
+        in_shapes, out_shapes: shapes of what it receives and returns.
+        config: where its configuration is in that of the layer that is called.
+        part: its name in the plan.
+    """
+
+    op: Operation
+    in_shapes: Sequence[Shape]
+    out_shapes: Sequence[Shape]
+    config: tuple[str, ...]
+    part: str
+
+
 class CallTrace:
     """A call as its rule sees it, with the verbs that a rule has.
 
@@ -106,23 +125,19 @@ class CallTrace:
         apply: Apply,
         call: Call,
         times: float,
-        *,
-        op: Operation | None = None,
-        shapes: tuple[Sequence[Shape], Sequence[Shape]] | None = None,
-        config: tuple[str, ...] = (),
-        part: str = "",
+        inner: InnerLayer | None = None,
     ) -> None:
         self._record = record
         self._apply = apply
-        self._config_path = config
-        self._part = part
+        self._config_path = () if inner is None else inner.config
+        self._part = "" if inner is None else inner.part
         self.times = times
         """Number of runs of the layer in one call of the model, NaN where unknown."""
         self.call = call
-        self.op: Any = call.op if op is None else op
+        self.op: Any = call.op if inner is None else inner.op
         self.table = record.table
-        inputs, outputs = shapes or ([x.shape for x in call.inputs], [x.shape for x in call.outputs])
-        self.in_shapes, self.out_shapes = list(inputs), list(outputs)
+        self.in_shapes = list(inner.in_shapes) if inner is not None else [x.shape for x in call.inputs]
+        self.out_shapes = list(inner.out_shapes) if inner is not None else [x.shape for x in call.outputs]
 
     def inside(
         self,
@@ -148,17 +163,10 @@ class CallTrace:
         Returns:
             One label array for each of `out_shapes`, checked and frozen as those of any other layer.
         """
-        view = CallTrace(
-            self._record,
-            self._apply,
-            self.call,
-            math.nan if times is None else self.times * times,
-            op=op,
-            shapes=(in_shapes, out_shapes),
-            config=(*self._config_path, *config),
-            part=":".join(x for x in (self._part, part) if x),
-        )
-        return self._apply(view, xs)
+        part = ":".join(x for x in (self._part, part) if x)
+        inner = InnerLayer(op, in_shapes, out_shapes, (*self._config_path, *config), part)
+        often = math.nan if times is None else self.times * times
+        return self._apply(CallTrace(self._record, self._apply, self.call, often, inner), xs)
 
     @property
     def channel_axis(self) -> int:

@@ -24,10 +24,10 @@ from keras.src.saving import serialization_lib
 
 from tlt_prune.errors import UnsupportedModelError
 from tlt_prune.graph.classes import keras_base, keras_model_base
-from tlt_prune.graph.types import Layer, Model, Operation, Projection, SymbolicTensor, TensorLike, Variable
+from tlt_prune.graph.types import KerasModel, Layer, Operation, Projection, SymbolicTensor, TensorLike, Variable
 
 
-class _FunctionalModel(Model, Protocol):
+class _FunctionalModel(KerasModel, Protocol):
     _nodes_by_depth: Mapping[int, Sequence[Any]]
     """Distance to the outputs -> the calls there."""
 
@@ -50,11 +50,11 @@ class Family:
     def is_layer(self, op: object) -> TypeGuard[Layer]:
         raise NotImplementedError
 
-    def functional(self, model: Model) -> Any | None:
+    def functional(self, model: KerasModel) -> Any | None:
         """The functional graph behind `model`, or None when it has none."""
         raise NotImplementedError
 
-    def is_model(self, op: object) -> TypeGuard[Model]:
+    def is_model(self, op: object) -> TypeGuard[KerasModel]:
         raise NotImplementedError
 
     def is_sequential(self, op: object) -> bool:
@@ -125,26 +125,26 @@ class Family:
         """Sets the initial value of a waiting variable; False for one that does not wait, and has to be assigned to."""
         return False
 
-    def compile_arguments(self, model: Model) -> dict[str, Any]:
+    def compile_arguments(self, model: KerasModel) -> dict[str, Any]:
         """Compile arguments of `model`, as objects; empty if it is not compiled."""
         compiled = getattr(model, "compiled", getattr(model, "_is_compiled", False))
         config = getattr(model, "_compile_config", None) if compiled else None
         return {} if config is None else dict(config.config)
 
-    def copy_policy(self, old: Model, new: Model) -> None:
+    def copy_policy(self, old: KerasModel, new: KerasModel) -> None:
         """The dtype policy of a model, which decides how compile() scales the loss: not the one in force now."""
 
-    def build_optimizer(self, model: Model) -> None:
+    def build_optimizer(self, model: KerasModel) -> None:
         """Makes an optimizer's variables, as loading a compiled model does."""
 
-    def reset_states(self, model: Model) -> None:
+    def reset_states(self, model: KerasModel) -> None:
         """Stateful recurrent layers start from zero."""
         for layer in all_layers(model):
             if getattr(layer, "stateful", False) and getattr(layer, "states", None) is not None:
                 layer.reset_states()
 
     @contextlib.contextmanager
-    def untouched(self, model: Model) -> Iterator[None]:
+    def untouched(self, model: KerasModel) -> Iterator[None]:
         """Puts back what running a model in inference changes: recurrent states, random seeds, the compiled function."""
         layers = all_layers(model)
         states = [v for x in layers for v in tree.flatten(getattr(x, "states", None)) if hasattr(v, "assign")]
@@ -187,14 +187,14 @@ class _Keras3(Family):
     def is_layer(self, op: object) -> TypeGuard[Layer]:
         return isinstance(op, keras.layers.Layer)
 
-    def functional(self, model: Model) -> Any | None:
+    def functional(self, model: KerasModel) -> Any | None:
         if keras_model_base(model) is None:
             return None
         if isinstance(model, keras.Sequential):
             return model._functional
         return model if isinstance(model, Functional) else None
 
-    def is_model(self, op: object) -> TypeGuard[Model]:
+    def is_model(self, op: object) -> TypeGuard[KerasModel]:
         return isinstance(op, keras.Model)
 
     def is_sequential(self, op: object) -> bool:
@@ -256,13 +256,13 @@ class _TfKeras(Family):
         # `tf.add(x, y)` on a symbolic tensor becomes a layer that only wraps the function.
         return isinstance(op, self._package.layers.Layer) and not _is_tf_op(op)
 
-    def functional(self, model: Model) -> Any | None:
+    def functional(self, model: KerasModel) -> Any | None:
         functional = self._package.src.engine.functional.Functional
         if keras_model_base(model) is not None and isinstance(model, functional) and getattr(model, "_nodes_by_depth", None):
             return model
         return None
 
-    def is_model(self, op: object) -> TypeGuard[Model]:
+    def is_model(self, op: object) -> TypeGuard[KerasModel]:
         return isinstance(op, self._package.Model)
 
     def is_sequential(self, op: object) -> bool:

@@ -13,7 +13,7 @@ from keras import tree
 from tlt_prune.errors import UnsupportedModelError
 from tlt_prune.graph.classes import keras_model_base
 from tlt_prune.graph.family import Family, family_of
-from tlt_prune.graph.types import Model, Operation
+from tlt_prune.graph.types import KerasModel, Operation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +119,7 @@ def nearest_name(name: str | type, names: Iterable[str]) -> str:
     return f" Did you mean '{near[0]}'?" if near else ""
 
 
-def read(model: Model) -> Graph:
+def read(model: KerasModel) -> Graph:
     """Reads a functional or Sequential model, nested models included.
 
     Raises:
@@ -129,7 +129,7 @@ def read(model: Model) -> Graph:
     return _read_model(model, family, prefix="", memo={})
 
 
-def _read_model(model: Model, family: Family, prefix: str, memo: dict[int, Graph]) -> Graph:
+def _read_model(model: KerasModel, family: Family, prefix: str, memo: dict[int, Graph]) -> Graph:
     if id(model) in memo:
         return memo[id(model)]
     functional = family.functional(model)
@@ -189,7 +189,7 @@ class _TensorMap:
         return self._known[id(value)]
 
 
-def _no_graph(model: Model, family: Family) -> str:
+def _no_graph(model: KerasModel, family: Family) -> str:
     kind = type(model).__name__
     if family.is_sequential(model) and keras_model_base(model) is not None:
         return (

@@ -20,12 +20,12 @@ from tlt_prune.graph.channel_graph import ChannelGraph, TensorLabels
 from tlt_prune.graph.execute import Execution
 from tlt_prune.graph.labels import Labels, Shape, settle, varying_axes
 from tlt_prune.graph.reader import Graph, matches, nearest_name, read
-from tlt_prune.graph.types import Model
+from tlt_prune.graph.types import KerasModel
 
 __all__ = ["ChannelGraph", "trace"]
 
 
-def trace(model: Model, channelwise_layers: Sequence[str] = ()) -> ChannelGraph:
+def trace(model: KerasModel, channelwise_layers: Sequence[str] = ()) -> ChannelGraph:
     """Traces channel labels through `model`.
 
     Args:

@@ -15,8 +15,8 @@ from numpy.typing import ArrayLike
 __all__ = [
     "BatchNormalization",
     "Convolution",
+    "KerasModel",
     "Layer",
-    "Model",
     "Operation",
     "Projection",
     "SymbolicTensor",
@@ -90,7 +90,7 @@ class Layer(Operation, Protocol):
     def build_from_config(self, config: dict[str, Any] | None) -> None: ...
 
 
-class Model(Layer, Protocol):
+class KerasModel(Layer, Protocol):
     """A model of either Keras; where it is said to be functional or Sequential, a subclassed one raises an error."""
 
     predict_function: Any

@@ -9,13 +9,13 @@ from typing import Any, Unpack
 import keras
 
 from tlt_prune.config import OptionArguments, options_of, options_spelled_out
-from tlt_prune.graph import Model, trace
+from tlt_prune.graph import KerasModel, trace
 from tlt_prune.pruning.compensation import Compensations
 from tlt_prune.pruning.plan import PruningPlan
 from tlt_prune.pruning.planning import decide
 
 
-def plan_pruning(model: Model, **options: Unpack[OptionArguments]) -> PruningPlan:
+def plan_pruning(model: KerasModel, **options: Unpack[OptionArguments]) -> PruningPlan:
     """Decides which channels of a model go, without building anything.
 
     Args:
@@ -36,7 +36,7 @@ def plan_pruning(model: Model, **options: Unpack[OptionArguments]) -> PruningPla
 
 
 def prune_model(
-    model: Model,
+    model: KerasModel,
     *,
     layer_config_overrides: Mapping[str, Mapping[str, Any]] | None = None,
     compensation: Compensations | None = None,

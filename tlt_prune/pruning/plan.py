@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tlt_prune.config import BUDGETS
 from tlt_prune.errors import PlanError
-from tlt_prune.graph import Alive, ChannelGraph, Model, trace
+from tlt_prune.graph import Alive, ChannelGraph, KerasModel, trace
 from tlt_prune.io import files
 from tlt_prune.pruning import plan_file, plots, report
 from tlt_prune.pruning.compensation import Compensations
@@ -89,7 +89,7 @@ class PruningPlan:
 
     def apply(
         self,
-        model: Model,
+        model: KerasModel,
         layer_config_overrides: Mapping[str, Mapping[str, Any]] | None = None,
         compensation: Compensations | None = None,
         *,
@@ -154,7 +154,7 @@ class PruningPlan:
         kept = {name: self.kept[x.layer] for x, name in zip(self.layers, names, strict=True)}
         return dataclasses.replace(self, layers=layers, kept=kept)
 
-    def sweep(self, model: Model, thresholds: Sequence[float] | None = None) -> pd.DataFrame:
+    def sweep(self, model: KerasModel, thresholds: Sequence[float] | None = None) -> pd.DataFrame:
         """Sizes of `model` at other thresholds, with this plan's other settings: see `tlt_prune.sweep`."""
         others = {key: value for key, value in self.settings.items() if key not in (*BUDGETS, "ranking")}
         return sweep(model, thresholds, **others)  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ from typing import Any, Literal, Unpack
 
 from tlt_prune.config import LayerOptions, OptionArguments, Options, options_of, options_spelled_out
 from tlt_prune.errors import PlanError
-from tlt_prune.graph import ChannelGraph, Model, trace
+from tlt_prune.graph import ChannelGraph, KerasModel, trace
 from tlt_prune.io import files
 from tlt_prune.pruning.compensation import Compensations
 from tlt_prune.pruning.cost.terms import charged
@@ -101,7 +101,7 @@ class PruningStep:
 
 
 def iterative_prune(
-    model: Model,
+    model: KerasModel,
     retrain: Callable[[Any, int], Any],
     *,
     steps: int = 4,

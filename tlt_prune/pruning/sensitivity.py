@@ -14,7 +14,7 @@ import pandas as pd
 
 from tlt_prune.config import BUDGETS, OptionArguments, Options, options_of, options_spelled_out
 from tlt_prune.errors import PlanError
-from tlt_prune.graph import Labels, Model, trace
+from tlt_prune.graph import KerasModel, Labels, trace
 from tlt_prune.pruning import plots
 from tlt_prune.pruning.cost.granularity import chosen_granularity
 from tlt_prune.pruning.running.batches import Batches, UserData, progress
@@ -102,7 +102,7 @@ class Sensitivity:
 
 
 def sensitivity(
-    model: Model,
+    model: KerasModel,
     data: UserData,
     ratios: Sequence[float] = RATIOS,
     *,

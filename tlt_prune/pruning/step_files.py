@@ -13,11 +13,11 @@ from pydantic import Field
 
 from tlt_prune.config import Options, Settings, checked, read_json
 from tlt_prune.errors import DataError, PlanError, first_line
-from tlt_prune.graph import Family, Model
+from tlt_prune.graph import Family, KerasModel
 from tlt_prune.io import files
 
 
-def refuse_what_cannot_be_loaded(model: Model, family: Family) -> None:
+def refuse_what_cannot_be_loaded(model: KerasModel, family: Family) -> None:
     """Raises a PlanError for a model whose saved steps could not be read again, before hours of training."""
     saving = family.namespace().saving
     try:
@@ -33,7 +33,7 @@ def refuse_what_cannot_be_loaded(model: Model, family: Family) -> None:
         ) from error
 
 
-def checksum_of_steps(model: Model, options: Options, steps: int, schedule: str, overrides: Mapping[str, Any] | None) -> str:
+def checksum_of_steps(model: KerasModel, options: Options, steps: int, schedule: str, overrides: Mapping[str, Any] | None) -> str:
     """Checksum of all that decides the steps in a folder."""
     digest = hashlib.sha256()
     for weight in model.get_weights():
@@ -120,7 +120,7 @@ class SavedSteps:
             )
         return (self._family.namespace().models.load_model(self._file(step)), step + 1) if step else None
 
-    def save(self, model: Model, step: int) -> None:
+    def save(self, model: KerasModel, step: int) -> None:
         with files.whole_file(self._file(step)) as partial:
             model.save(partial)
         self._record.done(step, self._file(step))

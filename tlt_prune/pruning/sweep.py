@@ -9,14 +9,14 @@ import numpy as np
 import pandas as pd
 
 from tlt_prune.config import BUDGETS, OptionArguments, options_of, options_spelled_out
-from tlt_prune.graph import Model, trace
+from tlt_prune.graph import KerasModel, trace
 from tlt_prune.pruning.cost.costs import costs
 from tlt_prune.pruning.select.select import bundle_scores, select
 
 _STEPS = 20
 
 
-def sweep(model: Model, thresholds: Sequence[float] | None = None, **options: Unpack[OptionArguments]) -> pd.DataFrame:
+def sweep(model: KerasModel, thresholds: Sequence[float] | None = None, **options: Unpack[OptionArguments]) -> pd.DataFrame:
     """Channels, parameters and MACs that each threshold leaves.
 
     Args:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from tlt_prune.config import COMPENSATIONS
 from tlt_prune.errors import PlanError
-from tlt_prune.graph import Alive, ChannelGraph, Model
+from tlt_prune.graph import Alive, ChannelGraph, KerasModel
 from tlt_prune.pruning.compensation.batch_norm import RecalibrateBatchNorm, recalibrate_batch_norm
 from tlt_prune.pruning.compensation.bias import Bias
 from tlt_prune.pruning.compensation.least_squares import LeastSquares
@@ -28,12 +28,12 @@ __all__ = [
     "recalibrate_batch_norm",
 ]
 
-Compensation = Callable[[ChannelGraph, Alive, Model], pd.DataFrame]
+Compensation = Callable[[ChannelGraph, Alive, KerasModel], pd.DataFrame]
 Compensations = str | Compensation | Sequence[str | Compensation]
 """A compensation, the name of one that needs no data, or several of them in order."""
 
 
-def compensate(compensation: Compensations | None, channels: ChannelGraph, alive: Alive, pruned: Model) -> pd.DataFrame:
+def compensate(compensation: Compensations | None, channels: ChannelGraph, alive: Alive, pruned: KerasModel) -> pd.DataFrame:
     """Applies what `compensation=` says: the name of one that needs no data, an object, several of them in order, or None.
 
     Returns:

@@ -11,7 +11,17 @@ from numpy.typing import ArrayLike
 
 from tlt_prune.config import COMPENSATIONS
 from tlt_prune.errors import PlanError
-from tlt_prune.graph import Alive, BatchNormalization, ChannelGraph, Graph, Model, Variable, assign_finite, is_batch_norm, read
+from tlt_prune.graph import (
+    Alive,
+    BatchNormalization,
+    ChannelGraph,
+    Graph,
+    KerasModel,
+    Variable,
+    assign_finite,
+    is_batch_norm,
+    read,
+)
 from tlt_prune.pruning.running.batches import Batches, TakesData, UserData
 from tlt_prune.pruning.running.walk import Walk, watched
 
@@ -35,7 +45,7 @@ class RecalibrateBatchNorm(TakesData):
     def __init__(self, data: UserData, *, steps: int | None = None, batch_size: int = 64) -> None:
         super().__init__(data, steps, batch_size)
 
-    def __call__(self, channels: ChannelGraph | None, alive: Alive | None, pruned: Model) -> pd.DataFrame:
+    def __call__(self, channels: ChannelGraph | None, alive: Alive | None, pruned: KerasModel) -> pd.DataFrame:
         graph = read(pruned)
         family = graph.family
         batches = self._read(graph, "recalibrate_batch_norm")
@@ -65,7 +75,7 @@ class RecalibrateBatchNorm(TakesData):
         return pd.DataFrame(rows, columns=["layer", "done", "note"])
 
 
-def recalibrate_batch_norm(model: Model, data: UserData, *, steps: int | None = None, batch_size: int = 64) -> pd.DataFrame:
+def recalibrate_batch_norm(model: KerasModel, data: UserData, *, steps: int | None = None, batch_size: int = 64) -> pd.DataFrame:
     """Sets the moving means and variances of `model`, in place, to those of the data: see `RecalibrateBatchNorm`.
 
     Args:

@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from tlt_prune.config import COMPENSATIONS
-from tlt_prune.graph import Alive, Call, ChannelGraph, Family, Model, is_convolution, is_dense, read
+from tlt_prune.graph import Alive, Call, ChannelGraph, Family, KerasModel, is_convolution, is_dense, read
 from tlt_prune.pruning.compensation.consumers import Home, homes, pairs, removed_inputs
 from tlt_prune.pruning.compensation.moments import moments
 from tlt_prune.pruning.running.batches import TakesData, UserData
@@ -41,9 +41,9 @@ class Bias(TakesData):
     def __init__(self, data: UserData | None = None, *, steps: int | None = None, batch_size: int = 64) -> None:
         super().__init__(data, steps, batch_size)
         self._means: dict[int, NDArray[np.float64]] | None = None
-        self._model: Model | None = None
+        self._model: KerasModel | None = None
 
-    def __call__(self, channels: ChannelGraph, alive: Alive, pruned: Model) -> pd.DataFrame:
+    def __call__(self, channels: ChannelGraph, alive: Alive, pruned: KerasModel) -> pd.DataFrame:
         graph = channels.graph
         family = graph.family
         gone = removed_inputs(channels, alive)

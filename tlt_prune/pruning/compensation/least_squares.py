@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from tlt_prune.config import COMPENSATIONS
 from tlt_prune.errors import PlanError
-from tlt_prune.graph import Alive, ChannelGraph, Family, Model, Projection, assign_finite, is_convolution, is_dense, read
+from tlt_prune.graph import Alive, ChannelGraph, Family, KerasModel, Projection, assign_finite, is_convolution, is_dense, read
 from tlt_prune.pruning.compensation.consumers import Home, Shortcut, homes, shortcuts
 from tlt_prune.pruning.compensation.synthetic import pictures_for
 from tlt_prune.pruning.compensation.windows import WindowPositions, window_rows
@@ -78,7 +78,7 @@ class LeastSquares(TakesData):
         super().__init__(data, steps, batch_size)
         self._ridge, self._seed = ridge, seed
 
-    def __call__(self, channels: ChannelGraph, alive: Alive, pruned: Model) -> pd.DataFrame:
+    def __call__(self, channels: ChannelGraph, alive: Alive, pruned: KerasModel) -> pd.DataFrame:
         graph = channels.graph
         family = graph.family
         if self._data is None:

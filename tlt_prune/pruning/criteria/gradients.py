@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from tlt_prune.config import CRITERIA
 from tlt_prune.errors import PlanError, first_line
-from tlt_prune.graph import ChannelGraph, Family, Labels, Model, TensorLike, Variable
+from tlt_prune.graph import ChannelGraph, Family, KerasModel, Labels, TensorLike, Variable
 from tlt_prune.pruning.criteria.network import FilterScores, Network
 from tlt_prune.pruning.running.batches import TakesData, UserData, progress
 
@@ -134,7 +134,7 @@ def _consumer_rows(channels: ChannelGraph) -> list[tuple[Variable, list[tuple[in
     return list(rows.values())
 
 
-def _loss(loss: Losses | None, model: Model, family: Family, name: str) -> Callable[[Any, Any], list[Any]]:
+def _loss(loss: Losses | None, model: KerasModel, family: Family, name: str) -> Callable[[Any, Any], list[Any]]:
     """(labels, outputs) of a batch -> values, the sum of whose means is the loss."""
     weights = None
     if loss is None:
@@ -195,7 +195,7 @@ def _labels_by_output(y: object, names: Sequence[str]) -> list[Any]:
 
 
 def _gradient_function(
-    model: Model, family: str, loss: Callable[[Any, Any], list[Any]], variables: Sequence[Variable], name: str
+    model: KerasModel, family: str, loss: Callable[[Any, Any], list[Any]], variables: Sequence[Variable], name: str
 ) -> Callable[[Any, Any], list[Any]]:
     """(inputs, labels) of a batch -> the gradient of the mean loss by each variable, in inference mode."""
 
@@ -218,7 +218,7 @@ def _gradient_function(
     raise PlanError(f"criterion {name}: gradients are taken on TensorFlow and JAX. Received: {keras.backend.backend()}.")
 
 
-def _by_tape(model: Model, mean_loss: LossFunction, variables: Sequence[Variable]) -> Callable[[Any, Any], list[Any]]:
+def _by_tape(model: KerasModel, mean_loss: LossFunction, variables: Sequence[Variable]) -> Callable[[Any, Any], list[Any]]:
     tensorflow = importlib.import_module("tensorflow")
     inner = [getattr(v, "value", v) if hasattr(v, "path") else v for v in variables]
 

@@ -7,10 +7,10 @@ import warnings
 from typing import Any
 
 from tlt_prune.errors import first_line
-from tlt_prune.graph import Family, Model, is_keras_class
+from tlt_prune.graph import Family, KerasModel, is_keras_class
 
 
-def copy_compile_state(old: Model, new: Model, family: Family) -> None:
+def copy_compile_state(old: KerasModel, new: KerasModel, family: Family) -> None:
     """Compiles `new` as `old` is compiled.
 
     Optimizer and metrics, which have variables, are made anew from their configurations; functions and losses are the same

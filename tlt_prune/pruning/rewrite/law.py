@@ -12,7 +12,7 @@ from keras import tree
 from numpy.typing import NDArray
 
 from tlt_prune.errors import LawError, first_line
-from tlt_prune.graph import Alive, ChannelGraph, Family, Model, Tensor, has_trait, read
+from tlt_prune.graph import Alive, ChannelGraph, Family, KerasModel, Tensor, has_trait, read
 from tlt_prune.pruning.rewrite.rewrite import rewrite, rewrite_with_layers
 
 _SATURATING = ("softmax", "sigmoid", "tanh")
@@ -59,7 +59,7 @@ def _zero(channels: ChannelGraph, layers: dict[int, Any], alive: Alive) -> None:
 
 
 def check_law(
-    channels: ChannelGraph, alive: Alive, pruned: Model, *, tolerance: float = 1e-4, seed: int = 0, batch_size: int = 2
+    channels: ChannelGraph, alive: Alive, pruned: KerasModel, *, tolerance: float = 1e-4, seed: int = 0, batch_size: int = 2
 ) -> LawReport:
     """Compares the pruned model with the zeroed original on random inputs.
 
@@ -106,7 +106,7 @@ def check_law(
 
 
 @contextlib.contextmanager
-def _unsaturated(model: Model) -> Iterator[None]:
+def _unsaturated(model: KerasModel) -> Iterator[None]:
     """Takes softmax and its kin off a model's outputs: a trained network is so sure of random inputs that behind them every
     difference would vanish."""
     graph = read(model)
@@ -146,7 +146,9 @@ def _run_original(channels: ChannelGraph, seed: int, batch_size: int) -> tuple[A
     ) from first
 
 
-def _differs_once_rebuilt(model: Model, family: Family, original: list[NDArray[Any]], inputs: object, tolerance: float) -> str:
+def _differs_once_rebuilt(
+    model: KerasModel, family: Family, original: list[NDArray[Any]], inputs: object, tolerance: float
+) -> str:
     if _is_random(model, family, original, inputs, tolerance):
         return _random_itself(model)
     return (
@@ -155,14 +157,14 @@ def _differs_once_rebuilt(model: Model, family: Family, original: list[NDArray[A
     )
 
 
-def _is_random(model: Model, family: Family, original: list[NDArray[Any]], inputs: object, tolerance: float) -> bool:
+def _is_random(model: KerasModel, family: Family, original: list[NDArray[Any]], inputs: object, tolerance: float) -> bool:
     """Whether another run of the original on the same inputs has other results."""
     with family.untouched(model):
         _outputs_of(model, family, inputs)
         return _error(original, _outputs_of(model, family, inputs)) > tolerance
 
 
-def _random_itself(model: Model) -> str:
+def _random_itself(model: KerasModel) -> str:
     return (
         f"The check cannot compare '{model.name}': two runs on the same inputs differ, so it is random in inference. "
         "Without the check (verify=False, --noverify) it is pruned all the same."
@@ -213,7 +215,7 @@ def relative_error(expected: NDArray[Any], received: NDArray[Any]) -> float:
     return float(np.max(np.abs(expected - received), initial=0.0)) / (scale or 1.0)
 
 
-def _outputs_of(model: Model, family: Family, inputs: object) -> list[NDArray[Any]]:
+def _outputs_of(model: KerasModel, family: Family, inputs: object) -> list[NDArray[Any]]:
     """Outputs in inference mode, compiled: run eagerly, Keras 3.15 adds the bias of a channels-first map that is as wide as
     it has channels on the wrong axis."""
     family.reset_states(model)

@@ -10,10 +10,10 @@ from typing import Any
 from keras import tree
 
 from tlt_prune.errors import first_line
-from tlt_prune.graph import Family, Model, is_keras_class
+from tlt_prune.graph import Family, KerasModel, is_keras_class
 
 
-def same_class(model: Model, family: Family, plain: type, parts: Mapping[str, Any]) -> Any:
+def same_class(model: KerasModel, family: Family, plain: type, parts: Mapping[str, Any]) -> Any:
     """`type(model)(**parts)`, with what else its constructor takes as `model` has it.
 
     Args:
@@ -46,7 +46,7 @@ def same_class(model: Model, family: Family, plain: type, parts: Mapping[str, An
     return plain(**parts)
 
 
-def _further_arguments(model: Model, family: Family, parts: Mapping[str, Any]) -> dict[str, Any]:
+def _further_arguments(model: KerasModel, family: Family, parts: Mapping[str, Any]) -> dict[str, Any]:
     """Values of the constructor's other arguments: from `get_config()`, else from attributes of the same names."""
     parameters, takes_any = _parameters(type(model))
     refused = [name for name in parts if name not in parameters and not takes_any]
@@ -85,7 +85,7 @@ def _parameters(cls: type) -> tuple[dict[str, inspect.Parameter], bool]:
     return parameters, False
 
 
-def _is_made_of(new: Model, parts: Mapping[str, Any]) -> bool:
+def _is_made_of(new: KerasModel, parts: Mapping[str, Any]) -> bool:
     """Whether a new model is what it was to be made of, and nothing else."""
     if "layers" in parts:
         expected, received = parts["layers"][-len(new.layers) :], new.layers

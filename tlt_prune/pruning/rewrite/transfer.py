@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tlt_prune.errors import UnsupportedModelError
-from tlt_prune.graph import Alive, ChannelGraph, Layer, Model, Variable, is_keras_class
+from tlt_prune.graph import Alive, ChannelGraph, KerasModel, Layer, Variable, is_keras_class
 from tlt_prune.pruning.rewrite.rebuild import layer_pairs
 
 
@@ -101,7 +101,7 @@ class Transfer:
                 "keras.saving.serialize_keras_object(layer)."
             )
 
-    def finish(self, model: Model, new: Model) -> None:
+    def finish(self, model: KerasModel, new: KerasModel) -> None:
         """Gives the other variables their values, once the new model is whole, and counts.
 
         Args:
