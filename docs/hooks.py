@@ -36,7 +36,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds what lies outside of docs/pages."""
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         files.append(File.generated(config, f"notebooks/{path.stem}.md", content=notebook_page(path)))
-    files.append(File.generated(config, "changelog.md", abs_src_path=str(ROOT / "CHANGELOG.md")))
+    for name in ("CHANGELOG", "CONTRIBUTING"):
+        files.append(File.generated(config, f"{name.lower()}.md", abs_src_path=str(ROOT / f"{name}.md")))
     return files
 
 
