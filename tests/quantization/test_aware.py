@@ -14,6 +14,8 @@ from tensorrt_graph import check_tensorrt, pictures
 
 from tlt_prune import export, models, quantization
 from tlt_prune.errors import ExportError, PlanError, QuantizationError
+from tlt_prune.graph import trace
+from tlt_prune.pruning.cost import costs
 from tlt_prune.quantization import layers
 from tlt_prune.quantization.layers import FakeQuantize, fake_quantize
 from tlt_prune.quantization.qdq import quantized_weight
@@ -193,3 +195,12 @@ def test_bad_input(tmp_path: pathlib.Path) -> None:
     with pytest.raises(ExportError, match="a quantized model is written in int8"):
         export.export_onnx(aware, tmp_path / "a.onnx", pictures(mixed(), 4), precision="float16")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("make", [residual, inner, mobile, channels_first, mixed])
+def test_it_costs_what_the_float_model_costs(make: Callable[[], keras.Model]) -> None:
+    model = make()
+    expected = costs(trace(model)).total_macs
+    aware = quantization.quantization_aware(model, [(pictures(model, 4),)])
+    assert expected > 0
+    assert costs(trace(aware)).total_macs == costs(trace(quantization.folded(aware))).total_macs == expected

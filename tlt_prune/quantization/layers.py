@@ -224,7 +224,14 @@ class QuantizedWithNorm(keras.layers.Layer):
 
 @register_rule(FakeQuantize, QuantizedWithNorm, *QUANTIZED.values())
 def _after_pruning(call: CallTrace, *xs: Any) -> Any:
-    """Freezes all channels: ranges and folded normalizations were trained for those that are there."""
+    """Freezes all channels: ranges and folded normalizations were trained for those that are there. Counts what is computed."""
+    layer = call.op.layer if isinstance(call.op, QuantizedWithNorm) else call.op
+    kernel = getattr(layer, "kernel", None)
+    if kernel is not None:
+        axis = 1 if getattr(layer, "data_format", None) == "channels_first" else -1
+        # A transposed kernel is applied at every input position.
+        shape = call.in_shapes[0] if isinstance(layer, keras.layers.Conv2DTranspose) else call.out_shapes[0]
+        call.macs(kernel, call.positions(shape, axis))
     return call.freeze_all(
         xs, "the model is trained for int8: prune the one it was made from, then call quantization_aware on that"
     )
