@@ -2,6 +2,7 @@
 
 from tlt_prune.config.explained import explained
 from tlt_prune.config.options import BUDGETS, LayerOptions, OptionArguments, Options, options_of, options_spelled_out, with_budget
+from tlt_prune.config.plugins import EXPORT_FORMATS, TASKS, load_plugins, provide
 from tlt_prune.config.registry import COMPENSATIONS, CRITERIA, Registry
 from tlt_prune.config.sections import Export, Spec
 from tlt_prune.config.settings import Settings, checked, names_of
@@ -16,7 +17,6 @@ from tlt_prune.config.specs import (
     spec_from_dict,
     to_yaml,
 )
-from tlt_prune.config.tasks import register_sections, unregister_sections
 from tlt_prune.config.texts import TextError, check_name, decoded, json_of, nfc, read_json, read_lines, shown
 from tlt_prune.config.train_sections import EarlyStop, OptimConfig, QatConfig, RegConfig, Train
 
@@ -24,6 +24,8 @@ __all__ = [
     "BUDGETS",
     "COMPENSATIONS",
     "CRITERIA",
+    "EXPORT_FORMATS",
+    "TASKS",
     "AugmentationConfig",
     "Dataset",
     "EarlyStop",
@@ -45,6 +47,7 @@ __all__ = [
     "decoded",
     "explained",
     "json_of",
+    "load_plugins",
     "load_spec",
     "names_of",
     "nfc",
@@ -52,13 +55,12 @@ __all__ = [
     "options_spelled_out",
     "parse_overrides",
     "parse_value",
+    "provide",
     "read_json",
     "read_lines",
     "read_yaml",
-    "register_sections",
     "shown",
     "spec_from_dict",
     "to_yaml",
-    "unregister_sections",
     "with_budget",
 ]

@@ -6,16 +6,15 @@ Names are those of TAO's TensorFlow 2 classification specs.
 from __future__ import annotations
 
 import difflib
-import importlib
 from typing import Annotated, Any, Literal, Self
 
 import pydantic
 from pydantic import Field
 
 from tlt_prune.config.options import Options
+from tlt_prune.config.plugins import EXPORT_FORMATS, TASKS, names_in
 from tlt_prune.config.registry import COMPENSATIONS, CRITERIA, architecture_names
 from tlt_prune.config.settings import OneOf, Settings, at_most
-from tlt_prune.config.tasks import task_sections
 from tlt_prune.config.train_sections import Train
 from tlt_prune.config.values import (
     Batch,
@@ -237,13 +236,7 @@ class Inference(Settings):
     batch_size: Batch = 64
 
 
-def _format_names() -> tuple[str, ...]:
-    """The registered export formats. They are code of a room above this one, which is imported when a name is first checked."""
-    names: tuple[str, ...] = importlib.import_module("tlt_prune.export.formats").format_names()
-    return names
-
-
-FormatName = Annotated[str, OneOf(_format_names)]
+FormatName = Annotated[str, OneOf(lambda: tuple(names_in(EXPORT_FORMATS)))]
 
 
 class Export(Settings):
@@ -332,7 +325,7 @@ class Spec(Settings):
     @pydantic.field_validator("task")
     @classmethod
     def _is_a_task(cls, value: str) -> str:
-        names = sorted(task_sections())
+        names = sorted(names_in(TASKS))
         if value not in names:
             raise ValueError(f"expected {' or '.join(map(repr, names))}. Received: {value[:40]!r}")
         return value

@@ -13,6 +13,7 @@ from typing import Any
 
 import pydantic
 
+from tlt_prune.config.plugins import TASKS, names_in
 from tlt_prune.config.sections import (
     AugmentationConfig,
     Dataset,
@@ -24,7 +25,6 @@ from tlt_prune.config.sections import (
     Spec,
 )
 from tlt_prune.config.settings import Settings, problems
-from tlt_prune.config.tasks import task_sections
 from tlt_prune.config.texts import TextError, read_text
 from tlt_prune.config.train_sections import BNConfig, EarlyStop, LRConfig, OptimConfig, RegConfig, Train
 from tlt_prune.config.yaml_texts import dump_yaml, parse_yaml
@@ -148,7 +148,7 @@ def spec_from_dict(data: Mapping[str, object], source: str = "spec", overrides: 
         ignored += _add_renamed(nested, plain, None)
     if "ignored" in plain:
         raise SpecError(f"{source}: unknown key 'ignored'.")
-    tasks = task_sections()
+    tasks = names_in(TASKS)
     task = plain.get("task", Spec().task)
     sections = tasks.get(task, ()) if isinstance(task, str) else ()
     if sections and isinstance(plain.get("experiment", {}), dict):

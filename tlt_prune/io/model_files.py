@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import errno
-import importlib
 import pathlib
 import zipfile
 from typing import Any
 
 from tlt_prune.errors import ExportError, first_line
+from tlt_prune.io.registration import register_with_keras
 
 # What other programs write, by suffix: refused before it is opened.
 _FOREIGN = {
@@ -47,8 +47,8 @@ def load_keras(path: pathlib.Path, *, compiled: bool = False) -> Any:
     """
     import keras
 
-    # Registers the layers of models that were trained with quantization.
-    importlib.import_module("tlt_prune.quantization.layers")
+    # The layers of models that were trained with quantization.
+    register_with_keras()
     refuse_foreign(path)
     if not path.is_file():
         raise ExportError(f"There is no model file {path}. Expected a .keras file, as tlt-train writes it.")

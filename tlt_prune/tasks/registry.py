@@ -12,17 +12,13 @@ Importing the module registers it.
 from __future__ import annotations
 
 import contextlib
-import functools
-import importlib
-import pkgutil
 from collections.abc import Iterator
-from importlib import metadata
 
-from tlt_prune.config import Spec, register_sections, unregister_sections
+from tlt_prune.config import TASKS, Spec, load_plugins, provide
 from tlt_prune.tasks.task import Task
 
-ENTRY_POINTS = "tlt_prune.tasks"
 _TASKS: dict[str, type[Task]] = {}
+provide(TASKS, lambda: {name: task.sections for name, task in _TASKS.items()})
 
 
 def register(task: type[Task]) -> type[Task]:
@@ -34,7 +30,6 @@ def register(task: type[Task]) -> type[Task]:
     if task.name in _TASKS:
         raise ValueError(f"A task '{task.name}' is registered already: {_TASKS[task.name].__qualname__}. Expected another name.")
     _TASKS[task.name] = task
-    register_sections(task.name, task.sections)
     return task
 
 
@@ -46,22 +41,11 @@ def registered(task: type[Task]) -> Iterator[None]:
         yield
     finally:
         del _TASKS[task.name]
-        unregister_sections(task.name)
-
-
-@functools.cache
-def load_tasks() -> None:
-    """Imports all tasks: those of this package, and those that installed packages name."""
-    package = importlib.import_module("tlt_prune.tasks")
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"tlt_prune.tasks.{module.name}")
-    for entry in metadata.entry_points(group=ENTRY_POINTS):
-        entry.load()
 
 
 def all_tasks() -> tuple[type[Task], ...]:
     """All registered tasks."""
-    load_tasks()
+    load_plugins(TASKS)
     return tuple(_TASKS.values())
 
 
@@ -72,5 +56,5 @@ def task_of(spec: Spec, source: str = "the spec") -> Task:
         spec: a valid spec.
         source: its file, for messages.
     """
-    load_tasks()
+    load_plugins(TASKS)
     return _TASKS[spec.task](spec, source)

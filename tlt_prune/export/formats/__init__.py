@@ -9,7 +9,6 @@ A format of another package is a module that registers it and is named as an ent
 
 import importlib
 import pkgutil
-from importlib import metadata
 
 from tlt_prune.export.formats.registry import ExportFormat, format_names, formats_of, register_format, scoped_formats
 
@@ -18,5 +17,3 @@ __all__ = ["ExportFormat", "format_names", "formats_of", "register_format", "sco
 # Importing them registers their formats.
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
-for _entry in metadata.entry_points(group="tlt_prune.export_formats"):
-    _entry.load()

@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from tlt_prune.config import Export, Spec
+from tlt_prune.config import EXPORT_FORMATS, Export, Spec, provide
 from tlt_prune.export.material import ExportMaterial
 from tlt_prune.io import Output
 
@@ -123,6 +123,9 @@ def format_names() -> tuple[str, ...]:
     usual: tuple[str, ...] = Export.model_fields["formats"].default
     others = {name for name, each in _EXPORT_FORMATS.items() if each.selectable} - set(usual)
     return (*usual, *sorted(others))
+
+
+provide(EXPORT_FORMATS, lambda: dict.fromkeys(format_names(), ()))
 
 
 def formats_of(spec: Spec) -> list[ExportFormat]:
