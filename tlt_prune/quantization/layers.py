@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 _KERAS_PACKAGE = "tlt_prune"
 _LEAST_GAIN = 1e-6
-Tensor: TypeAlias = "keras.KerasTensor | tf.Tensor"
+LayerTensor: TypeAlias = "keras.KerasTensor | tf.Tensor"
 """Symbolic while a model is built; the backend's own (here TensorFlow's) while it runs."""
 
 
-def fake_quantize(x: Tensor, maximum: Tensor) -> Tensor:
+def fake_quantize(x: LayerTensor, maximum: LayerTensor) -> LayerTensor:
     """q(x), differentiable in x and in `maximum`, which broadcasts against x.
 
     Automatic differentiation, straight through the rounding, gives the gradient of `maximum` in Esser et al., "Learned Step Size
@@ -40,7 +40,7 @@ def fake_quantize(x: Tensor, maximum: Tensor) -> Tensor:
     return (scaled + ops.stop_gradient(ops.round(scaled) - scaled)) * step
 
 
-def _for_inference(x: Tensor, maximum: Tensor) -> Tensor:
+def _for_inference(x: LayerTensor, maximum: LayerTensor) -> LayerTensor:
     """q(x) by a TensorFlow operation that tf2onnx converts to QuantizeLinear/DequantizeLinear, if TensorFlow is the backend."""
     if keras.backend.backend() != "tensorflow":
         return fake_quantize(x, maximum)
@@ -68,7 +68,7 @@ class FakeQuantize(keras.layers.Layer):
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         self.maximum = self.add_weight(shape=(), initializer="ones", trainable=self.learned, name="maximum")
 
-    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
+    def call(self, inputs: LayerTensor, training: bool | None = None) -> LayerTensor:
         if not self.rounds:
             return inputs
         if not training:
@@ -115,7 +115,7 @@ class _QuantizedKernel:
 
     channel_axes: tuple[int, ...]
     _quantizing = False
-    _gain: Tensor | None = None
+    _gain: LayerTensor | None = None
 
     @property
     def kernel(self) -> Any:
@@ -135,7 +135,7 @@ class _QuantizedKernel:
     def kernel(self, value: keras.Variable | None) -> None:
         self._own_kernel = value
 
-    def call_with_gain(self, inputs: Tensor, gain: Tensor) -> Tensor:
+    def call_with_gain(self, inputs: LayerTensor, gain: LayerTensor) -> LayerTensor:
         """Calls the layer with kernel * gain in the place of its kernel, rounded; gain is `(n_channels,)`."""
         object.__setattr__(self, "_gain", gain)
         try:
@@ -143,7 +143,7 @@ class _QuantizedKernel:
         finally:
             object.__setattr__(self, "_gain", None)
 
-    def call(self, inputs: Tensor) -> Tensor:
+    def call(self, inputs: LayerTensor) -> LayerTensor:
         # Past Keras, which would track the attribute.
         object.__setattr__(self, "_quantizing", True)
         try:
@@ -191,7 +191,7 @@ class QuantizedWithNorm(keras.layers.Layer):
         shape: tuple[int | None, ...] = self.layer.compute_output_shape(input_shape)
         return shape
 
-    def gain(self) -> Tensor:
+    def gain(self) -> LayerTensor:
         """`(n_channels,)`; at least 1e-6 in magnitude, so that a channel with gamma = 0 does not divide by zero."""
         gain = ops.rsqrt(ops.convert_to_tensor(self.norm.moving_variance) + self.norm.epsilon)
         if self.norm.scale:
@@ -199,7 +199,7 @@ class QuantizedWithNorm(keras.layers.Layer):
         gain = ops.stop_gradient(gain)
         return ops.where(ops.abs(gain) < _LEAST_GAIN, _LEAST_GAIN, gain)
 
-    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
+    def call(self, inputs: LayerTensor, training: bool | None = None) -> LayerTensor:
         gain = self.gain()
         outputs = self.layer.call_with_gain(inputs, gain)
         shape = [1] * len(outputs.shape)
