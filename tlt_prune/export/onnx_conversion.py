@@ -119,7 +119,7 @@ def _keep_zeros_before_pooling(proto: onnx.ModelProto) -> None:
             continue
         if source is not None and source.op_type == "Relu":
             continue
-        graph.initializer.append(onnx.numpy_helper.from_array(np.finfo(np.float32).tiny, f"{pad.output[0]}_zero"))
+        graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(np.finfo(np.float32).tiny), f"{pad.output[0]}_zero"))
         pad.input[2:] = [f"{pad.output[0]}_zero"]
 
 
@@ -177,7 +177,7 @@ def _unique(names: list[str]) -> list[str]:
 def _slimmed(proto: onnx.ModelProto) -> onnx.ModelProto:
     import onnxslim
 
-    slim = onnxslim.slim(proto)
+    slim: onnx.ModelProto | None = onnxslim.slim(proto)
     if slim is None:
         raise ExportError("onnxslim could not simplify the graph; report the model.")
     return slim

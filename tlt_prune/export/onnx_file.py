@@ -150,7 +150,8 @@ def _in_half(proto: onnx.ModelProto) -> onnx.ModelProto:
         warnings.simplefilter("ignore", UserWarning)
         half = ONNXModel(convert_float_to_float16(proto, keep_io_types=True))
     half.topological_sort()
-    return half.model
+    converted: onnx.ModelProto = half.model
+    return converted
 
 
 def _runner(proto: onnx.ModelProto, name: str, *, optimize: bool) -> Run:

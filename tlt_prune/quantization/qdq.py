@@ -171,4 +171,5 @@ def for_onnxruntime(model: onnx.ModelProto, ranges: Mapping[str, Range], skipped
     quantizer.quantize_model()
     quantizer.model.clean_initializers()
     quantizer.model.topological_sort()
-    return quantizer.model.model
+    placed: onnx.ModelProto = quantizer.model.model
+    return placed
