@@ -35,7 +35,7 @@ def test_layers_and_models_have_what_their_protocols_state(family: ModuleType) -
     model = small_model(family)
     _, convolution, norm, _, dense = model.layers
     for protocol, thing in (
-        (types.Model, model),
+        (types.KerasModel, model),
         (types.Convolution, convolution),
         (types.BatchNormalization, norm),
         (types.Projection, dense),
