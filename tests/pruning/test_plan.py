@@ -336,7 +336,8 @@ def test_apply_takes_what_prune_model_takes(model: keras.Model) -> None:
 
 
 def test_apply_verifies_where_asked_for(model: keras.Model) -> None:
-    noise = keras.layers.Lambda(lambda y: y + keras.random.normal(keras.ops.shape(y)), name="noise")
+    noise = keras.layers.GaussianNoise(1.0, name="noise")
+    noise.call = lambda inputs, training=None: inputs + keras.random.normal(keras.ops.shape(inputs), seed=noise.seed_generator)
     noisy = keras.Model(model.inputs, noise(model.outputs[0]))
     plan = plan_of(noisy)
     with pytest.raises(LawError, match="random in inference"):

@@ -148,6 +148,7 @@ tlt_prune.prune_model(model, criterion="Index", compensation="nothing_much", ver
 """
 
 
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="nothing in it depends on the backend")
 def test_one_new_file_is_enough(tmp_path: pathlib.Path) -> None:
     package = pathlib.Path(tlt_prune.__file__).parent
     shutil.copytree(package, tmp_path / "tlt_prune", ignore=shutil.ignore_patterns("__pycache__"))

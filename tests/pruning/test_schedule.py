@@ -145,7 +145,7 @@ def test_every_prune_is_verified_where_asked_for() -> None:
     x = keras.Input((8, 8, 3))
     y = keras.layers.Conv2D(32, 3, padding="same", name="c0")(x)
     noisy = keras.layers.GaussianNoise(1.0)
-    noisy.call = lambda inputs, training=None: inputs + keras.random.normal(keras.ops.shape(inputs))
+    noisy.call = lambda inputs, training=None: inputs + keras.random.normal(keras.ops.shape(inputs), seed=noisy.seed_generator)
     model = randomize(keras.Model(x, keras.layers.Dense(2)(keras.layers.Flatten()(noisy(y)))))
     options = {"steps": 1, "ratio": 0.5, "min_num_filters": 8, "channelwise_layers": ["gaussian_noise*"]}
     trained: list[int] = []

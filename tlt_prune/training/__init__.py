@@ -2,7 +2,8 @@
 
 from tlt_prune.training.distillation import Distillation, LabelAccuracy, with_teacher
 from tlt_prune.training.evaluation import ClassificationScores, score
-from tlt_prune.training.loop import TrainingJob, TrainResult, train
+from tlt_prune.training.job import TrainingJob, TrainResult
+from tlt_prune.training.loop import train
 from tlt_prune.training.narrow_shortcuts import subsampled_first
 from tlt_prune.training.objective import Objective, Rows, classification
 from tlt_prune.training.regularizers import GroupLasso, regularizer, set_regularizers

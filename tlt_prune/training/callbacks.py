@@ -19,7 +19,7 @@ from tlt_prune.training.objective import Objective
 from tlt_prune.training.saving import save_result
 
 if TYPE_CHECKING:
-    from tlt_prune.training.loop import TrainingJob
+    from tlt_prune.training.job import TrainingJob
 
 # What Keras tells a callback: metric -> its value in the epoch or batch.
 Logs = dict[str, float]

@@ -1,0 +1,65 @@
+"""All that a training needs, and its result."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+import pandas as pd
+
+from tlt_prune.config import Train
+from tlt_prune.io import ModelInfo
+from tlt_prune.training.objective import Objective
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainResult:
+    """Result of a training.
+
+    Attributes:
+        model: the model after the last epoch.
+        path: its file.
+        best: the file of the epoch that did best in validation, where `keep_best` asks for it.
+        best_epoch: its number, from 1; 0 for none.
+        epochs: epochs it has seen, those before a resumption included.
+        resumed_from: epoch that was resumed from, 0 for a fresh start.
+        history: one row per epoch: loss, accuracy, val_loss, val_accuracy, learning_rate.
+        quantization_aware: whether it was trained in int8.
+    """
+
+    model: keras.Model
+    path: pathlib.Path
+    best: pathlib.Path | None
+    best_epoch: int
+    epochs: int
+    resumed_from: int
+    history: pd.DataFrame
+    quantization_aware: bool
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainingJob:
+    """All that a training needs.
+
+    Attributes:
+        make_model: builds or loads the model to start from.
+        make_batches: first epoch -> (batches from there to the end, steps per epoch).
+        validation: batches that are scored after every epoch.
+        config: the `train` section of a spec.
+        objective: losses, learning rate and measure: `classification(config)`, for instance.
+        identity: what another run must share to go on with the checkpoints of this one (the model and the data, say).
+        info: what belongs to the model: written into its file.
+        teacher: the model that `config.distill` names.
+    """
+
+    make_model: Callable[[], keras.Model]
+    make_batches: Callable[[int], tuple[Any, int]]
+    validation: Any
+    config: Train
+    objective: Objective
+    identity: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    info: ModelInfo | None = None
+    teacher: keras.Model | None = None
