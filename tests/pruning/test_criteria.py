@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 from typing import Any
 
@@ -152,10 +153,19 @@ def test_ablation_goes_on_where_it_stopped(tmp_path: pathlib.Path, monkeypatch: 
     monkeypatch.setattr("tlt_prune.pruning.running.switched_off._MOST_VALUES", 1)
     with pytest.raises(KeyboardInterrupt):
         scores(model, criteria.Ablation(data, counted, cache=cache))
+    # It was ended in the middle of a line.
+    assert len(cache.read_text().splitlines()) == 4
+    cache.write_text(cache.read_text() + '{"chunk": "1')
     found = scores(model, criteria.Ablation(data, counted, cache=cache))
     # Four channels and the whole model, and one that was interrupted.
     assert len(calls) == 6
     np.testing.assert_allclose(found["first"], [4, 9, 0, 4], rtol=1e-5)
+    lines = [json.loads(line) for line in cache.read_text().splitlines()]
+    assert [sorted(x) for x in lines] == [["of"], *[["chunk", "metric"]] * 5]
+    # As earlier versions wrote it.
+    cache.write_text(json.dumps({**lines[0], "metrics": {x["chunk"]: x["metric"] for x in lines[1:]}}))
+    np.testing.assert_allclose(scores(model, criteria.Ablation(data, counted, cache=cache))["first"], found["first"])
+    assert len(calls) == 6
     with pytest.raises(PlanError, match="results of another model"):
         scores(model, criteria.Ablation((data[0] * 2, data[1]), counted, cache=cache))
     cache.write_text("{")

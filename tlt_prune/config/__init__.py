@@ -17,7 +17,7 @@ from tlt_prune.config.specs import (
     spec_from_dict,
     to_yaml,
 )
-from tlt_prune.config.texts import TextError, check_name, decoded, json_of, nfc, read_json, read_lines, shown
+from tlt_prune.config.texts import TextError, check_name, decoded, json_of, nfc, read_json, read_json_lines, read_lines, shown
 from tlt_prune.config.train_sections import EarlyStop, OptimConfig, QatConfig, RegConfig, Train
 
 __all__ = [
@@ -57,6 +57,7 @@ __all__ = [
     "parse_value",
     "provide",
     "read_json",
+    "read_json_lines",
     "read_lines",
     "read_yaml",
     "shown",

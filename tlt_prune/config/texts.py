@@ -88,6 +88,26 @@ def read_json(path: pathlib.Path, what: str, most: int = 2**20) -> dict[str, Any
         raise TextError(f"{path}: expected {what}. {error}") from error
 
 
+def read_json_lines(path: pathlib.Path, what: str, most: int = 2**20) -> list[dict[str, Any]]:
+    """The objects of a file with one JSON object per line. A last line that was not written to its end is left out.
+
+    Args:
+        path: the file.
+        what: it is expected to hold, for errors.
+        most: bytes.
+
+    Raises:
+        TextError: it cannot be read, or holds something else.
+    """
+    try:
+        *lines, rest = read_text(path, most).split("\n")
+        return [json_of(line) for line in lines or [rest]]
+    except OSError as error:
+        raise TextError(f"{path}: expected {what}. {error.strerror}.") from error
+    except TextError as error:
+        raise TextError(f"{path}: expected {what}. {error}") from error
+
+
 def json_of(text: str) -> dict[str, Any]:
     """A JSON object: numbers are finite, no key comes twice.
 

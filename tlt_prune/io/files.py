@@ -245,6 +245,12 @@ def write_text(path: Path, text: str) -> None:
         staged.write_text(text, "utf-8")
 
 
+def append_line(path: Path, line: str) -> None:
+    """Adds a line to a text file in UTF-8, at once."""
+    with pathlib.Path(path).open("a", encoding="utf-8") as file:
+        file.write(f"{line}\n")
+
+
 def write_json(path: Path, data: Mapping[str, object]) -> None:
     """Writes a JSON file, whole or not at all."""
     write_text(path, json.dumps(data, indent=1, allow_nan=False) + "\n")

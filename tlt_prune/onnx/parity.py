@@ -78,12 +78,19 @@ def samples_of(model: keras.Model, samples: InputArrays) -> list[NDArray[Any]]:
     return arrays
 
 
-def session_of(serialized: bytes, *, optimize: bool = True) -> onnxruntime.InferenceSession:
-    """An onnxruntime session on the CPU; without `optimize`, it runs the graph node by node as it is in the file."""
+def session_of(serialized: bytes, *, optimize: bool = True, threads: int = 0) -> onnxruntime.InferenceSession:
+    """An onnxruntime session on the CPU.
+
+    Args:
+        serialized: the ONNX model.
+        optimize: whether the graph is optimized first; otherwise it runs node by node as it is in the file.
+        threads: per operation; 0 for onnxruntime's own choice.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.intra_op_num_threads = threads
     if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return onnxruntime.InferenceSession(serialized, options, providers=["CPUExecutionProvider"])

@@ -25,6 +25,7 @@ from tlt_prune.config import Settings, checked, read_json
 from tlt_prune.errors import DataError, PlanError
 from tlt_prune.graph import Call, ChannelGraph, Labels, has_trait, is_convolution, is_dense
 from tlt_prune.io import files
+from tlt_prune.onnx import session_of
 from tlt_prune.pruning.cost.terms import Term, charged
 from tlt_prune.pruning.running.batches import progress
 
@@ -228,12 +229,7 @@ def table_at(path: str | None) -> LatencyTable:
 
 def _milliseconds(model: onnx.ModelProto, x: NDArray[np.float32], threads: int) -> float:
     """Of one call of an ONNX model: the least of several repetitions, which what else runs on the machine disturbed least."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = session_of(model.SerializeToString(), threads=threads)
 
     def seconds(runs: int) -> float:
         start = time.perf_counter()

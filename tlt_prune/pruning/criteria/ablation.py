@@ -12,7 +12,7 @@ import numpy as np
 from keras import tree
 from pydantic import Field
 
-from tlt_prune.config import CRITERIA, Settings, checked, read_json
+from tlt_prune.config import CRITERIA, Settings, checked, read_json_lines
 from tlt_prune.errors import DataError, PlanError
 from tlt_prune.graph import Labels
 from tlt_prune.io import files
@@ -22,9 +22,18 @@ from tlt_prune.pruning.running.batches import Batches, TakesData, UserData, prog
 from tlt_prune.pruning.running.switched_off import Metric, consumers, metric_of, metrics_without
 
 
-class _Cache(Settings):
+class _Header(Settings):
+    """First line of a cache. Earlier versions wrote all metrics there."""
+
     of: str
-    metrics: Mapping[str, Annotated[float, Field(allow_inf_nan=False)]]
+    metrics: Mapping[str, Annotated[float, Field(allow_inf_nan=False)]] = {}
+
+
+class _Line(Settings):
+    """Every further line: the metric without a chunk."""
+
+    chunk: str
+    metric: Annotated[float, Field(allow_inf_nan=False)]
 
 
 @CRITERIA.register("Ablation", needs="metric", by_script={"chunk": 8})
@@ -40,7 +49,8 @@ class Ablation(TakesData):
         metric: "accuracy"; a Keras loss, of which less is better; or a function `(labels, outputs) -> number`, the higher the
             better.
         chunk: channels switched off together; they share what the metric loses. The granularity is a good choice.
-        cache: a file that results are kept in as they come: another run of the same model and data goes on from there.
+        cache: a file of JSON lines that results are appended to as they come: another run of the same model and data goes on
+            from there.
         steps: batches to read; None for all.
         batch_size: of arrays.
 
@@ -73,13 +83,14 @@ class Ablation(TakesData):
         keys = [",".join(map(str, x.tolist())) for x in sets]
         identity = self._identity(network, batches)
         metrics = self._cached(identity)
+        self._begin(identity, metrics)
         missing = [i for i, key in enumerate(keys) if key not in metrics]
 
         with progress(len(missing), f"Ablation of {len(sets) - 1} chunks on {self.used}") as advance:
 
             def done(i: int, value: float) -> None:
                 metrics[keys[missing[i]]] = value
-                self._write(identity, metrics)
+                self._append(keys[missing[i]], value)
                 advance()
 
             metrics_without(channels, [sets[i] for i in missing], batches, self._metric[1], done)
@@ -103,22 +114,37 @@ class Ablation(TakesData):
         if self._cache is None or not self._cache.exists():
             return {}
         try:
-            cache = checked(_Cache, read_json(self._cache, "results of an ablation", most=2**26), str(self._cache), PlanError)
+            header, *lines = read_json_lines(self._cache, "results of an ablation", most=2**26)
+            head = checked(_Header, header, str(self._cache), PlanError)
+            metrics = dict(head.metrics)
+            for line in lines:
+                entry = checked(_Line, line, str(self._cache), PlanError)
+                metrics[entry.chunk] = entry.metric
         except (DataError, PlanError) as error:
             raise PlanError(
                 f"criterion Ablation: {self._cache} holds no results of an ablation. {error} Expected another file."
             ) from error
-        if cache.of == identity:
-            return dict(cache.metrics)
+        if head.of == identity:
+            return metrics
         raise PlanError(
             f"criterion Ablation: {self._cache} holds the results of another model, other data or another metric. "
             "Expected another file, or none there."
         )
 
-    def _write(self, identity: str, metrics: dict[str, float]) -> None:
+    def _begin(self, identity: str, metrics: Mapping[str, float]) -> None:
+        """Writes what is known already, without the end of a line that another run was ended in."""
         if self._cache is not None:
+            lines = [json.dumps({"of": identity}), *(_line(chunk, metric) for chunk, metric in metrics.items())]
             with files.apart():
-                files.write_text(self._cache, json.dumps({"of": identity, "metrics": metrics}))
+                files.write_text(self._cache, "".join(f"{line}\n" for line in lines))
+
+    def _append(self, chunk: str, metric: float) -> None:
+        if self._cache is not None:
+            files.append_line(self._cache, _line(chunk, metric))
+
+
+def _line(chunk: str, metric: float) -> str:
+    return json.dumps({"chunk": chunk, "metric": metric})
 
 
 def _chunks(network: Network, size: int) -> list[Labels]:
