@@ -5,7 +5,6 @@ A page asks for a generated part with a line `<!-- generated: NAME -->`; see `PA
 
 from __future__ import annotations
 
-import importlib.resources
 import inspect
 import json
 import pathlib
@@ -13,7 +12,7 @@ import re
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from xml.etree import ElementTree
 
@@ -133,30 +132,36 @@ def _escaped(text: str) -> str:
 
 def detection_keys() -> str:
     """One table per message of the toolkit's detection specs."""
-    schema = json.loads(importlib.resources.files("tlt_prune.detection").joinpath("experiment_schema.json").read_text("utf-8"))
-    messages = schema["messages"]
+    from tlt_prune.detection.explained import key_meanings
+    from tlt_prune.detection.messages import fields_of
+
     order, waiting = [], ["Experiment"]
     while waiting:
         name = waiting.pop(0)
         if name not in order:
             order.append(name)
-            waiting += [field["message"] for field in messages[name] if "message" in field]
-    return "\n\n".join(f"## {name}\n\n" + "\n".join(_message_table(messages[name])) for name in order)
+            waiting += [
+                inner
+                for field in fields_of(name)
+                for inner in (field.get("message"), field.get("value"))
+                if inner in key_meanings()
+            ]
+    return "\n\n".join(f"## {name}\n\n" + "\n".join(_message_table(fields_of(name), key_meanings()[name])) for name in order)
 
 
-def _message_table(fields: list[dict[str, Any]]) -> Iterator[str]:
-    yield "| key | values |"
-    yield "|---|---|"
+def _message_table(fields: list[dict[str, Any]], meanings: Mapping[str, str]) -> Iterator[str]:
+    yield "| key | values | meaning |"
+    yield "|---|---|---|"
     for field in fields:
         kind = field["type"]
-        if "message" in field:
-            kind = f"[{field['message']}](#{re.sub(r'[^a-z]', '', field['message'].lower())})"
-        elif kind == "enum":
+        if "message" in field and field["message"] != kind:
+            kind = f"`{field['message']}`"
+        if kind == "enum":
             kind = ", ".join(f"`{x}`" for x in field["values"])
         if field["type"] == "map":
-            value = field["value"]
-            kind = f"map of {field['key']} to {kind if 'message' in field else value}"
-        yield f"| `{field['name']}` | {kind}{', repeated' if field.get('repeated') else ''} |"
+            kind = f"map of {field['key']} to `{field['value']}`"
+        repeated = ", repeated" if field.get("repeated") else ""
+        yield f"| `{field['name']}` | {kind}{repeated} | {_cell(meanings[field['name']])} |"
 
 
 # Flags

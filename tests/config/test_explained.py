@@ -13,6 +13,8 @@ from scripts import run
 from tlt_prune.config import Spec, load_spec
 from tlt_prune.config.explained import explained, meanings, section_of, values, written_fields
 from tlt_prune.config.options import Options
+from tlt_prune.detection.explained import key_meanings
+from tlt_prune.detection.messages import fields_of
 
 UNSET = re.compile(r"^(\s*)#(\w)", re.MULTILINE)
 
@@ -24,6 +26,19 @@ def test_what_is_printed_is_the_same_spec(name: str, root: pathlib.Path, tmp_pat
     again.write_text(explained(spec), "utf-8")
     assert load_spec(again) == spec
     assert load_spec(again).train.model_fields_set >= spec.train.model_fields_set
+
+
+def test_a_detection_spec_has_the_toolkits_keys_explained(root: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    out, _ = run("train", "-e", root / "specs/trees_train.yaml", "--print_spec")
+    path = tmp_path / "spec.yaml"
+    path.write_text(out, "utf-8")
+    assert load_spec(path) == load_spec(root / "specs/trees_train.yaml")
+    assert "\n    # Width of the network's input in pixels; a multiple of 16 (whole number, 0 or more)\n" in out
+    assert "backbone" not in out
+    # Every key that a training reads has a meaning.
+    for message, texts in key_meanings().items():
+        assert list(texts) == [x["name"] for x in fields_of(message)]
+        assert all(texts.values())
 
 
 def test_the_default_spec_sets_nothing_and_has_every_key(tmp_path: pathlib.Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
-from tlt_prune.config import Spec, explained, load_spec, parse_overrides, shown, spec_from_dict
+from tlt_prune.config import Spec, load_spec, parse_overrides, shown, spec_from_dict
 from tlt_prune.errors import SpecError, TltPruneError, first_line
 from tlt_prune.io import import_frameworks, interrupt, say
 from tlt_prune.tasks import Task, all_tasks, task_of
@@ -142,7 +142,7 @@ def _guarded(main: Callable[[list[str]], None], argv: list[str], script: str) ->
         if FLAGS.completion:
             say(_completion(script))
         elif FLAGS.print_spec:
-            say(explained(load(argv[1:], {})).rstrip())
+            say(load_task(argv[1:], {}).explained().rstrip())
         else:
             main(argv[1:])
     except TltPruneError as error:

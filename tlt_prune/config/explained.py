@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -79,15 +79,23 @@ def _bounds(metadata: Sequence[object]) -> str:
     return f", {' and '.join(bounds)}" if bounds else ""
 
 
-def explained(spec: Spec) -> str:
-    """A spec as YAML with every key and what it means. Keys that the spec does not set are commented out, as `#key: default`."""
-    return "\n".join(_lines(spec, "")) + "\n"
+def explained(spec: Spec, without: Collection[str] = ()) -> str:
+    """A spec as YAML with every key and what it means. Keys that the spec does not set are commented out, as `#key: default`.
+
+    Args:
+        spec: the experiment.
+        without: keys that are left out, such as "dataset" or "train.num_epochs".
+    """
+    return "\n".join(_lines(spec, "", without)) + "\n"
 
 
-def _lines(section: pydantic.BaseModel, indent: str) -> Iterator[str]:
+def _lines(section: pydantic.BaseModel, path: str, without: Collection[str]) -> Iterator[str]:
+    indent = "  " * path.count(".")
     kind = type(section)
     texts = meanings(kind)
     for name, field in written_fields(kind).items():
+        if f"{path}{name}" in without:
+            continue
         value = getattr(section, name)
         inner = isinstance(value, pydantic.BaseModel)
         offered = "" if inner else f" ({' or '.join(values(field.annotation, field.metadata))})".replace("`", "")
@@ -95,7 +103,7 @@ def _lines(section: pydantic.BaseModel, indent: str) -> Iterator[str]:
             yield f"{indent}# {line}"
         if inner:
             yield f"{indent}{name}:"
-            yield from _lines(value, f"{indent}  ")
+            yield from _lines(value, f"{path}{name}.", without)
         else:
             mark = "" if name in section.model_fields_set else "#"
             yield f"{indent}{mark}{name}: {json.dumps(_plain(value), ensure_ascii=False)}"

@@ -161,6 +161,12 @@ def to_dict(message: Message) -> dict[str, Any]:
     return fields
 
 
+def fields_of(message: str) -> list[dict[str, Any]]:
+    """The fields of a message by its name in the schema: the toolkit's, then those of this package."""
+    own = [{"name": key, "type": kind} for key, kind in _OURS.get(message, {}).items()]
+    return [*_schema()["messages"][message], *own]
+
+
 @functools.cache
 def _schema() -> dict[str, Any]:
     text = importlib.resources.files("tlt_prune.detection").joinpath("experiment_schema.json").read_text("utf-8")
@@ -172,10 +178,9 @@ def _schema() -> dict[str, Any]:
 def _messages() -> dict[str, type[Message]]:
     """Message classes by the schema's names."""
     file = descriptor_pb2.FileDescriptorProto(name=f"{_PACKAGE}.proto", package=_PACKAGE, syntax="proto3")
-    for name, fields in _schema()["messages"].items():
+    for name in _schema()["messages"]:
         message = file.message_type.add(name=_message_name(name))
-        ours = [{"name": key, "type": kind} for key, kind in _OURS.get(name, {}).items()]
-        for number, field in enumerate([*fields, *ours], 1):
+        for number, field in enumerate(fields_of(name), 1):
             _add_field(message, field, number)
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tlt_prune.config import Spec
+from tlt_prune.config import Spec, explained
 from tlt_prune.errors import SpecError
 
 if TYPE_CHECKING:
@@ -99,6 +99,10 @@ class Task(abc.ABC):
     def sections_of_file(cls, path: pathlib.Path) -> Mapping[str, Any] | None:
         """The sections of a spec file that is not YAML; None where this task has no such format."""
         return None
+
+    def explained(self) -> str:
+        """The spec as YAML, with every key of this task and what it means."""
+        return explained(self.spec, without=("experiment",))
 
     @property
     @abc.abstractmethod

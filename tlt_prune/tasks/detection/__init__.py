@@ -45,6 +45,15 @@ class DetectionTask(Task):
 
         return messages.to_dict(messages.from_file(path))
 
+    def explained(self) -> str:
+        from tlt_prune.config import Train, explained
+        from tlt_prune.detection.explained import explained_sections
+        from tlt_prune.tasks.detection.job import OF_TRAIN
+
+        unused = [f"train.{key}" for key in Train.model_fields if key not in OF_TRAIN]
+        shared = explained(self.spec, without=("experiment", "dataset", "model", *unused))
+        return f"{shared}{explained_sections(self.spec.experiment)}"
+
     @property
     def has_data(self) -> bool:
         return bool(self._section("dataset_config"))

@@ -93,7 +93,7 @@ class DetectionJob:
 
 
 # What a detector's training takes from the section that classification is described by; the rest is `training_config`.
-_OF_TRAIN = {"keep_best", "tensorboard", "distill", "qat_config"}
+OF_TRAIN = {"keep_best", "tensorboard", "distill", "qat_config"}
 
 
 def read_job(spec: Spec, source: str) -> DetectionJob:
@@ -103,12 +103,12 @@ def read_job(spec: Spec, source: str) -> DetectionJob:
         SpecError: a key is unknown, a value is out of range, or a section of classification is given.
     """
     for section, settings in (("train", spec.train), ("dataset", spec.dataset), ("model", spec.model)):
-        given = settings.model_fields_set - (_OF_TRAIN if section == "train" else set())
+        given = settings.model_fields_set - (OF_TRAIN if section == "train" else set())
         if given:
             raise SpecError(
                 f"{section}.{min(given)}: this describes classification. Expected, with `task: detection`, the sections "
                 "dataset_config, augmentation_config, model_config, training_config; of `train` only "
-                f"{', '.join(sorted(_OF_TRAIN))}."
+                f"{', '.join(sorted(OF_TRAIN))}."
             )
     message = messages.from_dict(spec.experiment, source)
     if message.compatibility not in ("", "tao"):
