@@ -15,6 +15,10 @@ def lazy_face(package: str, homes: Mapping[str, Sequence[str]]) -> tuple[Callabl
         homes: module of the package -> the names that it defines and the package offers.
     """
     home_of = {name: module for module, names in homes.items() for name in names}
+    # Once imported, a module is an attribute of its package: it would hide the name.
+    hidden = sorted(set(homes) & set(home_of))
+    if hidden:
+        raise ValueError(f"{package}: {', '.join(hidden)} would be hidden by a module. Expected another name of one of both.")
 
     def get(name: str) -> Any:
         if name not in home_of:

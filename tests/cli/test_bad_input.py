@@ -180,7 +180,7 @@ TABLE: list[tuple[str, list[str], str]] = [
     ),
     (T, [*BASE, "train.qat_config.ranges=wide"], "must be 'moving' or 'learned'. Received: 'wide'"),
     (P, ["-m", "{job}/model.keras", "--sparsity", "2:4"], "prune.sparsity: expected a spec"),
-    (P, [*MODEL, "prune.sparsity=4:8"], "'prune.sparsity' must be 'none' or '2:4'. Received: 248"),
+    (P, [*MODEL, "prune.sparsity=4:8"], "'prune.sparsity' must be 'none' or '2:4'. Received: '4:8'"),
     (X, [*MODEL, "export.decoding=true"], "export.decoding: expected false for a classifier"),
     (P, [*MODEL, "prune.clusters=1"], "prune.clusters: expected 0, or at least 2. Received: 1"),
     (P, [*MODEL, "prune.clusters=8", "--sparsity", "2:4"], "prune.sparsity and prune.clusters: expected one of them"),
@@ -252,7 +252,7 @@ TABLE: list[tuple[str, list[str], str]] = [
     (T, [*BASE, "model.backbone=resnet_11"], "Did you mean 'resnet1"),
     (T, [*BASE, "dataset.test_dataset_path=x"], "Did you mean 'dataset.val_dataset_path'"),
     (P, ["--ratoi", "0.5"], "Unknown command line flag 'ratoi'"),
-    (X, ["--opset", "many"], "flag --opset=many"),
+    (X, ["--opset", "many"], "'export.opset' must be a whole number. Received: 'many'"),
     (P, ["--ratio", "150%"], "expected a number of at least 0 and below 1, or a share"),
     # Data.
     (T, data("nowhere"), "Expected a folder of class folders, a .npz file or one of"),

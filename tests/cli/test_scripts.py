@@ -82,7 +82,10 @@ def test_the_whole_job(trained: pathlib.Path) -> None:
         run("evaluate", "-e", spec, "-m", results / kind, "-o", results / "scores" / kind)
         folder = results / "scores" / kind
         scores[kind] = json.loads((folder / "evaluation.json").read_text())
-        assert {p.name for p in folder.iterdir()} == {"evaluation.json", "scores.csv", "per_class.csv", "confusion_matrix.csv"}
+        tables = {"scores.csv", "per_class.csv", "confusion_matrix.csv"}
+        assert {p.name for p in folder.iterdir()} == {"evaluation.json", "confusion_matrix.png", *tables}
+        with Image.open(folder / "confusion_matrix.png") as picture:
+            assert min(picture.size) > 400
         assert pd.read_csv(folder / "confusion_matrix.csv", index_col=0).to_numpy().sum() == scores[kind]["pictures"]
     # The exported files agree with Keras on every picture of the test split.
     matrices = [pd.read_csv(results / "scores" / kind / "confusion_matrix.csv", index_col=0) for kind in scores]
@@ -283,5 +286,5 @@ def test_help_is_for_people(script: str) -> None:
     assert f"tlt-{script} -" in out
     assert "--experiment_spec_file" in out
     # A screen or two.
-    assert len(out.splitlines()) <= 105
+    assert len(out.splitlines()) <= 115
     assert "None" not in out, "a flag without a description"

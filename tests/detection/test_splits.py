@@ -16,7 +16,7 @@ from tlt_prune.data import BatchOrder
 from tlt_prune.detection import messages
 from tlt_prune.detection.dataset import BoxSplit, evaluation_batches, joined, training_batches
 from tlt_prune.detection.geometry import Grid
-from tlt_prune.detection.splits import splits
+from tlt_prune.detection.splits import read_splits
 from tlt_prune.detection.targets import Ellipse, Rasterizer
 from tlt_prune.errors import DataError, SpecError
 
@@ -56,7 +56,7 @@ def test_several_sources_and_what_their_pictures_count(tmp_path: pathlib.Path) -
     first, second = write(tmp_path / "a", ["p", "q", "r"]), write(tmp_path / "b", ["s", "t"])
     held_out = write(tmp_path / "c", ["u"])
     said = spec(data_sources=[source(first), source(second, source_weight=2.5)], validation_data_source=source(held_out))
-    training, validation = splits(said)
+    training, validation = read_splits(said)
     assert training.names == ("p", "q", "r", "s", "t")
     assert training.weights.tolist() == [1, 1, 1, 2.5, 2.5]
     assert training.sources.tolist() == [0, 0, 0, 1, 1]
@@ -75,7 +75,7 @@ def test_several_sources_and_what_their_pictures_count(tmp_path: pathlib.Path) -
 def test_a_name_in_two_sources(tmp_path: pathlib.Path) -> None:
     folders = [source(write(tmp_path / x, ["p", x])) for x in "ab"]
     with pytest.raises(DataError, match=r"data_sources: expected different names of pictures\. 'p' is in several"):
-        splits(spec(data_sources=folders))
+        read_splits(spec(data_sources=folders))
 
 
 def part(names: list[str], **arrays: Any) -> BoxSplit:
@@ -127,7 +127,7 @@ def test_parts_by_recording(tmp_path: pathlib.Path) -> None:
     found = {}
     for fold in (0, 1):
         data = {"data_sources": [{"image_directory_path": str(folder)}], "validation_fold": fold, "export": export}
-        training, validation = splits(spec(**data))
+        training, validation = read_splits(spec(**data))
         assert not set(training.names) & set(validation.names)
         found[fold] = sorted(validation.names)
     assert sorted(found.values()) == [["p", "q", "r"], ["s"]]
@@ -150,9 +150,9 @@ def test_golden_files(case: Any, tmp_path: pathlib.Path) -> None:
         # There an error, or a file of nothing.
         assert case["expected"] in ({}, *({"error": x} for x in ("NotImplementedError", "ValueError", "FileNotFoundError")))
         with pytest.raises((DataError, SpecError), match=wanted):
-            splits(said, tao=True)
+            read_splits(said, tao=True)
         return
-    training, validation = splits(said, tao=True)
+    training, validation = read_splits(said, tao=True)
     folds = [[x.removeprefix("images/") for x in case["expected"][key]] for key in sorted(case["expected"])]
     assert [list(validation.names), list(training.names)] == folds
 
@@ -168,7 +168,7 @@ def test_sample_modifiers(tmp_path: pathlib.Path) -> None:
         "num_duplicates": 2,
     }
     export = converter(tmp_path, partition_mode="random", val_split=20, modifier=modifier)
-    training, validation = splits(spec(data_sources=[{"image_directory_path": "."}], export=export))
+    training, validation = read_splits(spec(data_sources=[{"image_directory_path": "."}], export=export))
     times = {name: training.names.count(name) for name in training.names}
     assert {name[0]: count for name, count in times.items()} == {"c": 1, "w": 3}
     # Validation stays as it is.
@@ -187,4 +187,4 @@ def test_converters_that_say_nothing(tmp_path: pathlib.Path, changes: dict[str, 
     export = converter(write(tmp_path, ["p", "q"]), **changes)
     said = spec(data_sources=[{"image_directory_path": "."}], validation_fold=fold, export=export)
     with pytest.raises((DataError, SpecError), match=re.escape(message)):
-        splits(said)
+        read_splits(said)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tlt_prune.detection.kitti import label_line
     from tlt_prune.detection.reading import fitted
     from tlt_prune.detection.schedules import EarlyStoppingAnnealing, soft_start_annealing
-    from tlt_prune.detection.splits import splits
+    from tlt_prune.detection.splits import read_splits
     from tlt_prune.detection.targets import Rasterizer
     from tlt_prune.detection.training import AutoWeighting, objective
 
@@ -48,9 +48,9 @@ __all__ = [
     "objective",
     "output_layout",
     "outputs_of",
+    "read_splits",
     "scored",
     "soft_start_annealing",
-    "splits",
     "to_picture",
     "with_decoding",
 ]
@@ -76,7 +76,7 @@ __getattr__, __dir__ = lazy_face(
         "kitti": ("label_line",),
         "reading": ("fitted",),
         "schedules": ("EarlyStoppingAnnealing", "soft_start_annealing"),
-        "splits": ("splits",),
+        "splits": ("read_splits",),
         "targets": ("Rasterizer",),
         "training": ("AutoWeighting", "objective"),
     },

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
 
-def splits(spec: Message, *, tao: bool = False) -> tuple[BoxSplit, BoxSplit]:
+def read_splits(spec: Message, *, tao: bool = False) -> tuple[BoxSplit, BoxSplit]:
     """(training, validation) of the message of a spec.
 
     Validation pictures are, the first of these that the spec has: those of `validation_data_source`; those that `val_names_path`

@@ -9,9 +9,8 @@ if TYPE_CHECKING:
     from tlt_prune.pruning.plan import PruningPlan
     from tlt_prune.pruning.planning import decide
     from tlt_prune.pruning.schedule import PruningSteps, iterative_prune
-    from tlt_prune.pruning.sensitivity import Sensitivity, sensitivity
+    from tlt_prune.pruning.sensitivity import Sensitivity
     from tlt_prune.pruning.step_files import StepRecord
-    from tlt_prune.pruning.sweep import sweep
 
 __all__ = [
     "PruningPlan",
@@ -22,8 +21,6 @@ __all__ = [
     "iterative_prune",
     "plan_pruning",
     "prune_model",
-    "sensitivity",
-    "sweep",
 ]
 
 __getattr__, __dir__ = lazy_face(
@@ -33,8 +30,7 @@ __getattr__, __dir__ = lazy_face(
         "plan": ("PruningPlan",),
         "planning": ("decide",),
         "schedule": ("PruningSteps", "iterative_prune"),
-        "sensitivity": ("Sensitivity", "sensitivity"),
+        "sensitivity": ("Sensitivity",),
         "step_files": ("StepRecord",),
-        "sweep": ("sweep",),
     },
 )

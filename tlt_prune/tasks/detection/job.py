@@ -19,8 +19,8 @@ from tlt_prune.detection import (
     messages,
     objective,
     output_layout,
+    read_splits,
     scored,
-    splits,
 )
 from tlt_prune.errors import SpecError
 from tlt_prune.io import ModelInfo, model_info, say
@@ -62,7 +62,7 @@ class DetectionJob:
 
     def splits(self) -> tuple[dataset.BoxSplit, dataset.BoxSplit]:
         """(training, validation): see `detection.splits`. What was left out of them is said."""
-        parts = splits(self.message, tao=self.tao)
+        parts = read_splits(self.message, tao=self.tao)
         for note in dict.fromkeys(note for part in parts for note in part.notes):
             say(note)
         known = {hash(x.tobytes()) for x in parts[0].pictures}
