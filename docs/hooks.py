@@ -133,7 +133,7 @@ def _escaped(text: str) -> str:
 def detection_keys() -> str:
     """One table per message of the toolkit's detection specs."""
     from tlt_prune.detection.explained import key_meanings
-    from tlt_prune.detection.messages import fields_of
+    from tlt_prune.detection.messages import message_fields
 
     order, waiting = [], ["Experiment"]
     while waiting:
@@ -142,11 +142,11 @@ def detection_keys() -> str:
             order.append(name)
             waiting += [
                 inner
-                for field in fields_of(name)
+                for field in message_fields(name)
                 for inner in (field.get("message"), field.get("value"))
                 if inner in key_meanings()
             ]
-    return "\n\n".join(f"## {name}\n\n" + "\n".join(_message_table(fields_of(name), key_meanings()[name])) for name in order)
+    return "\n\n".join(f"## {name}\n\n" + "\n".join(_message_table(message_fields(name), key_meanings()[name])) for name in order)
 
 
 def _message_table(fields: list[dict[str, Any]], meanings: Mapping[str, str]) -> Iterator[str]:

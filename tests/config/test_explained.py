@@ -14,7 +14,7 @@ from tlt_prune.config import Spec, load_spec
 from tlt_prune.config.explained import explained, meanings, section_of, values, written_fields
 from tlt_prune.config.options import Options
 from tlt_prune.detection.explained import key_meanings
-from tlt_prune.detection.messages import fields_of
+from tlt_prune.detection.messages import message_fields
 
 UNSET = re.compile(r"^(\s*)#(\w)", re.MULTILINE)
 
@@ -37,7 +37,7 @@ def test_a_detection_spec_has_the_toolkits_keys_explained(root: pathlib.Path, tm
     assert "backbone" not in out
     # Every key that a training reads has a meaning.
     for message, texts in key_meanings().items():
-        assert list(texts) == [x["name"] for x in fields_of(message)]
+        assert list(texts) == [x["name"] for x in message_fields(message)]
         assert all(texts.values())
 
 

@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tlt_prune.detection.messages import fields_of
+from tlt_prune.detection.messages import message_fields
 
 _WIDTH = 110
 
@@ -32,7 +32,7 @@ def explained_sections(values: Mapping[str, Any]) -> str:
 
 
 def _lines(message: str, values: Mapping[str, Any], indent: str) -> Iterator[str]:
-    for field in fields_of(message):
+    for field in message_fields(message):
         name, meaning = field["name"], key_meanings()[message].get(field["name"], "")
         for line in textwrap.wrap(f"{meaning[:1].upper()}{meaning[1:]} ({_kind(field)})", _WIDTH - len(indent)):
             yield f"{indent}# {line}"

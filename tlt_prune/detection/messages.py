@@ -161,7 +161,7 @@ def to_dict(message: Message) -> dict[str, Any]:
     return fields
 
 
-def fields_of(message: str) -> list[dict[str, Any]]:
+def message_fields(message: str) -> list[dict[str, Any]]:
     """The fields of a message by its name in the schema: the toolkit's, then those of this package."""
     own = [{"name": key, "type": kind} for key, kind in _OURS.get(message, {}).items()]
     return [*_schema()["messages"][message], *own]
@@ -180,7 +180,7 @@ def _messages() -> dict[str, type[Message]]:
     file = descriptor_pb2.FileDescriptorProto(name=f"{_PACKAGE}.proto", package=_PACKAGE, syntax="proto3")
     for name in _schema()["messages"]:
         message = file.message_type.add(name=_message_name(name))
-        for number, field in enumerate(fields_of(name), 1):
+        for number, field in enumerate(message_fields(name), 1):
             _add_field(message, field, number)
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
