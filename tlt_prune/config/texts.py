@@ -3,12 +3,13 @@ cursor."""
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import math
 import pathlib
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from tlt_prune.errors import DataError, escaped, first_line
@@ -80,12 +81,8 @@ def read_json(path: pathlib.Path, what: str, most: int = 2**20) -> dict[str, Any
     Raises:
         TextError: it cannot be read, or holds something else.
     """
-    try:
+    with _expecting(path, what):
         return json_of(read_text(path, most))
-    except OSError as error:
-        raise TextError(f"{path}: expected {what}. {error.strerror}.") from error
-    except TextError as error:
-        raise TextError(f"{path}: expected {what}. {error}") from error
 
 
 def read_json_lines(path: pathlib.Path, what: str, most: int = 2**20) -> list[dict[str, Any]]:
@@ -99,9 +96,16 @@ def read_json_lines(path: pathlib.Path, what: str, most: int = 2**20) -> list[di
     Raises:
         TextError: it cannot be read, or holds something else.
     """
-    try:
+    with _expecting(path, what):
         *lines, rest = read_text(path, most).split("\n")
         return [json_of(line) for line in lines or [rest]]
+
+
+@contextlib.contextmanager
+def _expecting(path: pathlib.Path, what: str) -> Iterator[None]:
+    """Why a file was not read, with its name and what it should have held."""
+    try:
+        yield
     except OSError as error:
         raise TextError(f"{path}: expected {what}. {error.strerror}.") from error
     except TextError as error:

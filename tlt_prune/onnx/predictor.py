@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pathlib
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -183,14 +184,9 @@ def keras_predictor(path: pathlib.Path) -> Predictor:
 def _open_saved_model(path: pathlib.Path) -> Predictor:
     import tensorflow as tf
 
-    try:
+    with _loading(f"the folder {path} as a SavedModel with a serving signature"):
         loaded = tf.saved_model.load(str(path))
         serve = loaded.signatures["serving_default"]
-    except Exception as error:
-        if (refused := machine_error(error)) is not None:
-            raise refused from error
-        reason = first_line(error, 150)
-        raise ExportError(f"Cannot load the folder {path} as a SavedModel with a serving signature: {reason}.") from error
     shapes = {name: tuple(x.shape) for name, x in serve.structured_input_signature[1].items()}
     params = sum(int(np.prod(v.shape)) for v in serve.variables)
     size = sum(x.stat().st_size for x in path.rglob("*") if x.is_file())
@@ -210,15 +206,9 @@ def _open_onnx(path: pathlib.Path) -> Predictor:
     extras.require("export", "Running an ONNX file")
     import onnx
 
-    try:
+    with _loading(f"{path} as ONNX", " Expected a file that tlt-export wrote."):
         model = onnx.load(path)
         session = session_of(model.SerializeToString())
-    except Exception as error:
-        if (refused := machine_error(error)) is not None:
-            raise refused from error
-        raise ExportError(
-            f"Cannot load {path} as ONNX: {first_line(error, 150)}. Expected a file that tlt-export wrote."
-        ) from error
     shapes = {x.name: tuple(n if isinstance(n, int) else None for n in x.shape) for x in session.get_inputs()}
     # Scales and zero points do not count as parameters.
     steps = quantization_constants(model.graph)
@@ -233,7 +223,7 @@ def _open_litert(path: pathlib.Path) -> Predictor:
     from ai_edge_litert import schema_py_generated as schema
     from ai_edge_litert.interpreter import Interpreter
 
-    try:
+    with _loading(f"{path} as LiteRT", " Expected a file that tlt-export wrote."):
         content = path.read_bytes()
         with quiet_natively():
             interpreter = Interpreter(model_content=content)
@@ -244,12 +234,6 @@ def _open_litert(path: pathlib.Path) -> Predictor:
             for name, x in signature.get_input_details().items()
         }
         stored = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
-    except Exception as error:
-        if (refused := machine_error(error)) is not None:
-            raise refused from error
-        raise ExportError(
-            f"Cannot load {path} as LiteRT: {first_line(error, 150)}. Expected a file that tlt-export wrote."
-        ) from error
     # Shapes and axes are integers without a scale; weights are floats, or have one.
     whole = (schema.TensorType.INT32, schema.TensorType.INT64)
     weights = [
@@ -266,6 +250,17 @@ def _open_litert(path: pathlib.Path) -> Predictor:
         return in_order(signature(**dict(zip(shapes, map(np.asarray, arrays_of(batch)), strict=True))))
 
     return Predictor("litert", path, shapes, params, path.stat().st_size, run, info=info)
+
+
+@contextlib.contextmanager
+def _loading(what: str, advice: str = "") -> Iterator[None]:
+    """Names what was being loaded, in the error of a library; an error of the machine, such as a full disk, stays itself."""
+    try:
+        yield
+    except Exception as error:
+        if (refused := machine_error(error)) is not None:
+            raise refused from error
+        raise ExportError(f"Cannot load {what}: {first_line(error, 150)}.{advice}") from error
 
 
 def in_order(outputs: Mapping[str, ArrayLike]) -> list[NDArray[Any]]:

@@ -125,15 +125,17 @@ def scores(step: str, model: pathlib.Path, given: list[Any], results: pathlib.Pa
     return {**found[0], "onnx": found[1]}
 
 
-def to_table(report: dict[str, Any]) -> pd.DataFrame:
+def to_table(report: dict[str, Any], key: str = "accuracy", decimals: int = 2) -> pd.DataFrame:
+    """A row per step. `key` names the score in a report; MACs have that many decimals, milliseconds one more."""
+    title = "mAP" if key == "mean_average_precision" else key
     rows = {
         step: {
             "parameters": f"{x['params']:,}",
-            "MACs": f"{x['macs'] / 1e6:.2f} M",
-            "accuracy": f"{100 * x['accuracy']:.1f} %",
+            "MACs": f"{x['macs'] / 1e6:.{decimals}f} M",
+            title: f"{100 * x[key]:.1f} %",
             "ONNX file": f"{x['onnx']['file_bytes'] / 1e3:,.0f} kB",
-            "accuracy in ONNX": f"{100 * x['onnx']['accuracy']:.1f} %",
-            "latency in ONNX, batch 1": f"{x['onnx']['latency_ms']:.3f} ms",
+            f"{title} in ONNX": f"{100 * x['onnx'][key]:.1f} %",
+            "latency in ONNX, batch 1": f"{x['onnx']['latency_ms']:.{decimals + 1}f} ms",
         }
         for step, x in report.items()
     }

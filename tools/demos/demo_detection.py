@@ -18,7 +18,6 @@ import time
 from typing import Any
 
 import demo
-import pandas as pd
 from PIL import Image
 
 sys.path.insert(0, str(demo.ROOT / "tools/datasets"))
@@ -54,7 +53,7 @@ def main(results: pathlib.Path, seed: int) -> None:
         demo.script("infer", *given, "-m", models[step], "-d", shown, "-o", results / f"found/{step}")
     strip(results, results / "detections.png")
     (results / "report.json").write_text(json.dumps(report, indent=1) + "\n", "utf-8")
-    table = to_table(report)
+    table = demo.to_table(report, "mean_average_precision", decimals=1)
     pictures = "<p>The dense network, and the pruned and retrained one:</p><p><img src='detections.png' width='1100'></p>"
     demo.write_html(results / "report.html", "DetectNet_v2 on handwritten digits", table, pictures)
     print(f"\n{table.to_string()}\n\n{time.perf_counter() - started:.0f} s in all.")
@@ -88,21 +87,6 @@ def missed(report: dict[str, Any]) -> list[str]:
         if abs(x["mean_average_precision"] - x["onnx"]["mean_average_precision"]) > 1e-3:
             failures.append(f"The {step} network scores otherwise in ONNX than in Keras.")
     return failures
-
-
-def to_table(report: dict[str, Any]) -> pd.DataFrame:
-    rows = {
-        step: {
-            "parameters": f"{x['params']:,}",
-            "MACs": f"{x['macs'] / 1e6:.1f} M",
-            "mAP": f"{100 * x['mean_average_precision']:.1f} %",
-            "mAP in ONNX": f"{100 * x['onnx']['mean_average_precision']:.1f} %",
-            "ONNX file": f"{x['onnx']['file_bytes'] / 1e3:,.0f} kB",
-            "latency in ONNX, batch 1": f"{x['onnx']['latency_ms']:.2f} ms",
-        }
-        for step, x in report.items()
-    }
-    return pd.DataFrame(rows).T
 
 
 def strip(results: pathlib.Path, path: pathlib.Path, size: int = 256) -> None:
