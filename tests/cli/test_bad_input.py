@@ -188,6 +188,8 @@ TABLE: list[tuple[str, list[str], str]] = [
     (X, [*MODEL, "--data_type", "int8", "export.percentile=20"], "'export.percentile' must be greater than 50"),
     (X, [*MODEL, "--data_type", "int8", "export.cal_image_dir={job}/nowhere"], "There are no pictures at"),
     (X, [*MODEL, "--data_type", "int8", "export.excluded_nodes=[conv7]"], "excluded: no node is called 'conv7'"),
+    # A comma of a regular expression.
+    (X, [*MODEL, "--data_type", "int8", "--excluded_nodes", "x{{7,9}}"], r"excluded: no node is called 'x\{7,9\}'"),
     (T, ["-e", "{job}/spec.yaml", "-r", ""], "--results_dir is empty"),
     (T, [*BASE, "-o", ""], "--output_dir is empty"),
     (P, ["-m", "", "--ratio", "0.5"], "--model is empty"),
@@ -222,6 +224,9 @@ TABLE: list[tuple[str, list[str], str]] = [
     (P, BASE, "No model is given"),
     # Model files.
     (P, [*BASE, "-m", "{job}/nowhere.keras"], "There is no model file"),
+    # A name of digits is a name.
+    (E, [*BASE, "-m", "2024"], "There is no model 2024"),
+    (N, [*MODEL, "-d", "2024"], "There are no pictures at 2024"),
     (P, [*BASE, "-m", "{job}/cut.keras"], "is no whole .keras file: it is cut off"),
     (E, [*BASE, "-m", "{job}/empty.keras"], "is no whole .keras file"),
     (X, [*BASE, "-m", "{job}/nothing.keras"], "Cannot load .*nothing.keras as a Keras model"),

@@ -3,7 +3,7 @@
   tlt-prune -m results/train/model.keras -o results/prune/model.keras -pth 0.5
   tlt-prune -e specs/demo_digits.yaml -m results/train/model.keras -o results/prune/model.keras --dry_run
 
-Prints a row a layer, checks on random inputs that the pruned model equals the original with the removed
+Prints one row per layer, checks on random inputs that the pruned model equals the original with the removed
 filters' consumers zeroed, then writes the model and its plan (model.plan.json).
 """
 
@@ -299,7 +299,7 @@ def _sweep(model: keras.Model, options: Options, output: pathlib.Path) -> list[s
 
 
 def plan_table(plan: PruningPlan) -> str:
-    """A row a layer, and the totals."""
+    """One row per layer, and the totals."""
     import pandas as pd
 
     frame = plan.to_frame()

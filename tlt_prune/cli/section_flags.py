@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, get_origin
+from typing import Any, get_args, get_origin
 
 from absl import flags
 from pydantic.fields import FieldInfo
@@ -35,7 +35,7 @@ class SectionFlags:
             names, only_names = names_of(field)
             if only_names:
                 flags.DEFINE_enum(name, None, names, text, case_sensitive=False)
-            elif key.endswith("_layers"):
+            elif _holds_list(field) and not names:
                 flags.DEFINE_multi_string(name, None, f"{text} Repeatable.")
             elif field.annotation is bool:
                 flags.DEFINE_bool(name, None, text)
@@ -65,10 +65,10 @@ class SectionFlags:
             if _holds_list(field):
                 return [x.strip() for x in value.split(",")]
             return parse_value(value, f"--{self._name(key)}")
-        return number(value)
+        return _number(value) if _takes_numbers(field) else value
 
 
-def number(value: str) -> int | float | str:
+def _number(value: str) -> int | float | str:
     """The number that a text is; a text that is none stays."""
     for kind in (int, float):
         try:
@@ -98,3 +98,13 @@ def _is_structure(field: FieldInfo) -> bool:
     """Whether a key holds a list, a map or a section."""
     mapping = get_origin(field.annotation) is Mapping
     return mapping or _holds_list(field) or isinstance(field.default, Settings)
+
+
+def _takes_numbers(field: FieldInfo) -> bool:
+    """Whether a number may stand for a key; where only text may, `2024` is the name of a folder."""
+    return any(kind in (int, float) or type(kind) in (int, float) for kind in _parts(field.annotation))
+
+
+def _parts(annotation: object) -> list[object]:
+    """The types and literal values that a type is made of."""
+    return [x for part in get_args(annotation) for x in _parts(part)] or [annotation]

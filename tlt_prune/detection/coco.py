@@ -21,7 +21,7 @@ NAMES = ("AP", "AP50", "AP75", *(f"AP_{x}" for x in _SIZES), "AR_1", "AR_10", "A
 
 
 def coco_scores(split: BoxSplit, found: Sequence[Mapping[str, Detections]]) -> tuple[dict[str, float | None], pd.DataFrame]:
-    """Scores of all classes together, and a row a class.
+    """Scores of all classes together, and one row per class.
 
     Args:
         split: what is there.

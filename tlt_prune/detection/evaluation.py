@@ -104,7 +104,7 @@ class Evaluation:
         return average_precision_table(self.curves, self.mode, compatible=self.compatible)
 
     def plot(self, path: str | pathlib.Path | None = None) -> Any:
-        """Precision against recall, a line a class; saved to `path`, or returned as a figure."""
+        """Precision against recall, one line per class; saved to `path`, or returned as a figure."""
         figure, axis = new_figure("Drawing precision against recall", (5, 4))
         lines = []
         for name, curve in self.curves.items():
