@@ -343,3 +343,21 @@ def test_apply_verifies_where_asked_for(model: keras.Model) -> None:
     with pytest.raises(LawError, match="random in inference"):
         plan.apply(noisy, verify=True)
     assert plan.apply(noisy).get_layer("a").filters == 8
+
+
+def test_a_plan_for_other_names() -> None:
+    def made() -> keras.Model:
+        x = keras.Input((8,))
+        return randomize(keras.Model(x, keras.layers.Dense(3)(keras.layers.Dense(16)(keras.layers.Dense(12)(x)))))
+
+    first, second = made(), made()
+    plan = tlt_prune.plan_pruning(first, ratio=0.5, granularity=1, min_num_filters=1)
+    with pytest.raises(PlanError, match=r"other names .* call apply\(..., by_position=True\)"):
+        plan.apply(second)
+    data = np.random.default_rng(0).normal(size=(16, 8)).astype("float32")
+    a, b = plan.apply(first), plan.apply(second, by_position=True)
+    np.testing.assert_array_equal(a.predict_on_batch(data), b.predict_on_batch(data))
+    x = keras.Input((8,))
+    other = keras.Model(x, keras.layers.Dense(3)(keras.layers.Dense(12)(keras.layers.Dense(16)(x))))
+    with pytest.raises(PlanError, match="does not fit"):
+        plan.apply(other, by_position=True)

@@ -163,3 +163,25 @@ def test_a_folder_belongs_to_the_overrides_too(tmp_path: pathlib.Path) -> None:
         tlt_prune.iterative_prune(
             net(), lambda m, step: None, layer_config_overrides={"c0": {"kernel_regularizer": "l2"}}, **options
         )
+
+
+class Unknown(keras.layers.Layer):
+    def call(self, x: Any) -> Any:
+        return x
+
+
+def test_steps_that_could_not_be_loaded_are_refused_before_training(tmp_path: pathlib.Path) -> None:
+    x = keras.Input((8,))
+    model = randomize(keras.Model(x, keras.layers.Dense(3)(Unknown()(keras.layers.Dense(16)(keras.layers.Dense(16)(x))))))
+    trained = []
+    tiny: dict[str, Any] = {"granularity": 1, "min_num_filters": 1}
+    with pytest.raises(PlanError, match="register_keras_serializable") as error:
+        tlt_prune.iterative_prune(
+            model, lambda m, step: trained.append(step), ratio=0.5, steps=2, folder=tmp_path / "steps", **tiny
+        )
+    assert len(str(error.value)) < 600
+    assert "\n" not in str(error.value)
+    assert not trained
+    assert not (tmp_path / "steps").exists()
+    tlt_prune.iterative_prune(model, lambda m, step: trained.append(step), ratio=0.5, steps=2, **tiny)
+    assert trained == [1, 2]

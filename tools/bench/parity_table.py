@@ -3,7 +3,7 @@
 
     python tools/bench/parity_table.py [MODEL.keras SPEC.yaml DATA.npz ...]
 
-Every graph of tests/conformance/gallery.py, every architecture of `tlt_prune.models` and every model of keras.applications, with
+Every graph of tests/conformance/gallery/, every architecture of `tlt_prune.models` and every model of keras.applications, with
 random weights and statistics, pruned by half; then written as SavedModel, ONNX (fp32, fp16, int8 by calibration) and LiteRT
 (which takes as long as the others together; keras.applications is left out of it), and run in TensorFlow, onnxruntime and
 LiteRT's interpreter. A figure is the largest difference from Keras, relative to the largest output. For trained networks (given

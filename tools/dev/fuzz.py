@@ -3,7 +3,7 @@
 
     python tools/dev/fuzz.py [EXAMPLES] [--seed N]          default 500, about a quarter of an hour
 
-A failure prints the smallest graph that shows it: make it a named case of tests/conformance/gallery.py.
+A failure prints the smallest graph that shows it: make it a named case of tests/conformance/gallery/.
 """
 
 from __future__ import annotations
