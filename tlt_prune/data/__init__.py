@@ -5,7 +5,7 @@ from tlt_prune.data.formats import PictureFormat
 from tlt_prune.data.pictures import SUFFIXES, by_name, list_pictures, open_picture, picture_files, picture_name
 from tlt_prune.data.pipeline import BatchOrder, Pipeline, evaluation_pipeline, preprocess, training_pipeline
 from tlt_prune.data.sources import load_splits, load_test_split
-from tlt_prune.data.splits import Split, matched, missing_classes, shared_pictures
+from tlt_prune.data.splits import Split, matched, missing_classes, shared_images, shared_pictures
 
 __all__ = [
     "SUFFIXES",
@@ -26,6 +26,7 @@ __all__ = [
     "picture_name",
     "pictures_of",
     "preprocess",
+    "shared_images",
     "shared_pictures",
     "training_pipeline",
 ]

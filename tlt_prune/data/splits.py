@@ -76,11 +76,16 @@ def missing_classes(split: Split) -> list[str]:
 
 def shared_pictures(train: Split, test: Split) -> int:
     """Number of test pictures that are training pictures too: the same pixels, or the same files."""
+    return shared_images(train.images, test.images)
 
-    def identities(split: Split) -> list[Any]:
-        if split.images.ndim > 1:
-            return [hash(x.tobytes()) for x in split.images]
-        return [(x.st_dev, x.st_ino) for x in map(os.stat, split.images.tolist())]
+
+def shared_images(train: NDArray[Any], test: NDArray[Any]) -> int:
+    """The same for images as a `Split` has them."""
+
+    def identities(images: NDArray[Any]) -> list[Any]:
+        if images.ndim > 1:
+            return [hash(x.tobytes()) for x in images]
+        return [(x.st_dev, x.st_ino) for x in map(os.stat, images.tolist())]
 
     trained = set(identities(train))
     return sum(x in trained for x in identities(test))

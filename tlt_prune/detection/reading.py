@@ -159,9 +159,7 @@ def load_coco(
     path, folder = pathlib.Path(annotations), pathlib.Path(images)
     wanted = Wanted(mapping, size, **options)
     content = read_json(path, "annotations in COCO's format (images, categories, annotations)", most=2**30)
-    parts: dict[str, Any] = {
-        part: content.get(part) if isinstance(content, dict) else None for part in ("images", "categories", "annotations")
-    }
+    parts: dict[str, Any] = {part: content.get(part) for part in ("images", "categories", "annotations")}
     for part, rows in parts.items():
         if not isinstance(rows, list) or not all(isinstance(x, dict) for x in rows):
             raise DataError(f"{path}: expected annotations in COCO's format: a list of objects called '{part}'. There is none.")

@@ -135,7 +135,7 @@ def _folds(spec: Message, config: Message, tao: bool) -> tuple[BoxSplit, BoxSpli
 
 def _sequences(path: pathlib.Path) -> Mapping[str, list[str]]:
     found = read_json(path, "JSON, recording -> names of pictures")
-    if not isinstance(found, dict) or not all(isinstance(x, list) for x in found.values()):
+    if not all(isinstance(x, list) for x in found.values()):
         raise DataError(f"{path}: expected JSON, recording -> names of pictures.")
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import difflib
 import fnmatch
@@ -83,8 +84,8 @@ class Graph:
     def flat_outputs(self) -> list[Tensor]:
         return list(tree.flatten(self.outputs))
 
-    def walk(self) -> Iterator[Call]:
-        """All calls, those inside nested models included, once each."""
+    def scopes(self) -> Iterator[Graph]:
+        """This graph and those of the models inside it, once each."""
         seen: set[int] = set()
         pending = [self]
         while pending:
@@ -92,10 +93,24 @@ class Graph:
             if id(graph) in seen:
                 continue
             seen.add(id(graph))
+            yield graph
+            pending += [call.inner for call in graph.calls if call.inner is not None]
+
+    def walk(self) -> Iterator[Call]:
+        """All calls, those inside nested models included, once each."""
+        for graph in self.scopes():
+            yield from graph.calls
+
+    def readers_by_tensor(self) -> dict[int, list[Call | None]]:
+        """Key of a tensor -> the calls that read it; None stands for an output of the model, or of one inside it."""
+        readers: dict[int, list[Call | None]] = collections.defaultdict(list)
+        for graph in self.scopes():
             for call in graph.calls:
-                yield call
-                if call.inner is not None:
-                    pending.append(call.inner)
+                for tensor in call.inputs:
+                    readers[tensor.key].append(call)
+            for tensor in graph.flat_outputs:
+                readers[tensor.key].append(None)
+        return readers
 
     def weights(self) -> Iterator[tuple[Call, int, Any]]:
         """(call, position in its layer, variable) of every layer, those inside nested models included; once for each call."""

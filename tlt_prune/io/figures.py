@@ -27,6 +27,22 @@ def new_figure(what: str, size: tuple[float, float]) -> tuple[Figure, Axes]:
     Raises:
         MissingPackageError: matplotlib is not installed.
     """
+    figure = _notebook_figure(what, size)
+    axis = figure.subplots()
+    axis.spines[["top", "right"]].set_visible(False)
+    return figure, axis
+
+
+def new_grid(what: str, size: tuple[float, float], rows: int, columns: int) -> tuple[Figure, list[Axes]]:
+    """The same with a grid of axes for pictures, without frames and ticks, row by row."""
+    figure = _notebook_figure(what, size)
+    axes = [*figure.subplots(rows, columns, squeeze=False).flat]
+    for axis in axes:
+        axis.axis("off")
+    return figure, axes
+
+
+def _notebook_figure(what: str, size: tuple[float, float]) -> Figure:
     extras.require("train", what, "matplotlib")
     from matplotlib.figure import Figure
 
@@ -36,10 +52,7 @@ def new_figure(what: str, size: tuple[float, float]) -> tuple[Figure, Axes]:
             self.savefig(content, format="png", dpi=100)
             return content.getvalue()
 
-    figure = NotebookFigure(figsize=size)
-    axis = figure.subplots()
-    axis.spines[["top", "right"]].set_visible(False)
-    return figure, axis
+    return NotebookFigure(figsize=size)
 
 
 def save_figure(figure: Figure, path: pathlib.Path) -> None:

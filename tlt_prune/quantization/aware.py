@@ -124,32 +124,11 @@ def quantization_aware(
 # --- folding ---
 
 
-def _readers_by_tensor(graph: Graph) -> dict[int, list[Call | None]]:
-    """Key of a tensor -> the calls that read it; None stands for an output of the model."""
-    readers: dict[int, list[Call | None]] = collections.defaultdict(list)
-    for scope in _scopes(graph):
-        for call in scope.calls:
-            for tensor in call.inputs:
-                readers[tensor.key].append(call)
-        for tensor in scope.flat_outputs:
-            readers[tensor.key].append(None)
-    return readers
-
-
-def _scopes(graph: Graph) -> list[Graph]:
-    """The graphs of the model and of the models inside it, once each."""
-    scopes = {id(graph): graph}
-    for call in graph.walk():
-        if call.inner is not None:
-            scopes[id(call.inner)] = call.inner
-    return list(scopes.values())
-
-
 def _folded_norms(graph: Graph) -> dict[int, Call]:
     """`id` of a layer -> the call of the batch normalization that is folded into it."""
     family = graph.family
     times = collections.Counter(id(call.op) for call in graph.walk())
-    readers = _readers_by_tensor(graph)
+    readers = graph.readers_by_tensor()
     norms = {}
     for call in graph.walk():
         if (
@@ -226,7 +205,7 @@ class _Quantizer:
         self._family, self._floats, self._learned = graph.family, floats, learned
         self._norms = {op: norm for op, norm in _folded_norms(graph).items() if op not in floats and id(norm.op) not in floats}
         self._gone = {id(norm.op) for norm in self._norms.values()}
-        self._readers = _readers_by_tensor(graph)
+        self._readers = graph.readers_by_tensor()
         self._makers = {tensor.key: call for call in graph.walk() for tensor in call.outputs}
         self._quantized: dict[int, Any] = {}
         self._layers: dict[int, _Later] = {}

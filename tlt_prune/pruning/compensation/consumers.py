@@ -59,31 +59,22 @@ class Home:
         assign_finite(family, self.variable, self.sign * (self.value(family) + constant), who)
 
 
-def _calls_reading(graph: Graph) -> dict[int, list[Call | None]]:
-    """Tensor key -> the calls that are given it; None stands for the model's output."""
-    readers: dict[int, list[Call | None]] = {x.key: [None] for x in graph.flat_outputs}
-    for call in graph.walk():
-        for x in call.inputs:
-            readers.setdefault(x.key, []).append(call)
-    return readers
-
-
 def _linear(op: Projection) -> bool:
     return getattr(op.activation, "__name__", "") == "linear"
 
 
 def shortcuts(graph: Graph) -> dict[int, Shortcut]:
     """For each convolution and dense layer of a model that something is added to, by the `id` of the layer."""
-    family, readers = graph.family, _calls_reading(graph)
+    family, readers = graph.family, graph.readers_by_tensor()
     by_layer = {}
     for call in graph.walk():
         if call.inner is not None or not (is_convolution(family, call.op) or is_dense(family, call.op)) or not _linear(call.op):
             continue
         key, norm = call.outputs[0].key, None
-        behind = readers.get(key, [])
+        behind = readers[key]
         if len(behind) == 1 and behind[0] is not None and is_batch_norm(family, behind[0].op):
             norm, key = behind[0].op, behind[0].outputs[0].key
-            behind = readers.get(key, [])
+            behind = readers[key]
         if len(behind) == 1 and behind[0] is not None and _is_add(family, behind[0]):
             by_layer[id(call.op)] = Shortcut(tuple(x.key for x in behind[0].inputs if x.key != key), norm)
     return by_layer
@@ -95,7 +86,7 @@ def _is_add(family: Family, call: Call) -> bool:
 
 def homes(graph: Graph) -> dict[int, Home]:
     """For each convolution and dense layer of a model that has one, by the `id` of the layer."""
-    family, readers = graph.family, _calls_reading(graph)
+    family, readers = graph.family, graph.readers_by_tensor()
     by_layer = {}
     for call in graph.walk():
         op = call.op
@@ -104,7 +95,7 @@ def homes(graph: Graph) -> dict[int, Home]:
         if op.use_bias:
             by_layer[id(op)] = Home(op.bias, 1)
             continue
-        behind = readers.get(call.outputs[0].key, [])
+        behind = readers[call.outputs[0].key]
         if len(behind) == 1 and behind[0] is not None and _linear(op) and is_batch_norm(family, behind[0].op):
             # y -> (y - mean) ...: a constant that is added to y is one that is taken from the mean.
             by_layer[id(op)] = Home(behind[0].op.moving_mean, -1)

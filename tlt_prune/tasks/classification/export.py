@@ -24,7 +24,6 @@ class ClassifierMaterial(ExportMaterial):
     """See `Task.export_material`."""
 
     def __init__(self, task: Task, predictor: Predictor) -> None:
-
         self.predictor = predictor
         self._task = task
         self.spec, self._form, self.channels_first = agreed_format(task.spec, predictor)
@@ -37,13 +36,11 @@ class ClassifierMaterial(ExportMaterial):
 
     def samples(self) -> NDArray[Any]:
         """Held-out pictures as the model takes them, to compare files with Keras."""
-
         split = data.load_test_split(self.spec.dataset, self._form, self.spec.evaluate.dataset_path)
         return self._inputs(split.head(self.spec.export.parity_samples))
 
     def calibration(self) -> NDArray[Any]:
         """Pictures as the model takes them, to measure ranges on."""
-
         e = self.spec.export
         if e.cal_image_dir:
             few = data.picture_files(e.cal_image_dir)[: e.batches * e.batch_size]

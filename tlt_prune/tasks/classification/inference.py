@@ -13,7 +13,7 @@ from tlt_prune import data
 from tlt_prune.config import Spec
 from tlt_prune.data import preprocess
 from tlt_prune.errors import DataError
-from tlt_prune.io import files, places, say
+from tlt_prune.io import files, new_grid, places, save_figure, say
 from tlt_prune.onnx import Predictor, load_predictor
 from tlt_prune.tasks.classification.class_names import read_classmap
 from tlt_prune.tasks.classification.pictures import agreed_format
@@ -86,21 +86,12 @@ def _classes(spec: Spec, dataset_classes: tuple[str, ...], predictor: Predictor,
 
 def contact_sheet(path: pathlib.Path, pictures: Sequence[NDArray[Any]], frame: pd.DataFrame) -> None:
     """Draws a grid of pictures `(height, width, channels)`, each with its class and probability above it."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     count = len(pictures)
     columns = min(8, count)
     rows = -(-count // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(1.5 * columns, 1.8 * rows), squeeze=False)
-    for axis in axes.flat:
-        axis.axis("off")
-    for axis, picture, (_, row) in zip(axes.flat, pictures, frame.head(count).iterrows(), strict=False):
+    figure, axes = new_grid("A contact sheet", (1.5 * columns, 1.8 * rows), rows, columns)
+    for axis, picture, (_, row) in zip(axes, pictures, frame.head(count).iterrows(), strict=False):
         axis.imshow(picture.squeeze(), cmap="gray" if picture.shape[-1] == 1 else None)
         axis.set_title(f"{row['class']}  {100 * row['probability']:.0f} %", fontsize=8, parse_math=False)
     figure.tight_layout()
-    with files.whole_file(path) as partial:
-        figure.savefig(partial, dpi=120)
-    plt.close(figure)
+    save_figure(figure, path)

@@ -13,7 +13,8 @@ from tlt_prune.io import model_info, say
 from tlt_prune.onnx import Predictor, load_predictor
 from tlt_prune.tasks.classification.models import is_whole_model, starting_model
 from tlt_prune.tasks.classification.pictures import agreed_format, as_inputs, picture_format
-from tlt_prune.tasks.steps.starting import read_teacher, seed, start_quantization_aware
+from tlt_prune.tasks.steps.data import say_shared
+from tlt_prune.tasks.steps.starting import check_classes, read_teacher, seed, start_quantization_aware
 from tlt_prune.tasks.task import Examples, Task, TwinTraining, stacked
 
 if TYPE_CHECKING:
@@ -48,11 +49,7 @@ def training_job(spec: Spec, folder: pathlib.Path) -> training.TrainingJob:
     train_split, test_split = splits
     classes = tuple(train_split.classes)
     _describe(spec, splits, folder, start)
-    if teacher is not None and teacher.info is not None and teacher.info.classes != classes:
-        raise SpecError(
-            f"train.distill.teacher: {teacher.path} was trained on the classes {', '.join(teacher.info.classes[:10])}. Expected "
-            f"those of this training, in the same order: {', '.join(classes[:10])}."
-        )
+    check_classes(teacher, classes)
 
     def make_batches(first_epoch: int) -> tuple[Any, int]:
         pipeline = training_pictures(spec, train_split, form, channels_first, range(first_epoch, spec.train.num_epochs))
@@ -105,9 +102,7 @@ def _describe(spec: Spec, splits: tuple[data.Split, data.Split], folder: pathlib
     absent = data.missing_classes(test_split)
     if absent:
         say(f"No pictures are held out of {len(absent)} classes: {', '.join(absent[:5])}.")
-    shared = data.shared_pictures(train_split, test_split)
-    if shared:
-        say(f"{shared} of the {len(test_split)} held-out pictures are training pictures too: scores will be too good.")
+    say_shared(train_split.images, test_split.images)
 
 
 def training_pictures(

@@ -24,7 +24,6 @@ class DetectorMaterial(ExportMaterial):
     """See `Task.export_material`."""
 
     def __init__(self, task: Task, job: DetectionJob, predictor: Predictor) -> None:
-
         self._task, self.spec, self.predictor, self._job = task, job.spec, predictor, job
         self._output = output_size(predictor.model)
         self.channels_first = predictor.channels_first(self._job.channels)
@@ -48,7 +47,6 @@ class DetectorMaterial(ExportMaterial):
         return self._task.twin_training(self.predictor, epochs, "export.litert_qat_epochs").arguments
 
     def decoded(self) -> keras.Model:
-
         columns, rows, first = self._output
         return with_decoding(self.predictor.model, experiment.grid(self._job.message, columns, rows), first)
 
@@ -63,5 +61,4 @@ class DetectorMaterial(ExportMaterial):
         return PicturePreprocessing(self._job.channels, "uint8", prepare)
 
     def _inputs(self, pictures: NDArray[Any]) -> NDArray[Any]:
-
         return as_input(pictures.astype(np.float32) / 255, self.channels_first)

@@ -25,6 +25,7 @@ from tlt_prune.detection import (
 from tlt_prune.errors import SpecError
 from tlt_prune.io import ModelInfo, model_info, say
 from tlt_prune.onnx import Predictor
+from tlt_prune.tasks.steps.data import say_shared
 from tlt_prune.tasks.task import Examples
 
 if TYPE_CHECKING:
@@ -65,10 +66,7 @@ class DetectionJob:
         parts = read_splits(self.message, tao=self.tao)
         for note in dict.fromkeys(note for part in parts for note in part.notes):
             say(note)
-        known = {hash(x.tobytes()) for x in parts[0].pictures}
-        shared = sum(hash(x.tobytes()) in known for x in parts[1].pictures)
-        if shared:
-            say(f"{shared} of the {len(parts[1])} held-out pictures are training pictures too: scores will be too good.")
+        say_shared(parts[0].pictures, parts[1].pictures)
         return parts
 
     def postprocessing(self, columns: int, rows: int) -> Postprocessing:

@@ -17,7 +17,7 @@ from tlt_prune.tasks.detection import DetectionTask
 from tlt_prune.tasks.detection.callbacks import DrawnDetections, Validation
 from tlt_prune.tasks.detection.job import DetectionJob, info_of, output_size
 from tlt_prune.tasks.detection.rates import learning_rates
-from tlt_prune.tasks.steps.starting import read_teacher, seed, start_quantization_aware
+from tlt_prune.tasks.steps.starting import check_classes, read_teacher, seed, start_quantization_aware
 from tlt_prune.tasks.steps.weights import with_weights
 
 if TYPE_CHECKING:
@@ -145,15 +145,10 @@ def _objective(data: _Data, plan: Train, folder: pathlib.Path) -> training.Objec
 
 
 def _teacher(job: DetectionJob) -> Predictor | None:
-    teacher, classes = read_teacher(job.spec.train.distill.teacher), experiment.class_names(job.message)
-    if teacher is None or teacher.info is None:
-        return teacher
-    model_info.agreed(job.spec, teacher.info, str(teacher.path))
-    if teacher.info.classes != classes:
-        raise SpecError(
-            f"train.distill.teacher: {teacher.path} was trained on the classes {', '.join(teacher.info.classes[:10])}. Expected "
-            f"those of this training, in the same order: {', '.join(classes[:10])}."
-        )
+    teacher = read_teacher(job.spec.train.distill.teacher)
+    if teacher is not None:
+        model_info.agreed(job.spec, teacher.info, str(teacher.path))
+        check_classes(teacher, experiment.class_names(job.message))
     return teacher
 
 

@@ -1,11 +1,19 @@
-"""Whether a task has examples to prune with. Imports nothing that an extra brings."""
+"""The data of a task: whether there is some to prune with, and pictures held out that were trained on.
+
+Imports nothing that an extra brings at the top.
+"""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from tlt_prune import extras
 from tlt_prune.errors import MissingPackageError, SpecError
 from tlt_prune.io import say
 from tlt_prune.tasks.task import Task
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 def has_examples(task: Task, *, required: bool) -> bool:
@@ -31,3 +39,12 @@ def has_examples(task: Task, *, required: bool) -> bool:
         say(f"{error} Without: pruned by norms, as the toolkit does, and nothing is compensated.")
         return False
     return True
+
+
+def say_shared(train: NDArray[Any], test: NDArray[Any]) -> None:
+    """Says how many held-out pictures are training pictures too; both as a `data.Split` has them."""
+    from tlt_prune.data import shared_images
+
+    shared = shared_images(train, test)
+    if shared:
+        say(f"{shared} of the {len(test)} held-out pictures are training pictures too: scores will be too good.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import keras
@@ -33,6 +34,15 @@ def read_teacher(path: str) -> Predictor | None:
     if teacher.model is None:
         raise SpecError(f"train.distill.teacher: expected a .keras or .h5 file. Received: {teacher.path}.")
     return teacher
+
+
+def check_classes(teacher: Predictor | None, classes: Sequence[str]) -> None:
+    """Raises SpecError where a teacher was trained on other classes than `classes`, or in another order."""
+    if teacher is not None and teacher.info is not None and teacher.info.classes != tuple(classes):
+        raise SpecError(
+            f"train.distill.teacher: {teacher.path} was trained on the classes {', '.join(teacher.info.classes[:10])}. Expected "
+            f"those of this training, in the same order: {', '.join(classes[:10])}."
+        )
 
 
 def start_quantization_aware(model: keras.Model, pictures: tf.data.Dataset, count: int, config: QatConfig) -> keras.Model:
