@@ -10,8 +10,6 @@ filters' consumers zeroed, then writes the model and its plan (model.plan.json).
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -24,7 +22,7 @@ from tlt_prune.cli import common
 from tlt_prune.cli.section_flags import SectionFlags
 from tlt_prune.config import BUDGETS, Options, Spec, with_budget
 from tlt_prune.errors import MissingPackageError, PlanError, SpecError
-from tlt_prune.io import files, import_frameworks, places, save_figure, say
+from tlt_prune.io import checksums, files, import_frameworks, places, save_figure, say
 from tlt_prune.tasks import Task
 from tlt_prune.tasks.steps.sparsity import train_on_twin
 from tlt_prune.tasks.steps.training import run_training
@@ -172,11 +170,11 @@ def _by_steps(task: Task, source: str, output: pathlib.Path) -> list[str]:
 
 def _deciding(source: str, spec: Spec) -> str:
     """Checksum of all that decides the steps of a schedule: the model, the settings of pruning and training, and the data."""
-    digest = hashlib.sha256(pathlib.Path(source).read_bytes())
-    digest.update(json.dumps([x.model_dump() for x in (spec.prune, spec.train, spec.dataset)], default=str).encode())
-    if spec.experiment:
-        digest.update(json.dumps(spec.experiment, default=str).encode())
-    return digest.hexdigest()
+    deciding = [
+        *(x.model_dump() for x in (spec.prune, spec.train, spec.dataset)),
+        *([spec.experiment] if spec.experiment else []),
+    ]
+    return checksums.of_settings(deciding, pathlib.Path(source).read_bytes())
 
 
 def _prune(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from tlt_prune.config import shown
 from tlt_prune.errors import DataError
+from tlt_prune.io import checksums
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,11 +34,9 @@ class Split:
 
     def checksum(self) -> int:
         """Of labels and pictures; of the names, sizes and times of files that are read when needed."""
-        total = zlib.crc32(self.labels.tobytes())
         if self.images.ndim > 1:
-            return zlib.crc32(np.ascontiguousarray(self.images).tobytes(), total)
-        stats = [(path, os.stat(path)) for path in self.images.tolist()]
-        return zlib.crc32(repr([(path, x.st_size, x.st_mtime_ns) for path, x in stats]).encode(), total)
+            return checksums.of_arrays([self.labels, self.images])
+        return checksums.of_arrays([self.labels]) ^ checksums.of_files_on_disk(self.images.tolist())
 
     def sample(self, count: int, seed: int) -> Split:
         """`count` pictures of all, drawn by chance, or all where there are no more."""

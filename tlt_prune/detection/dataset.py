@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import dataclasses
 import math
-import zlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
@@ -17,6 +16,7 @@ from tlt_prune.data import BatchOrder
 from tlt_prune.detection.augmentation import Augmentation, Canvas, clipped, colored, moved_boxes, spatial_matrices, warp
 from tlt_prune.detection.targets import Rasterizer, Targets
 from tlt_prune.errors import DataError
+from tlt_prune.io import checksums
 
 Array = NDArray[Any]
 Resize = Literal["smooth", "tf1", "pad"]
@@ -107,10 +107,7 @@ class BoxSplit:
 
     def checksum(self) -> int:
         """Changes with the contents."""
-        found = 0
-        for key in _BY_PICTURE:
-            found = zlib.crc32(np.ascontiguousarray(getattr(self, key)), found)
-        return found
+        return checksums.of_arrays(getattr(self, key) for key in _BY_PICTURE)
 
 
 def joined(parts: Sequence[BoxSplit], weights: Sequence[float]) -> BoxSplit:

@@ -9,6 +9,7 @@ from tlt_prune.graph.finite import assign_finite, refuse_not_finite
 from tlt_prune.graph.kinds import has_trait, is_batch_norm, is_convolution, is_dense
 from tlt_prune.graph.labels import Alive, Labels, kept_shape
 from tlt_prune.graph.reader import Call, Graph, Tensor, matches, nearest_name, read
+from tlt_prune.graph.rules import Trait, inherits_trait
 from tlt_prune.graph.rules.elementwise import acts_on_each_element
 from tlt_prune.graph.tracer import trace
 from tlt_prune.graph.types import (
@@ -44,6 +45,7 @@ __all__ = [
     "SymbolicTensor",
     "Tensor",
     "TensorLike",
+    "Trait",
     "Variable",
     "acts_on_each_element",
     "all_layers",
@@ -51,6 +53,7 @@ __all__ = [
     "family_of",
     "filled",
     "has_trait",
+    "inherits_trait",
     "is_batch_norm",
     "is_convolution",
     "is_dense",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import pathlib
 import warnings
@@ -14,7 +13,7 @@ from pydantic import Field
 from tlt_prune.config import Options, Settings, checked, read_json
 from tlt_prune.errors import DataError, PlanError, first_line
 from tlt_prune.graph import Family, KerasModel
-from tlt_prune.io import files
+from tlt_prune.io import checksums, files
 
 
 def refuse_what_cannot_be_loaded(model: KerasModel, family: Family) -> None:
@@ -35,14 +34,10 @@ def refuse_what_cannot_be_loaded(model: KerasModel, family: Family) -> None:
 
 def checksum_of_steps(model: KerasModel, options: Options, steps: int, schedule: str, overrides: Mapping[str, Any] | None) -> str:
     """Checksum of all that decides the steps in a folder."""
-    digest = hashlib.sha256()
-    for weight in model.get_weights():
-        digest.update(weight.tobytes())
     settings = {k: v for k, v in options.model_dump(mode="python").items() if k != "criterion"}
     settings["criterion"] = options.criterion if isinstance(options.criterion, str) else type(options.criterion).__name__
     deciding = [settings, steps, schedule, *([dict(overrides)] if overrides else [])]
-    digest.update(json.dumps(deciding, default=str, sort_keys=True).encode())
-    return digest.hexdigest()
+    return checksums.of_settings(deciding, *(x.tobytes() for x in model.get_weights()))
 
 
 class StepRecord:
@@ -72,13 +67,13 @@ class StepRecord:
     def intact(self, file_of: Callable[[int], pathlib.Path]) -> int:
         """Number of the last step up to which all files are what was written."""
         for step, digest in enumerate(self._digests, start=1):
-            if not file_of(step).is_file() or _digest(file_of(step)) != digest:
+            if not file_of(step).is_file() or checksums.of_file(file_of(step)) != digest:
                 return step - 1
         return self.count
 
     def done(self, step: int, file: pathlib.Path) -> None:
         """Notes a step and the file that it wrote; what came after it belongs to it no longer."""
-        self._digests = [*self._digests[: step - 1], _digest(file)]
+        self._digests = [*self._digests[: step - 1], checksums.of_file(file)]
         files.write_text(self._path, json.dumps({"of": self._of, "steps": self._digests}))
 
 
@@ -93,11 +88,6 @@ def _read_record(path: pathlib.Path) -> _RecordFile:
         return checked(_RecordFile, read_json(path, "the record of a prune in steps"), str(path), PlanError)
     except (DataError, PlanError) as error:
         raise PlanError(f"The record of the steps is damaged: {error} Delete {path.parent} to start afresh.") from error
-
-
-def _digest(path: pathlib.Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class SavedSteps:

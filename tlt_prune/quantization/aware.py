@@ -17,10 +17,9 @@ from keras import tree
 from numpy.typing import NDArray
 
 from tlt_prune.errors import QuantizationError
-from tlt_prune.graph import Call, Family, Graph, matches, nearest_name, read, rewired
+from tlt_prune.graph import Call, Family, Graph, inherits_trait, matches, nearest_name, read, rewired
 from tlt_prune.pruning.running import Batches, progress
 from tlt_prune.quantization.copying import copied
-from tlt_prune.quantization.layer_types import AVERAGING_LAYERS, FLOAT_LAYERS
 from tlt_prune.quantization.layers import QUANTIZED, FakeQuantize, QuantizedWithNorm, along_channels, rounding_off
 from tlt_prune.quantization.ranges import METHODS, Histogram
 
@@ -193,7 +192,7 @@ def _check_quantizable(graph: Graph, floats: set[int]) -> None:
     for call in graph.walk():
         if not family.is_layer(call.op) or id(call.op) in floats or not call.op.weights:
             continue
-        if _quantized_name(family, call.op) is None and not any(family.is_a(call.op, x) for x in FLOAT_LAYERS):
+        if _quantized_name(family, call.op) is None and not inherits_trait(call.op, "elementwise weights"):
             raise QuantizationError(
                 f"Layer '{call.path}' of type {type(call.op).__name__} has no quantized form. Expected {', '.join(QUANTIZED)}; "
                 f"excluded=['{call.path}'] leaves it in floating point."
@@ -219,7 +218,7 @@ class _Quantizer:
         name = _quantized_name(self._family, op)
         if name is not None:
             return self._layer(op, name)(self._activation(args[0], call.inputs[0].key), *args[1:], **kwargs)
-        if type(op).__name__ in AVERAGING_LAYERS:
+        if inherits_trait(op, "averaging"):
             return op(self._activation(args[0], call.inputs[0].key), *args[1:], **kwargs)
         if type(op).__name__ == "Add" and len(call.inputs) > 1:
             return self._addition(call, args, kwargs)

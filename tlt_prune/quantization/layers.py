@@ -17,7 +17,6 @@ from keras import ops
 
 from tlt_prune.graph import CallTrace
 from tlt_prune.graph.rules import register_rule
-from tlt_prune.quantization.layer_types import KERNEL_CHANNEL_AXES
 from tlt_prune.quantization.ranges import LEVELS
 
 if TYPE_CHECKING:
@@ -153,12 +152,20 @@ class _QuantizedKernel:
 
 
 def _quantized(base: type[keras.layers.Layer], *channel_axes: int) -> Any:
+    # The axes of the output channels in the kernel.
     cls = type(f"Quantized{base.__name__}", (_QuantizedKernel, base), {"channel_axes": channel_axes, "__module__": __name__})
     cls.__doc__ = f"`keras.layers.{base.__name__}` whose kernel is quantized to int8, one range per output channel."
     return keras.saving.register_keras_serializable(package=_KERAS_PACKAGE)(cls)
 
 
-QUANTIZED: dict[str, Any] = {name: _quantized(getattr(keras.layers, name), *axes) for name, axes in KERNEL_CHANNEL_AXES.items()}
+QUANTIZED: dict[str, Any] = {
+    "Conv1D": _quantized(keras.layers.Conv1D, -1),
+    "Conv2D": _quantized(keras.layers.Conv2D, -1),
+    "Conv3D": _quantized(keras.layers.Conv3D, -1),
+    "Conv2DTranspose": _quantized(keras.layers.Conv2DTranspose, -2),
+    "DepthwiseConv2D": _quantized(keras.layers.DepthwiseConv2D, -2, -1),
+    "Dense": _quantized(keras.layers.Dense, -1),
+}
 """Keras' class name -> the quantized class."""
 
 

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from tlt_prune import extras
-from tlt_prune.graph import read
+from tlt_prune.graph import inherits_trait, read
 from tlt_prune.quantization.copying import copied
-from tlt_prune.quantization.layer_types import TWIN_LAYERS
 from tlt_prune.quantization.twin import to_tf_keras
 
 if TYPE_CHECKING:
@@ -49,7 +48,8 @@ def kernels(model: keras.Model) -> Iterator[tuple[str, keras.layers.Layer]]:
     """Path and layer of every convolution and dense layer, in the order of calls."""
     graph = read(model)
     for call in graph.walk():
-        if graph.family.is_layer(call.op) and any(graph.family.is_a(call.op, x) for x in TWIN_LAYERS):
+        # 2:4 sparsity and clustering work on matrices and on kernels of pictures.
+        if inherits_trait(call.op, "convolution", "dense") and len(call.op.kernel.shape) in (2, 4):
             yield call.path, call.op
 
 

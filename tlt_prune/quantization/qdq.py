@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tlt_prune.onnx import makers, names_read, remove_unread_constants, stored_tensors
-from tlt_prune.quantization.layer_types import AVERAGING_NODES, LAYOUT_NODES, ORT_NODES, WEIGHT_AXES
+from tlt_prune.quantization.node_types import AVERAGING_NODES, LAYOUT_NODES, ORT_NODES, WEIGHT_AXES
 from tlt_prune.quantization.ranges import LEVELS, Range
 
 if TYPE_CHECKING:

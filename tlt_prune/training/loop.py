@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import pathlib
 import sys
-import zipfile
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +16,7 @@ import keras
 import pandas as pd
 
 from tlt_prune.config import Train
-from tlt_prune.io import files
+from tlt_prune.io import checksums, files
 from tlt_prune.training.callbacks import Best, Finite, History, LearningRateSchedule, Line, Save, TensorBoard, best_epoch
 from tlt_prune.training.checkpoints import Checkpoint, Checkpoints
 from tlt_prune.training.distillation import with_teacher
@@ -150,14 +149,5 @@ def _deciding(config: Train) -> dict[str, Any]:
     data["distill"].pop("teacher")
     for name, path in {"pretrained_model": config.pretrained_model_path, "teacher": config.distill.teacher}.items():
         if path and pathlib.Path(path).is_file():
-            data[name] = _contents(pathlib.Path(path))
+            data[name] = checksums.of_model_file(pathlib.Path(path))
     return data
-
-
-def _contents(path: pathlib.Path) -> Any:
-    """Identity of a model file: checksums of the parts of a .keras file that hold no time, else size and time."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return {x.filename: x.CRC for x in archive.infolist() if x.filename in ("config.json", "model.weights.h5")}
-    except zipfile.BadZipFile:
-        return [path.stat().st_size, path.stat().st_mtime_ns]

@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING
 
 import keras
 
-from tlt_prune.graph import all_layers
+from tlt_prune.graph import all_layers, inherits_trait
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
 CHANNELS = 16
-_KINDS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 
 
 @contextlib.contextmanager
@@ -40,7 +39,7 @@ def subsampled_first(model: keras.Model) -> Iterator[list[str]]:
 
 def _is_narrow(layer: keras.layers.Layer) -> bool:
     # What a subclass makes of the kernel is its own.
-    if not isinstance(layer, _KINDS) or type(layer).convolution_op is not keras.layers.Conv2D.convolution_op:
+    if not inherits_trait(layer, "convolution") or type(layer).convolution_op is not keras.layers.Conv2D.convolution_op:
         return False
     return max(layer.kernel_size) == 1 < max(layer.strides) and bool(layer.built) and int(layer.kernel.shape[-2]) < CHANNELS
 

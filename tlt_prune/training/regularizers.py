@@ -10,27 +10,15 @@ import keras
 from keras import ops
 
 from tlt_prune.config import RegConfig
-from tlt_prune.graph import all_layers
+from tlt_prune.graph import Trait, all_layers, inherits_trait
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
-_SCOPES: dict[str, tuple[type, ...]] = {
-    "conv2d": (
-        keras.layers.Conv1D,
-        keras.layers.Conv2D,
-        keras.layers.Conv3D,
-        keras.layers.Conv1DTranspose,
-        keras.layers.Conv2DTranspose,
-        keras.layers.Conv3DTranspose,
-        keras.layers.DepthwiseConv1D,
-        keras.layers.DepthwiseConv2D,
-        keras.layers.SeparableConv1D,
-        keras.layers.SeparableConv2D,
-    ),
-    "dense": (keras.layers.Dense,),
+_SCOPES: dict[str, tuple[Trait, ...]] = {
+    "conv2d": ("convolution", "transposed convolution", "depthwise convolution", "separable convolution"),
+    "dense": ("dense",),
 }
-_DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
 # The variable that each regularizer argument is about, by the names that layers give it.
 _VARIABLES = {
     "kernel_regularizer": ("kernel",),
@@ -91,7 +79,7 @@ def set_regularizers(model: keras.Model, config: RegConfig) -> int:
     Returns:
         Number of layers regularized.
     """
-    in_scope = tuple(kind for scope in config.scope for kind in _SCOPES[scope])
+    in_scope = [kind for scope in config.scope for kind in _SCOPES[scope]]
     count = 0
     for layer in all_layers(model):
         if isinstance(layer, keras.layers.BatchNormalization) and layer.gamma is not None:
@@ -99,12 +87,12 @@ def set_regularizers(model: keras.Model, config: RegConfig) -> int:
             _set(layer, "gamma_regularizer", ("gamma",), scale)
             count += scale is not None
             continue
-        if not isinstance(layer, tuple(kind for kinds in _SCOPES.values() for kind in kinds)):
+        if not inherits_trait(layer, *(kind for kinds in _SCOPES.values() for kind in kinds)):
             continue
-        chosen = isinstance(layer, in_scope)
+        chosen = inherits_trait(layer, *in_scope)
         for argument, names in _VARIABLES.items():
             if hasattr(layer, argument):
-                depthwise = argument == "depthwise_regularizer" or isinstance(layer, _DEPTHWISE)
+                depthwise = argument == "depthwise_regularizer" or inherits_trait(layer, "depthwise convolution")
                 given = chosen and (argument != "bias_regularizer" or config.bias)
                 _set(layer, argument, names, regularizer(config, depthwise=depthwise) if given else None)
         count += chosen and regularizer(config) is not None

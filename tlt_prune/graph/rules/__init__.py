@@ -21,7 +21,7 @@ from tlt_prune.graph.rules import (
     weighted,
 )
 from tlt_prune.graph.rules.merging import channelwise
-from tlt_prune.graph.rules.registry import Rule, Trait, accepts, find, register_rule, scoped, states_trait
+from tlt_prune.graph.rules.registry import Rule, Trait, accepts, find, inherits_trait, register_rule, scoped, states_trait
 
 __all__ = [
     "Rule",
@@ -31,6 +31,7 @@ __all__ = [
     "channelwise",
     "elementwise",
     "find",
+    "inherits_trait",
     "merging",
     "moving",
     "normalization",

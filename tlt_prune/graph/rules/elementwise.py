@@ -111,7 +111,7 @@ def masking(call: CallTrace, x: Labels) -> Labels:
     return x
 
 
-@layer("PReLU")
+@layer("PReLU", traits=["elementwise weights"])
 def prelu(call: CallTrace, x: Labels) -> Labels:
     for axis in varying_axes(x):
         # alpha has no batch axis, and size 1 on shared axes.

@@ -19,7 +19,7 @@ def _axes(axis: int | Sequence[int], rank: int) -> tuple[int, ...]:
 
 @layer(
     "BatchNormalization", "SyncBatchNormalization", "BatchNormalizationV1", "BatchNormalizationV2",
-    traits=["batch normalization"],
+    traits=["batch normalization", "elementwise weights"],
 )  # fmt: skip
 def batch_normalization(call: CallTrace, x: Labels, *mask: Labels) -> Labels:
     op = call.op
@@ -32,12 +32,12 @@ def batch_normalization(call: CallTrace, x: Labels, *mask: Labels) -> Labels:
     return x
 
 
-@layer("LayerNormalization")
+@layer("LayerNormalization", traits=["elementwise weights"])
 def layer_normalization(call: CallTrace, x: Labels) -> Labels:
     return _over_axes(call, x, _axes(call.op.axis, x.ndim), (call.op.gamma, call.op.beta))
 
 
-@layer("RMSNormalization")
+@layer("RMSNormalization", traits=["elementwise weights"])
 def rms_normalization(call: CallTrace, x: Labels) -> Labels:
     return _over_axes(call, x, _axes(call.op.axis, x.ndim), (call.op.scale,))
 
@@ -58,7 +58,7 @@ def _over_axes(call: CallTrace, x: Labels, axes: tuple[int, ...], parameters: Se
     return x
 
 
-@layer("GroupNormalization")
+@layer("GroupNormalization", traits=["elementwise weights"])
 def group_normalization(call: CallTrace, x: Labels) -> Labels:
     op = call.op
     (axis,) = _axes(op.axis, x.ndim)
@@ -93,7 +93,7 @@ def _cut_constants(call: CallTrace, x: Labels, constants: Mapping[str, ArrayLike
                 call.configure(key, shorter)
 
 
-@layer("Normalization")
+@layer("Normalization", traits=["elementwise weights"])
 def normalization(call: CallTrace, x: Labels) -> Labels:
     """(x - mean) / sqrt(variance), constants of the configuration or adapted weights."""
     op = call.op
@@ -114,7 +114,7 @@ def normalization(call: CallTrace, x: Labels) -> Labels:
     return x
 
 
-@layer("LayerScale")
+@layer("LayerScale", traits=["elementwise weights"])
 def layer_scale(call: CallTrace, x: Labels) -> Labels:
     call.follow(call.vector(x, -1), call.op.gamma)
     call.count("projection_dim", call.vector(x, -1))

@@ -7,7 +7,7 @@ from tlt_prune.graph.labels import Labels
 from tlt_prune.graph.rules.registry import layer
 
 
-@layer("AveragePooling1D", "AveragePooling2D", "AveragePooling3D", traits=["mean preserving"])
+@layer("AveragePooling1D", "AveragePooling2D", "AveragePooling3D", traits=["averaging", "mean preserving"])
 @layer(
     "MaxPooling1D", "MaxPooling2D", "MaxPooling3D",
     "AdaptiveMaxPooling1D", "AdaptiveMaxPooling2D", "AdaptiveMaxPooling3D",
@@ -23,7 +23,7 @@ def spatial(call: CallTrace, x: Labels) -> Labels:
     return call.place(call.vector(x, axis), axis) if x.size > 1 else x
 
 
-@layer("GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalAveragePooling3D", traits=["mean preserving"])
+@layer("GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalAveragePooling3D", traits=["averaging", "mean preserving"])
 @layer("GlobalMaxPooling1D", "GlobalMaxPooling2D", "GlobalMaxPooling3D")
 def global_pooling(call: CallTrace, x: Labels, *mask: Labels) -> Labels:
     axis = call.channel_axis

@@ -16,19 +16,25 @@ Key = TypeVar("Key", str, type)
 Trait = Literal[
     "activation",
     "activation attribute",
+    "averaging",
     "batch normalization",
     "concatenation",
     "convolution",
     "dense",
     "depthwise convolution",
+    "elementwise weights",
     "flatten",
     "mean preserving",
+    "separable convolution",
     "sum",
+    "transposed convolution",
 ]
 """A property of a layer that others than the tracer ask for:
 
 - "activation": the layer as a whole is a function of each element by itself;
 - "activation attribute": what it computes goes through its attribute `activation`;
+- "averaging": it averages over spatial axes;
+- "elementwise weights": its weights scale or shift elements, and none is contracted with channels as a kernel is;
 - "mean preserving": in inference, the mean of a channel is the same behind it;
 - the others: that it is one.
 """
@@ -154,6 +160,13 @@ def states_trait(op: object, trait: Trait, *, is_layer: bool) -> bool:
         base = keras_base(op)
         return base is not None and trait in _LAYER_TRAITS.get(base.__name__, ())
     return is_keras_class(type(op)) and trait in _OP_TRAITS.get(type(op).__name__, ())
+
+
+def inherits_trait(op: object, *traits: Trait) -> bool:
+    """Whether a layer is of a class that Keras ships with one of these traits, or of a subclass, whatever that overrides."""
+    return any(
+        is_keras_class(cls) and not _LAYER_TRAITS.get(cls.__name__, frozenset()).isdisjoint(traits) for cls in type(op).__mro__
+    )
 
 
 def _of_operation(op: object) -> Rule | None:

@@ -50,6 +50,7 @@ def _alike_in_groups(call: CallTrace, vector: Labels, groups: int) -> None:
 @layer(
     "Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose",
     "Convolution1DTranspose", "Convolution2DTranspose", "Convolution3DTranspose",
+    traits=["transposed convolution"],
 )  # fmt: skip
 def conv_transpose(call: CallTrace, x: Labels) -> Labels:
     op, axis = call.op, call.channel_axis
@@ -77,7 +78,10 @@ def depthwise(call: CallTrace, x: Labels) -> Labels:
     return activated(call, call.place(out, axis), op.activation)
 
 
-@layer("SeparableConv1D", "SeparableConv2D", "SeparableConvolution1D", "SeparableConvolution2D")
+@layer(
+    "SeparableConv1D", "SeparableConv2D", "SeparableConvolution1D", "SeparableConvolution2D",
+    traits=["separable convolution"],
+)  # fmt: skip
 def separable(call: CallTrace, x: Labels) -> Labels:
     op, axis = call.op, call.channel_axis
     incoming = call.vector(x, axis)

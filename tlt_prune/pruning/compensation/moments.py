@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 from numpy.typing import NDArray
 
@@ -107,7 +108,7 @@ def relu(x: Moments) -> Moments:
     deviation = np.sqrt(x.variance)
     constant = deviation == 0
     ratio = np.divide(x.mean, deviation, out=np.where(x.mean > 0, np.inf, -np.inf), where=~constant)
-    below = 0.5 * (1 + np.vectorize(math.erf)(ratio / math.sqrt(2)))
+    below = 0.5 * (1 + np.asarray(keras.ops.erf(ratio / math.sqrt(2)), dtype=np.float64))
     density = np.exp(-0.5 * ratio**2) / math.sqrt(2 * math.pi)
     mean = x.mean * below + deviation * density
     square = (x.mean**2 + x.variance) * below + x.mean * deviation * density

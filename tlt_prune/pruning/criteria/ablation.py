@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import pathlib
-import zlib
 from collections.abc import Mapping
 from typing import Annotated
 
@@ -15,7 +14,7 @@ from pydantic import Field
 from tlt_prune.config import CRITERIA, Settings, checked, read_json_lines
 from tlt_prune.errors import DataError, PlanError
 from tlt_prune.graph import Labels
-from tlt_prune.io import files
+from tlt_prune.io import checksums, files
 from tlt_prune.pruning.criteria.network import FilterScores, Network
 from tlt_prune.pruning.criteria.norms import L2
 from tlt_prune.pruning.running.batches import Batches, TakesData, UserData, progress
@@ -102,13 +101,13 @@ class Ablation(TakesData):
 
     def _identity(self, network: Network, batches: Batches) -> str:
         """Checksum of all that results depend on: weights, examples and metric."""
-        total = 0
-        for layer in network.channels.graph.walk():
-            for weight in network.weights(layer.op) if layer.inner is None and hasattr(layer.op, "weights") else ():
-                total = zlib.crc32(np.ascontiguousarray(weight).tobytes(), total)
-        for array in tree.flatten(list(batches)):
-            total = zlib.crc32(np.ascontiguousarray(array).tobytes(), total)
-        return f"{self._metric[0]} {total:08x}"
+        weights = [
+            weight
+            for layer in network.channels.graph.walk()
+            if layer.inner is None and hasattr(layer.op, "weights")
+            for weight in network.weights(layer.op)
+        ]
+        return f"{self._metric[0]} {checksums.of_arrays([*weights, *tree.flatten(list(batches))]):08x}"
 
     def _cached(self, identity: str) -> dict[str, float]:
         if self._cache is None or not self._cache.exists():
