@@ -75,7 +75,7 @@ def around(layer: Any) -> keras.Model:
 
 def assert_law(model: Any, plan: Any, pruned: Any, tolerance: float = 1e-5) -> ChannelGraph:
     """The law, and that it is not hollow: the outputs depend on what was removed."""
-    channels = trace(model, plan.settings.get("channelwise_layers", ()))
+    channels = trace(model, plan.settings.get("channelwise_layers", ()), inline=plan.settings.get("inline", False))
     alive = plan.alive(channels)
     check_law(channels, alive, pruned, tolerance=tolerance)
     if plan.removed:

@@ -11,7 +11,6 @@ from helpers import around, assert_law, randomize
 from keras import ops
 
 import tlt_prune
-from tlt_prune.errors import UnsupportedModelError
 
 
 def plan_of(model: keras.Model, **options: Any) -> Any:
@@ -44,27 +43,32 @@ class Called(keras.layers.ReLU):
 
 
 @pytest.mark.parametrize(
-    "layer",
+    ("layer", "note", "kept"),
     [
-        lambda: WeightStandardized(12, 3, name="own"),
-        lambda: KernelProperty(12, name="own"),
-        lambda: Centered(name="own"),
+        (lambda: WeightStandardized(12, 3, name="own"), "frozen: reduced over the channels", 12),
+        (lambda: KernelProperty(12, name="own"), "approximate: softmax over the pruned channels", 6),
+        (lambda: Centered(name="own"), "", 6),
     ],
+    ids=["standardized", "kernel", "centered"],
 )
-def test_a_subclass_that_overrides_what_computes_is_unknown(layer: Any) -> None:
+def test_a_subclass_that_overrides_what_computes_does_not_inherit_the_rule(layer: Any, note: str, kept: int) -> None:
+    """It is opened: what it does counts, and not its base's name."""
     model = around(layer())
     plan = plan_of(model)
-    assert list(plan.unknown) == ["own"]
-    assert len(plan.kept["before"]) == 12
+    assert not plan.unknown
+    assert plan.to_frame().loc["before", "note"] == note
+    assert len(plan.kept["before"]) == kept
     assert len(plan.kept["after"]) == 4
     assert_law(model, plan, plan.apply(model))
 
 
-def test_a_method_replaced_on_the_object_makes_it_unknown() -> None:
+def test_a_method_replaced_on_the_object_is_kept() -> None:
     layer = keras.layers.ReLU(name="own")
     layer.call = lambda x: ops.flip(x, axis=-1)
-    plan = plan_of(around(layer))
-    assert dict(plan.unknown) == {"own": "ReLU"}
+    model = around(layer)
+    plan = plan_of(model)
+    assert len(plan.kept["before"]) == 12, "its configuration says nothing of the method"
+    assert_law(model, plan, plan.apply(model))
 
 
 class Plain(keras.layers.Conv2D):
@@ -122,8 +126,11 @@ class LSTM(keras.layers.Layer):
 def test_a_name_is_only_a_name(cls: type) -> None:
     model = around(cls(name="own"))
     plan = plan_of(model)
-    assert dict(plan.unknown) == {"own": cls.__name__}
-    assert len(plan.kept["before"]) == 12
+    assert not plan.unknown
+    # The channels are seen to be flipped: they go in pairs where they are multiplied with each other.
+    kept = plan.kept["before"]
+    assert len(kept) == 6
+    assert cls is not LSTM or (11 - kept[::-1]).tolist() == kept.tolist()
     assert_law(model, plan, plan.apply(model))
 
 
@@ -222,15 +229,22 @@ def inner_of(cls: type) -> keras.Model:
     return cls(a, keras.layers.Conv2D(10, 3, name="inner_conv")(a), name="inner")
 
 
-def test_a_model_with_a_call_of_its_own_has_no_graph() -> None:
-    with pytest.raises(UnsupportedModelError, match=r"'inner' of the subclassed type Scaled, whose call\(\) is its own"):
-        tlt_prune.prune_model(inner_of(Scaled), ratio=0.5)
+def test_a_model_with_a_call_of_its_own_is_opened() -> None:
+    whole = keras.Input((8, 8, 3))
+    y = keras.layers.Conv2D(12, 3, name="first")(whole)
+    model = randomize(Scaled(whole, keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(y))))
+    with pytest.warns(UserWarning, match="is a functional model, not a Scaled"):
+        pruned = tlt_prune.prune_model(model, ratio=0.5, granularity=1, min_num_filters=1, verify=True)
+    x = np.ones((1, 8, 8, 3), "float32")
+    assert pruned.count_params() < model.count_params()
+    assert not isinstance(pruned, Scaled)
+    assert pruned(x).shape == model(x).shape
     x = keras.Input((8, 8, 3))
     y = inner_of(Scaled)(keras.layers.Conv2D(12, 3, padding="same", name="before")(x))
     model = randomize(keras.Model(x, keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(y))))
     plan = plan_of(model)
-    assert dict(plan.unknown) == {"inner": "Scaled"}
-    assert len(plan.kept["before"]) == 12
+    assert not plan.unknown
+    assert_law(model, plan, plan.apply(model))
 
 
 def test_a_model_with_a_training_step_of_its_own_has_one() -> None:

@@ -137,7 +137,7 @@ def _by_steps(task: Task, source: str, output: pathlib.Path) -> list[str]:
 
     extras.require("train", "tlt-prune with a schedule")
     spec, schedule = task.spec, task.spec.prune.schedule
-    original = trace(load_keras(pathlib.Path(source)), spec.prune.channelwise_layers)
+    original = trace(load_keras(pathlib.Path(source)), spec.prune.channelwise_layers, inline=spec.prune.inline)
     folder = output.parent / f"{output.stem}_steps"
     otherwise = SpecError(
         f"prune.schedule: {folder} holds the steps of another model or other settings. Expected another prune.output_path (-o), "
@@ -206,7 +206,7 @@ def _prune(
         return _sweep(model, spec.prune.options.model_copy(update={"excluded_layers": excluded}), output)
     choice = choose(task, predictor)
     options = choice.options.model_copy(update={"excluded_layers": excluded})
-    channels = trace(model, options.channelwise_layers)
+    channels = trace(model, options.channelwise_layers, inline=options.inline)
     if adjusted is not None:
         options = adjusted(options, channels)
     if options.latency_ms is not None:

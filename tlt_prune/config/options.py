@@ -110,6 +110,9 @@ class Options(Settings):
     """Names, paths, shell patterns or types of layers whose channels all stay."""
     channelwise_layers: tuple[str, ...] = ()
     """Names, paths or shell patterns of Lambda or custom layers without a rule that treat every channel by itself."""
+    inline: bool = False
+    """Whether custom layers and Lambdas are replaced by the layers and operations that they are made of. More can go then, and
+    the pruned model loads without their code; else they keep their class, and what their constructor cannot express stays."""
     layer_options: Mapping[str, LayerOptions] = {}
     """Layer name, path or shell pattern -> `ratio`, `max_ratio`, `granularity` or `min_num_filters` for those layers."""
 
@@ -160,6 +163,7 @@ class OptionArguments(TypedDict, total=False):
     min_num_filters: int
     excluded_layers: Sequence[str | type] | str | type
     channelwise_layers: Sequence[str] | str
+    inline: bool
     layer_options: Mapping[str, Mapping[str, Any]]
 
 

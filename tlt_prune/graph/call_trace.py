@@ -9,82 +9,24 @@ import dataclasses
 import inspect
 import itertools
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeGuard
 
 import numpy as np
 from keras import tree
 
 from tlt_prune.errors import RuleError
-from tlt_prune.graph.channel_graph import Count, Cut, Edit, Positions, Producer, Role, Template, WeightAxis, Work, labels_in
-from tlt_prune.graph.labels import Labels, LabelTable, Shape, varying_axes
-from tlt_prune.graph.reader import Call, Graph, Tensor
+from tlt_prune.graph.channel_graph import Count, Cut, Edit, Positions, Producer, Role, Template, Work
+from tlt_prune.graph.facets import Carried, Facet, Facets, Source
+from tlt_prune.graph.labels import Labels, Shape, varying_axes
+from tlt_prune.graph.reader import Call, Tensor
+from tlt_prune.graph.record import Record
 from tlt_prune.graph.types import Layer, Operation, TensorLike
 
 __all__ = ["CallTrace", "Count", "Cut", "Positions", "Record", "Template"]
 
 
-class Record:
-    """All that the rules have stated so far."""
-
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
-        self.table = LabelTable()
-        self.axes: dict[tuple[int, int, int], WeightAxis] = {}
-        self.producers: dict[tuple[int, str], Producer] = {}
-        self.config_edits: dict[Hashable, Edit] = {}
-        self.argument_edits: dict[Hashable, Edit] = {}
-        self.work: list[Work] = []
-        self.unknown: dict[str, str] = {}
-        self._weight_index: dict[int, dict[int, int]] = {}
-
-    def frozen(self, rank: int, reason: str) -> Labels:
-        """The label array of a tensor of which nothing may be removed."""
-        label = self.table.fresh(1)
-        self.table.freeze(label, reason)
-        return label.reshape((1,) * rank)
-
-    def weight_index(self, op: Layer, variable: object) -> int | None:
-        """Position of `variable` among the weights of `op`; None for a computed tensor (LoRA, quantized...)."""
-        if id(op) not in self._weight_index:
-            self._weight_index[id(op)] = {id(v): i for i, v in enumerate(self.graph.family.weights(op))}
-        return self._weight_index[id(op)].get(id(variable))
-
-    def tie_shared_weights(self) -> None:
-        """A variable that several layers hold has one label for each index, whoever asks.
-
-        Where one of them has said nothing about an axis, nobody knows what it does with it: nothing of it may be removed.
-        """
-        holders: dict[int, dict[int, tuple[Any, int]]] = {}
-        for call, index, variable in self.graph.weights():
-            holders.setdefault(id(variable), {})[id(call.op)] = (call.op, index)
-        for places in holders.values():
-            if len(places) > 1:
-                self._tie([*places.values()])
-
-    def _tie(self, places: Sequence[tuple[Any, int]]) -> None:
-        op, index = places[0]
-        for axis in range(len(self.graph.family.weights(op)[index].shape)):
-            axes = [self.axes.get((id(op), index, axis)) for op, index in places]
-            vectors = [x.labels for x in axes if x is not None]
-            for vector in vectors[1:]:
-                self.table.unify(vectors[0], vector)
-            silent = [op.name for (op, _), x in zip(places, axes, strict=True) if x is None]
-            for vector in vectors if silent else ():
-                self.table.freeze(vector, f"shares weights with '{silent[0]}'")
-
-    def edit(self, edits: dict[Hashable, Edit], key: Hashable, edit: Edit) -> None:
-        # One configuration serves every call of a layer: what it depends on must be removed alike.
-        first = edits.setdefault(key, edit)
-        for a, b in zip(labels_in(first.value), labels_in(edit.value), strict=True):
-            if a.shape == b.shape:
-                self.table.unify(a, b)
-            else:
-                for labels in (a, b):
-                    self.table.freeze(labels, f"'{getattr(edit.target, 'name', edit.key)}' is called with different shapes")
-
-
-Apply = Callable[["CallTrace", Sequence[Labels]], list[Labels]]
+Apply = Callable[["CallTrace", Sequence[Carried]], list[Carried]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -149,7 +91,7 @@ class CallTrace:
         config: Sequence[str],
         part: str = "",
         times: int | None = 1,
-    ) -> list[Labels]:
+    ) -> list[Any]:
         """Applies the rule of a layer inside this one: what a wrapper's rule does.
 
         Args:
@@ -219,6 +161,12 @@ class CallTrace:
             return x
         return np.repeat(x, size, axis=axis)
 
+    def best_axis(self, axes: Sequence[int], output: int = 0) -> int | None:
+        """Of several axes of an output that could carry channels the one that can be pruned; None where nothing tells."""
+        if len(axes) < 2 or output >= len(self.call.outputs):
+            return None
+        return self._record.best_axis(self.call.outputs[output], axes)
+
     # --- deciding what may go ---
 
     def freeze(self, x: Labels, reason: str) -> None:
@@ -235,7 +183,8 @@ class CallTrace:
         """Freezes the inputs because nobody knows what this layer does, and names it in the plan."""
         kind = type(self.op).__name__
         self._record.unknown[self.call.path] = kind
-        return self.freeze_all(arguments, f"unknown layer {kind} '{self.call.path}'")
+        why = self._record.closed.get(id(self.op))
+        return self.freeze_all(arguments, f"unknown layer {kind} '{self.call.path}'" + (f", not opened: {why}" if why else ""))
 
     def approximate(self, x: Labels, reason: str) -> None:
         """Removing channels of `x` changes more than what reads them (a statistic, say)."""
@@ -264,11 +213,52 @@ class CallTrace:
                 f"The rule of {type(self.op).__name__} '{self.call.path}' attached {len(vector)} labels to axis "
                 f"{axis} of a weight of shape {tuple(variable.shape)}."
             )
-        weight_axis = self._record.axes.setdefault(
-            (id(self.call.op), index, axis),
-            WeightAxis(self.call.op, self.call.path, index, axis, vector, role),
-        )
-        self.table.unify(weight_axis.labels, vector)
+        self._record.attach(Source(self.call.op, self.call.path, index, axis), vector, role)
+
+    # --- variables that an opened layer reads itself ---
+
+    def variable(self, owner: Layer, index: int, shape: Sequence[int]) -> Carried:
+        """Labels of a variable of `owner`: one label array for each axis of more than one entry."""
+        rank, facets = len(shape), []
+        for axis, size in enumerate(shape):
+            if size > 1:
+                source = Source(owner, self.call.path, index, axis)
+                known = self._record.axes.get((id(owner), index, axis))
+                vector = self.table.fresh(size) if known is None else known.labels
+                self._record.attach(source, vector, "follow")
+                facets.append(Facet(vector.reshape([-1 if i == axis else 1 for i in range(rank)]), (source,)))
+        return Facets(tuple(facets)) if facets else self._record.frozen(rank, "a single value")
+
+    def read_by_facet(self, facet: Facet, vector: Labels) -> None:
+        """A variable contracts channels: an axis of it is the one that reads them."""
+        for source in facet.sources:
+            self._record.take_role(source, "in")
+        self.table.unify(facet.vector, vector)
+
+    def made_by_facet(self, facet: Facet) -> Labels:
+        """A variable makes channels, as a kernel does: a row of the plan. Returns their labels."""
+        for source in facet.sources:
+            own = self._record.take_role(source, "out")
+            holder = dataclasses.replace(self.call, op=source.op, path=source.path, inner=None)
+            slices = ((source.index, (source.axis,), own.labels),)
+            key = (id(source.op), f"{source.index} {source.axis}")
+            self._record.producers.setdefault(key, Producer(source.path, holder, own.labels, slices))
+        return facet.vector
+
+    def freeze_other_facets(self, carried: Carried, *kept: Facet | None) -> None:
+        """Nothing may be removed along the axes of a variable that are none of `kept`."""
+        for facet in carried.facets if isinstance(carried, Facets) else ():
+            if facet not in kept:
+                self.table.freeze(facet.labels, f"an axis of '{facet.name}' that is no channel axis")
+
+    def multiplied_by(self, facets: Facets, positions: float) -> None:
+        """A variable is multiplied in once at each of `positions`."""
+        source = facets.facets[0].sources[0]
+        self._record.work.append(Work(source.op, self.call.path, positions * self.times, (), source.index))
+
+    def frozen(self, rank: int, reason: str) -> Labels:
+        """The label array of a tensor of which nothing may be removed."""
+        return self._record.frozen(rank, reason)
 
     def follow(self, vector: Labels, *variables: TensorLike | None) -> None:
         """One-dimensional parameters with one entry a channel (bias, gamma, moving mean...)."""

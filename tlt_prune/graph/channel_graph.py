@@ -127,6 +127,8 @@ class ChannelGraph:
         tensors: every output of every call that carries more than one channel.
         labels_of: tensor key -> its label array, the inputs of the model included.
         unknown: (path, class name) of each layer without a rule.
+        inlined: `id` of each layer that is to be replaced by what it does.
+        undescribed: `id` of each opened layer that would do something else if it were made from its configuration.
     """
 
     graph: Graph
@@ -140,6 +142,8 @@ class ChannelGraph:
     work: tuple[Work, ...]
     labels_of: dict[int, Labels]
     unknown: tuple[tuple[str, str], ...]
+    inlined: frozenset[int] = frozenset()
+    undescribed: frozenset[int] = frozenset()
 
     def __repr__(self) -> str:
         return f"<ChannelGraph of '{self.graph.model.name}': {len(self.producers)} producing layers, {self.n_labels} labels>"

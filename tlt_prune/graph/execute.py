@@ -80,7 +80,8 @@ class Execution(Generic[V]):
         self.scopes.append(values)
         waiting = _uses(graph) if self._forgetful else None
         for call in graph.calls:
-            if self._opened and call.inner is not None and not call.over_time:
+            if self._opened and call.is_run_inside:
+                assert call.inner is not None, "it has a graph"
                 results: Sequence[V] = yield from self._run(call.inner, [values[x.key] for x in call.inputs])
             else:
                 pending = PendingCall(call, values)

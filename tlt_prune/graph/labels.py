@@ -37,6 +37,11 @@ class LabelTable:
         first, self._count = self._count, self._count + count
         return np.arange(first, self._count, dtype=np.int64)
 
+    @property
+    def count(self) -> int:
+        """Number of labels issued."""
+        return self._count
+
     def unify(self, a: Labels, b: Labels) -> None:
         """Couples `a[i]` with `b[i]` after broadcasting: they are removed together or not at all."""
         a, b = np.broadcast_arrays(a, b)
@@ -130,22 +135,29 @@ def kept_shape(shape: Shape, labels: Labels, alive: Alive) -> Shape:
     return tuple(new)
 
 
-def settle(labels: Labels, table: LabelTable) -> Labels:
-    """Returns `labels` reduced to one varying axis, coupling what that requires.
-
-    Axes along which the array is constant are reduced to size 1. If several are left, the axis with
-    the most distinct slices keeps its labels and the labels that meet in one slice are unified:
-    offset-wise coupling across groups, for a `(groups, channels)` split.
-    """
+def without_constant_axes(labels: Labels) -> Labels:
+    """`labels` with size 1 on every axis along which they are all the same."""
     for axis in varying_axes(labels):
         first = np.take(labels, [0], axis=axis)
         if np.array_equal(np.broadcast_to(first, labels.shape), labels):
             labels = first
+    return labels
+
+
+def settle(labels: Labels, table: LabelTable, keep: int | None = None) -> Labels:
+    """Returns `labels` reduced to one varying axis, coupling what that requires.
+
+    Axes along which the array is constant are reduced to size 1. If several are left, the axis `keep`, or that with
+    the most distinct slices, keeps its labels and the labels that meet in one slice are unified:
+    offset-wise coupling across groups, for a `(groups, channels)` split.
+    """
+    labels = without_constant_axes(labels)
     axes = varying_axes(labels)
     if len(axes) < 2:
         return labels
-    # Ties go to the last axis: it is where Keras keeps channels.
-    keep = max(axes, key=lambda axis: (_distinct_slices(labels, axis), axis))
+    if keep is None:
+        # Ties go to the last axis: it is where Keras keeps channels.
+        keep = max(axes, key=lambda axis: (_distinct_slices(labels, axis), axis))
     first = np.moveaxis(labels, keep, 0).reshape(labels.shape[keep], -1)[:, :1]
     table.unify(np.moveaxis(labels, keep, 0).reshape(labels.shape[keep], -1), first)
     shape = [1] * labels.ndim

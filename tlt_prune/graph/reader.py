@@ -14,6 +14,7 @@ from keras import tree
 from tlt_prune.errors import UnsupportedModelError
 from tlt_prune.graph.classes import keras_model_base
 from tlt_prune.graph.family import Family, family_of
+from tlt_prune.graph.inner_ops import OwnVariable
 from tlt_prune.graph.types import KerasModel, Operation
 
 
@@ -51,6 +52,11 @@ class Call:
         return self.inner is not None and self.inner.model is not self.op
 
     @property
+    def is_run_inside(self) -> bool:
+        """Whether the calls in `inner` run in the place of this one."""
+        return self.inner is not None and not self.over_time and self.inner.runnable
+
+    @property
     def inputs(self) -> tuple[Tensor, ...]:
         return tuple(x for x in tree.flatten((self.args, self.kwargs)) if isinstance(x, Tensor))
 
@@ -64,6 +70,8 @@ class Graph:
         inputs, outputs: structures (tensor, list, tuple or dict) of `Tensor`.
         input_ops: the InputLayer behind each flat input, or None where there is none.
         calls: in topological order.
+        opened: whether it is what a layer does inside (see `opening`), and `model` is that layer.
+        runnable: whether its calls can be run one by one, whatever the sizes of the inputs.
     """
 
     model: Any
@@ -72,6 +80,8 @@ class Graph:
     outputs: Any
     input_ops: tuple[Any, ...]
     calls: tuple[Call, ...]
+    opened: bool = False
+    runnable: bool = True
 
     def __repr__(self) -> str:
         return f"<Graph of '{self.model.name}': {len(self.calls)} calls>"
@@ -113,11 +123,26 @@ class Graph:
         return readers
 
     def weights(self) -> Iterator[tuple[Call, int, Any]]:
-        """(call, position in its layer, variable) of every layer, those inside nested models included; once for each call."""
+        """(call, position in its layer, variable) of every layer, those inside nested models included; once for each call.
+
+        Of an opened layer: those of the layers that it calls, those that it reads itself, and then those that it does not use.
+        """
+        inside: set[int] = set()
+        left: list[Call] = []
         for call in self.walk():
-            # The layers of a nested model are walked themselves.
-            if call.inner is None and self.family.is_layer(call.op):
+            if isinstance(call.op, OwnVariable):
+                inside.add(id(call.op.variable))
+                yield dataclasses.replace(call, op=call.op.owner), call.op.index, call.op.variable
+            elif call.inner is None and self.family.is_layer(call.op):
                 for index, variable in enumerate(self.family.weights(call.op)):
+                    inside.add(id(variable))
+                    yield call, index, variable
+            elif call.inner is not None and call.inner.opened:
+                left.append(call)
+        for call in left:
+            for index, variable in enumerate(self.family.weights(call.op)):
+                if id(variable) not in inside:
+                    inside.add(id(variable))
                     yield call, index, variable
 
 

@@ -32,7 +32,7 @@ def plan_pruning(model: KerasModel, **options: Unpack[OptionArguments]) -> Pruni
         UnsupportedModelError: the model has no graph.
     """
     chosen = options_of(options)
-    return decide(trace(model, chosen.channelwise_layers), chosen).plan
+    return decide(trace(model, chosen.channelwise_layers, inline=chosen.inline), chosen).plan
 
 
 def prune_model(
@@ -68,7 +68,7 @@ def prune_model(
         LawError: `verify` found a difference.
     """
     chosen = options_of(options)
-    decision = decide(trace(model, chosen.channelwise_layers), chosen)
+    decision = decide(trace(model, chosen.channelwise_layers, inline=chosen.inline), chosen)
     advice = decision.plan.advice()
     if advice:
         warnings.warn(f"{decision.plan.summary()}. {advice}", stacklevel=2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -50,5 +51,12 @@ def carry_out(
         LawError: `verify` found a difference.
     """
     pruned = rewrite(channels, alive, layer_config_overrides)
+    if channels.graph.opened:
+        name, kind = channels.graph.model.name, type(channels.graph.model).__name__
+        warnings.warn(
+            f"What became of '{name}' is a functional model, not a {kind}: it computes the same, and the class's other methods "
+            "are not there.",
+            stacklevel=2,
+        )
     law = check_law(channels, alive, pruned) if verify else None
     return Outcome(pruned, law, compensate(compensation, channels, alive, pruned))

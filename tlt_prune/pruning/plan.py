@@ -109,7 +109,7 @@ class PruningPlan:
             UnsupportedModelError: the model has no graph, or a layer cannot be rebuilt.
             LawError: `verify` found a difference.
         """
-        channels = trace(model, self.settings.get("channelwise_layers", ()))
+        channels = trace(model, self.settings.get("channelwise_layers", ()), inline=self.settings.get("inline", False))
         alive = (self._renamed(channels) if by_position else self).alive(channels)
         made = carry_out(channels, alive, layer_config_overrides=layer_config_overrides, compensation=compensation, verify=verify)
         return made.model

@@ -79,6 +79,7 @@ class _Chosen(Settings):
     model_config = pydantic.ConfigDict(extra="allow", strict=True, frozen=True)
 
     channelwise_layers: tuple[str, ...] = ()
+    inline: bool = False
     excluded_layers: tuple[str, ...] = ()
     granularity: _Index | None = None
     min_num_filters: _Index | None = None

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import numpy as np
+
 from tlt_prune.config import Options
 from tlt_prune.graph import Alive, ChannelGraph
 from tlt_prune.pruning.cost.costs import Costs, by_row, costs
@@ -67,9 +69,17 @@ def decide(channels: ChannelGraph, options: Options, statistic: FilterScores | N
         first_threshold=selection.first_threshold,
         settings=_settings(options, selection),
         unknown=dict(channels.unknown),
-        frozen=tuple(sorted({*channels.bundles.frozen.values()} - {"model input", "model output", "a single channel"})),
+        frozen=_reasons(channels),
     )
     return Decision(channels, plan, alive)
+
+
+def _reasons(channels: ChannelGraph) -> tuple[str, ...]:
+    """Why channels that some layer makes may not go, each reason once; of a model without such layers why nothing may."""
+    root, frozen = channels.bundles.root, channels.bundles.frozen
+    made = np.unique(np.concatenate([np.zeros(0, np.int64), *(root[p.labels] for p in channels.producers)])).tolist()
+    reasons = {frozen[x] for x in made if x in frozen} if made else {*frozen.values()}
+    return tuple(sorted(reasons - {"model input", "model output", "a single channel"}))
 
 
 def _layer_plans(channels: ChannelGraph, selection: Selection, before: Costs, after: Costs) -> tuple[LayerPlan, ...]:

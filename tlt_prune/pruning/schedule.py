@@ -139,7 +139,7 @@ def iterative_prune(
         )
     chosen = options_of(options)
     making = {"layer_config_overrides": layer_config_overrides, "compensation": compensation, "verify": verify}
-    channels = trace(model, chosen.channelwise_layers)
+    channels = trace(model, chosen.channelwise_layers, inline=chosen.inline)
     # A budget that cannot be met is refused before hours of training, not after.
     statistic = bundle_scores(channels, chosen)
     decide(channels, chosen, statistic)
@@ -152,7 +152,7 @@ def iterative_prune(
             saved = SavedSteps(pathlib.Path(folder), checksum, channels.graph.family)
         current, first = (saved.latest() if saved is not None else None) or (model, 1)
         for step in PruningSteps(channels, steps, schedule).walk(current, first):
-            traced = channels if step.number == 1 else trace(step.start, chosen.channelwise_layers)
+            traced = channels if step.number == 1 else trace(step.start, chosen.channelwise_layers, inline=chosen.inline)
             decision = decide(traced, step.options(chosen, traced), statistic if step.number == 1 else None)
             pruned = decision.carry_out(**making).model
             returned = retrain(pruned, step.number)

@@ -129,7 +129,7 @@ def sensitivity(
     if not len(ratios) or not all(0 < r < 1 for r in ratios) or list(ratios) != sorted(set(ratios)):
         raise PlanError(f"sensitivity: expected ascending ratios between 0 and 1. Received: {list(ratios)}.")
     chosen: Options = options_of({**options, **dict.fromkeys(BUDGETS), "ratio": 0.5})
-    channels = trace(model, chosen.channelwise_layers)
+    channels = trace(model, chosen.channelwise_layers, inline=chosen.inline)
     name, function = metric_of(metric)
     batches = Batches(data, channels.graph, steps=steps, batch_size=batch_size, labeled=True, what="sensitivity")
     granularity = chosen_granularity(channels.graph, chosen.granularity)

@@ -34,7 +34,7 @@ def sweep(model: KerasModel, thresholds: Sequence[float] | None = None, **option
     """
     arguments = {**options, **dict.fromkeys(BUDGETS)}
     first = options_of({**arguments, "threshold": 0.0})
-    channels = trace(model, first.channelwise_layers)
+    channels = trace(model, first.channelwise_layers, inline=first.inline)
     statistic = bundle_scores(channels, first)
     if thresholds is None:
         selection = select(channels, first, statistic)

@@ -10,18 +10,31 @@ layers by class. A layer without a rule freezes what enters it.
 from tlt_prune.graph.rules import (
     attention,
     elementwise,
+    gathering,
+    inner,
     merging,
     moving,
     normalization,
     pooling,
     preprocessing,
+    products,
     raw,
     recurrent,
     tf_ops,
     weighted,
 )
 from tlt_prune.graph.rules.merging import channelwise
-from tlt_prune.graph.rules.registry import Rule, Trait, accepts, find, inherits_trait, register_rule, scoped, states_trait
+from tlt_prune.graph.rules.registry import (
+    Rule,
+    Trait,
+    accepts,
+    find,
+    inherits_trait,
+    is_given_facets,
+    register_rule,
+    scoped,
+    states_trait,
+)
 
 __all__ = [
     "Rule",
@@ -31,12 +44,16 @@ __all__ = [
     "channelwise",
     "elementwise",
     "find",
+    "gathering",
     "inherits_trait",
+    "inner",
+    "is_given_facets",
     "merging",
     "moving",
     "normalization",
     "pooling",
     "preprocessing",
+    "products",
     "raw",
     "recurrent",
     "register_rule",

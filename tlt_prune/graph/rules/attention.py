@@ -6,6 +6,7 @@ keys stays, because the softmax scale depends on it.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy as np
 from tlt_prune.graph.call_trace import CallTrace, Count
 from tlt_prune.graph.family import AttentionParts, attention_parts
 from tlt_prune.graph.labels import Labels, Shape, varying_axes
-from tlt_prune.graph.rules.registry import layer
+from tlt_prune.graph.rules.registry import layer, raw_op
 from tlt_prune.graph.types import Projection, Variable
 
 
@@ -136,3 +137,28 @@ def attention(call: CallTrace, *xs: Labels) -> Any:
     call.work(pairs * call.in_shapes[query][-1])  # type: ignore[operator]
     call.work(pairs, width)
     return [call.place(width, -1), *call.freeze_all([], "attention scores")[1:]]
+
+
+@raw_op("DotProductAttention")
+def dot_product_attention(call: CallTrace, *xs: Labels) -> Any:
+    """Query, key and value of shape (batch, length, heads, width): heads go whole, and the width of the values."""
+    query, value, key = (call.given(name) for name in ("query", "value", "key"))
+    q, k, v = (xs[i] for i in (*query, *key, *value))
+    for i, x in enumerate(xs):
+        if i not in (*query, *key, *value):
+            call.freeze(x, "attention mask")
+    pairs = call.positions(call.in_shapes[query[0]], -1, -2) * call.positions(call.in_shapes[key[0]], -1, -2)
+    heads, width = call.in_shapes[query[0]][-2:]
+    if all(varying_axes(x) in ((), (2,)) for x in (q, k, v)) and any(varying_axes(x) for x in (q, k, v)):
+        # Grouped queries share keys and values: head i of these belongs to the heads i r to (i + 1) r of the queries.
+        vectors = [np.broadcast_to(xs[i].reshape(-1), (call.in_shapes[i][-2] or 1,)) for i in (*query, *key, *value)]
+        for vector in vectors[1:]:
+            call.table.unify(vectors[0].reshape(len(vector), -1), vector[:, None])
+        call.work(2 * pairs * float(width or math.nan), vectors[0])
+        return call.place(vectors[0], 2)
+    for x in (q, k):
+        call.freeze(x, "contracted with other activations")
+    call.work(2 * pairs * float(width or math.nan) * float(heads or math.nan))
+    if varying_axes(v) == (3,):
+        return call.place(v.reshape(-1), 3)
+    return call.freeze_all([v], "attention over channels that lie on another axis")

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import functools
 import sys
+import types
+
+import numpy as np
 
 from tlt_prune.graph.call_trace import CallTrace, Count
 from tlt_prune.graph.labels import Labels, varying_axes
-from tlt_prune.graph.rules.registry import layer, raw_op
+from tlt_prune.graph.recording import is_symbolic, operations_of
+from tlt_prune.graph.rules.registry import layer, raw_op, states_trait
 
 # Activation functions that act on each element alone, by the names their homes give them.
 _ELEMENTWISE = (
     "linear", "relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "sigmoid", "hard_sigmoid", "hard_silu", "hard_swish",
     "tanh", "hard_tanh", "tanh_shrink", "silu", "swish", "mish", "softplus", "softsign", "exponential", "log_sigmoid",
-    "hard_shrink", "soft_shrink", "threshold", "squareplus", "sparse_plus", "exp", "abs", "square", "sqrt",
+    "hard_shrink", "soft_shrink", "threshold", "squareplus", "sparse_plus", "sparse_sigmoid", "exp", "abs", "square", "sqrt",
 )  # fmt: skip
-_NORMALIZING = ("softmax", "log_softmax")
+_NORMALIZING = ("softmax", "log_softmax", "sparsemax")
 # Where functions live that a user may pass as an activation: package, path in it. Only what is imported already counts.
 _HOMES = (
     ("keras", "activations"), ("keras", "ops"), ("tf_keras", "activations"), ("tensorflow", "nn"), ("tensorflow", "math"),
@@ -39,8 +43,18 @@ def _is_one_of(function: object, names: tuple[str, ...]) -> bool:
 
 
 def acts_on_each_element(function: object) -> bool:
-    """Whether an activation is known to treat every element by itself."""
-    return function is None or _is_one_of(function, _ELEMENTWISE)
+    """Whether an activation is known to treat every element by itself, or made of operations that do."""
+    return function is None or _is_one_of(function, _ELEMENTWISE) or _is_made_of_elementwise(function)
+
+
+def _is_made_of_elementwise(function: object) -> bool:
+    if not isinstance(function, (types.FunctionType, functools.partial)) or _is_one_of(function, _NORMALIZING):
+        return False
+    operations = operations_of(function)
+    return operations is not None and all(
+        states_trait(op, "elementwise", is_layer=False) and not any(np.ndim(x) for x in arguments if not is_symbolic(x))
+        for op, arguments in operations
+    )
 
 
 def activated(call: CallTrace, x: Labels, function: object) -> Labels:
@@ -52,7 +66,8 @@ def activated(call: CallTrace, x: Labels, function: object) -> Labels:
     # One with weights is built by the first picture only, and not at all when a model is built or loaded.
     if call.is_layer(function) and function.built and not function.weights:
         shape = call.out_shapes[:1]
-        return call.inside(function, [x], shape, shape, config=("activation", "config"))[0]
+        labels: Labels = call.inside(function, [x], shape, shape, config=("activation", "config"))[0]
+        return labels
     name = getattr(function, "__name__", type(function).__name__)
     return call.freeze_all([x], f"activation '{name}' is not known to be elementwise")[0]
 
@@ -129,11 +144,12 @@ def prelu(call: CallTrace, x: Labels) -> Labels:
     "Rsqrt", "SaturateCast", "Selu", "Sigmoid", "Sign", "Signbit", "Silu", "Sin", "Sinc", "Sinh", "SoftShrink",
     "Softplus", "Softsign", "SparsePlus", "SparseSigmoid", "Sqrt", "Square", "Squareplus", "StopGradient", "Tan",
     "Tanh", "TanhShrink", "Threshold", "Trunc", "ZerosLike",
+    traits=["elementwise"],
 )  # fmt: skip
 def unary_op(call: CallTrace, x: Labels) -> Labels:
     return x
 
 
-@raw_op("Softmax", "LogSoftmax")
+@raw_op("Softmax", "LogSoftmax", "Sparsemax")
 def softmax_op(call: CallTrace, x: Labels) -> Labels:
     return normalized(call, x, call.op.axis)

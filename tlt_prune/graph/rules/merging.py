@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,11 +21,12 @@ def merge(call: CallTrace, *xs: Labels) -> Labels:
     return combine(call, list(xs), call.in_shapes)
 
 
-@raw_op("Add", traits=["sum"])
+@raw_op("Add", traits=["elementwise", "sum"])
 @raw_op(
     "Subtract", "Multiply", "Divide", "DivideNoNan", "TrueDivide", "FloorDivide", "Maximum", "Minimum", "Fmax", "Fmin",
     "Power", "Mod", "Fmod", "Arctan2", "Hypot", "Logaddexp", "Logaddexp2", "Where", "Equal", "NotEqual", "Greater",
     "GreaterEqual", "Less", "LessEqual", "LogicalAnd", "LogicalOr", "LogicalXor", "Isclose", "Nextafter", "Heaviside",
+    traits=["elementwise"],
 )  # fmt: skip
 def merge_op(call: CallTrace, *xs: Labels) -> Labels:
     return combine(call, list(xs), call.in_shapes, constants(call))
@@ -137,74 +137,3 @@ def stacked_labels(call: CallTrace, xs: Sequence[Labels], axis: int) -> Labels:
     axis %= len(call.out_shapes[0])
     shape = np.max([x.shape for x in xs], axis=0)
     return np.stack([np.broadcast_to(x, shape) for x in xs], axis=axis)
-
-
-@layer("Dot")
-def dot(call: CallTrace, a: Labels, b: Labels) -> Any:
-    axes = call.op.axes
-    rank_a, rank_b = a.ndim, b.ndim
-    pair = (axes % rank_a, axes % rank_b) if isinstance(axes, int) else (axes[0] % rank_a, axes[1] % rank_b)
-    letters_a = "Z" + "abcdefgh"[: rank_a - 1]
-    letters_b = list("Z" + "ijklmnop"[: rank_b - 1])
-    letters_b[pair[1]] = letters_a[pair[0]]
-    terms_b = "".join(letters_b)
-    kept = [c for c in letters_a if c != letters_a[pair[0]]] + [c for c in terms_b[1:] if c != letters_a[pair[0]]]
-    output = "".join(kept) if len(kept) == len(call.out_shapes[0]) else "Z!"
-    # `normalize` divides by the length of the contracted vectors, whose channels are frozen anyway.
-    return contract(call, [a, b], [letters_a, terms_b], output)
-
-
-def contract(call: CallTrace, xs: Sequence[Labels], terms: Sequence[str], output: str) -> Any:
-    """Labels of a product of activations, in einsum letters ("!" for an axis that is none's).
-
-    A contracted channel has no weight whose row could be zeroed, so it stays; the others pass on.
-    """
-    varying: dict[str, list[Labels]] = {}
-    sizes = {
-        c: size for shape, letters in zip(call.in_shapes, terms, strict=True) for c, size in zip(letters, shape, strict=True)
-    }
-    # Of one input: the first axis is the batch.
-    del sizes[terms[0][0]]
-    for x, letters in zip(xs, terms, strict=True):
-        for axis in varying_axes(x):
-            varying.setdefault(letters[axis], []).append(x.reshape(-1))
-    lost = [c for c in varying if c not in output]
-    if len(varying) - len(lost) > 1:
-        return call.freeze_all(xs, "channels of both operands would span two axes of a product")
-    for letter in lost:
-        for vector in varying[letter]:
-            call.freeze(vector, "contracted with other activations")
-    kept = [c for c in varying if c in output]
-    others = [size for c, size in sizes.items() if c not in kept]
-    call.work(math.nan if None in others else math.prod(others), *(varying[c][0] for c in kept))  # type: ignore[arg-type]
-    if not kept:
-        return call.freeze_all([], "product of activations")
-    letter = kept[0]
-    vectors = varying[letter]
-    for vector in vectors[1:]:
-        call.table.unify(vectors[0], vector)
-    for x, letters, shape in zip(xs, terms, call.in_shapes, strict=True):
-        if letter in letters and x.shape[letters.index(letter)] == 1 and shape[letters.index(letter)] != 1:
-            # An operand of full size there whose own channels lie elsewhere: none of its slices can be told apart.
-            call.freeze(vectors[0], "multiplied with a tensor whose channels lie on another axis")
-            call.freeze(x, "multiplied with a tensor whose channels lie on another axis")
-    return call.place(vectors[0], output.index(letter))
-
-
-@raw_op("Matmul")
-def matmul(call: CallTrace, *xs: Labels) -> Any:
-    if len(xs) != 2 or min(x.ndim for x in xs) < 2:
-        return call.freeze_all(xs, "multiplied with a constant")
-    a, b = xs
-    rank = max(a.ndim, b.ndim)
-    batch = "abcdefghij"[: rank - 2]
-    return contract(call, [a, b], [batch[rank - a.ndim :] + "xy", batch[rank - b.ndim :] + "yz"], batch + "xz")
-
-
-@raw_op("Einsum")
-def einsum(call: CallTrace, *xs: Labels) -> Any:
-    subscripts = call.op.subscripts.replace(" ", "")
-    if "->" not in subscripts or "..." in subscripts or len(subscripts.split("->")[0].split(",")) != len(xs):
-        return call.freeze_all(xs, "einsum with constants, ellipsis or implicit output")
-    left, output = subscripts.split("->")
-    return contract(call, xs, left.split(","), output)

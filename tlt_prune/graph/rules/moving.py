@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tlt_prune.graph.call_trace import CallTrace, Count, Positions, Template
-from tlt_prune.graph.labels import Labels, Shape, reshape, settle, varying_axes
+from tlt_prune.graph.call_trace import CallTrace, Count, Template
+from tlt_prune.graph.labels import Labels, Shape, reshape, settle, varying_axes, without_constant_axes
 from tlt_prune.graph.rules.registry import layer, raw_op
 
 TakesTemplate = Callable[[Template], None]
@@ -62,7 +62,8 @@ def _reshaped(call: CallTrace, x: Labels, shape: Shape, new_shape: Shape) -> Any
     moved = reshape(x, shape, new_shape)
     if moved is None:
         return call.freeze_all([x], "reshaped across axes of unknown size")[0]
-    return settle(moved, call.table)
+    axes = varying_axes(without_constant_axes(moved))
+    return settle(moved, call.table, call.best_axis(axes))
 
 
 def _resized(target: Sequence[int], axis: int, out: Labels) -> tuple[Any, ...]:
@@ -141,6 +142,8 @@ def rolled(call: CallTrace, x: Labels, shift: object, axis: object, edit: TakesT
     varying = varying_axes(x)
     if not varying:
         return x
+    if isinstance(axis, (tuple, list)) and not {a % x.ndim for a in axis} & set(varying):
+        return x
     if not isinstance(axis, int) or not isinstance(shift, int):
         return call.freeze_all([x], "rolled along several axes")[0]
     axis %= x.ndim
@@ -193,30 +196,6 @@ def _padded_channels(call: CallTrace, x: Labels, axis: int, pair: Sequence[int],
     return np.pad(x, [pair if i == axis else (0, 0) for i in range(x.ndim)], constant_values=int(filling[0]))
 
 
-@raw_op("Take")
-def take(call: CallTrace, x: Labels, *indices: Labels) -> Any:
-    chosen = None if indices else call.call.args[1] if len(call.call.args) > 1 else call.call.kwargs.get("indices")
-    return taken(call, [x, *indices], chosen, call.op.axis, functools.partial(call.argument, 1))
-
-
-def taken(call: CallTrace, xs: Sequence[Labels], chosen: ArrayLike | None, axis: int | None, edit: TakesTemplate) -> Any:
-    """`xs[0]` at the constant positions `chosen` (None where they are computed) along `axis`."""
-    x = xs[0]
-    if axis is None or chosen is None or np.ndim(chosen) > 1:
-        return call.freeze_all(xs, "gathered by computed or many-dimensional indices")
-    chosen = np.asarray(chosen)
-    axis %= x.ndim
-    if axis not in varying_axes(x):
-        return x if chosen.ndim else np.squeeze(np.take(x, [0], axis), axis)
-    vector = x.reshape(-1)
-    if not chosen.ndim:
-        call.freeze(vector[int(chosen)], "a single channel")
-        edit(Count(vector[: int(chosen) % len(vector)]))
-        return np.take(x, int(chosen), axis)
-    edit(Positions(chosen % len(vector), vector))
-    return np.take(x, chosen, axis)
-
-
 @raw_op("Split")
 def split(call: CallTrace, x: Labels) -> Any:
     axis = call.op.axis % x.ndim
@@ -267,7 +246,10 @@ def sliced(call: CallTrace, x: Labels, key: object, edit: TakesTemplate) -> Any:
         position, part = parts[axis]
         vector = x.reshape(-1)
         if isinstance(part, slice) and part.step not in (None, 1) and part != slice(None, None, -1):
-            return call.freeze_all([x], "channels sliced with a step")
+            if not _couples_steps(call, vector, part):
+                return call.freeze_all([x], "channels sliced with a step")
+            plain[position] = part
+            continue
         if isinstance(part, int):
             call.freeze(vector[part], "a single channel")
         plain[position] = part
@@ -275,6 +257,16 @@ def sliced(call: CallTrace, x: Labels, key: object, edit: TakesTemplate) -> Any:
             edit(tuple(_recounted(part, vector) if i == position else other for i, other in enumerate(full)))
     # Down to a single number, NumPy returns no array.
     return np.asarray(x[tuple(plain)])
+
+
+def _couples_steps(call: CallTrace, vector: Labels, part: slice) -> bool:
+    """Whether a slice takes one of every `step` channels: these go together, so that the same slice takes the rest's."""
+    start, step = part.start or 0, part.step
+    if not (part.stop is None and 0 <= start < step and len(vector) % step == 0):
+        return False
+    rows = vector.reshape(-1, step)
+    call.table.unify(rows, rows[:, :1])
+    return True
 
 
 def _on_size_one(part: int | slice) -> int | slice:
@@ -304,6 +296,23 @@ def _recounted(part: int | slice, vector: Labels) -> Any:
         return Count(vector[: part % len(vector)])
     start, stop, _ = part.indices(len(vector))
     return slice(Count(vector[:start]), Count(vector[: max(start, stop)]), None)
+
+
+@raw_op("Slice")
+def slice_op(call: CallTrace, x: Labels, *starts: Labels) -> Any:
+    start = call.call.args[1] if len(call.call.args) > 1 else call.call.kwargs.get("start_indices")
+    if starts or start is None:
+        return call.freeze_all([x, *starts], "sliced at a computed position")
+    begins = [int(n) for n in np.asarray(start).tolist()]
+    for axis in varying_axes(x):
+        vector, begin, size = x.reshape(-1), begins[axis], call.out_shapes[0][axis] or 0
+        where: int | str = 1 if len(call.call.args) > 1 else "start_indices"
+        call.argument(where, tuple(Count(vector[:n]) if i == axis else n for i, n in enumerate(begins)))
+        call.configure(
+            "shape", tuple(Count(vector[begin : begin + size]) if i == axis else n for i, n in enumerate(call.op.shape))
+        )
+        x = np.take(x, range(begin, begin + size), axis)
+    return x
 
 
 @raw_op("DepthToSpace")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from numpy.typing import ArrayLike
 
 from tlt_prune.graph.call_trace import CallTrace
+from tlt_prune.graph.facets import Carried, plain
 from tlt_prune.graph.labels import Labels, varying_axes
-from tlt_prune.graph.rules.merging import cut
-from tlt_prune.graph.rules.registry import layer
+from tlt_prune.graph.rules.merging import constants, cut
+from tlt_prune.graph.rules.registry import layer, raw_op, takes_facets
 from tlt_prune.graph.types import Variable
 
 
@@ -119,3 +121,47 @@ def layer_scale(call: CallTrace, x: Labels) -> Labels:
     call.follow(call.vector(x, -1), call.op.gamma)
     call.count("projection_dim", call.vector(x, -1))
     return x
+
+
+# --- raw operations, whose parameters are variables of an opened layer ---
+
+
+@raw_op("BatchNorm")
+@takes_facets
+def batch_norm_op(call: CallTrace, x: Carried, *parameters: Carried) -> Any:
+    labels = plain(x)
+    axis = call.op.axis % labels.ndim
+    if varying_axes(labels) not in ((), (axis,)):
+        return call.freeze_all([labels, *map(plain, parameters)], "normalized along another axis than its channels'")
+    vector = call.vector(labels, axis)
+    _parameters_follow(call, vector, parameters)
+    return call.place(vector, axis)
+
+
+@raw_op("LayerNorm", "RMSNorm")
+@takes_facets
+def layer_norm_op(call: CallTrace, x: Carried, *parameters: Carried) -> Any:
+    labels = plain(x)
+    axes = _axes(call.op.axis, labels.ndim)
+    varying = varying_axes(labels)
+    if not any(axis in axes for axis in varying):
+        # Over other axes than the channels': so are the parameters.
+        for parameter in parameters:
+            call.freeze_other_facets(parameter)
+        return labels
+    if len(axes) > 1 and (parameters or constants(call)):
+        return call.freeze_all([labels, *map(plain, parameters)], "parameters over several axes")
+    call.approximate(labels, "normalized over the pruned channels")
+    _parameters_follow(call, labels.reshape(-1), parameters)
+    return labels
+
+
+def _parameters_follow(call: CallTrace, vector: Labels, parameters: Sequence[Carried]) -> None:
+    """Vectors with one entry per channel, variables or constants."""
+    for key, values in constants(call):
+        shorter = cut(values, -1, vector)
+        if shorter is not None:
+            call.argument(key, shorter)
+    for parameter in parameters:
+        labels = plain(parameter)
+        call.table.unify(labels.reshape(-1), vector if labels.size in (1, len(vector)) else vector[:1])

@@ -22,6 +22,7 @@ Trait = Literal[
     "convolution",
     "dense",
     "depthwise convolution",
+    "elementwise",
     "elementwise weights",
     "flatten",
     "mean preserving",
@@ -34,6 +35,7 @@ Trait = Literal[
 - "activation": the layer as a whole is a function of each element by itself;
 - "activation attribute": what it computes goes through its attribute `activation`;
 - "averaging": it averages over spatial axes;
+- "elementwise": the operation treats every element by itself, with those of other tensors in the same place;
 - "elementwise weights": its weights scale or shift elements, and none is contracted with channels as a kernel is;
 - "mean preserving": in inference, the mean of a channel is the same behind it;
 - the others: that it is one.
@@ -45,6 +47,8 @@ _LAYERS: dict[str, Rule] = {}
 _OPS: dict[str, Rule] = {}
 _TF_OPS: dict[str, Rule] = {}
 _CLASSES: dict[type, Rule] = {}
+_INNER: dict[type, Rule] = {}
+_TAKE_FACETS: set[Rule] = set()
 
 
 def _decorator(registry: dict[Key, Rule], keys: tuple[Key, ...]) -> Callable[[Rule], Rule]:
@@ -82,6 +86,22 @@ def raw_op(*names: str, traits: Collection[Trait] = ()) -> Callable[[Rule], Rule
 def tf_op(*symbols: str) -> Callable[[Rule], Rule]:
     """Registers a rule for TensorFlow functions in a tf_keras graph, by symbol ("math.add")."""
     return _decorator(_TF_OPS, symbols)
+
+
+def inner_op(*classes: type) -> Callable[[Rule], Rule]:
+    """Registers a rule for operations that stand for what an opened layer does (see `inner_ops`)."""
+    return _decorator(_INNER, classes)
+
+
+def takes_facets(rule: Rule) -> Rule:
+    """Marks a rule that is given `Facets` as they are: it knows what to do with labels on several axes of a variable."""
+    _TAKE_FACETS.add(rule)
+    return rule
+
+
+def is_given_facets(rule: Rule) -> bool:
+    """Whether a rule takes `Facets`."""
+    return rule in _TAKE_FACETS
 
 
 def register_rule(*classes: type) -> Callable[[Rule], Rule]:
@@ -171,6 +191,8 @@ def inherits_trait(op: object, *traits: Trait) -> bool:
 
 def _of_operation(op: object) -> Rule | None:
     cls = type(op)
+    if cls in _INNER:
+        return _INNER[cls]
     if cls.__module__.startswith("tf_keras."):
         symbol = getattr(op, "symbol", None)
         return _TF_OPS.get(symbol if symbol is not None else cls.__name__)

@@ -14,7 +14,8 @@ import numpy as np
 from tlt_prune.graph.call_trace import CallTrace, Count
 from tlt_prune.graph.labels import Labels, varying_axes
 from tlt_prune.graph.rules.elementwise import normalized
-from tlt_prune.graph.rules.merging import combine, concat, constants, contract, stacked_labels
+from tlt_prune.graph.rules.gathering import taken
+from tlt_prune.graph.rules.merging import combine, concat, constants, stacked_labels
 from tlt_prune.graph.rules.moving import (
     padded_labels,
     repeated,
@@ -22,11 +23,11 @@ from tlt_prune.graph.rules.moving import (
     shuffled_up,
     sliced,
     split_along,
-    taken,
     tiled,
     unstacked,
 )
 from tlt_prune.graph.rules.moving import target_edit as _target_edit
+from tlt_prune.graph.rules.products import contract
 from tlt_prune.graph.rules.raw import reduced
 from tlt_prune.graph.rules.registry import tf_op
 

@@ -18,6 +18,8 @@ from tlt_prune.graph.rules.registry import layer
 )  # fmt: skip
 def conv(call: CallTrace, x: Labels) -> Labels:
     op, axis = call.op, call.channel_axis
+    if _lies_in_space(call, x, axis):
+        return _convolved_over_channels(call, x, axis)
     incoming = call.vector(x, axis)
     groups, filters = op.groups, op.filters
     positions = call.positions(call.out_shapes[0], axis)
@@ -39,6 +41,27 @@ def conv(call: CallTrace, x: Labels) -> Labels:
     call.follow(out, op.bias)
     call.count("filters", out)
     return activated(call, call.place(out, axis), op.activation)
+
+
+def _lies_in_space(call: CallTrace, x: Labels, axis: int) -> bool:
+    """Whether the channels lie on an axis that the kernel slides along, and come out as many."""
+    varying = varying_axes(x)
+    if len(varying) != 1 or varying[0] in (0, axis % x.ndim):
+        return False
+    same = call.op.padding in ("same", "causal") and set(call.op.strides) == {1}
+    return bool(same and call.in_shapes[0][varying[0]] == call.out_shapes[0][varying[0]])
+
+
+def _convolved_over_channels(call: CallTrace, x: Labels, axis: int) -> Labels:
+    """Efficient channel attention: each channel is mixed with its neighbors, which are others once some are gone."""
+    call.approximate(x, "convolved over the pruned channels")
+    call.macs(call.op.kernel, call.positions(call.out_shapes[0], axis))
+    for position, variable in ((-2, call.op.kernel), (-1, call.op.kernel), (0, call.op.bias)):
+        if variable is not None:
+            whole = call.fresh(variable.shape[position])
+            call.freeze(whole, "mixes neighboring channels")
+            call.attach(variable, position, whole, "follow")
+    return activated(call, x, call.op.activation)
 
 
 def _alike_in_groups(call: CallTrace, vector: Labels, groups: int) -> None:
@@ -108,6 +131,16 @@ def _depthwise_kernel(op: Any) -> Any:
 @layer("Dense", traits=("dense", "activation attribute"))
 def dense(call: CallTrace, x: Labels) -> Labels:
     op = call.op
+    varying = varying_axes(x)
+    if varying and x.ndim - 1 not in varying and len(varying) == 1 and call.out_shapes[0][varying[0]] == x.size:
+        # An MLP over tokens: every channel goes through it by itself.
+        out = call.fresh(op.units)
+        call.freeze(out, "computed for every channel by itself")
+        call.attach(op.kernel, 1, out, "out")
+        call.produce(out, (op.kernel, (1,), out))
+        call.follow(out, op.bias)
+        call.work(call.positions(call.out_shapes[0], -1, varying[0]) * int(np.prod(op.kernel.shape)), x.reshape(-1))
+        return activated(call, x, op.activation)
     incoming, out = call.vector(x, -1), call.fresh(op.units)
     call.attach(op.kernel, 0, incoming, "in")
     call.attach(op.kernel, 1, out, "out")
@@ -147,8 +180,9 @@ def einsum_dense(call: CallTrace, x: Labels) -> Any:
     call.macs(op.kernel, call.positions(call.in_shapes[0], *(inputs.index(c) for c in kernel if c in inputs)))
     if not issued:
         return call.freeze_all([x], "EinsumDense issues no channels")
-    # One axis is pruned: the last issued one is the channel axis, the others are spatial or heads.
-    channel = max(issued, key=output.index)
+    # One axis is pruned: that which products leave alone (the heads), else the last issued one; the others are spatial.
+    best = call.best_axis([output.index(c) for c in issued])
+    channel = max(issued, key=output.index) if best is None else output[best]
     out = call.fresh(op.kernel.shape[kernel.index(channel)])
     call.attach(op.kernel, kernel.index(channel), out, "out")
     call.produce(out, (op.kernel, (kernel.index(channel),), out))
@@ -176,3 +210,12 @@ def _explicit(equation: str, inputs: str) -> str:
     """The output letters that the configured output shape counts: neither the batch nor what "..." stands for."""
     output = equation.replace(" ", "").split("->")[1].replace("...", "")
     return output.replace(inputs[0], "", 1)
+
+
+@layer("SpectralNormalization")
+def spectral_normalization(call: CallTrace, x: Labels) -> Any:
+    """The layer inside; in training its kernel is divided by its largest singular value, for which there is a vector."""
+    op = call.op
+    outputs = call.inside(op.layer, [x], call.in_shapes, call.out_shapes, config=("layer", "config"))
+    call.attach(op.vector_u, -1, outputs[0].reshape(-1), "follow")
+    return outputs

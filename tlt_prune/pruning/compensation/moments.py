@@ -108,7 +108,8 @@ def relu(x: Moments) -> Moments:
     deviation = np.sqrt(x.variance)
     constant = deviation == 0
     ratio = np.divide(x.mean, deviation, out=np.where(x.mean > 0, np.inf, -np.inf), where=~constant)
-    below = 0.5 * (1 + np.asarray(keras.ops.erf(ratio / math.sqrt(2)), dtype=np.float64))
+    # Clipped: TensorFlow's erf of infinity is no number.
+    below = 0.5 * (1 + np.asarray(keras.ops.erf(np.clip(ratio, -40, 40) / math.sqrt(2)), dtype=np.float64))
     density = np.exp(-0.5 * ratio**2) / math.sqrt(2 * math.pi)
     mean = x.mean * below + deviation * density
     square = (x.mean**2 + x.variance) * below + x.mean * deviation * density

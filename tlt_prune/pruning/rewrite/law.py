@@ -12,8 +12,8 @@ from keras import tree
 from numpy.typing import NDArray
 
 from tlt_prune.errors import LawError, first_line
-from tlt_prune.graph import Alive, ChannelGraph, Family, KerasModel, Tensor, has_trait, read
-from tlt_prune.pruning.rewrite.rewrite import rewrite, rewrite_with_layers
+from tlt_prune.graph import Alive, ChannelGraph, Family, KerasModel, Tensor, Variable, has_trait, read
+from tlt_prune.pruning.rewrite.rewrite import rewrite, rewrite_with_variables
 
 _SATURATING = ("softmax", "sigmoid", "tanh")
 # Sizes tried for axes that the model leaves open: of pictures and signals, and of sequences of tokens, which often
@@ -41,21 +41,22 @@ class LawReport:
 
 def zeroed_reference(channels: ChannelGraph, alive: Alive) -> Any:
     """The original model, full size, with the consumers' rows of the removed channels set to zero."""
-    reference, layers = rewrite_with_layers(channels, np.ones_like(alive))
-    _zero(channels, layers, alive)
+    reference, variables = rewrite_with_variables(channels, np.ones_like(alive))
+    _zero(channels, variables, alive)
     return reference
 
 
-def _zero(channels: ChannelGraph, layers: dict[int, Any], alive: Alive) -> None:
-    """Sets the rows that read removed channels to zero, in the rebuilt `layers`."""
+def _zero(channels: ChannelGraph, variables: Mapping[int, Variable], alive: Alive) -> None:
+    """Sets the rows that read removed channels to zero, in the rebuilt model's `variables`."""
     family = channels.graph.family
     for axis in channels.axes:
         gone = ~alive[axis.labels]
         if axis.role == "in" and gone.any():
-            weight = family.weights(layers[id(axis.op)])[axis.index]
-            value = family.numpy(weight).copy()
+            old = family.weights(axis.op)[axis.index]
+            new = variables[id(old)]
+            value = family.numpy(new).reshape(old.shape).copy()
             np.moveaxis(value, axis.axis, 0)[gone] = 0
-            weight.assign(value)
+            new.assign(value.reshape(new.shape))
 
 
 def check_law(
@@ -81,18 +82,18 @@ def check_law(
     """
     model, family = channels.graph.model, channels.graph.family
     inputs, original = _run_original(channels, seed, batch_size)
-    reference, layers = rewrite_with_layers(channels, np.ones_like(alive))
+    reference, variables = rewrite_with_variables(channels, np.ones_like(alive))
     if not _error(original, _outputs_of(reference, family, inputs)) <= tolerance:
         raise LawError(_differs_once_rebuilt(model, family, original, inputs, tolerance))
     reasons = {root: why for root, why in channels.bundles.approximate.items() if not alive[root]}
     exact = alive | np.isin(channels.bundles.root, list(reasons))
-    _zero(channels, layers, exact)
+    _zero(channels, variables, exact)
     compared = rewrite(channels, exact) if reasons else pruned
     with _unsaturated(reference), _unsaturated(compared), _unsaturated(pruned):
         error = _error(_outputs_of(reference, family, inputs), _outputs_of(compared, family, inputs))
         approximate_error = 0.0
         if reasons:
-            _zero(channels, layers, alive)
+            _zero(channels, variables, alive)
             approximate_error = _error(_outputs_of(reference, family, inputs), _outputs_of(pruned, family, inputs))
     if not (error <= tolerance and np.isfinite(approximate_error)):
         if _is_random(model, family, original, inputs, tolerance):

@@ -8,14 +8,13 @@ is only read.
 from __future__ import annotations
 
 import contextlib
-import functools
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from keras import tree
 
-from tlt_prune.errors import PlanError, UnsupportedModelError
+from tlt_prune.errors import PlanError, UnsupportedModelError, first_line
 from tlt_prune.graph import (
     Alive,
     Call,
@@ -26,18 +25,22 @@ from tlt_prune.graph import (
     Graph,
     Layer,
     PendingCall,
+    Variable,
     all_layers,
     filled,
+    initializers,
     is_keras_class,
     kept_shape,
     matches,
     nearest_name,
     resolve,
 )
-from tlt_prune.pruning.rewrite import initializers
+from tlt_prune.graph.classes import patched
+from tlt_prune.graph.copying import copy_of, describes
+from tlt_prune.graph.rebuild import layer_pairs, rebuild
 from tlt_prune.pruning.rewrite.compile_state import copy_compile_state
+from tlt_prune.pruning.rewrite.inlining import Inliner
 from tlt_prune.pruning.rewrite.model_class import same_class
-from tlt_prune.pruning.rewrite.rebuild import layer_pairs, rebuild
 from tlt_prune.pruning.rewrite.transfer import Transfer
 
 Overrides = Mapping[str, Mapping[str, Any]]
@@ -58,14 +61,16 @@ def rewrite(channels: ChannelGraph, alive: Alive, overrides: Overrides | None = 
         PlanError: an override names no layer, or an entry that its layer's configuration lacks.
         UnsupportedModelError: a layer cannot be rebuilt from its configuration.
     """
-    return rewrite_with_layers(channels, alive, overrides)[0]
+    return rewrite_with_variables(channels, alive, overrides)[0]
 
 
-def rewrite_with_layers(channels: ChannelGraph, alive: Alive, overrides: Overrides | None = None) -> tuple[Any, dict[int, Any]]:
-    """`rewrite`, and the new layer of each old one, by the old one's `id`."""
+def rewrite_with_variables(
+    channels: ChannelGraph, alive: Alive, overrides: Overrides | None = None
+) -> tuple[Any, dict[int, Variable]]:
+    """`rewrite`, and the new variable of each old one, by the old one's `id`."""
     rewriter = _Rewriter(channels, alive, overrides or {})
     model = rewriter.run()
-    return model, rewriter.new_layers()
+    return model, rewriter.new_variables()
 
 
 class _Rewriter:
@@ -80,14 +85,15 @@ class _Rewriter:
         self._config_edits = _by_target(channels.config_edits)
         self._argument_edits = _by_target(channels.argument_edits)
         self._transfer = Transfer(channels, alive)
-        calls = [call for call in channels.graph.walk() if call.inner is None]
+        self._inliner = Inliner(channels, self._transfer)
+        calls = list(self._inliner.rebuilt_calls(channels.graph))
         self._calls = {id(call.op): call for call in reversed(calls)}
         self._shared = _held_and_elsewhere(self._calls, self._family)
         self._resized = _resized_operations(channels, alive, calls)
         self._variables = {id(v) for v in self._family.weights(channels.graph.model)}
 
-    def new_layers(self) -> dict[int, Any]:
-        return {key: new for key, (_, new) in self._ops.items()}
+    def new_variables(self) -> dict[int, Variable]:
+        return self._transfer.new_variables()
 
     def run(self) -> Any:
         graph = self._channels.graph
@@ -96,13 +102,13 @@ class _Rewriter:
             if not any(matches(call, pattern) for call in calls):
                 near = nearest_name(pattern, {call.path for call in calls})
                 raise PlanError(f"layer_config_overrides: no layer matches {pattern!r}.{near}")
-        for call in calls:
-            if call.inner is None:
-                self._rebuilt(call)
+        for call in self._inliner.rebuilt_calls(graph):
+            self._rebuilt(call)
         waiting = all(_can_wait(x) for op, _ in self._ops.values() for x in (op, *all_layers(op)))
         with self._family.construction() if waiting else contextlib.nullcontext():
             new = self._model(graph)
             self._transfer.begin(self._ops.values())
+            self._inliner.give_variables()
         self._transfer.finish(graph.model, new)
         self._finish()
         copy_compile_state(graph.model, new, self._family)
@@ -112,23 +118,37 @@ class _Rewriter:
 
     def _model(self, graph: Graph) -> Any:
         if id(graph) not in self._models:
-            sequential = self._family.is_sequential(graph.model)
+            sequential = self._family.is_sequential(graph.model) and not any(map(self._inliner.is_inlined, graph.calls))
             new = self._sequential(graph) if sequential else self._functional(graph)
             self._models[id(graph)] = (graph.model, new)
         return self._models[id(graph)][1]
 
     def _functional(self, graph: Graph) -> Any:
         inputs = [layer.output if layer is not None else tensor for layer, tensor in self._inputs(graph)]
-        execution: Execution[Any] = Execution(graph, inputs, opened=False)
-        for pending in execution:
-            args, kwargs = self._arguments(pending)
-            pending.results = tree.flatten(self._op(pending.call)(*args, **kwargs))
+        outputs = self._outputs(graph, inputs, inputs[0])
         parts = {
             "inputs": tree.pack_sequence_as(graph.inputs, inputs),
-            "outputs": tree.pack_sequence_as(graph.outputs, execution.outputs),
+            "outputs": tree.pack_sequence_as(graph.outputs, outputs),
             "name": graph.model.name,
         }
+        if graph.opened:
+            # What a subclassed model does, as a functional one.
+            return self._family.namespace().Model(**parts)
         return same_class(graph.model, self._family, self._family.namespace().Model, parts)
+
+    def _outputs(self, graph: Graph, inputs: Sequence[Any], like: Any) -> list[Any]:
+        """The outputs of a graph that is called on symbolic tensors; `like` is any that has a batch axis."""
+        execution: Execution[Any] = Execution(graph, inputs, opened=False)
+        for pending in execution:
+            if self._inliner.is_inlined(pending.call):
+                assert pending.call.inner is not None, "only an opened layer can be inlined"
+                pending.results = self._outputs(pending.call.inner, pending.inputs, like)
+            elif self._inliner.is_own(pending.call):
+                pending.results = self._inliner.results(pending, like)
+            else:
+                args, kwargs = self._arguments(pending)
+                pending.results = tree.flatten(self._op(pending.call)(*args, **kwargs))
+        return execution.outputs
 
     def _sequential(self, graph: Graph) -> Any:
         ((first, _),) = self._inputs(graph)
@@ -173,11 +193,33 @@ class _Rewriter:
             }
             edits = self._config_edits.get(id(call.op), ())
             self._overridden[id(call.op)] = override
-            self._ops[id(call.op)] = (
-                call.op,
-                rebuild(call, self._family, edits, self._alive, override, held, resized=id(call.op) in self._resized),
-            )
+            override = {**self._inliner.names.get(id(call.op), {}), **override}
+            self._ops[id(call.op)] = (call.op, self._made(call, edits, override, held))
         return self._ops[id(call.op)][1]
+
+    def _made(self, call: Call, edits: Sequence[Edit], override: Mapping[str, Any], held: Mapping[Layer, Layer]) -> Any:
+        """A layer from its configuration; one that stays whole, and that its configuration does not describe, as a copy."""
+        op, resized = call.op, id(call.op) in self._resized
+        whole = not (resized or override or held)
+        is_own = self._family.is_layer(op) and (not is_keras_class(type(op)) or patched(op))
+        may_copy = self._family.name == "keras" and whole and is_own
+        try:
+            new = rebuild(call, self._family, edits, self._alive, override, held, resized=resized)
+            described = id(op) not in self._channels.undescribed and describes(op, new)
+        except UnsupportedModelError:
+            if not may_copy:
+                raise
+            described = False
+        if described or not may_copy:
+            return new
+        try:
+            return copy_of(op)
+        # An attribute of somebody else's may raise anything.
+        except Exception as error:
+            raise UnsupportedModelError(
+                f"Layer '{call.path}' of type {type(op).__name__} can neither be rebuilt from its configuration nor copied: "
+                f"{first_line(error)} Expected get_config() to return every argument of the constructor."
+            ) from error
 
     def _refuse_outside_references(self, call: Call) -> None:
         """A function that reads a layer of the model from outside of its arguments would go on reading the original's.
@@ -200,8 +242,9 @@ class _Rewriter:
         return self._calls.get(id(layer)) or Call(layer, f"{holder.path}/{layer.name}", (), {}, (), None)
 
     def _op(self, call: Call) -> Any:
-        if call.inner is None:
+        if id(call.op) in self._ops:
             return self._ops[id(call.op)][1]
+        assert call.inner is not None, "what is no model was rebuilt"
         model = self._model(call.inner)
         if not call.over_time:
             return model
@@ -218,8 +261,7 @@ class _Rewriter:
             if not self._family.is_layer(op):
                 continue
             pairs = layer_pairs(op, new)
-            cuts_of = functools.partial(self._transfer.cuts_of, op)
-            initializers.restore(pairs, self._family, cuts_of, self._overridden[id(op)])
+            initializers.restore(pairs, self._family, self._transfer.cuts_of, self._overridden[id(op)])
             for _, layer in pairs:
                 if hasattr(layer, "finalize_state") and self._family.weights(layer):
                     # Normalization computes with constants that it derives from its weights when they are loaded.
@@ -247,8 +289,12 @@ def _resized_operations(channels: ChannelGraph, alive: Alive, calls: Iterable[Ca
     """`id` of each operation of which a weight, an input or a configuration entry changes."""
     cut = {id(axis.op) for axis in channels.axes if not alive[axis.labels].all()}
     edited = {id(edit.target) for edit in channels.config_edits}
-    given = {id(call.op) for call in calls if not all(alive[channels.labels_of[x.key]].all() for x in call.inputs)}
-    return cut | edited | given
+    resized = cut | edited
+    for call in calls:
+        inside = {id(x) for x in all_layers(call.op)} if call.inner is not None else set()
+        if inside & cut or not all(alive[channels.labels_of[x.key]].all() for x in call.inputs):
+            resized.add(id(call.op))
+    return resized
 
 
 def _held_and_elsewhere(calls: Mapping[int, Call], family: Family) -> set[int]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tlt_prune.errors import UnsupportedModelError
 from tlt_prune.graph import Alive, ChannelGraph, KerasModel, Layer, Variable, is_keras_class
-from tlt_prune.pruning.rewrite.rebuild import layer_pairs
+from tlt_prune.graph.rebuild import layer_pairs
 
 
 class Transfer:
@@ -23,23 +23,26 @@ class Transfer:
 
     def __init__(self, channels: ChannelGraph, alive: Alive) -> None:
         self._family = channels.graph.family
-        self._cuts: dict[tuple[int, int], dict[int, NDArray[np.bool_]]] = {}
+        self._cuts: dict[int, dict[int, NDArray[np.bool_]]] = {}
+        """`id` of an old variable -> axis -> what is retained there."""
         for axis in channels.axes:
             keep = alive[axis.labels]
             if not keep.all():
-                self._cuts.setdefault((id(axis.op), axis.index), {})[axis.axis] = keep
+                variable = self._family.weights(axis.op)[axis.index]
+                self._cuts.setdefault(id(variable), {})[axis.axis] = keep
         self._pairs: dict[int, tuple[Variable, Variable]] = {}
         """`id` of an old variable -> itself and the new one."""
         self._source: dict[int, int] = {}
         """`id` of a new variable -> that of the old one."""
         self._late: list[tuple[Variable, Callable[[], NDArray[Any]]]] = []
 
-    def cuts_of(self, op: Layer, variable: Variable) -> dict[int, NDArray[np.bool_]]:
-        """Axis -> `(size,)` booleans for each axis of a layer's variable of which something is removed."""
-        for index, weight in enumerate(self._family.weights(op)):
-            if weight is variable:
-                return self._cuts.get((id(op), index), {})
-        return {}
+    def cuts_of(self, variable: Variable) -> dict[int, NDArray[np.bool_]]:
+        """Axis -> `(size,)` booleans for each axis of a variable of which something is removed."""
+        return self._cuts.get(id(variable), {})
+
+    def new_variables(self) -> dict[int, Variable]:
+        """`id` of an old variable -> the new one, which may be flat (see `give_flat`)."""
+        return {key: target for key, (_, target) in self._pairs.items()}
 
     def begin(self, layers: Iterable[tuple[Any, Any]]) -> None:
         """Says what the variables that wait for a value will start with, and remembers the others for `finish`.
@@ -67,12 +70,16 @@ class Transfer:
                 f"{_named(op)} has {len(sources)} weights, but {len(targets)} once rebuilt from its configuration. "
                 "Expected all weights to be made in its constructor or build()."
             )
-        for index, (source, target) in enumerate(zip(sources, targets, strict=True)):
-            cuts = self._cuts.get((id(op), index), {})
+        for source, target in zip(sources, targets, strict=True):
+            cuts = self.cuts_of(source)
             self._check_shape(op, source, target, cuts)
             self._give(op, source, target, cuts)
         for source, target in zip(self._family.seeds(op), self._family.seeds(new), strict=False):
             self._give(op, source, target, {})
+
+    def give_flat(self, op: Layer, source: Variable, target: Variable) -> None:
+        """The values of a variable for one of another shape that has as many entries."""
+        self._give(op, source, target, self.cuts_of(source))
 
     def _check_shape(self, op: Layer, source: Variable, target: Variable, cuts: dict[int, NDArray[np.bool_]]) -> None:
         expected = tuple(int(cuts[axis].sum()) if axis in cuts else size for axis, size in enumerate(source.shape))
@@ -90,7 +97,7 @@ class Transfer:
                 array = self._family.numpy(source)
                 for axis, keep in cuts.items():
                     array = np.compress(keep, array, axis=axis)
-                return array
+                return array.reshape(target.shape)
 
             if not self._family.start(target, value):
                 self._late.append((target, value))

@@ -56,6 +56,7 @@ class Walk:
         self._family = graph.family
         self._calls = collections.Counter(id(call.op) for call in graph.walk())
         self._runs = collections.Counter(id(call.op) for call in calls_of(graph))
+        self._n_batches = len(batches)
         flat = [tree.flatten(x) for x, _ in batches]
         inputs: list[Values] = [[x[i] for x in flat] for i in range(len(graph.flat_inputs))]
         if graph.family.name == "keras":
@@ -84,7 +85,8 @@ class Walk:
     def _run(self, call: Call, given: dict[int, Values]) -> list[Values]:
         """Each output's values."""
         rows = []
-        count = len(next(iter(given.values()))) if given else 1
+        # A variable or constant of an opened layer is the same for all batches.
+        count = len(next(iter(given.values()))) if given else self._n_batches
         for i in range(count):
             args, kwargs = filled((call.args, call.kwargs), {key: values[i] for key, values in given.items()})
             rows.append(tree.flatten(self._family.infer(call.op, args, kwargs)))
@@ -94,7 +96,8 @@ class Walk:
 def calls_of(graph: Graph) -> Iterator[Call]:
     """The calls in the order of a walk: each once for every time it runs."""
     for call in graph.calls:
-        if call.inner is not None and not call.over_time:
+        if call.is_run_inside:
+            assert call.inner is not None, "it has a graph"
             yield from calls_of(call.inner)
         else:
             yield call

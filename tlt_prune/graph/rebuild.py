@@ -5,14 +5,21 @@ from __future__ import annotations
 import copy
 import inspect
 import tempfile
+import warnings
+import weakref
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from tlt_prune.errors import PlanError, UnsupportedModelError, first_line
-from tlt_prune.graph import Alive, Call, Edit, Family, Layer, Operation, all_layers, is_keras_class, resolve
-from tlt_prune.pruning.rewrite import initializers
+from tlt_prune.graph import initializers
+from tlt_prune.graph.channel_graph import Edit, resolve
+from tlt_prune.graph.classes import is_keras_class
+from tlt_prune.graph.family import Family, all_layers
+from tlt_prune.graph.labels import Alive
+from tlt_prune.graph.reader import Call
+from tlt_prune.graph.types import Layer, Operation
 
 
 def rebuild(
@@ -45,12 +52,15 @@ def rebuild(
         return type(op)(**_overridden(call, family.lambda_arguments(op), override))
     with family.sharing(held):
         try:
-            config = _copied(op.get_config(), built=not resized)
+            with warnings.catch_warnings():
+                # A function that cannot be written down is handed over itself.
+                warnings.filterwarnings("ignore", message=".*includes a `lambda`")
+                config = _copied(configuration(op), built=not resized)
         # A custom layer's may raise anything; Keras' own do where an argument cannot be written down.
         except Exception as error:
             raise _not_rebuilt(call, error) from error
         for edit in edits:
-            _replace_entry(config, edit.key, resolve(edit.value, alive))
+            config = with_entry(config, edit.key, resolve(edit.value, alive))
         if is_keras_class(type(op)):
             # Keras' layers take arrays, but restore themselves from lists only.
             config = {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in config.items()}
@@ -60,7 +70,7 @@ def rebuild(
         try:
             # What a layer is made of need not be registered with Keras.
             with family.namespace().utils.custom_object_scope(_objects_inside(op)):
-                new = type(op).from_config(config)
+                new = type(op)(**config) if op in _by_arguments else type(op).from_config(config)
         except (TypeError, ValueError) as error:
             raise _not_rebuilt(call, error) from error
     for old, layer in layer_pairs(op, new)[1:]:
@@ -69,6 +79,47 @@ def rebuild(
         # Before it is called: some lookups know their output's width only with their vocabulary.
         _hand_over_assets(old, layer)
     return new
+
+
+_by_arguments: weakref.WeakSet[Any] = weakref.WeakSet()
+"""Layers whose `get_config` does not return what their constructor was given."""
+
+
+def configuration(op: Any) -> dict[str, Any]:
+    """What a layer is made of: what it returns, or what its constructor was given."""
+    if op in _by_arguments:
+        return {**op._auto_config.config, "name": op.name}
+    config: dict[str, Any] = op.get_config()
+    return config
+
+
+def trust_arguments(op: Any, *, trusted: bool) -> bool:
+    """From here on, makes a layer of the arguments that its constructor was given, as Keras remembers them, or no longer.
+
+    Returns:
+        Whether that can be done: all of them are plain values or functions.
+    """
+    if not trusted:
+        _by_arguments.discard(op)
+        return True
+    given = getattr(getattr(op, "_auto_config", None), "config", None)
+    if not isinstance(given, dict) or not all(map(_is_value, given.values())):
+        return False
+    _by_arguments.add(op)
+    return True
+
+
+def _is_value(value: object) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_value, value))
+    if isinstance(value, dict):
+        return all(map(_is_value, value.values()))
+    return (
+        value is None
+        or isinstance(value, (str, int, float, bool, np.generic))
+        or inspect.isfunction(value)
+        or inspect.isclass(value)
+    )
 
 
 def layer_pairs(op: Operation, new: Operation) -> list[tuple[Any, Any]]:
@@ -107,10 +158,14 @@ def _copied(config: Any, *, built: bool) -> Any:
     return config
 
 
-def _replace_entry(config: dict[str, Any], path: tuple[str, ...], value: object) -> None:
-    for key in path[:-1]:
-        config = config[key]
-    config[path[-1]] = value
+def with_entry(config: Any, path: tuple[Any, ...], value: object) -> Any:
+    """A configuration with one entry replaced; only what leads to it is copied."""
+    if not path:
+        return value
+    changed = with_entry(config[path[0]], path[1:], value) if len(path) > 1 else value
+    if isinstance(config, dict):
+        return {**config, path[0]: changed}
+    return type(config)([changed if i == path[0] else x for i, x in enumerate(config)])
 
 
 def _hand_over(op: Operation, config: dict[str, Any]) -> None:

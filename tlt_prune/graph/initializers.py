@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tlt_prune.graph import Family, Layer, Variable
+from tlt_prune.graph.family import Family
+from tlt_prune.graph.types import Layer, Variable
 
 _DEFERRED = "zeros"
 _SUFFIX = "_initializer"

@@ -1,0 +1,195 @@
+"""The graph of an opened layer, from what Keras recorded of it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+from keras import tree
+from keras.src.models.functional import Functional
+
+from tlt_prune.graph.classes import keras_model_base
+from tlt_prune.graph.family import Family
+from tlt_prune.graph.inner_ops import Assigned, ConvTranspose, ToBatch
+from tlt_prune.graph.reader import Call, Graph, Tensor
+
+new_keys = itertools.count(1)
+"""Keys of tensors that no model has; negated, so that they are no `id`."""
+
+_SIZES = {"BroadcastTo": "shape", "Tile": "repeats", "Repeat": "repeats", "Slice": "shape"}
+"""Operations -> their attribute that holds sizes."""
+
+
+class CannotOpenError(Exception):
+    """A layer that cannot be opened; the text says why."""
+
+
+class Sizes:
+    """Stand-ins for sizes that a model leaves open, where a layer insists on knowing them.
+
+    Args:
+        primes: axis -> a prime that divides no other size, so that what was computed from it shows.
+    """
+
+    def __init__(self, primes: Mapping[int, int]) -> None:
+        self._primes = dict(primes)
+
+    def assumed(self, shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """A shape with stand-ins in the place of open sizes."""
+        return tuple(self._primes.get(axis) if size is None else size for axis, size in enumerate(shape))
+
+    def known(self, shape: tuple[Any, ...]) -> tuple[Any, ...]:
+        """A shape with None in the place of what was computed from a stand-in."""
+        return tuple(None if self._is_assumed(x) else x for x in shape)
+
+    def _is_assumed(self, size: object) -> bool:
+        return isinstance(size, int) and size > 0 and any(size % prime == 0 for prime in self._primes.values())
+
+
+class Tensors:
+    """Symbolic tensors -> `Tensor`, with keys that nothing else has."""
+
+    def __init__(self, sizes: Sizes) -> None:
+        self.sizes = sizes
+        self._tensors: dict[int, tuple[Any, Tensor]] = {}
+
+    def __call__(self, x: Any) -> Tensor:
+        if id(x) not in self._tensors:
+            # The symbol is kept: an `id` is its own only while it lives.
+            dtype = keras.backend.standardize_dtype(x.dtype)
+            self._tensors[id(x)] = (x, Tensor(-next(new_keys), self.sizes.known(tuple(x.shape)), dtype))
+        return self._tensors[id(x)][1]
+
+
+class Builder:
+    """Calls from nodes."""
+
+    def __init__(self, call: Call, family: Family, tensors: Tensors, names: Mapping[int, str], like: Tensor | None) -> None:
+        self._outer, self._family, self._tensors, self._names, self._like = call, family, tensors, names, like
+        self._calls: list[Call] = []
+        self._counts: dict[str, int] = {}
+        self.runnable = True
+        """Whether each operation runs with any sizes."""
+
+    def add(self, node: Any) -> None:
+        op, args, kwargs = self._family.node_call(node)
+        args, kwargs = tree.map_structure(lambda x: self._tensors(x) if isinstance(x, keras.KerasTensor) else x, (args, kwargs))
+        outputs = tuple(self._tensors(x) for x in node.outputs)
+        op, args = self._runnable(op, args, outputs)
+        self._calls.append(Call(op, inner_path(self._outer.path, self._name(op)), args, kwargs, outputs, None))
+
+    def add_assignment(self, variable: Call, value: Any) -> None:
+        if isinstance(value, keras.KerasTensor):
+            op = Assigned(variable.op)
+            self._calls.append(Call(op, inner_path(self._outer.path, self._name(op)), (self._tensors(value),), {}, (), None))
+
+    def _name(self, op: Any) -> str:
+        """An attribute's name for a layer; for an operation its kind, with a number: both are the same in a rebuilt layer."""
+        if id(op) in self._names:
+            return self._names[id(op)]
+        kind = type(op).__name__.lower()
+        self._counts[kind] = self._counts.get(kind, 0) + 1
+        return kind if self._counts[kind] == 1 else f"{kind}_{self._counts[kind]}"
+
+    def _runnable(self, op: Any, args: tuple[Any, ...], outputs: tuple[Tensor, ...]) -> tuple[Any, tuple[Any, ...]]:
+        """An operation that was recorded with sizes that are known only when it runs, as one that runs with any."""
+        kind = type(op).__name__
+        if isinstance(op, keras.layers.Layer):
+            return op, args
+        if kind == "ConvTranspose":
+            return ConvTranspose(op), args
+        if getattr(op, "data_format", "") is None:
+            # Some of Keras' operations take the default when they are recorded, but not when they run.
+            return type(op).from_config({**op.get_config(), "data_format": keras.config.image_data_format()}), args
+        if kind == "Reshape":
+            return self._reshape(op, outputs[0].shape), args
+        sizes = self._tensors.sizes.known(_as_tuple(getattr(op, _SIZES[kind]))) if kind in _SIZES else ()
+        if None in sizes:
+            given = args[0].shape
+            rest = _repeated(kind, given[1:], sizes)
+            if sizes[0] is None and rest is not None and None not in rest and given[:1] == (1,) and self._like is not None:
+                return ToBatch(rest), (args[0], self._like)
+            self.runnable = False
+        return op, args
+
+    def _reshape(self, op: Any, shape: tuple[int | None, ...]) -> Any:
+        new = self._tensors.sizes.known(_as_tuple(op.newshape))
+        if None not in new:
+            return op
+        # With -1 beside it, the shape of what comes out says the rest.
+        target = shape if -1 in new or new.count(None) > 1 else new
+        if target.count(None) == 1:
+            return type(op)(tuple(-1 if x is None else x for x in target), name=op.name)
+        if target.count(None) == 2 and target[0] is None:
+            return keras.layers.Reshape([-1 if x is None else x for x in target[1:]], name=op.name)
+        self.runnable = False
+        return op
+
+    def finish(self, call: Call, inputs: Sequence[Tensor], outputs: Sequence[Tensor], variables: Sequence[Call]) -> Graph:
+        """The graph of what the outputs depend on."""
+        needed = {x.key for x in outputs}
+        kept: list[Call] = []
+        for inner in reversed([*variables, *self._calls]):
+            if isinstance(inner.op, Assigned) or any(x.key in needed for x in inner.outputs):
+                needed.update(x.key for x in inner.inputs)
+                kept.append(inner)
+        made = {x.key for x in inputs} | {x.key for inner in kept for x in inner.outputs}
+        if not needed <= made:
+            raise CannotOpenError("it uses symbolic tensors from elsewhere")
+        return Graph(
+            model=call.op,
+            family=self._family,
+            inputs=list(inputs),
+            outputs=list(outputs),
+            input_ops=(None,) * len(inputs),
+            calls=tuple(reversed(kept)),
+            opened=True,
+            runnable=self.runnable,
+        )
+
+
+def is_of_layers(layer: Any) -> bool:
+    """Whether a layer is a model whose `call` runs through its layers."""
+    return isinstance(layer, (keras.Sequential, Functional)) and keras_model_base(layer) is not None
+
+
+def inner_path(path: str, name: str) -> str:
+    """The path of something inside; a model itself has none."""
+    return f"{path}/{name}" if path else name
+
+
+def layer_names(layer: Any) -> dict[int, str]:
+    """`id` of each layer inside -> the attributes that lead to it, joined by "/"."""
+    names: dict[int, str] = {}
+    pending: list[tuple[str, Any]] = [("", layer)]
+    while pending:
+        prefix, holder = pending.pop(0)
+        entries = holder
+        if isinstance(holder, keras.layers.Layer):
+            entries = holder.layers if is_of_layers(holder) else vars(holder)
+        pairs = entries.items() if isinstance(entries, dict) else enumerate(entries)
+        for key, value in pairs:
+            hidden = isinstance(key, str) and key.startswith("_") and isinstance(value, (list, dict))
+            path = f"{prefix}{str(key).strip('_')}"
+            if isinstance(value, keras.layers.Layer):
+                if id(value) not in names and value is not layer:
+                    names[id(value)] = path
+                    pending.append((f"{path}/", value))
+            elif isinstance(value, (list, tuple, dict)) and not hidden:
+                pending.append((f"{path}/", value))
+    return names
+
+
+def _as_tuple(value: Any) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, (tuple, list)) else (value,)
+
+
+def _repeated(kind: str, shape: tuple[Any, ...], sizes: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    """The shape behind the batch axis of what a repetition along that axis returns; None where it is none."""
+    if kind == "BroadcastTo":
+        return sizes[1:]
+    if kind == "Tile" and None not in (*shape, *sizes[1:]):
+        return tuple(n * times for n, times in zip(shape, sizes[1:], strict=True))
+    return shape if kind == "Repeat" and len(sizes) == 1 else None

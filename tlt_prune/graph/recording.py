@@ -1,0 +1,308 @@
+"""A layer's `call`, run on symbolic tensors, and what Keras records of it.
+
+Everything that this touches is put back: attributes, nodes, losses.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import keras
+from keras import tree
+from keras.src.backend.common import global_state
+from keras.src.layers.layer import CallContext
+from keras.src.ops.node import Node
+
+from tlt_prune.errors import first_line
+from tlt_prune.graph.execute import filled
+from tlt_prune.graph.family import Family, all_layers
+from tlt_prune.graph.inner_graph import Builder, CannotOpenError, Sizes, Tensors, inner_path, is_of_layers, layer_names
+from tlt_prune.graph.inner_ops import Constant, OwnVariable
+from tlt_prune.graph.reader import Call, Graph, Tensor
+
+_OF_TENSORFLOW = "_self_"
+"""How attributes start in which TensorFlow keeps an account of its own."""
+_LISTS_OF_KERAS = ("_trainable_variables", "_non_trainable_variables")
+
+
+class _StandIn(keras.KerasTensor):
+    """A variable of the layer, while it is opened."""
+
+    def __init__(self, variable: keras.Variable, attribute: str, dtype: str, recorder: Recorder) -> None:
+        super().__init__(tuple(variable.shape), dtype)
+        self.variable = variable
+        self.attribute = attribute
+        """The attribute that holds it, which a rebuilt layer has too, whatever the variable is called."""
+        self.trainable = variable.trainable
+        self.path = variable.path
+        self._recorder = recorder
+
+    @property
+    def value(self) -> _StandIn:
+        return self
+
+    def assign(self, value: Any) -> Any:
+        """A state that the layer updates: what it gets is as wide as it is."""
+        self._recorder.assigned.append((self, value))
+        return value
+
+    def assign_add(self, value: Any) -> Any:
+        return self.assign(self + value)
+
+    def assign_sub(self, value: Any) -> Any:
+        return self.assign(self - value)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Place:
+    """Where an attribute of a layer holds a variable."""
+
+    container: Any
+    key: Any
+    real: Any
+    stand_in: Any
+
+    def put(self, value: Any) -> None:
+        # Past Keras, which would track it.
+        if isinstance(self.container, list):
+            list.__setitem__(self.container, self.key, value)
+        else:
+            dict.__setitem__(self.container, self.key, value)
+
+
+class Recorder:
+    """One run of one layer's `call` on symbolic tensors."""
+
+    def __init__(self, call: Call, family: Family, sizes: Sizes) -> None:
+        self._call, self._family, self._sizes = call, family, sizes
+        self._layer = call.op
+        self._tree = [call.op, *all_layers(call.op)]
+        self._nodes: list[Any] = []
+        self._busy = False
+        self._stand_ins: dict[int, _StandIn] = {}
+        self._places: list[_Place] = []
+        self.assigned: list[tuple[_StandIn, Any]] = []
+
+    def graph(self, training: bool | None) -> Graph:
+        given = {x.key: self._symbol(x) for x in self._call.inputs}
+        args, kwargs = filled((self._call.args, self._call.kwargs), given)
+        if "training" in inspect.signature(self._layer.call).parameters:
+            kwargs = {"training": training, **kwargs}
+        with self._recording():
+            try:
+                results = self._layer.call(*args, **kwargs)
+            # A layer may raise anything on what is no array.
+            except Exception as error:
+                raise CannotOpenError(_why(error)) from error
+            losses = [x for layer in self._tree for x in layer._losses if isinstance(x, keras.KerasTensor)]
+        if losses:
+            raise CannotOpenError("it adds a loss")
+        return self._as_graph(given, results)
+
+    def _symbol(self, x: Tensor) -> keras.KerasTensor:
+        shape, dtype = self._sizes.assumed(x.shape), x.dtype
+        if self._layer.autocast and keras.backend.is_float_dtype(dtype) and self._layer._convert_input_args:
+            dtype = self._layer.input_dtype
+        return keras.KerasTensor(shape, dtype)
+
+    # --- recording ---
+
+    @contextlib.contextmanager
+    def _recording(self) -> Iterator[None]:
+        """Variables stand in, and nodes are noted, until everything is put back."""
+        context = global_state.get_global_attribute("current_call_ctx")
+        attributes = [(layer, dict(vars(layer)), list(layer._losses)) for layer in self._tree]
+        layer_call, node_init = keras.layers.Layer.__call__, Node.__init__
+        recorder = self
+
+        def noted(node: Any, *args: Any, **kwargs: Any) -> None:
+            node_init(node, *args, **kwargs)
+            recorder._nodes.append(node)
+
+        def closed(layer: Any, *args: Any, **kwargs: Any) -> Any:
+            return recorder._closed_call(layer_call, layer, args, kwargs)
+
+        self._find_variables()
+        try:
+            keras.layers.Layer.__call__, Node.__init__ = closed, noted
+            global_state.set_global_attribute("current_call_ctx", CallContext(entry_layer=self._layer))
+            with keras.StatelessScope():
+                self._stand()
+                yield
+        finally:
+            keras.layers.Layer.__call__, Node.__init__ = layer_call, node_init
+            self._lift()
+            for layer, attribute, losses in attributes:
+                vars(layer).clear()
+                vars(layer).update(attribute)
+                layer._losses[:] = losses
+            for node in reversed(self._nodes):
+                _unlink(node)
+            global_state.set_global_attribute("current_call_ctx", context)
+
+    def _find_variables(self) -> None:
+        for layer in self._tree:
+            # Keras' own lists come last: an attribute is the better name.
+            entries = sorted(vars(layer).items(), key=lambda x: x[0] in _LISTS_OF_KERAS)
+            for key, value in entries:
+                if key.startswith(_OF_TENSORFLOW):
+                    continue
+                self._search(vars(layer), key, value, layer, key.strip("_"))
+
+    def _search(self, container: Any, key: Any, value: Any, layer: Any, attribute: str) -> None:
+        """Finds the places of variables in an attribute, to any depth of lists and dictionaries."""
+        if isinstance(value, keras.Variable):
+            self._places.append(_Place(container, key, value, self._stand_in(value, layer, attribute)))
+        elif isinstance(value, (list, dict)):
+            for inner, x in list(value.items() if isinstance(value, dict) else enumerate(value)):
+                self._search(value, inner, x, layer, f"{attribute}/{inner}")
+        elif isinstance(value, tuple) and any(isinstance(x, keras.Variable) for x in value):
+            replaced = tuple(
+                self._stand_in(x, layer, f"{attribute}/{i}") if isinstance(x, keras.Variable) else x for i, x in enumerate(value)
+            )
+            self._places.append(_Place(container, key, value, replaced))
+
+    def _stand_in(self, variable: Any, layer: Any, attribute: str) -> _StandIn:
+        if id(variable) not in self._stand_ins:
+            dtype = keras.backend.standardize_dtype(variable.dtype)
+            # As in a call: variables are cast to the type that the layer computes in.
+            if variable._autocast and keras.backend.is_float_dtype(dtype) and layer.compute_dtype != layer.variable_dtype:
+                dtype = layer.compute_dtype
+            self._stand_ins[id(variable)] = _StandIn(variable, attribute, dtype, self)
+        return self._stand_ins[id(variable)]
+
+    def _stand(self) -> None:
+        for place in self._places:
+            place.put(place.stand_in)
+
+    def _lift(self) -> None:
+        for place in self._places:
+            place.put(place.real)
+
+    def _closed_call(self, original: Callable[..., Any], layer: Any, args: Any, kwargs: Any) -> Any:
+        """A layer that is called inside: as it is, on symbolic tensors."""
+        if self._busy:
+            return original(layer, *args, **kwargs)
+        if is_of_layers(layer):
+            # Its layers are called as if they stood here.
+            return layer.call(*args, **kwargs)
+        if not any(isinstance(x, keras.KerasTensor) for x in tree.flatten((args, kwargs))):
+            args = (self._constant(args[0]), *args[1:])
+        was_built, is_known = layer.built, any(layer is x for x in self._tree)
+        self._busy = True
+        self._lift()
+        try:
+            outputs = original(layer, *args, **kwargs)
+        except ValueError as error:
+            # Keras notes only calls that return tensors, and None is none.
+            if "All operation outputs must be tensors" not in str(error) or not is_known:
+                raise
+            outputs = None
+        finally:
+            self._stand()
+            self._busy = False
+        if outputs is None:
+            return self._transparent(layer, args, kwargs)
+        if layer.weights and not is_known:
+            raise CannotOpenError(f"it calls '{layer.name}', which is none of its layers")
+        if layer.weights and not was_built:
+            raise CannotOpenError(f"the layer '{layer.name}' in it is not built: call the model once on data")
+        return outputs
+
+    def _transparent(self, layer: Any, args: Any, kwargs: Any) -> Any:
+        """What a layer inside does, as if it stood here."""
+        if "training" in inspect.signature(layer.call).parameters:
+            kwargs = {"training": None, **kwargs}
+        return layer.call(*args, **kwargs)
+
+    def _constant(self, value: Any) -> Any:
+        tensor = keras.ops.convert_to_tensor(value)
+        symbol = keras.KerasTensor(tuple(tensor.shape), keras.backend.standardize_dtype(tensor.dtype))
+        Node(Constant(keras.ops.convert_to_numpy(tensor)), (), {}, symbol)
+        return symbol
+
+    # --- the graph ---
+
+    def _as_graph(self, given: Mapping[int, Any], results: Any) -> Graph:
+        flat = tree.flatten(results)
+        for x in flat:
+            if not isinstance(x, keras.KerasTensor):
+                raise CannotOpenError(f"it returns a {type(x).__name__} that does not depend on its inputs")
+        is_model = not self._call.path
+        if len(flat) != len(self._call.outputs) and not is_model:
+            raise CannotOpenError(f"it returns {len(flat)} tensors inside and {len(self._call.outputs)} outside")
+        tensors = Tensors(self._sizes)
+        inputs = [tensors(given[x.key]) for x in self._call.inputs]
+        names = layer_names(self._layer)
+        variables = {id(x): self._variable_call(x, tensors, names) for x in self._stand_ins.values()}
+        builder = Builder(self._call, self._family, tensors, names, inputs[0] if inputs else None)
+        for node in self._nodes:
+            builder.add(node)
+        for stand_in, value in self.assigned:
+            builder.add_assignment(variables[id(stand_in)], value)
+        graph = builder.finish(self._call, inputs, [tensors(x) for x in flat], list(variables.values()))
+        if not is_model:
+            return graph
+        by_key = {x.key: tensor for x, tensor in zip(self._call.inputs, inputs, strict=True)}
+        return dataclasses.replace(
+            graph,
+            inputs=tree.map_structure(lambda x: by_key[x.key], self._call.args[0]),
+            outputs=tree.pack_sequence_as(results, graph.flat_outputs),
+        )
+
+    def _variable_call(self, stand_in: _StandIn, tensors: Tensors, names: Mapping[int, str]) -> Call:
+        owner = next(layer for layer in self._tree if any(v is stand_in.variable for v in _own_variables(layer)))
+        index = next(i for i, v in enumerate(self._family.weights(owner)) if v is stand_in.variable)
+        prefix = f"{names[id(owner)]}/" if id(owner) in names else ""
+        name = f"{prefix}{stand_in.attribute}"
+        op = OwnVariable(owner, index, stand_in.variable, name, str(stand_in.dtype))
+        return Call(op, inner_path(self._call.path, name), (), {}, (tensors(stand_in),), None)
+
+
+def _own_variables(layer: Any) -> list[Any]:
+    return [*layer._trainable_variables, *layer._non_trainable_variables]
+
+
+def _unlink(node: Any) -> None:
+    for op in (node.operation, *(x._keras_history.operation for x in node.arguments.keras_tensors)):
+        for nodes in (getattr(op, "_inbound_nodes", []), getattr(op, "_outbound_nodes", [])):
+            nodes[:] = [x for x in nodes if x is not node]
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, CannotOpenError):
+        return str(error)
+    return f"on symbolic tensors it raises {type(error).__name__}: {first_line(error, 120)}"
+
+
+def operations_of(function: Callable[[Any], Any]) -> list[tuple[Any, Any]] | None:
+    """The operations that a function of one tensor is made of, with their arguments; None if it cannot be opened."""
+    nodes: list[Any] = []
+    node_init = Node.__init__
+
+    def noted(node: Any, *args: Any, **kwargs: Any) -> None:
+        node_init(node, *args, **kwargs)
+        nodes.append(node)
+
+    Node.__init__ = noted
+    try:
+        result = function(keras.KerasTensor((None, 3, 5)))
+    # A user's may raise anything on what is no array.
+    except Exception:  # noqa: BLE001
+        return None
+    finally:
+        Node.__init__ = node_init
+        for node in reversed(nodes):
+            _unlink(node)
+    if not isinstance(result, keras.KerasTensor):
+        return None
+    return [(x.operation, tree.flatten((x.arguments.args, x.arguments.kwargs))) for x in nodes]
+
+
+def is_symbolic(value: object) -> bool:
+    """Whether a value is a symbolic tensor of Keras 3."""
+    return isinstance(value, keras.KerasTensor)

@@ -1,0 +1,253 @@
+"""Products: of activations with activations, and of activations with variables that an opened layer reads itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from tlt_prune.graph.call_trace import CallTrace
+from tlt_prune.graph.facets import Carried, Facet, Facets, plain
+from tlt_prune.graph.inner_ops import ConvTranspose
+from tlt_prune.graph.labels import Labels, varying_axes
+from tlt_prune.graph.rules.registry import inner_op, layer, raw_op, takes_facets
+
+
+@layer("Dot")
+@takes_facets
+def dot(call: CallTrace, a: Carried, b: Carried) -> Any:
+    axes = call.op.axes
+    rank_a, rank_b = a.ndim, b.ndim
+    pair = (axes % rank_a, axes % rank_b) if isinstance(axes, int) else (axes[0] % rank_a, axes[1] % rank_b)
+    letters_a = "Z" + "abcdefgh"[: rank_a - 1]
+    letters_b = list("Z" + "ijklmnop"[: rank_b - 1])
+    letters_b[pair[1]] = letters_a[pair[0]]
+    terms_b = "".join(letters_b)
+    kept = [c for c in letters_a if c != letters_a[pair[0]]] + [c for c in terms_b[1:] if c != letters_a[pair[0]]]
+    output = "".join(kept) if len(kept) == len(call.out_shapes[0]) else "Z!"
+    # `normalize` divides by the length of the contracted vectors, whose channels are frozen anyway.
+    return contract(call, [a, b], [letters_a, terms_b], output)
+
+
+def contract(call: CallTrace, xs: Sequence[Carried], terms: Sequence[str], output: str) -> Any:
+    """Labels of a product, in einsum letters ("!" for an axis that is none's).
+
+    Of activations, a contracted channel has no weight whose row could be zeroed, so it stays; the others pass on.
+    """
+    variables = [i for i, x in enumerate(xs) if isinstance(x, Facets)]
+    if len(variables) == 1 and len(xs) == 2 and "!" not in output:
+        (of_variable,) = variables
+        return contract_variable(call, xs, 1 - of_variable, terms, output)
+    for x in xs:
+        call.freeze_other_facets(x)
+    return _contract_activations(call, [plain(x) for x in xs], terms, output)
+
+
+def contract_variable(call: CallTrace, xs: Sequence[Any], position: int, terms: Sequence[str], output: str) -> Any:
+    """Labels of a product with a variable, as of a kernel: what both have is contracted, what only the variable has is made.
+
+    Args:
+        position: of the activations among the two operands.
+    """
+    x, variable = xs[position], xs[1 - position]
+    of_x, of_variable = terms[position], terms[1 - position]
+    shape = call.in_shapes[position]
+    contracted = [c for c in of_variable if c in of_x and c not in output]
+    shared = [c for c in of_variable if c in of_x and c in output]
+    varying = [of_x[axis] for axis in varying_axes(x)]
+    if any(c not in contracted and c not in shared for c in varying):
+        call.freeze(x, "channels on an axis that a variable is not multiplied along")
+        x, varying = np.reshape(x, -1)[:1].reshape((1,) * x.ndim), []
+
+    def facet_of(letter: str) -> Facet | None:
+        facet: Facet | None = variable.at(of_variable.index(letter) - len(of_variable))
+        return facet
+
+    call.multiplied_by(variable, call.positions(shape, *(of_x.index(c) for c in of_variable if c in of_x)))
+    read: list[Facet | None] = []
+    passing = None
+    for c in (*contracted, *shared):
+        facet = facet_of(c)
+        if facet is not None and (c in varying or not varying):
+            read.append(facet)
+            vector = np.broadcast_to(x.reshape(-1), facet.vector.shape)
+            if c in contracted:
+                call.read_by_facet(facet, vector)
+            else:
+                call.table.unify(facet.vector, vector)
+                passing = c
+    issued = [c for c in of_variable if c not in of_x and c in output and facet_of(c) is not None]
+    # One axis is pruned: that which products leave alone (the heads), else the last one that is made.
+    best = call.best_axis([output.index(c) for c in issued])
+    channel = output[best] if best is not None else max(issued, key=output.index, default="")
+    made = facet_of(channel) if channel and passing not in varying else None
+    call.freeze_other_facets(variable, *read, made)
+    if made is not None:
+        return call.place(call.made_by_facet(made), output.index(channel))
+    if passing in varying:
+        return call.place(x.reshape(-1), output.index(passing))
+    return call.freeze_all([], "a product with a variable that makes no channels")
+
+
+def _contract_activations(call: CallTrace, xs: Sequence[Labels], terms: Sequence[str], output: str) -> Any:
+    varying: dict[str, list[Labels]] = {}
+    sizes = {
+        c: size for shape, letters in zip(call.in_shapes, terms, strict=True) for c, size in zip(letters, shape, strict=True)
+    }
+    # Of one input: the first axis is the batch.
+    del sizes[terms[0][0]]
+    for x, letters in zip(xs, terms, strict=True):
+        for axis in varying_axes(x):
+            varying.setdefault(letters[axis], []).append(x.reshape(-1))
+    lost = [c for c in varying if c not in output]
+    if len(varying) - len(lost) > 1:
+        return call.freeze_all(xs, "channels of both operands would span two axes of a product")
+    for letter in lost:
+        for vector in varying[letter]:
+            call.freeze(vector, "contracted with other activations")
+    kept = [c for c in varying if c in output]
+    others = [size for c, size in sizes.items() if c not in kept]
+    call.work(math.nan if None in others else math.prod(others), *(varying[c][0] for c in kept))  # type: ignore[arg-type]
+    if not kept:
+        return call.freeze_all([], "product of activations")
+    letter = kept[0]
+    vectors = varying[letter]
+    for vector in vectors[1:]:
+        call.table.unify(vectors[0], vector)
+    for x, letters, shape in zip(xs, terms, call.in_shapes, strict=True):
+        if letter in letters and x.shape[letters.index(letter)] == 1 and shape[letters.index(letter)] != 1:
+            # An operand of full size there whose own channels lie elsewhere: none of its slices can be told apart.
+            call.freeze(vectors[0], "multiplied with a tensor whose channels lie on another axis")
+            call.freeze(x, "multiplied with a tensor whose channels lie on another axis")
+    return call.place(vectors[0], output.index(letter))
+
+
+@raw_op("Matmul")
+@takes_facets
+def matmul(call: CallTrace, *xs: Carried) -> Any:
+    if len(xs) != 2 or min(x.ndim for x in xs) < 2:
+        return call.freeze_all([plain(x) for x in xs], "multiplied with a constant")
+    a, b = xs
+    rank = max(a.ndim, b.ndim)
+    batch = "abcdefghij"[: rank - 2]
+    return contract(call, [a, b], [batch[rank - a.ndim :] + "xy", batch[rank - b.ndim :] + "yz"], batch + "xz")
+
+
+@raw_op("Einsum")
+@takes_facets
+def einsum(call: CallTrace, *xs: Carried) -> Any:
+    subscripts = call.op.subscripts.replace(" ", "")
+    terms = _terms(subscripts, [x.ndim for x in xs])
+    if terms is None:
+        return call.freeze_all([plain(x) for x in xs], "einsum with constants or implicit output")
+    return contract(call, xs, *terms)
+
+
+def _terms(subscripts: str, ranks: Sequence[int]) -> tuple[list[str], str] | None:
+    """Letters of the operands and of the output, with "..." spelled out; None where they are not all given."""
+    left, arrow, output = subscripts.partition("->")
+    inputs = left.split(",")
+    if not arrow or len(inputs) != len(ranks):
+        return None
+    spare = [c for c in "ZYXWVUTSRQPONMLKJIHGFEDCBA" if c not in subscripts]
+    extra = [rank - len(x.replace("...", "")) for x, rank in zip(inputs, ranks, strict=True)]
+    # Broadcasting aligns from the right.
+    letters = "".join(spare[: max([0, *(n for x, n in zip(inputs, extra, strict=True) if "..." in x)])])
+    spelled = [x.replace("...", letters[len(letters) - n :] if n else "") for x, n in zip(inputs, extra, strict=True)]
+    return spelled, output.replace("...", letters)
+
+
+@raw_op("Tensordot")
+@takes_facets
+def tensordot(call: CallTrace, *xs: Carried) -> Any:
+    if len(xs) != 2:
+        return call.freeze_all([plain(x) for x in xs], "multiplied with a constant")
+    a, b = xs
+    axes = call.op.axes
+    if isinstance(axes, int):
+        pairs = [(a.ndim - axes + i, i) for i in range(axes)]
+    else:
+        first, second = (np.atleast_1d(x).tolist() for x in axes)
+        pairs = [(i % a.ndim, j % b.ndim) for i, j in zip(first, second, strict=True)]
+    letters_a, letters_b = "abcdefgh"[: a.ndim], list("ijklmnop"[: b.ndim])
+    for i, j in pairs:
+        letters_b[j] = letters_a[i]
+    contracted = {letters_a[i] for i, _ in pairs}
+    output = "".join(c for c in (*letters_a, *letters_b) if c not in contracted)
+    return contract(call, xs, [letters_a, "".join(letters_b)], output)
+
+
+# --- convolutions with a kernel that is a variable of an opened layer ---
+
+
+def _channel_axis(call: CallTrace) -> int:
+    given = call.op.data_format or keras.config.image_data_format()
+    return 1 if given == "channels_first" else -1
+
+
+def _computed_kernel(call: CallTrace, xs: Sequence[Carried]) -> list[Labels]:
+    return call.freeze_all([plain(x) for x in xs], "convolved with a computed kernel")
+
+
+@raw_op("Conv")
+@takes_facets
+def conv_op(call: CallTrace, x: Carried, kernel: Carried | None = None) -> Any:
+    if not isinstance(kernel, Facets) or isinstance(x, Facets):
+        return _computed_kernel(call, [x] if kernel is None else [x, kernel])
+    axis = _channel_axis(call)
+    incoming = call.vector(x, axis)
+    reads, makes = kernel.at(-2), kernel.at(-1)
+    call.multiplied_by(kernel, call.positions(call.out_shapes[0], axis))
+    groups = len(incoming) // int(call.in_shapes[1][-2] or 1)
+    if groups > 1:
+        if groups != len(incoming) or makes is None:
+            return _computed_kernel(call, [x, kernel])
+        # One input channel for each group: a depthwise convolution by another name.
+        out = np.repeat(incoming, len(makes.vector) // groups)
+        call.table.unify(makes.vector, out)
+        call.freeze_other_facets(kernel, makes)
+        return call.place(out, axis)
+    if reads is not None:
+        call.read_by_facet(reads, incoming)
+    else:
+        call.freeze(x, "a single channel")
+    call.freeze_other_facets(kernel, reads, makes)
+    if makes is None:
+        return call.freeze_all([], "a single channel")
+    return call.place(call.made_by_facet(makes), axis)
+
+
+@inner_op(ConvTranspose)
+@raw_op("ConvTranspose")
+@takes_facets
+def conv_transpose_op(call: CallTrace, x: Carried, kernel: Carried | None = None) -> Any:
+    if not isinstance(kernel, Facets) or isinstance(x, Facets):
+        return _computed_kernel(call, [x] if kernel is None else [x, kernel])
+    axis = _channel_axis(call)
+    reads, makes = kernel.at(-1), kernel.at(-2)
+    call.multiplied_by(kernel, call.positions(call.in_shapes[0], axis))
+    if reads is not None:
+        call.read_by_facet(reads, call.vector(x, axis))
+    else:
+        call.freeze(x, "a single channel")
+    call.freeze_other_facets(kernel, reads, makes)
+    if makes is None:
+        return call.freeze_all([], "a single channel")
+    return call.place(call.made_by_facet(makes), axis)
+
+
+@raw_op("DepthwiseConv")
+@takes_facets
+def depthwise_conv_op(call: CallTrace, x: Carried, kernel: Carried | None = None) -> Any:
+    if not isinstance(kernel, Facets) or isinstance(x, Facets):
+        return _computed_kernel(call, [x] if kernel is None else [x, kernel])
+    axis = _channel_axis(call)
+    incoming, follows = call.vector(x, axis), kernel.at(-2)
+    call.multiplied_by(kernel, call.positions(call.out_shapes[0], axis))
+    if follows is not None:
+        call.table.unify(follows.vector, incoming)
+    call.freeze_other_facets(kernel, follows)
+    return call.place(np.repeat(incoming, int(call.in_shapes[1][-1] or 1)), axis)
