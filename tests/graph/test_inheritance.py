@@ -45,7 +45,7 @@ class Called(keras.layers.ReLU):
 @pytest.mark.parametrize(
     ("layer", "note", "kept"),
     [
-        (lambda: WeightStandardized(12, 3, name="own"), "frozen: reduced over the channels", 12),
+        (lambda: WeightStandardized(12, 3, name="own"), "approximate: a statistic over the pruned channels", 6),
         (lambda: KernelProperty(12, name="own"), "approximate: softmax over the pruned channels", 6),
         (lambda: Centered(name="own"), "", 6),
     ],

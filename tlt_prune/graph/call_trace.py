@@ -111,6 +111,11 @@ class CallTrace:
         return self._apply(CallTrace(self._record, self._apply, self.call, often, inner), xs)
 
     @property
+    def is_opened(self) -> bool:
+        """Whether the call is one that a layer without a rule makes inside."""
+        return self._record.is_opened
+
+    @property
     def channel_axis(self) -> int:
         """The channel axis of a layer with `data_format`: 1 or -1."""
         return 1 if getattr(self.op, "data_format", None) == "channels_first" else -1

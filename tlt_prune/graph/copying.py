@@ -34,20 +34,21 @@ def describes(layer: Any, new: Any) -> bool:
     replaced on the object itself."""
     if patched(layer):
         return False
-    ours, theirs, every = vars(layer), vars(new), _of_every_layer()
-    plain = [key for key, x in ours.items() if key in theirs and key not in every and _is_plain(x)]
+    ours, theirs, every = vars(layer), vars(new), of_every_layer()
+    plain = [key for key, x in ours.items() if key in theirs and key not in every and is_plain(x)]
     return all(type(ours[key]) is type(theirs[key]) and ours[key] == theirs[key] for key in plain)
 
 
 @functools.cache
-def _of_every_layer() -> frozenset[str]:
+def of_every_layer() -> frozenset[str]:
     """Names of the attributes that Keras gives every layer."""
     return frozenset(vars(keras.layers.Layer(name="any")))
 
 
-def _is_plain(value: object) -> bool:
+def is_plain(value: object) -> bool:
+    """Whether a value is a number, a text, nothing, or a tuple of such."""
     if isinstance(value, tuple):
-        return all(map(_is_plain, value))
+        return all(map(is_plain, value))
     return isinstance(value, (str, int, float, bool, type(None)))
 
 

@@ -8,11 +8,9 @@ may go.
 
 from __future__ import annotations
 
-import collections
 import dataclasses
-import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -30,23 +28,12 @@ from tlt_prune.graph.opening import open_layer, unnoticed
 from tlt_prune.graph.reader import Call, Tensor
 from tlt_prune.graph.rebuild import configuration, rebuild, trust_arguments
 from tlt_prune.graph.record import Record
+from tlt_prune.graph.signatures import constant_arguments, remembered, signature
 
 Path = tuple[Any, ...]
 """Of an entry of a configuration."""
 Axis = tuple[int, int]
 """(position of a weight in `Family.weights(layer)`, axis)."""
-_MOST_REMEMBERED = 1024
-_remembered: collections.OrderedDict[Any, Any] = collections.OrderedDict()
-
-
-def _remember(key: Any, compute: Callable[[], Any]) -> Any:
-    """What was found out about a layer once holds for every layer of the same class, configuration and inputs."""
-    if key not in _remembered:
-        _remembered[key] = compute()
-        if len(_remembered) > _MOST_REMEMBERED:
-            _remembered.popitem(last=False)
-    _remembered.move_to_end(key)
-    return _remembered[key]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,9 +84,9 @@ class Expression:
         """Whether its configuration makes a layer that does the same."""
         self._key: tuple[Any, ...] = (
             type(self._op),
-            _signature(self._op),
+            signature(self._op),
             tuple(x.shape for x in self._call.inputs),
-            _constants(self._call),
+            constant_arguments(self._call),
         )
 
     @property
@@ -112,16 +99,16 @@ class Expression:
 
     def couple(self) -> None:
         """Couples what one entry counts, says how it is counted, and freezes what no entry counts."""
-        why = _remember((*self._key, "whole"), self._differs_when_made_again)
+        why = remembered((*self._key, "whole"), self._differs_when_made_again)
         if why is not None and trust_arguments(self._op, trusted=True):
-            why = _remember((*self._key, "by arguments"), self._differs_when_made_again)
+            why = remembered((*self._key, "by arguments"), self._differs_when_made_again)
             self._key = (*self._key, "by arguments")
             trust_arguments(self._op, trusted=why is None)
         if why is not None:
             self.is_described = False
             self.freeze(why)
             return
-        knobs = _remember((*self._key, tuple(self._axes), tuple(self._widths())), self._moved_by)
+        knobs = remembered((*self._key, tuple(self._axes), tuple(self._widths())), self._moved_by)
         if isinstance(knobs, str):
             self.freeze(knobs)
             return
@@ -188,11 +175,14 @@ class Expression:
             return str(error)
         if before != [tuple(v.shape) for v in self._family.weights(self._op)]:
             return "built from its configuration it has other weights"
-        singles = [Knob(entries=(path,)) for path in _integers(configuration(self._op))]
-        singles += [Knob(inputs=(i,)) for i in self._widths()]
+        singles = [Knob(inputs=(i,)) for i in self._widths()]
+        singles += sorted((Knob(entries=(path,)) for path in _integers(configuration(self._op))), key=self._size, reverse=True)
         found: dict[Knob, dict[Axis, int]] = {}
         failed: list[Knob] = []
         for knob in singles:
+            if self._axes.keys() <= {axis for moved in found.values() for axis in moved}:
+                # What is left counts something else: kernels, strides, heads.
+                break
             moved = self._moved(knob, before)
             if moved is None:
                 failed.append(knob)
@@ -304,7 +294,7 @@ class Expression:
             return None
         _, shape_of = np.unique(everything, return_inverse=True)
         key = (*self._key, "tried", shape_of.tobytes(), free.tobytes(), tuple(str(x.key) for x in self.edits))
-        answer: str | None = _remember(key, lambda: self._tried(bundles, roots))
+        answer: str | None = remembered(key, lambda: self._tried(bundles, roots))
         return answer
 
     def _differs_when_made_again(self) -> str | None:
@@ -340,14 +330,24 @@ class Expression:
 
 
 def _called(call: Call, op: Any, shapes: Mapping[int, Any]) -> Call:
-    """A call of another layer with the arguments of `call`, on inputs of other shapes."""
+    """A call of another layer with the arguments of `call`, on inputs of other shapes; the layer is built for them."""
     given = {x.key: dataclasses.replace(x, shape=shapes.get(x.key, x.shape)) for x in call.inputs}
-    symbols = {key: keras.KerasTensor(x.shape, x.dtype) for key, x in given.items()}
-    args, kwargs = filled((call.args, call.kwargs), symbols)
-    outputs = tree.flatten(op(*args, **kwargs))
-    made = tuple(dataclasses.replace(old, shape=tuple(x.shape)) for old, x in zip(call.outputs, outputs, strict=True))
     new_args, new_kwargs = tree.map_structure(lambda x: given[x.key] if isinstance(x, Tensor) else x, (call.args, call.kwargs))
-    return dataclasses.replace(call, op=op, args=new_args, kwargs=new_kwargs, outputs=made, inner=None)
+    called = dataclasses.replace(call, op=op, args=new_args, kwargs=new_kwargs, inner=None)
+    if not op.built and not _built_alone(call, called):
+        symbols = {key: keras.KerasTensor(x.shape, x.dtype) for key, x in given.items()}
+        args, kwargs = filled((call.args, call.kwargs), symbols)
+        op(*args, **kwargs)
+    return called
+
+
+def _built_alone(original: Call, call: Call) -> bool:
+    """Builds a layer without calling it, which takes a fraction of the time; whether that made all that the original has."""
+    op = call.op
+    if type(op).build is keras.layers.Layer.build or len(call.inputs) != 1 or call.kwargs or not isinstance(call.args[0], Tensor):
+        return False
+    op.build(call.args[0].shape)
+    return len(op.weights) == len(original.op.weights)
 
 
 def _half(bundles: Bundles, roots: Sequence[Labels]) -> Alive:
@@ -375,23 +375,3 @@ def _integers(config: Any, path: Path = ()) -> Iterator[Path]:
             yield from _integers(value, (*path, i))
     elif isinstance(config, (int, np.integer)) and not isinstance(config, bool) and config > 1:
         yield path
-
-
-def _signature(op: Any) -> str:
-    """What a layer is made of, without its name; its `id` where that cannot be written down."""
-    try:
-        config = {key: value for key, value in op.get_config().items() if key not in ("name", "build_config")}
-        text = json.dumps(config, default=_text, sort_keys=True)
-    except Exception:  # noqa: BLE001
-        text = f"{id(op)}"
-    function = getattr(op, "function", None)
-    return text if function is None else f"{text} {id(function)}"
-
-
-def _text(value: object) -> str:
-    return f"{type(value).__name__} {value!r}"
-
-
-def _constants(call: Call) -> str:
-    """The arguments of a call that are no tensors."""
-    return repr(tree.map_structure(lambda x: "tensor" if isinstance(x, Tensor) else x, (call.args, call.kwargs)))

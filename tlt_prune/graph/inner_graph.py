@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import tree
 from keras.src.models.functional import Functional
 
@@ -44,8 +45,15 @@ class Sizes:
         """A shape with None in the place of what was computed from a stand-in."""
         return tuple(None if self._is_assumed(x) else x for x in shape)
 
+    def show_in(self, structure: Any) -> bool:
+        """Whether something that is no tensor was computed from a stand-in: a number, or an array of such a size."""
+        flat = [x for x in tree.flatten(structure) if not isinstance(x, Tensor)]
+        return any(self._is_assumed(x) or any(map(self._is_assumed, getattr(x, "shape", ()) or ())) for x in flat)
+
     def _is_assumed(self, size: object) -> bool:
-        return isinstance(size, int) and size > 0 and any(size % prime == 0 for prime in self._primes.values())
+        if isinstance(size, bool) or not isinstance(size, (int, np.integer)):
+            return False
+        return bool(size > 0) and any(int(size) % prime == 0 for prime in self._primes.values())
 
 
 class Tensors:
@@ -77,7 +85,11 @@ class Builder:
         op, args, kwargs = self._family.node_call(node)
         args, kwargs = tree.map_structure(lambda x: self._tensors(x) if isinstance(x, keras.KerasTensor) else x, (args, kwargs))
         outputs = tuple(self._tensors(x) for x in node.outputs)
-        op, args = self._runnable(op, args, outputs)
+        new, args = self._runnable(op, args, outputs)
+        if new is op and not isinstance(op, keras.layers.Layer):
+            attributes = [x for key, x in vars(op).items() if not key.startswith("_")]
+            self.runnable &= not self._tensors.sizes.show_in((args, kwargs, attributes))
+        op = new
         self._calls.append(Call(op, inner_path(self._outer.path, self._name(op)), args, kwargs, outputs, None))
 
     def add_assignment(self, variable: Call, value: Any) -> None:

@@ -22,9 +22,9 @@ from tlt_prune.graph.inner_ops import Assigned, ConvTranspose
 from tlt_prune.graph.reader import Call, Graph, Tensor
 from tlt_prune.graph.recording import Recorder
 
-_LARGE = (1009, 1013, 1019, 1021)
+_LARGE = (127, 131, 137, 139, 149, 151, 157, 163)
 _SMALL = (13, 11, 7, 17, 19, 5, 23)
-"""Stand-ins for sizes that a layer insists on knowing, by axis."""
+"""Stand-ins for sizes that a layer insists on knowing, by axis: what it makes of them, such as a mask, must fit into memory."""
 
 
 def open_layer(call: Call, family: Family, *, training: bool | None = None) -> Graph:
@@ -56,14 +56,17 @@ def open_layer(call: Call, family: Family, *, training: bool | None = None) -> G
 def _assumed_sizes(call: Call) -> Iterator[Sizes]:
     """What is tried for sizes that the model leaves open: nothing, the batch, all."""
     yield Sizes({})
-    yield Sizes({0: _LARGE[0]})
+    taken = {n for x in (*call.inputs, *call.op.weights) for n in x.shape if n}
+    large, small = ([p for p in primes if all(n % p for n in taken)] for primes in (_LARGE, _SMALL))
+    rank = max([len(x.shape) for x in call.inputs], default=0)
+    if not large:
+        return
+    yield Sizes({0: large[0]})
     if any(None in x.shape[1:] for x in call.inputs):
-        yield Sizes(dict(enumerate(_LARGE)))
-        # Tables of positions are often shorter. No other size may be a multiple.
-        taken = {n for x in (*call.inputs, *call.op.weights) for n in x.shape if n}
-        small = [p for p in _SMALL if all(n % p for n in taken)]
-        if len(small) >= len(_LARGE) - 1:
-            yield Sizes({0: _LARGE[0], **dict(enumerate(small[: len(_LARGE) - 1], start=1))})
+        # Tables of positions may be short.
+        for primes in (large[1:], small):
+            if len(primes) >= rank - 1:
+                yield Sizes({0: large[0], **dict(enumerate(primes[: rank - 1], start=1))})
 
 
 def open_model(model: keras.Model, family: Family) -> Graph:
@@ -109,6 +112,9 @@ def why_not_inlined(call: Call, family: Family) -> str | None:
         return "it updates a state, or has an operation that Keras cannot run in a functional model"
     if not call.inner.runnable:
         return "it computes with sizes that are known only when it runs"
+    used = {id(variable) for _, _, variable in call.inner.weights_used()}
+    if any(id(variable) not in used for variable in family.weights(call.op)):
+        return "it has weights that it does not use"
     try:
         trained = open_layer(call, family, training=True)
     except CannotOpenError as error:

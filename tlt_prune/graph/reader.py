@@ -127,22 +127,24 @@ class Graph:
 
         Of an opened layer: those of the layers that it calls, those that it reads itself, and then those that it does not use.
         """
-        inside: set[int] = set()
-        left: list[Call] = []
+        used = set()
+        for call, index, variable in self.weights_used():
+            used.add(id(variable))
+            yield call, index, variable
+        for call in self.walk():
+            if call.inner is not None and call.inner.opened:
+                for index, variable in enumerate(self.family.weights(call.op)):
+                    if id(variable) not in used:
+                        used.add(id(variable))
+                        yield call, index, variable
+
+    def weights_used(self) -> Iterator[tuple[Call, int, Any]]:
+        """The same without what opened layers do not use."""
         for call in self.walk():
             if isinstance(call.op, OwnVariable):
-                inside.add(id(call.op.variable))
                 yield dataclasses.replace(call, op=call.op.owner), call.op.index, call.op.variable
             elif call.inner is None and self.family.is_layer(call.op):
                 for index, variable in enumerate(self.family.weights(call.op)):
-                    inside.add(id(variable))
-                    yield call, index, variable
-            elif call.inner is not None and call.inner.opened:
-                left.append(call)
-        for call in left:
-            for index, variable in enumerate(self.family.weights(call.op)):
-                if id(variable) not in inside:
-                    inside.add(id(variable))
                     yield call, index, variable
 
 

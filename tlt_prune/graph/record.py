@@ -31,6 +31,8 @@ class Record:
         """`id` of a layer without a rule -> why it could not be opened."""
         self.best_axis: Callable[[Tensor, Sequence[int]], int | None] = lambda tensor, axes: None
         """(tensor, some of its axes) -> the one that can be pruned, where what follows tells: see `lookahead`."""
+        self.is_opened = False
+        """Whether what is traced now is inside of an opened layer."""
         self.facet_by_facet = False
         """Whether a rule is applied several times to one call, to the labels of one axis each time."""
         self._weight_index: dict[int, dict[int, int]] = {}

@@ -54,7 +54,7 @@ def trace(model: KerasModel, channelwise_layers: Sequence[str] = (), *, inline: 
     graph, closed = with_opened_layers(_read(model), functools.partial(_is_closed, channelwise_layers))
     inlined = _inlined(graph, inline)
     tracer = _Tracer(graph, channelwise_layers, inlined)
-    tracer.record.closed = closed
+    tracer.record.closed, tracer.record.is_opened = closed, graph.opened
     outputs = tracer.run(graph, [tracer.record.frozen(len(x.shape), "model input") for x in graph.flat_inputs])
     for labels in outputs:
         tracer.record.table.freeze(labels, "model output", foremost=True)
@@ -149,9 +149,10 @@ class _Tracer:
         """The one way a rule is applied: to a call, to a layer in a wrapper, to a layer that is an activation."""
         inner = view.call.inner
         if inner is not None and view.op is inner.model:
-            before, self._times = self._times, view.times
+            before = self._times, self.record.is_opened
+            self._times, self.record.is_opened = view.times, self.record.is_opened or inner.opened
             results: Any = self.run(inner, [plain(x) for x in arguments])
-            self._times = before
+            self._times, self.record.is_opened = before
         else:
             results = self._by_rule(view, arguments)
         results = list(results) if isinstance(results, (list, tuple)) else [results]

@@ -305,7 +305,10 @@ def slice_op(call: CallTrace, x: Labels, *starts: Labels) -> Any:
         return call.freeze_all([x, *starts], "sliced at a computed position")
     begins = [int(n) for n in np.asarray(start).tolist()]
     for axis in varying_axes(x):
-        vector, begin, size = x.reshape(-1), begins[axis], call.out_shapes[0][axis] or 0
+        vector, begin, size = x.reshape(-1), begins[axis], call.out_shapes[0][axis]
+        if size is None:
+            call.freeze(x, "sliced to a size that is known only when it runs")
+            return call.frozen(x.ndim, "sliced to a size that is known only when it runs")
         where: int | str = 1 if len(call.call.args) > 1 else "start_indices"
         call.argument(where, tuple(Count(vector[:n]) if i == axis else n for i, n in enumerate(begins)))
         call.configure(

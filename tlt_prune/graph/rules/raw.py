@@ -11,6 +11,11 @@ from tlt_prune.graph.call_trace import CallTrace
 from tlt_prune.graph.labels import Labels, varying_axes
 from tlt_prune.graph.rules.registry import raw_op
 
+_STATISTICS = (
+    "Mean", "Sum", "Max", "Min", "Amax", "Amin", "Std", "Var", "Logsumexp", "Norm", "Nanmax", "Nanmean", "Nanmin", "Nanstd",
+    "Nansum", "Nanvar",
+)  # fmt: skip
+
 
 @raw_op(
     "Mean", "Sum", "Max", "Min", "Amax", "Amin", "Prod", "Std", "Var", "Any", "All", "Median", "Logsumexp", "Argmax", "Argmin",
@@ -18,22 +23,28 @@ from tlt_prune.graph.rules.registry import raw_op
 )  # fmt: skip
 def reduce_op(call: CallTrace, x: Labels) -> Any:
     # CountNonzero has no keepdims.
-    return reduced(call, x, call.op.axis, bool(getattr(call.op, "keepdims", False)))
+    keepdims = bool(getattr(call.op, "keepdims", False))
+    return reduced(call, x, call.op.axis, keepdims, statistic=type(call.op).__name__ in _STATISTICS)
 
 
-def reduced(call: CallTrace, x: Labels, axis: int | Sequence[int] | None, keepdims: bool) -> Any:
-    """A reduction over other axes passes the channels on; over the channels it freezes them."""
+def reduced(call: CallTrace, x: Labels, axis: int | Sequence[int] | None, keepdims: bool, *, statistic: bool = False) -> Any:
+    """A reduction over other axes passes the channels on; over the channels it freezes them.
+
+    In a layer that was opened a `statistic` is approximate instead, as it is in a normalization layer: most often it is one that
+    is written by hand.
+    """
     axes = tuple(range(x.ndim)) if axis is None else tuple(a % x.ndim for a in np.atleast_1d(axis).tolist())
     if any(a in varying_axes(x) for a in axes):
-        return call.freeze_all([x], "reduced over the channels")[0]
+        if not (statistic and call.is_opened) or axis is None:
+            return call.freeze_all([x], "reduced over the channels")[0]
+        call.approximate(x, "a statistic over the pruned channels")
+        return call.frozen(len(call.out_shapes[0]), "a statistic")
     return x if keepdims else np.squeeze(x, axes)
 
 
 @raw_op("Moments")
 def moments_op(call: CallTrace, x: Labels) -> Any:
-    if any(axis % x.ndim in varying_axes(x) for axis in np.atleast_1d(call.op.axes).tolist()):
-        return call.freeze_all([x], "reduced over the channels")
-    return [reduced(call, x, call.op.axes, call.op.keepdims)] * 2
+    return [reduced(call, x, call.op.axes, call.op.keepdims, statistic=True)] * 2
 
 
 @raw_op("Glu")
