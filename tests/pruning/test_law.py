@@ -93,11 +93,30 @@ class Hidden(keras.layers.Layer):
         return x * self.factor
 
 
-def test_state_that_a_rebuild_loses_is_found() -> None:
+class Closed(Hidden):
+    """One that cannot be opened, and whose number is in an object."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.factors = {"first": 1.0}
+
+    def call(self, x: Any) -> Any:
+        return x * self.factors["first"] if keras.ops.is_tensor(x) else np.asarray(x)
+
+
+def test_state_that_a_rebuild_would_lose_is_kept() -> None:
     hidden = Hidden(name="hidden")
     model = small(hidden)
     verified(model)
     hidden.factor = 2.0
+    assert verified(model).get_layer("hidden").factor == 2.0
+
+
+def test_state_that_a_rebuild_loses_is_found() -> None:
+    closed = Closed(name="hidden")
+    model = small(closed)
+    verified(model)
+    closed.factors["first"] = 2.0
     with pytest.raises(LawError, match=r"nothing removed.*save_assets"):
         verified(model)
 

@@ -8,6 +8,7 @@ from tlt_prune.graph.family import Family, all_layers, family_of, producing_laye
 from tlt_prune.graph.finite import assign_finite, refuse_not_finite
 from tlt_prune.graph.kinds import has_trait, is_batch_norm, is_convolution, is_dense
 from tlt_prune.graph.labels import Alive, Labels, kept_shape
+from tlt_prune.graph.opening import open_layer
 from tlt_prune.graph.reader import Call, Graph, Tensor, matches, nearest_name, read
 from tlt_prune.graph.rules import Trait, inherits_trait
 from tlt_prune.graph.rules.elementwise import acts_on_each_element
@@ -61,6 +62,7 @@ __all__ = [
     "kept_shape",
     "matches",
     "nearest_name",
+    "open_layer",
     "producing_layer",
     "read",
     "refuse_not_finite",

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tlt_prune.graph.labels import Alive, Bundles, Labels, varying_axes
-from tlt_prune.graph.reader import Call, Graph, Tensor
+from tlt_prune.graph.reader import Call, Graph, Tensor, read
+from tlt_prune.graph.types import KerasModel
 
 Role = Literal["out", "in", "follow"]
 
@@ -144,6 +147,7 @@ class ChannelGraph:
     unknown: tuple[tuple[str, str], ...]
     inlined: frozenset[int] = frozenset()
     undescribed: frozenset[int] = frozenset()
+    _rewritten: dict[int, Callable[[], Graph]] = dataclasses.field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"<ChannelGraph of '{self.graph.model.name}': {len(self.producers)} producing layers, {self.n_labels} labels>"
@@ -156,6 +160,20 @@ class ChannelGraph:
     def readers(self) -> set[int]:
         """`id` of each layer with a weight that reads channels."""
         return {id(axis.op) for axis in self.axes if axis.role == "in"}
+
+    @contextlib.contextmanager
+    def rewritten_as(self, model: KerasModel, new_graph: Callable[[], Graph]) -> Iterator[None]:
+        """While what became of the model is worked on: `new_graph` makes its graph, call by call that of the original."""
+        self._rewritten[id(model)] = new_graph
+        try:
+            yield
+        finally:
+            del self._rewritten[id(model)]
+
+    def graph_of(self, model: KerasModel) -> Graph:
+        """The graph of what became of the model: its calls are those of `graph`, one for one."""
+        new_graph = self._rewritten.get(id(model))
+        return read(model) if new_graph is None else new_graph()
 
     def read_by(self, call: Call) -> list[tuple[Tensor, int, Labels]]:
         """(tensor, its channel axis, bundle of each index there) for what a call is given that carries channels."""

@@ -71,6 +71,8 @@ class _Copier:
         if isinstance(value, (list, set, frozenset)) or type(value) is tuple:
             kind = next(cls for cls in (list, set, frozenset, tuple) if isinstance(value, cls))
             return self._kept(value, kind(self(x) for x in value))
+        if isinstance(value, tuple):
+            return self._kept(value, type(value)(*(self(x) for x in value)))
         if callable(value) or isinstance(value, (str, bytes, int, float, bool, type(None))):
             return value
         return self._kept(value, _plain(value))
@@ -89,7 +91,10 @@ class _Copier:
         self._kept(layer, new)
         made = set(vars(new))
         for key, value in vars(layer).items():
-            if key in _BY_KERAS or key.endswith("_variables") or (callable(value) and hasattr(value, "__wrapped__")):
+            if key in _BY_KERAS or key.startswith("_self_") or key.endswith("_variables"):
+                # What Keras and TensorFlow keep of what a layer has, they find out again.
+                continue
+            if callable(value) and hasattr(value, "__wrapped__"):
                 continue
             if key not in made:
                 setattr(new, key, self(value))
@@ -99,6 +104,9 @@ class _Copier:
         for variable in (*layer._trainable_variables, *layer._non_trainable_variables):
             if id(variable) not in self._copies:
                 new._track_variable(self(variable))
+        for name in ("_layers", "_trainable_variables", "_non_trainable_variables"):
+            # In the order in which the layer got them: its weights are numbered so.
+            list.__setitem__(getattr(new, name), slice(None), [self(x) for x in getattr(layer, name)])
         new.trainable = layer.trainable
         if layer.built:
             new.built = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -32,14 +33,16 @@ class Sizes:
 
     Args:
         primes: axis -> a prime that divides no other size, so that what was computed from it shows.
+        batch_factor: the batch is that many times its prime: some layers divide it, by a number of windows for example.
     """
 
-    def __init__(self, primes: Mapping[int, int]) -> None:
+    def __init__(self, primes: Mapping[int, int], batch_factor: int = 1) -> None:
         self._primes = dict(primes)
+        self._sizes = {axis: prime * (1 if axis else batch_factor) for axis, prime in primes.items()}
 
     def assumed(self, shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """A shape with stand-ins in the place of open sizes."""
-        return tuple(self._primes.get(axis) if size is None else size for axis, size in enumerate(shape))
+        return tuple(self._sizes.get(axis) if size is None else size for axis, size in enumerate(shape))
 
     def known(self, shape: tuple[Any, ...]) -> tuple[Any, ...]:
         """A shape with None in the place of what was computed from a stand-in."""
@@ -85,6 +88,8 @@ class Builder:
         op, args, kwargs = self._family.node_call(node)
         args, kwargs = tree.map_structure(lambda x: self._tensors(x) if isinstance(x, keras.KerasTensor) else x, (args, kwargs))
         outputs = tuple(self._tensors(x) for x in node.outputs)
+        if not isinstance(op, keras.layers.Layer):
+            op = _in_plain_numbers(op)
         new, args = self._runnable(op, args, outputs)
         if new is op and not isinstance(op, keras.layers.Layer):
             attributes = [x for key, x in vars(op).items() if not key.startswith("_")]
@@ -205,3 +210,21 @@ def _repeated(kind: str, shape: tuple[Any, ...], sizes: tuple[Any, ...]) -> tupl
     if kind == "Tile" and None not in (*shape, *sizes[1:]):
         return tuple(n * times for n, times in zip(shape, sizes[1:], strict=True))
     return shape if kind == "Repeat" and len(sizes) == 1 else None
+
+
+def _in_plain_numbers(op: Any) -> Any:
+    """An operation that Keras can write down: of Python's numbers where it was given NumPy's."""
+    try:
+        op.get_config()
+    # Keras says so in several ways.
+    except Exception:  # noqa: BLE001
+        names = [name for name in inspect.signature(type(op).__init__).parameters if name != "self" and hasattr(op, name)]
+        given = {name: tree.map_structure(_plain_number, getattr(op, name)) for name in names}
+        return type(op)(**given)
+    return op
+
+
+def _plain_number(value: object) -> object:
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    return keras.ops.convert_to_numpy(value).tolist() if keras.ops.is_tensor(value) else value

@@ -16,17 +16,21 @@ class OwnVariable:
 
     Attributes:
         owner, index: the layer that has it, and its position in `Family.weights(owner)`.
+        shape: what it is read as, where the layer holds it in another shape.
     """
 
-    def __init__(self, owner: Layer, index: int, variable: Variable, name: str, dtype: str) -> None:
-        self.owner, self.index, self.variable, self.name, self.dtype = owner, index, variable, name, dtype
+    def __init__(
+        self, owner: Layer, index: int, variable: Variable, name: str, dtype: str, shape: tuple[int, ...] | None = None
+    ) -> None:
+        self.owner, self.index, self.variable, self.name, self.dtype, self.shape = owner, index, variable, name, dtype, shape
         self.trainable = bool(getattr(variable, "trainable", True))
 
     def __call__(self) -> Any:
         return self.call()
 
     def call(self) -> Any:
-        return keras.ops.cast(keras.ops.convert_to_tensor(self.variable), self.dtype)
+        value = keras.ops.cast(keras.ops.convert_to_tensor(self.variable), self.dtype)
+        return value if self.shape is None else keras.ops.reshape(value, self.shape)
 
 
 class Constant:

@@ -62,6 +62,8 @@ def _assumed_sizes(call: Call) -> Iterator[Sizes]:
     if not large:
         return
     yield Sizes({0: large[0]})
+    if small:
+        yield Sizes({0: small[0]}, batch_factor=576)
     if any(None in x.shape[1:] for x in call.inputs):
         # Tables of positions may be short.
         for primes in (large[1:], small):

@@ -57,6 +57,11 @@ class Call:
         return self.inner is not None and not self.over_time and self.inner.runnable
 
     @property
+    def is_opened(self) -> bool:
+        """Whether `inner` is what a layer without a rule does."""
+        return self.inner is not None and self.inner.opened
+
+    @property
     def inputs(self) -> tuple[Tensor, ...]:
         return tuple(x for x in tree.flatten((self.args, self.kwargs)) if isinstance(x, Tensor))
 

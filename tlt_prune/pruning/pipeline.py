@@ -12,7 +12,7 @@ import pandas as pd
 from tlt_prune.graph import Alive, ChannelGraph
 from tlt_prune.pruning.compensation import Compensations, compensate
 from tlt_prune.pruning.rewrite.law import LawReport, check_law
-from tlt_prune.pruning.rewrite.rewrite import rewrite
+from tlt_prune.pruning.rewrite.rewrite import rewrite_with_graph
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -50,7 +50,7 @@ def carry_out(
         UnsupportedModelError: a layer cannot be rebuilt.
         LawError: `verify` found a difference.
     """
-    pruned = rewrite(channels, alive, layer_config_overrides)
+    pruned, new_graph = rewrite_with_graph(channels, alive, layer_config_overrides)
     if channels.graph.opened:
         name, kind = channels.graph.model.name, type(channels.graph.model).__name__
         warnings.warn(
@@ -59,4 +59,5 @@ def carry_out(
             stacklevel=2,
         )
     law = check_law(channels, alive, pruned) if verify else None
-    return Outcome(pruned, law, compensate(compensation, channels, alive, pruned))
+    with channels.rewritten_as(pruned, new_graph):
+        return Outcome(pruned, law, compensate(compensation, channels, alive, pruned))

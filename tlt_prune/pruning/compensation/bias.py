@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from tlt_prune.config import COMPENSATIONS
-from tlt_prune.graph import Alive, Call, ChannelGraph, Family, KerasModel, is_convolution, is_dense, read
+from tlt_prune.graph import Alive, Call, ChannelGraph, Family, KerasModel, is_convolution, is_dense
 from tlt_prune.pruning.compensation.consumers import Home, homes, pairs, removed_inputs
 from tlt_prune.pruning.compensation.moments import moments
 from tlt_prune.pruning.running.batches import TakesData, UserData
@@ -48,7 +48,7 @@ class Bias(TakesData):
         family = graph.family
         gone = removed_inputs(channels, alive)
         outputs = {id(a.op): alive[a.labels] for a in channels.axes if a.role == "out"}
-        pruned_graph = read(pruned)
+        pruned_graph = channels.graph_of(pruned)
         rooms = homes(pruned_graph)
         means = self._measured(channels) if self._data is not None else {k: x.mean for k, x in moments(graph).items()}
         calls = collections.Counter(id(call.op) for call in graph.walk())

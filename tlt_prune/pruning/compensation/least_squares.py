@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from tlt_prune.config import COMPENSATIONS
 from tlt_prune.errors import PlanError
-from tlt_prune.graph import Alive, ChannelGraph, Family, KerasModel, Projection, assign_finite, is_convolution, is_dense, read
+from tlt_prune.graph import Alive, ChannelGraph, Family, KerasModel, Projection, assign_finite, is_convolution, is_dense
 from tlt_prune.pruning.compensation.consumers import Home, Shortcut, homes, shortcuts
 from tlt_prune.pruning.compensation.synthetic import pictures_for
 from tlt_prune.pruning.compensation.windows import WindowPositions, window_rows
@@ -87,7 +87,7 @@ class LeastSquares(TakesData):
             self.used = f"{len(synthetic)} synthetic pictures"
         else:
             batches = self._read(graph, "LeastSquares")
-        pruned_graph = read(pruned)
+        pruned_graph = channels.graph_of(pruned)
         rooms, old_rooms = homes(pruned_graph), homes(graph)
         sums, old_sums = shortcuts(pruned_graph), shortcuts(graph)
         outputs = {(id(a.op), a.index): alive[a.labels] for a in channels.axes if a.role == "out"}

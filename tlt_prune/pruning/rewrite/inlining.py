@@ -50,26 +50,28 @@ class Inliner:
                 if is_whole and not self.is_own(call):
                     yield call
 
-    def results(self, pending: PendingCall[Any], like: Any) -> list[Any]:
-        """Symbolic results of a call for which `is_own` holds; `like` is any tensor with a batch axis."""
+    def results(self, pending: PendingCall[Any], like: Any) -> tuple[Any, list[Any]]:
+        """What stands for a call for which `is_own` holds, and its symbolic results; `like` is any tensor with a batch axis."""
         op = pending.call.op
         if isinstance(op, OwnVariable):
-            return [self._variable(op, pending.call, like)]
+            return self._variable(op, pending.call, like)
         if isinstance(op, Constant):
-            return [keras.ops.reshape(_zeros(like, op.value.dtype.name), (1,) * op.value.ndim) + op.value]
-        return [op(*pending.arguments()[0])]
+            return op, [keras.ops.reshape(_zeros(like, op.value.dtype.name), (1,) * op.value.ndim) + op.value]
+        return op, [op(*pending.arguments()[0])]
 
-    def _variable(self, op: OwnVariable, call: Call, like: Any) -> Any:
+    def _variable(self, op: OwnVariable, call: Call, like: Any) -> tuple[Any, list[Any]]:
         owner: Any = op.owner
         cuts = self._transfer.cuts_of(op.variable)
-        shape = [int(cuts[axis].sum()) if axis in cuts else size for axis, size in enumerate(op.variable.shape)]
+        shape = tuple(int(cuts[axis].sum()) if axis in cuts else size for axis, size in enumerate(op.variable.shape))
         if id(op.variable) not in self._homes:
             home = keras.layers.Embedding(
                 1, math.prod(shape), embeddings_initializer="zeros", dtype=owner.dtype_policy, name=self._unique(call.path)
             )
             home.trainable = op.trainable and owner.trainable
             self._homes[id(op.variable)] = (op, home)
-        return keras.ops.reshape(self._homes[id(op.variable)][1](_zeros(like, "int32")), shape)
+        home = self._homes[id(op.variable)][1]
+        values = keras.ops.reshape(home(_zeros(like, "int32")), shape)
+        return OwnVariable(home, 0, home.embeddings, op.name, op.dtype, shape), [values]
 
     def give_variables(self) -> None:
         """Values for the variables of inlined layers, once the new model is whole."""

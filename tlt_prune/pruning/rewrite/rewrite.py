@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import types
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from keras import tree
@@ -40,6 +40,7 @@ from tlt_prune.graph.copying import copy_of, describes
 from tlt_prune.graph.rebuild import layer_pairs, rebuild
 from tlt_prune.pruning.rewrite.compile_state import copy_compile_state
 from tlt_prune.pruning.rewrite.inlining import Inliner
+from tlt_prune.pruning.rewrite.mirror import Mirror
 from tlt_prune.pruning.rewrite.model_class import same_class
 from tlt_prune.pruning.rewrite.transfer import Transfer
 
@@ -64,6 +65,14 @@ def rewrite(channels: ChannelGraph, alive: Alive, overrides: Overrides | None = 
     return rewrite_with_variables(channels, alive, overrides)[0]
 
 
+def rewrite_with_graph(
+    channels: ChannelGraph, alive: Alive, overrides: Overrides | None = None
+) -> tuple[Any, Callable[[], Graph]]:
+    """`rewrite`, and what makes the graph of the new model, call by call that of the original."""
+    rewriter = _Rewriter(channels, alive, overrides or {})
+    return rewriter.run(), rewriter.new_graph
+
+
 def rewrite_with_variables(
     channels: ChannelGraph, alive: Alive, overrides: Overrides | None = None
 ) -> tuple[Any, dict[int, Variable]]:
@@ -85,12 +94,16 @@ class _Rewriter:
         self._config_edits = _by_target(channels.config_edits)
         self._argument_edits = _by_target(channels.argument_edits)
         self._transfer = Transfer(channels, alive)
+        self._mirror = Mirror(self._family)
         self._inliner = Inliner(channels, self._transfer)
         calls = list(self._inliner.rebuilt_calls(channels.graph))
         self._calls = {id(call.op): call for call in reversed(calls)}
         self._shared = _held_and_elsewhere(self._calls, self._family)
         self._resized = _resized_operations(channels, alive, calls)
         self._variables = {id(v) for v in self._family.weights(channels.graph.model)}
+
+    def new_graph(self) -> Graph:
+        return self._mirror.finished(self._channels.graph, self._models)
 
     def new_variables(self) -> dict[int, Variable]:
         return self._transfer.new_variables()
@@ -139,15 +152,21 @@ class _Rewriter:
     def _outputs(self, graph: Graph, inputs: Sequence[Any], like: Any) -> list[Any]:
         """The outputs of a graph that is called on symbolic tensors; `like` is any that has a batch axis."""
         execution: Execution[Any] = Execution(graph, inputs, opened=False)
+        calls = []
         for pending in execution:
-            if self._inliner.is_inlined(pending.call):
-                assert pending.call.inner is not None, "only an opened layer can be inlined"
-                pending.results = self._outputs(pending.call.inner, pending.inputs, like)
-            elif self._inliner.is_own(pending.call):
-                pending.results = self._inliner.results(pending, like)
+            call, inner = pending.call, None
+            args, kwargs = self._arguments(pending)
+            if self._inliner.is_inlined(call):
+                assert call.inner is not None, "only an opened layer can be inlined"
+                pending.results = self._outputs(call.inner, pending.inputs, like)
+                op, inner = call.op, self._mirror.of(call.inner)
+            elif self._inliner.is_own(call):
+                op, pending.results = self._inliner.results(pending, like)
             else:
-                args, kwargs = self._arguments(pending)
-                pending.results = tree.flatten(self._op(pending.call)(*args, **kwargs))
+                op = self._op(call)
+                pending.results = tree.flatten(op(*args, **kwargs))
+            calls.append(self._mirror.call(call, op, (args, kwargs), pending.results, inner))
+        self._mirror.graph(graph, inputs, execution.outputs, calls)
         return execution.outputs
 
     def _sequential(self, graph: Graph) -> Any:
