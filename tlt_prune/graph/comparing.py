@@ -11,7 +11,7 @@ from keras import tree
 
 from tlt_prune.graph.channel_graph import resolve
 from tlt_prune.graph.inner_graph import CannotOpenError
-from tlt_prune.graph.inner_ops import Constant, OwnVariable, ToBatch
+from tlt_prune.graph.inner_ops import Assigned, Constant, OwnVariable, ToBatch
 from tlt_prune.graph.labels import Alive, Labels, kept_shape
 from tlt_prune.graph.opening import open_layer
 from tlt_prune.graph.reader import Call, Graph, Tensor
@@ -90,6 +90,8 @@ class Comparison:
         b = call.op
         if isinstance(a, OwnVariable):
             return None if a.name == b.name else "is another variable"
+        if isinstance(a, Assigned):
+            return None if a.target.name == b.target.name else "is given to another variable"
         if isinstance(a, Constant):
             return None if _equal(a.value, b.value) else "is another constant"
         if isinstance(a, ToBatch):

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from tlt_prune.graph.classes import patched
+from tlt_prune.graph.family import OF_TENSORFLOW
 
 _BY_KERAS = ("_inbound_nodes", "_outbound_nodes", "_tracker", "_losses", "_loss_ids", "_metrics", "_layers", "_seed_generators")
 
@@ -91,7 +92,7 @@ class _Copier:
         self._kept(layer, new)
         made = set(vars(new))
         for key, value in vars(layer).items():
-            if key in _BY_KERAS or key.startswith("_self_") or key.endswith("_variables"):
+            if key in _BY_KERAS or key in OF_TENSORFLOW or key.endswith("_variables"):
                 # What Keras and TensorFlow keep of what a layer has, they find out again.
                 continue
             if callable(value) and hasattr(value, "__wrapped__"):

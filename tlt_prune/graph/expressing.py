@@ -21,6 +21,7 @@ from tlt_prune.errors import first_line
 from tlt_prune.graph.channel_graph import Count, Edit
 from tlt_prune.graph.comparing import Comparison
 from tlt_prune.graph.execute import filled
+from tlt_prune.graph.facets import Source
 from tlt_prune.graph.family import all_layers
 from tlt_prune.graph.inner_graph import CannotOpenError
 from tlt_prune.graph.labels import Alive, Bundles, Labels, kept_shape, varying_axes
@@ -78,6 +79,9 @@ class Expression:
             if id(axis.op) in inside:
                 axes = self._held_axes if id(axis.op) in elsewhere else self._axes
                 axes[position[id(self._family.weights(axis.op)[axis.index])], axis.axis] = axis.labels
+        used = {id(v) for call in calls if call.inner is not None for _, _, v in call.inner.weights_used()}
+        self._unused = {i for i, v in enumerate(self._family.weights(self._op)) if id(v) not in used}
+        """Positions of the weights that no call reads."""
         self._compared = Comparison(record, labels_of)
         self.edits: list[Edit] = []
         self.is_described = True
@@ -134,8 +138,10 @@ class Expression:
         vectors += [self._width(i) for i in knob.inputs]
         values = [self._value(path) for path in knob.entries]
         unit = min([*map(len, vectors), *values])
-        fits = all(len(x) % unit == 0 for x in vectors) and all(x % unit == 0 for x in values)
-        rigid = [axis for axis in moved if axis not in self._axes]
+        weights = self._family.weights(self._op)
+        sizes = [*map(len, vectors), *values, *(weights[i].shape[axis] for i, axis in moved)]
+        fits = all(size % unit == 0 for size in sizes)
+        rigid = [axis for axis in moved if axis not in self._axes and axis[0] not in self._unused]
         if taken.intersection(moved) or rigid or not fits:
             if knob.inputs and (rigid or not fits):
                 for vector in vectors:
@@ -145,6 +151,12 @@ class Expression:
         first = min(vectors, key=len)[:unit]
         for vector in vectors:
             self._record.table.unify(vector.reshape(-1, unit), first[None, :])
+        for index, axis in moved:
+            if (index, axis) not in self._axes:
+                # Of a weight that no call reads.
+                size = weights[index].shape[axis]
+                self._axes[index, axis] = np.tile(first, size // unit)
+                self._record.attach(Source(self._op, self.path, index, axis), self._axes[index, axis], "follow")
         for path, value in zip(knob.entries, values, strict=True):
             edit = Edit(self._op, path, Count(np.tile(first, value // unit)))
             self.edits.append(edit)
@@ -289,12 +301,15 @@ class Expression:
         vectors += [self._labels_of[x.key].reshape(-1) for call in self._calls for x in (*call.inputs, *call.outputs)]
         roots = [bundles.root[x] for x in vectors]
         everything = np.concatenate([np.zeros(0, np.int64), *roots])
-        free = ~np.isin(everything, list(bundles.frozen))
+        made = np.unique(
+            np.concatenate([np.zeros(0, np.int64), *(bundles.root[p.labels] for p in self._record.producers.values())])
+        )
+        free = np.isin(everything, made) & ~np.isin(everything, list(bundles.frozen))
         if not free.any():
             return None
         _, shape_of = np.unique(everything, return_inverse=True)
         key = (*self._key, "tried", shape_of.tobytes(), free.tobytes(), tuple(str(x.key) for x in self.edits))
-        answer: str | None = remembered(key, lambda: self._tried(bundles, roots))
+        answer: str | None = remembered(key, lambda: self._tried(_half(bundles, made, roots)))
         return answer
 
     def _differs_when_made_again(self) -> str | None:
@@ -309,8 +324,7 @@ class Expression:
             return str(error)
         return None
 
-    def _tried(self, bundles: Bundles, roots: Sequence[Labels]) -> str | None:
-        alive = _half(bundles, roots)
+    def _tried(self, alive: Alive) -> str | None:
         op: Any = None
         try:
             for call in self._calls:
@@ -350,9 +364,16 @@ def _built_alone(original: Call, call: Call) -> bool:
     return len(op.weights) == len(original.op.weights)
 
 
-def _half(bundles: Bundles, roots: Sequence[Labels]) -> Alive:
-    """`(n_labels,)`: about every second of the bundles that may go is gone, but none of the vectors is empty."""
-    free = np.ones(len(bundles.root), dtype=bool)
+def _half(bundles: Bundles, made: Labels, roots: Sequence[Labels]) -> Alive:
+    """`(n_labels,)`: about every second of the bundles that may go is gone, but none of the vectors is empty.
+
+    Args:
+        bundles: of the labels.
+        made: roots of the bundles that some layer makes: no others ever go.
+        roots: vectors of bundle roots.
+    """
+    free = np.zeros(len(bundles.root), dtype=bool)
+    free[made] = True
     free[list(bundles.frozen)] = False
     kept = ~free | (np.random.default_rng(0).random(len(free)) < 0.5)
     changed = True

@@ -26,6 +26,15 @@ from tlt_prune.errors import UnsupportedModelError
 from tlt_prune.graph.classes import keras_base, keras_model_base
 from tlt_prune.graph.types import KerasModel, Layer, Operation, Projection, SymbolicTensor, TensorLike, Variable
 
+OF_TENSORFLOW = frozenset(
+    f"_self_{name}"
+    for name in (
+        *("unconditional_checkpoint_dependencies", "unconditional_dependency_names", "unconditional_deferred_dependencies"),
+        *("update_uid", "name_based_restores", "saveable_object_factories", "tracked_trackables", "setattr_tracking"),
+    )
+)
+"""Attributes of layers in which TensorFlow keeps an account of its own of what they have."""
+
 
 class _FunctionalModel(KerasModel, Protocol):
     _nodes_by_depth: Mapping[int, Sequence[Any]]

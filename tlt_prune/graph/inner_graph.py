@@ -51,7 +51,15 @@ class Sizes:
     def show_in(self, structure: Any) -> bool:
         """Whether something that is no tensor was computed from a stand-in: a number, or an array of such a size."""
         flat = [x for x in tree.flatten(structure) if not isinstance(x, Tensor)]
-        return any(self._is_assumed(x) or any(map(self._is_assumed, getattr(x, "shape", ()) or ())) for x in flat)
+        return any(self._is_assumed(x) or any(map(self._is_assumed, tuple(getattr(x, "shape", ())))) for x in flat)
+
+    def without_copies(self, value: Any) -> Any:
+        """An array with one row in the place of as many equal ones as a batch was assumed to have; anything else as it is."""
+        shape = tuple(getattr(value, "shape", ()))
+        if isinstance(value, Tensor) or not shape or not self._is_assumed(shape[0]):
+            return value
+        rows = np.asarray(keras.ops.convert_to_numpy(value))
+        return keras.ops.convert_to_tensor(rows[:1]) if (rows == rows[:1]).all() else value
 
     def _is_assumed(self, size: object) -> bool:
         if isinstance(size, bool) or not isinstance(size, (int, np.integer)):
@@ -87,6 +95,7 @@ class Builder:
     def add(self, node: Any) -> None:
         op, args, kwargs = self._family.node_call(node)
         args, kwargs = tree.map_structure(lambda x: self._tensors(x) if isinstance(x, keras.KerasTensor) else x, (args, kwargs))
+        args, kwargs = tree.map_structure(self._tensors.sizes.without_copies, (args, kwargs))
         outputs = tuple(self._tensors(x) for x in node.outputs)
         if not isinstance(op, keras.layers.Layer):
             op = _in_plain_numbers(op)
@@ -126,7 +135,8 @@ class Builder:
         if None in sizes:
             given = args[0].shape
             rest = _repeated(kind, given[1:], sizes)
-            if sizes[0] is None and rest is not None and None not in rest and given[:1] == (1,) and self._like is not None:
+            of_one = given[:1] == (1,) or len(given) < len(sizes)
+            if sizes[0] is None and rest is not None and None not in rest and of_one and self._like is not None:
                 return ToBatch(rest), (args[0], self._like)
             self.runnable = False
         return op, args

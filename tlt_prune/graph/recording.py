@@ -20,13 +20,11 @@ from keras.src.ops.node import Node
 from tlt_prune.errors import first_line
 from tlt_prune.graph.classes import is_keras_class
 from tlt_prune.graph.execute import filled
-from tlt_prune.graph.family import Family, all_layers
+from tlt_prune.graph.family import OF_TENSORFLOW, Family, all_layers
 from tlt_prune.graph.inner_graph import Builder, CannotOpenError, Sizes, Tensors, inner_path, is_of_layers, layer_names
 from tlt_prune.graph.inner_ops import Constant, OwnVariable
 from tlt_prune.graph.reader import Call, Graph, Tensor
 
-_OF_TENSORFLOW = "_self_"
-"""How attributes start in which TensorFlow keeps an account of its own."""
 _LISTS_OF_KERAS = ("_trainable_variables", "_non_trainable_variables")
 
 
@@ -150,7 +148,7 @@ class Recorder:
             # Keras' own lists come last: an attribute is the better name.
             entries = sorted(vars(layer).items(), key=lambda x: x[0] in _LISTS_OF_KERAS)
             for key, value in entries:
-                if key.startswith(_OF_TENSORFLOW):
+                if key in OF_TENSORFLOW:
                     continue
                 self._search(vars(layer), key, value, layer, key.strip("_"))
 

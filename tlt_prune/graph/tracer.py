@@ -67,8 +67,15 @@ def _inlined(graph: Graph, inline: bool) -> frozenset[int]:
     Raises:
         UnsupportedModelError: it is a subclassed model, and cannot be.
     """
-    opened = [call for call in graph.walk() if inline and call.inner is not None and call.inner.opened]
-    inlined = {id(call.op) for call in opened if why_not_inlined(call, graph.family) is None}
+    inlined: set[int] = set()
+    pending = [graph]
+    while inline and pending:
+        for call in pending.pop().calls:
+            if call.is_opened and why_not_inlined(call, graph.family) is None:
+                inlined.add(id(call.op))
+            # What a layer that is rebuilt as a whole has inside comes with it.
+            if call.inner is not None and (not call.inner.opened or id(call.op) in inlined):
+                pending.append(call.inner)
     if graph.opened:
         whole = Call(graph.model, "", (graph.inputs,), {}, tuple(graph.flat_outputs), graph)
         why = why_not_inlined(whole, graph.family)

@@ -173,12 +173,15 @@ def keras_hub() -> Iterator[tuple[str, Callable[[], Any]]]:
 
 
 def with_head(model: Any) -> Any:
-    """A backbone with a classifier behind it: what comes out of a model stays as it is."""
+    """A backbone with a classifier behind it, for sequences of 16 tokens: what comes out of a model stays as it is."""
     import keras
 
-    outputs = [x for x in keras.tree.flatten(model.output) if "float" in str(x.dtype)]
+    inputs = keras.tree.map_structure(
+        lambda x: keras.Input(batch_shape=(None, *(n or 16 for n in x.shape[1:])), dtype=x.dtype), model.input
+    )
+    outputs = [x for x in keras.tree.flatten(model.call(inputs)) if "float" in str(x.dtype)]
     pooled = [keras.ops.mean(x, axis=tuple(range(1, len(x.shape) - 1))) if len(x.shape) > 2 else x for x in outputs]
-    return keras.Model(model.input, [keras.layers.Dense(3)(x) for x in pooled])
+    return keras.Model(inputs, [keras.layers.Dense(3)(x) for x in pooled])
 
 
 LIBRARIES: dict[str, Callable[[], Iterator[tuple[str, Callable[[], Any]]]]] = {

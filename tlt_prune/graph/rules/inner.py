@@ -46,4 +46,5 @@ def to_batch(call: CallTrace, x: Carried, like: Carried) -> Any:
     if isinstance(x, Facets):
         call.freeze_other_facets(x, x.last)
     # An axis that the repetition widens carries no labels.
-    return plain(x)
+    labels = plain(x)
+    return labels.reshape((1,) * (len(call.out_shapes[0]) - labels.ndim) + labels.shape)
