@@ -212,7 +212,6 @@ class _Rewriter:
             }
             edits = self._config_edits.get(id(call.op), ())
             self._overridden[id(call.op)] = override
-            override = {**self._inliner.names.get(id(call.op), {}), **override}
             self._ops[id(call.op)] = (call.op, self._made(call, edits, override, held))
         return self._ops[id(call.op)][1]
 
@@ -223,7 +222,8 @@ class _Rewriter:
         is_own = self._family.is_layer(op) and (not is_keras_class(type(op)) or patched(op))
         may_copy = self._family.name == "keras" and whole and is_own
         try:
-            new = rebuild(call, self._family, edits, self._alive, override, held, resized=resized)
+            renamed = {**self._inliner.names.get(id(op), {}), **override}
+            new = rebuild(call, self._family, edits, self._alive, renamed, held, resized=resized)
             described = id(op) not in self._channels.undescribed and describes(op, new)
         except UnsupportedModelError:
             if not may_copy:
@@ -232,7 +232,9 @@ class _Rewriter:
         if described or not may_copy:
             return new
         try:
-            return copy_of(op)
+            new = copy_of(op)
+            new.name = self._inliner.names.get(id(op), {}).get("name", op.name)
+            return new
         # An attribute of somebody else's may raise anything.
         except Exception as error:
             raise UnsupportedModelError(
