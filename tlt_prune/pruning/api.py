@@ -19,7 +19,7 @@ def plan_pruning(model: KerasModel, **options: Unpack[OptionArguments]) -> Pruni
     """Decides which channels of a model go, without building anything.
 
     Args:
-        model: a functional or Sequential Keras 3 or tf_keras model. It is only read.
+        model: a functional or Sequential Keras 3 or tf_keras model, or a subclassed Keras 3 model that is built. It is only read.
         **options: the fields of `tlt_prune.Options`: a budget (`threshold`, `ratio`, `params`, `macs`, `size_mb`
             or `latency_ms`), and how it is reached.
 
@@ -29,7 +29,7 @@ def plan_pruning(model: KerasModel, **options: Unpack[OptionArguments]) -> Pruni
     Raises:
         PlanError: an option is unknown or out of range, options contradict each other, a name matches no layer, or
             the budget cannot be met.
-        UnsupportedModelError: the model has no graph.
+        UnsupportedModelError: the model has no graph, and cannot be opened.
     """
     chosen = options_of(options)
     return decide(trace(model, chosen.channelwise_layers, inline=chosen.inline), chosen).plan
@@ -49,7 +49,8 @@ def prune_model(
     prune that removes next to nothing warns, and says why and what to do.
 
     Args:
-        model: a functional or Sequential Keras 3 or tf_keras model. It stays as it is.
+        model: a functional or Sequential Keras 3 or tf_keras model, or a subclassed Keras 3 model that is built. It stays as
+            it is.
         layer_config_overrides: layer name, path or shell pattern -> configuration entries to replace in the pruned
             model, such as `{"conv1": {"kernel_regularizer": None}}`.
         compensation: what gives back to the rest what the removed channels contributed: "bias", `tlt_prune.Bias(data)`,
@@ -59,12 +60,13 @@ def prune_model(
             or `latency_ms`), and how it is reached.
 
     Returns:
-        A model of the same kind and class (of tf_keras where it was one), with the same layer names and compile arguments.
+        A model of the same kind and class (of tf_keras where it was one), with the same layer names and compile arguments. Of a
+        subclassed model a functional one, which a warning says.
 
     Raises:
         PlanError: an option is unknown or out of range, options contradict each other, a name matches no layer, or
             the budget cannot be met.
-        UnsupportedModelError: the model has no graph, or a layer cannot be rebuilt.
+        UnsupportedModelError: the model has no graph and cannot be opened, or a layer cannot be rebuilt.
         LawError: `verify` found a difference.
     """
     chosen = options_of(options)
