@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from composite import STEPS, Composite
 from hypothesis import strategies as st
 from keras import layers, ops
 
@@ -248,6 +249,15 @@ class Builder:
         }
         return self.one_of(choices)
 
+    def composite(self, x: Any) -> Any:
+        """A class of its own, which nobody has a rule for, with variables or without."""
+        steps = self.draw(st.lists(st.sampled_from(STEPS), min_size=1, max_size=4))
+        return Composite(steps, self.width(), self.width(), self.draw(st.booleans()))(x)
+
+    def as_a_lambda(self, x: Any) -> Any:
+        functions = [lambda y: ops.relu(y) * 2.0, lambda y: ops.concatenate([y, -y], axis=-1), lambda y: y * ops.sigmoid(y)]
+        return layers.Lambda(self.draw(st.sampled_from(functions)))(x)
+
     def tied(self, x: Any) -> Any:
         """One layer, called by itself and inside a wrapper."""
         layer = layers.Dense(self.width(), activation="relu")
@@ -308,6 +318,9 @@ class Builder:
             "identity_in_inference",
             "windows",
             "wrapped",
+            "composite",
+            "composite",
+            "as_a_lambda",
             "tied",
             "from_arrays",
         ]

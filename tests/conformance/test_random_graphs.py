@@ -33,16 +33,16 @@ SEED = os.environ.get("TLT_PRUNE_FUZZ_SEED")
     print_blob=True,
 )
 @(seed(int(SEED)) if SEED is not None else lambda test: test)
-@given(models(), st.sampled_from([0.3, 0.5, 0.8]), st.sampled_from([1, 2, 4]), st.booleans())
+@given(models(), st.sampled_from([0.3, 0.5, 0.8]), st.sampled_from([1, 2, 4]), st.booleans(), st.booleans())
 # Keras draws the seeds of initializers and dropout from the `random` module while layers are built.
 @pytest.mark.filterwarnings("ignore:Do not use the `random` module")
-def test_random_graph(model: keras.Model, ratio: float, granularity: int, reload: bool) -> None:
+def test_random_graph(model: keras.Model, ratio: float, granularity: int, reload: bool, inline: bool) -> None:
     randomize(model)
-    plan = tlt_prune.plan_pruning(model, ratio=ratio, granularity=granularity, min_num_filters=1)
+    plan = tlt_prune.plan_pruning(model, ratio=ratio, granularity=granularity, min_num_filters=1, inline=inline)
     assert set(plan.unknown.values()) <= WITHOUT_A_RULE
     pruned = plan.apply(model)
     assert pruned.count_params() == plan.params_after
-    channels = trace(model)
+    channels = trace(model, inline=inline)
     # A head of attention counts as the channels it has.
     unit = {p.name: p.unit for p in channels.producers}
     for layer in plan.layers:
