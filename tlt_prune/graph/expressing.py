@@ -22,7 +22,7 @@ from tlt_prune.graph.channel_graph import Count, Edit
 from tlt_prune.graph.comparing import Comparison
 from tlt_prune.graph.execute import filled
 from tlt_prune.graph.facets import Source
-from tlt_prune.graph.family import all_layers
+from tlt_prune.graph.family import all_layers, build_without_call
 from tlt_prune.graph.inner_graph import CannotOpenError
 from tlt_prune.graph.labels import Alive, Bundles, Labels, kept_shape, varying_axes
 from tlt_prune.graph.opening import open_layer, unnoticed
@@ -348,20 +348,13 @@ def _called(call: Call, op: Any, shapes: Mapping[int, Any]) -> Call:
     given = {x.key: dataclasses.replace(x, shape=shapes.get(x.key, x.shape)) for x in call.inputs}
     new_args, new_kwargs = tree.map_structure(lambda x: given[x.key] if isinstance(x, Tensor) else x, (call.args, call.kwargs))
     called = dataclasses.replace(call, op=op, args=new_args, kwargs=new_kwargs, inner=None)
-    if not op.built and not _built_alone(call, called):
+    if not op.built:
         symbols = {key: keras.KerasTensor(x.shape, x.dtype) for key, x in given.items()}
         args, kwargs = filled((call.args, call.kwargs), symbols)
-        op(*args, **kwargs)
+        build_without_call(op, args, kwargs)
+        if len(op.weights) != len(call.op.weights):
+            op(*args, **kwargs)
     return called
-
-
-def _built_alone(original: Call, call: Call) -> bool:
-    """Builds a layer without calling it, which takes a fraction of the time; whether that made all that the original has."""
-    op = call.op
-    if type(op).build is keras.layers.Layer.build or len(call.inputs) != 1 or call.kwargs or not isinstance(call.args[0], Tensor):
-        return False
-    op.build(call.args[0].shape)
-    return len(op.weights) == len(original.op.weights)
 
 
 def _half(bundles: Bundles, made: Labels, roots: Sequence[Labels]) -> Alive:
