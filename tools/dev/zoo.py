@@ -4,9 +4,9 @@
     python tools/dev/zoo.py [--environment FOLDER] [--only TEXT]
 
 Needs the libraries: they come into an environment of their own that uses this project's packages (about 100 MB), at
-FOLDER (build/zoo by default). The networks have random weights. Columns: parameters in millions; seconds to build, to trace for the
-first time (opening and trying included), to trace again, and to prune; the share of parameters left, and with `inline=True` where it
-is more than 0.4; the error of the check on random inputs; layers that were not opened; and what failed.
+FOLDER (build/zoo by default). The networks have random weights. Columns: parameters in millions; seconds to build, to trace for
+the first time (opening and trying included), to trace again, and to prune; the share of parameters left, and with `inline=True`
+where it is more than 0.4; the error of the check on random inputs; layers that were not opened; and what failed.
 """
 
 from __future__ import annotations
