@@ -12,7 +12,7 @@ from keras import layers, ops
 from keras.src.backend.common import global_state
 
 import tlt_prune
-from tlt_prune.errors import UnsupportedModelError
+from tlt_prune.errors import PlanError, UnsupportedModelError
 from tlt_prune.graph.opening import open_layer
 from tlt_prune.graph.reader import read
 
@@ -270,3 +270,13 @@ def test_a_second_prune_uses_what_the_first_learned(monkeypatch: pytest.MonkeyPa
     plan_of(model)
     monkeypatch.setattr(expressing.Expression, "_built", None)
     plan_of(model)
+
+
+def test_an_override_of_a_layer_inside_needs_inlining() -> None:
+    model = around(Everything(name="all"))
+    overrides = {"all/blocks/0": {"activation": "relu"}}
+    options = {"ratio": 0.5, "granularity": 1, "min_num_filters": 1, "layer_config_overrides": overrides}
+    with pytest.raises(PlanError, match="layer_config_overrides: no layer matches 'all/blocks/0'"):
+        tlt_prune.prune_model(model, **options)
+    pruned = tlt_prune.prune_model(model, inline=True, **options)
+    assert pruned.get_layer("all_blocks_0").activation is keras.activations.relu

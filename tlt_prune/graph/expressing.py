@@ -49,9 +49,6 @@ class Knob:
     entries: tuple[Path, ...] = ()
     inputs: tuple[int, ...] = ()
 
-    def __add__(self, other: Knob) -> Knob:
-        return Knob(self.entries + other.entries, self.inputs + other.inputs)
-
 
 class Expression:
     """One opened layer, all its calls, and what its constructor can say of it.
@@ -312,6 +309,10 @@ class Expression:
         answer: str | None = remembered(key, lambda: self._tried(_half(bundles, made, roots)))
         return answer
 
+    def _told(self, error: Exception) -> str:
+        """A reason that holds for every layer of the same class: what is inside is named without this one."""
+        return str(error).replace(f"'{self.path}/", "'")
+
     def _differs_when_made_again(self) -> str | None:
         """Why its configuration, as it is, does not make a layer that does the same."""
         everything = np.ones(self._record.table.count, dtype=bool)
@@ -321,7 +322,7 @@ class Expression:
                 assert call.inner is not None, "only opened layers are expressed"
                 self._compared.compare(call.inner, open_layer(new, self._family), everything)
         except CannotOpenError as error:
-            return str(error)
+            return self._told(error)
         return None
 
     def _tried(self, alive: Alive) -> str | None:
@@ -333,7 +334,7 @@ class Expression:
                 assert call.inner is not None, "only opened layers are expressed"
                 self._compared.compare(call.inner, open_layer(new, self._family), alive)
         except CannotOpenError as error:
-            return str(error)
+            return self._told(error)
         axes = {**self._axes, **self._held_axes}
         for i, variable in enumerate(self._family.weights(self._op)):
             expected = tuple(int(alive[axes[i, j]].sum()) if (i, j) in axes else n for j, n in enumerate(variable.shape))

@@ -42,13 +42,17 @@ class Inliner:
         """Whether a call stands for something that is neither a layer nor an operation of Keras."""
         return isinstance(call.op, INNER_OPS)
 
-    def rebuilt_calls(self, graph: Graph) -> Iterator[Call]:
-        """The calls whose operations are rebuilt from their configurations: those of models and of inlined layers, once each."""
+    def visible_calls(self, graph: Graph) -> Iterator[Call]:
+        """The calls that the new model has of its own: those of models and of inlined layers, once each."""
         for scope in (*self._model_scopes(graph), *self._inlined_scopes(graph)):
-            for call in scope.calls:
-                is_whole = call.inner is None or (call.inner.opened and not self.is_inlined(call))
-                if is_whole and not self.is_own(call):
-                    yield call
+            yield from scope.calls
+
+    def rebuilt_calls(self, graph: Graph) -> Iterator[Call]:
+        """Those of them whose operations are rebuilt from their configurations."""
+        for call in self.visible_calls(graph):
+            is_whole = call.inner is None or (call.is_opened and not self.is_inlined(call))
+            if is_whole and not self.is_own(call):
+                yield call
 
     def results(self, pending: PendingCall[Any], like: Any) -> tuple[Any, list[Any]]:
         """What stands for a call for which `is_own` holds, and its symbolic results; `like` is any tensor with a batch axis."""

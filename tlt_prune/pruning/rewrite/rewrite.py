@@ -110,7 +110,8 @@ class _Rewriter:
 
     def run(self) -> Any:
         graph = self._channels.graph
-        calls = list(graph.walk())
+        # What a layer has inside that keeps its class is made by its constructor.
+        calls = list(self._inliner.visible_calls(graph))
         for pattern in self._overrides:
             if not any(matches(call, pattern) for call in calls):
                 near = nearest_name(pattern, {call.path for call in calls})
