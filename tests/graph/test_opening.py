@@ -12,7 +12,7 @@ from keras import layers, ops
 from keras.src.backend.common import global_state
 
 import tlt_prune
-from tlt_prune.errors import PlanError, UnsupportedModelError
+from tlt_prune.errors import LawError, PlanError, UnsupportedModelError
 from tlt_prune.graph.opening import open_layer
 from tlt_prune.graph.reader import read
 
@@ -127,6 +127,21 @@ def test_in_training_it_computes_the_same_and_statistics_move_alike() -> None:
         old = model.get_layer("block").norm
         np.testing.assert_allclose(np.asarray(old.moving_mean)[kept], norm.moving_mean, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(np.asarray(old.moving_variance)[kept], norm.moving_variance, rtol=1e-5, atol=1e-6)
+
+
+class Sly(layers.Layer):
+    """Flips its channels in training only."""
+
+    def call(self, x: Any, training: bool | None = None) -> Any:
+        return ops.flip(x, axis=-1) * 2.0 if training else x * 2.0
+
+
+def test_the_law_is_checked_in_training_too() -> None:
+    model = around(Sly(name="sly"))
+    plan = plan_of(model)
+    assert len(plan.kept["before"]) == 6
+    with pytest.raises(LawError, match="In training mode what became of"):
+        plan.apply(model, verify=True)
 
 
 # --- what must freeze ---

@@ -13,8 +13,11 @@ from numpy.typing import NDArray
 
 from tlt_prune.errors import LawError, first_line
 from tlt_prune.graph import Alive, ChannelGraph, Family, KerasModel, Tensor, Variable, has_trait, read
+from tlt_prune.pruning.rewrite.law_in_training import difference_in_training
 from tlt_prune.pruning.rewrite.rewrite import rewrite, rewrite_with_variables
 
+# Statistics of a batch are divided by, and of two inputs they are small.
+_LOOSER_IN_TRAINING = 100
 _SATURATING = ("softmax", "sigmoid", "tanh")
 # Sizes tried for axes that the model leaves open: of pictures and signals, and of sequences of tokens, which often
 # have position embeddings of a limited length.
@@ -95,6 +98,13 @@ def check_law(
         if reasons:
             _zero(channels, variables, alive)
             approximate_error = _error(_outputs_of(reference, family, inputs), _outputs_of(pruned, family, inputs))
+    in_training = _difference_in_training(channels, exact, inputs)
+    if in_training is not None and not in_training <= _LOOSER_IN_TRAINING * tolerance:
+        raise LawError(
+            f"In training mode what became of '{model.name}' differs from the original with the removed channels' readers "
+            f"zeroed by {in_training:.2e} of the largest output or state. A layer without a rule does something else in training: "
+            "exclude the layers before it (excluded_layers), or give it a rule."
+        )
     if not (error <= tolerance and np.isfinite(approximate_error)):
         if _is_random(model, family, original, inputs, tolerance):
             raise LawError(_random_itself(model))
@@ -104,6 +114,16 @@ def check_law(
             "Exclude the layers concerned, and report the model: this is a bug."
         )
     return LawReport(error, tolerance, tuple(sorted(set(reasons.values()))), approximate_error)
+
+
+def _difference_in_training(channels: ChannelGraph, alive: Alive, inputs: Any) -> float | None:
+    """The same in training mode; None where no layer was opened: those that have a rule are known."""
+    if not any(call.is_opened for call in channels.graph.walk()) and not channels.graph.opened:
+        return None
+    # Of its own: training changes its states.
+    reference, variables = rewrite_with_variables(channels, np.ones_like(alive))
+    _zero(channels, variables, alive)
+    return difference_in_training(channels, alive, reference, variables, inputs)
 
 
 @contextlib.contextmanager
