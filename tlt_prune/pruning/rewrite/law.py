@@ -101,9 +101,9 @@ def check_law(
     in_training = _difference_in_training(channels, exact, inputs)
     if in_training is not None and not in_training <= _LOOSER_IN_TRAINING * tolerance:
         raise LawError(
-            f"In training mode what became of '{model.name}' differs from the original with the removed channels' readers "
-            f"zeroed by {in_training:.2e} of the largest output or state. A layer without a rule does something else in training: "
-            "exclude the layers before it (excluded_layers), or give it a rule."
+            f"In training mode what became of '{model.name}' differs from the original with the consumers of the removed "
+            f"channels zeroed by {in_training:.2e} of the largest output or state. A layer without a rule does something else in "
+            "training: exclude the layers before it (excluded_layers), or give it a rule."
         )
     if not (error <= tolerance and np.isfinite(approximate_error)):
         if _is_random(model, family, original, inputs, tolerance):
