@@ -236,7 +236,7 @@ CLOSED = {
     "written-down widths": (Widths, "cannot be made smaller by its constructor"),
     "heads": (lambda **kwargs: Heads(12, 3, **kwargs), "cannot be made smaller by its constructor"),
     "an unknown operation": (Transformed, "unknown layer FFT2"),
-    "cond": (Chooses, "reduced over the channels"),
+    "cond": (Chooses, "frozen: "),
     "a loop": (lambda **kwargs: layers.Lambda(own_loop, **kwargs), "unknown layer"),
 }
 

@@ -333,10 +333,15 @@ def test_apply_takes_what_prune_model_takes(model: keras.Model) -> None:
         np.testing.assert_array_equal(a, b)
 
 
+class Noise(keras.layers.GaussianNoise):
+    """Random in inference too."""
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        return inputs + keras.random.normal(keras.ops.shape(inputs), seed=self.seed_generator)
+
+
 def test_apply_verifies_where_asked_for(model: keras.Model) -> None:
-    noise = keras.layers.GaussianNoise(1.0, name="noise")
-    noise.call = lambda inputs, training=None: inputs + keras.random.normal(keras.ops.shape(inputs), seed=noise.seed_generator)
-    noisy = keras.Model(model.inputs, noise(model.outputs[0]))
+    noisy = keras.Model(model.inputs, Noise(1.0, name="noise")(model.outputs[0]))
     plan = plan_of(noisy)
     with pytest.raises(LawError, match="random in inference"):
         plan.apply(noisy, verify=True)
