@@ -1,4 +1,4 @@
-"""Models with layers that nobody wrote a rule for: custom ones (see `opened_layers`), Lambdas, subclassed models."""
+"""Models with layers that nobody wrote a rule for: custom ones (see `opened_kernels`), Lambdas, subclassed models."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from gallery import opened_layers as own
-from gallery.opened_layers import Configured, registered
+from gallery import opened_blocks as blocks
+from gallery import opened_kernels as kernels
+from gallery import opened_tokens as tokens
+from gallery.configured import Configured, registered
 
 
 def pictures(*middle: Any) -> keras.Model:
@@ -37,7 +39,7 @@ def pyramid() -> keras.Model:
     x = keras.Input((8, 8, 3))
     fine = layers.Conv2D(12, 3, padding="same", name="fine")(x)
     coarse = layers.Conv2D(16, 3, padding="same", strides=2, name="coarse")(fine)
-    both = own.Pyramid(8)([fine, coarse])
+    both = blocks.Pyramid(8)([fine, coarse])
     heads = [layers.Dense(3)(layers.GlobalAveragePooling2D()(level)) for level in both]
     return keras.Model(x, heads)
 
@@ -45,20 +47,20 @@ def pyramid() -> keras.Model:
 def called_twice() -> keras.Model:
     """One custom layer, two calls: what it counts is coupled."""
     x = keras.Input((8, 8, 3))
-    block = own.ResidualBlock(12)
+    block = blocks.ResidualBlock(12)
     y = layers.Conv2D(12, 3, padding="same", name="before")(x)
     return keras.Model(x, layers.Dense(3)(layers.GlobalAveragePooling2D()(block(block(y)))))
 
 
 def in_a_nested_model() -> keras.Model:
-    inner = keras.Sequential([keras.Input((8, 8, 12)), own.ResidualBlock(12), own.ScaleAndShift()], name="inner")
+    inner = keras.Sequential([keras.Input((8, 8, 12)), blocks.ResidualBlock(12), kernels.ScaleAndShift()], name="inner")
     return pictures(inner)
 
 
 def mixed_with_raw_operations() -> keras.Model:
     x = keras.Input((8, 8, 3))
     a = layers.Conv2D(12, 3, padding="same", name="a")(x)
-    b = own.ScaleAndShift()(layers.Conv2D(12, 1, name="b")(x))
+    b = kernels.ScaleAndShift()(layers.Conv2D(12, 1, name="b")(x))
     return keras.Model(x, layers.Dense(3)(layers.GlobalAveragePooling2D()(ops.concatenate([a, b], axis=-1) * 2)))
 
 
@@ -104,7 +106,7 @@ def lambda_to_tokens() -> keras.Model:
 
 def of_patches(*middle: Any) -> keras.Model:
     x = keras.Input((8, 8, 3))
-    y = own.PatchEmbedding(12, 4)(x)
+    y = tokens.PatchEmbedding(12, 4)(x)
     for layer in middle:
         y = layer(y)
     return keras.Model(x, layers.Dense(3)(y[:, 0]))
@@ -135,7 +137,7 @@ class ResidualNet(keras.Model):
         super().__init__()
         self.stem = layers.Conv2D(12, 3, padding="same")
         self.norm = layers.BatchNormalization()
-        self.blocks = [own.ResidualBlock(12), own.Bottleneck(16, 8)]
+        self.blocks = [blocks.ResidualBlock(12), blocks.Bottleneck(16, 8)]
         self.drop = layers.Dropout(0.3)
         self.head = layers.Dense(3)
 
@@ -146,7 +148,7 @@ class ResidualNet(keras.Model):
     def call(self, x: Any, training: bool | None = None) -> Any:
         x = ops.relu(self.norm(self.stem(x), training=training))
         for block in self.blocks:
-            x = block(x, training=training) if isinstance(block, own.ResidualBlock) else block(x)
+            x = block(x, training=training) if isinstance(block, blocks.ResidualBlock) else block(x)
         features = self.drop(ops.mean(x, axis=(1, 2)) * self.scale, training=training)
         return {"scores": self.head(features)}
 
@@ -157,37 +159,37 @@ def built(model: keras.Model, shape: tuple[int | None, ...]) -> keras.Model:
 
 
 EXACT: dict[str, Callable[[], keras.Model]] = {
-    "scale and shift": lambda: pictures(own.ScaleAndShift()),
-    "layer scale": lambda: pictures(own.ScaledBranch(12)),
-    "own PReLU": lambda: pictures(own.OwnPReLU()),
-    "own dense": lambda: sequences(own.OwnDense(16)),
-    "own einsum": lambda: sequences(own.OwnEinsum(16)),
-    "own tensordot": lambda: sequences(own.OwnTensordot(16)),
-    "low rank": lambda: sequences(own.LowRank(16, 8)),
-    "own convolution": lambda: pictures(own.OwnConv(16)),
-    "re-parameterized convolution": lambda: pictures(own.Reparameterized(16)),
-    "kernel with a scale": lambda: pictures(own.ScaledKernel(16)),
-    "own depthwise convolution": lambda: pictures(own.OwnDepthwise()),
-    "own transposed convolution": lambda: pictures(own.OwnTranspose(16)),
-    "own batch normalization": lambda: pictures(own.OwnBatchNorm()),
-    "residual block": lambda: pictures(own.ResidualBlock(12)),
-    "bottleneck": lambda: pictures(own.Bottleneck(16, 8)),
-    "inverted residual": lambda: pictures(own.InvertedResidual(2)),
-    "squeeze and excite": lambda: pictures(own.SqueezeExcite()),
-    "spatial gate": lambda: pictures(own.SpatialGate()),
-    "ConvNeXt block": lambda: pictures(own.ConvNextBlock(12)),
+    "scale and shift": lambda: pictures(kernels.ScaleAndShift()),
+    "layer scale": lambda: pictures(kernels.ScaledBranch(12)),
+    "own PReLU": lambda: pictures(kernels.OwnPReLU()),
+    "own dense": lambda: sequences(kernels.OwnDense(16)),
+    "own einsum": lambda: sequences(kernels.OwnEinsum(16)),
+    "own tensordot": lambda: sequences(kernels.OwnTensordot(16)),
+    "low rank": lambda: sequences(kernels.LowRank(16, 8)),
+    "own convolution": lambda: pictures(kernels.OwnConv(16)),
+    "re-parameterized convolution": lambda: pictures(kernels.Reparameterized(16)),
+    "kernel with a scale": lambda: pictures(kernels.ScaledKernel(16)),
+    "own depthwise convolution": lambda: pictures(kernels.OwnDepthwise()),
+    "own transposed convolution": lambda: pictures(kernels.OwnTranspose(16)),
+    "own batch normalization": lambda: pictures(kernels.OwnBatchNorm()),
+    "residual block": lambda: pictures(blocks.ResidualBlock(12)),
+    "bottleneck": lambda: pictures(blocks.Bottleneck(16, 8)),
+    "inverted residual": lambda: pictures(blocks.InvertedResidual(2)),
+    "squeeze and excite": lambda: pictures(blocks.SqueezeExcite()),
+    "spatial gate": lambda: pictures(blocks.SpatialGate()),
+    "ConvNeXt block": lambda: pictures(blocks.ConvNextBlock(12)),
     "pyramid": pyramid,
-    "nested": lambda: pictures(own.Nested(16)),
-    "ghost": lambda: pictures(own.Ghost(16)),
-    "gated unit": lambda: sequences(own.GatedUnit(16)),
-    "drop path": lambda: pictures(own.DropPath(0.2)),
-    "weights in a loop": lambda: sequences(own.Loop(2)),
-    "table of positions": lambda: sequences(own.PositionTable()),
-    "positions looked up": lambda: sequences(own.PositionLookup()),
-    "class token": lambda: sequences(own.ClassToken()),
-    "tiled token": lambda: sequences(own.TiledToken()),
-    "patches and a class token": lambda: of_patches(own.ClassToken(), own.PositionTable()),
-    "token mixer": lambda: sequences(own.TokenMixer(10)),
+    "nested": lambda: pictures(blocks.Nested(16)),
+    "ghost": lambda: pictures(blocks.Ghost(16)),
+    "gated unit": lambda: sequences(blocks.GatedUnit(16)),
+    "drop path": lambda: pictures(blocks.DropPath(0.2)),
+    "weights in a loop": lambda: sequences(blocks.Loop(2)),
+    "table of positions": lambda: sequences(tokens.PositionTable()),
+    "positions looked up": lambda: sequences(tokens.PositionLookup()),
+    "class token": lambda: sequences(tokens.ClassToken()),
+    "tiled token": lambda: sequences(tokens.TiledToken()),
+    "patches and a class token": lambda: of_patches(tokens.ClassToken(), tokens.PositionTable()),
+    "token mixer": lambda: sequences(tokens.TokenMixer(10)),
     "called twice": called_twice,
     "in a nested model": in_a_nested_model,
     "with raw operations": mixed_with_raw_operations,
@@ -202,7 +204,7 @@ EXACT: dict[str, Callable[[], keras.Model]] = {
 """Name -> a model that comes out smaller and exact."""
 
 APPROXIMATE: dict[str, Callable[[], keras.Model]] = {
-    "transformer encoder": lambda: of_patches(own.ClassToken(), own.PositionTable(), own.TransformerEncoder(3, 4, 16)),
+    "transformer encoder": lambda: of_patches(tokens.ClassToken(), tokens.PositionTable(), tokens.TransformerEncoder(3, 4, 16)),
 }
 """The same with statistics over channels that go."""
 
