@@ -131,13 +131,13 @@ def _outputs(output: pathlib.Path) -> list[places.Output]:
 
 def _by_steps(task: Task, source: str, output: pathlib.Path) -> list[str]:
     """Prunes in steps, with training in between; run again after being killed, it goes on where it was."""
-    from tlt_prune.graph import trace
     from tlt_prune.io import load_keras
     from tlt_prune.pruning import PruningSteps, StepRecord
+    from tlt_prune.pruning.select.select import trace_for
 
     extras.require("train", "tlt-prune with a schedule")
     spec, schedule = task.spec, task.spec.prune.schedule
-    original = trace(load_keras(pathlib.Path(source)), spec.prune.channelwise_layers, inline=spec.prune.inline)
+    original = trace_for(load_keras(pathlib.Path(source)), spec.prune.options)
     folder = output.parent / f"{output.stem}_steps"
     otherwise = SpecError(
         f"prune.schedule: {folder} holds the steps of another model or other settings. Expected another prune.output_path (-o), "
@@ -190,10 +190,10 @@ def _prune(
     Returns:
         What to say once the files are in their place; with `onwards` what to do next, too.
     """
-    from tlt_prune.graph import trace
     from tlt_prune.io import model_info
     from tlt_prune.onnx import keras_predictor
     from tlt_prune.pruning import decide
+    from tlt_prune.pruning.select.select import trace_for
     from tlt_prune.tasks.steps.choosing import choose
     from tlt_prune.tasks.steps.latency import calibrate, measured_ms
     from tlt_prune.training import save_model
@@ -206,7 +206,7 @@ def _prune(
         return _sweep(model, spec.prune.options.model_copy(update={"excluded_layers": excluded}), output)
     choice = choose(task, predictor)
     options = choice.options.model_copy(update={"excluded_layers": excluded})
-    channels = trace(model, options.channelwise_layers, inline=options.inline)
+    channels = trace_for(model, options)
     if adjusted is not None:
         options = adjusted(options, channels)
     if options.latency_ms is not None:

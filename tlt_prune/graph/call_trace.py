@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeGuard
 
+import keras
 import numpy as np
 from keras import tree
 
@@ -117,8 +118,17 @@ class CallTrace:
 
     @property
     def channel_axis(self) -> int:
-        """The channel axis of a layer with `data_format`: 1 or -1."""
-        return 1 if getattr(self.op, "data_format", None) == "channels_first" else -1
+        """The channel axis of a layer or operation with `data_format`: 1 or -1. Some operations of Keras leave it None."""
+        given = getattr(self.op, "data_format", "channels_last") or keras.config.image_data_format()
+        return 1 if given == "channels_first" else -1
+
+    def passed(self, position: int, name: str, default: object = None) -> tuple[int | str, Any]:
+        """(where it is, value) of an argument of the call, given by position or by name."""
+        if name in self.call.kwargs:
+            return name, self.call.kwargs[name]
+        if position < len(self.call.args):
+            return position, self.call.args[position]
+        return name, default
 
     def given(self, name: str, position: int | None = None) -> list[int]:
         """Positions of the rule's label arrays that are the tensors in the argument `name` (or at `position`) of the call."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -229,6 +229,35 @@ def resolve(template: Template, alive: Alive) -> Any:
             return {key: resolve(value, alive) for key, value in template.items()}
         case _:
             return template
+
+
+def made_roots(bundles: Bundles, producers: Iterable[Producer]) -> Labels:
+    """Roots of the bundles that some layer makes, ascending: no others ever go."""
+    return np.unique(np.concatenate([np.zeros(0, np.int64), *(bundles.root[x.labels] for x in producers)]))
+
+
+def edits_by_target(edits: Iterable[Edit]) -> dict[int, list[Edit]]:
+    """`id` of a target -> its edits."""
+    by_target: dict[int, list[Edit]] = {}
+    for edit in edits:
+        by_target.setdefault(id(edit.target), []).append(edit)
+    return by_target
+
+
+def edited_arguments(call: Call, edits: Iterable[Edit], alive: Alive) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a call, for what is retained (`(n_labels,)`).
+
+    Args:
+        call: of the original.
+        edits: of its arguments.
+    """
+    args, kwargs = list(call.args), dict(call.kwargs)
+    for edit in edits:
+        if isinstance(edit.key, int) and edit.key < len(args):
+            args[edit.key] = resolve(edit.value, alive)
+        else:
+            kwargs[edit.key] = resolve(edit.value, alive)
+    return tuple(args), kwargs
 
 
 def labels_in(template: Template) -> list[Labels]:

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import tree
 
-from tlt_prune.graph.channel_graph import resolve
+from tlt_prune.graph.channel_graph import edited_arguments, edits_by_target, resolve
 from tlt_prune.graph.inner_graph import CannotOpenError
 from tlt_prune.graph.inner_ops import Assigned, Constant, OwnVariable, ToBatch
 from tlt_prune.graph.labels import Alive, Labels, kept_shape
@@ -29,6 +29,9 @@ class Comparison:
 
     def __init__(self, record: Record, labels_of: Mapping[int, Labels]) -> None:
         self._record, self._labels_of, self._family = record, labels_of, record.graph.family
+        self._argument_edits = edits_by_target(record.argument_edits.values())
+        self.config_edits = edits_by_target(record.config_edits.values())
+        """`id` of a layer or operation -> the edits of its configuration."""
 
     def compare(self, old: Graph, new: Graph, alive: Alive) -> None:
         """Raises a CannotOpenError that names the first call which is not what it should be."""
@@ -45,7 +48,7 @@ class Comparison:
                 raise CannotOpenError(f"'{a.path}' {problem} then")
             for x, y in zip(a.outputs, b.outputs, strict=True):
                 numbers[x.key] = y.key
-            if a.inner is not None and a.inner.opened:
+            if a.inner is not None and a.is_opened:
                 self.compare(a.inner, open_layer(b, self._family), alive)
         if [numbers[x.key] for x in old.flat_outputs] != [x.key for x in new.flat_outputs]:
             raise CannotOpenError("it returns something else then")
@@ -57,15 +60,7 @@ class Comparison:
             shape = self._kept(x, alive)
             if shape is not None and shape != y.shape:
                 return f"returns the shape {y.shape}, expected was {shape},"
-        edits = {e.key: resolve(e.value, alive) for e in self._record.argument_edits.values() if e.target is a}
-        args: list[Any] = list(a.args)
-        kwargs = dict(a.kwargs)
-        for key, value in edits.items():
-            if isinstance(key, int) and key < len(args):
-                args[key] = value
-            else:
-                kwargs[key] = value
-        expected = tree.flatten((tuple(args), kwargs))
+        expected = tree.flatten(edited_arguments(a, self._argument_edits.get(id(a), ()), alive))
         received = tree.flatten((b.args, b.kwargs))
         if len(expected) != len(received):
             return "is called otherwise"
@@ -125,7 +120,7 @@ class Comparison:
 
     def _entries(self, op: Any, alive: Alive) -> dict[tuple[Any, ...], Any]:
         """Path -> value of the entries of an inner operation that depend on what is retained."""
-        return {e.key: resolve(e.value, alive) for e in self._record.config_edits.values() if e.target is op}
+        return {e.key: resolve(e.value, alive) for e in self.config_edits.get(id(op), ())}
 
 
 _NO_COMPUTATION = ("name", "build_config", "dtype", "trainable")

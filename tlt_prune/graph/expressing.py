@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -54,14 +54,20 @@ class Expression:
     """One opened layer, all its calls, and what its constructor can say of it.
 
     Args:
-        record: what was traced; receives couplings, edits, and what is frozen.
+        record: what was traced; receives couplings, and what is frozen.
+        compared: compares with what was traced, of all layers.
         calls: the calls of the layer.
         labels_of: tensor key -> its label array.
         elsewhere: `id` of a layer -> a call of it in the model itself: the opened layer may hold it too.
     """
 
     def __init__(
-        self, record: Record, calls: Sequence[Call], labels_of: Mapping[int, Labels], elsewhere: Mapping[int, Call]
+        self,
+        record: Record,
+        compared: Comparison,
+        calls: Sequence[Call],
+        labels_of: Mapping[int, Labels],
+        elsewhere: Mapping[int, Call],
     ) -> None:
         self._record, self._calls, self._labels_of = record, calls, labels_of
         self._held = [elsewhere[id(x)] for x in all_layers(calls[0].op) if id(x) in elsewhere]
@@ -79,7 +85,7 @@ class Expression:
         used = {id(v) for call in calls if call.inner is not None for _, _, v in call.inner.weights_used()}
         self._unused = {i for i, v in enumerate(self._family.weights(self._op)) if id(v) not in used}
         """Positions of the weights that no call reads."""
-        self._compared = Comparison(record, labels_of)
+        self._compared = compared
         self.edits: list[Edit] = []
         self.is_described = True
         """Whether its configuration makes a layer that does the same."""
@@ -129,7 +135,7 @@ class Expression:
             for tensor in (*call.inputs, *call.outputs):
                 self._record.table.freeze(self._labels_of[tensor.key], reason)
 
-    def _tie(self, knob: Knob, moved: Mapping[Axis, int], taken: set[Axis]) -> None:
+    def _tie(self, knob: Knob, moved: Collection[Axis], taken: set[Axis]) -> None:
         """Couples all that one knob counts, unless some of it is counted by another one already."""
         vectors = [self._axes[axis] for axis in moved if axis in self._axes]
         vectors += [self._width(i) for i in knob.inputs]
@@ -176,8 +182,8 @@ class Expression:
             value = value[key]
         return int(value)
 
-    def _moved_by(self) -> dict[Knob, dict[Axis, int]] | str:
-        """Each knob that moves something -> the axes that it moves and their sizes then; or why nothing is known."""
+    def _moved_by(self) -> dict[Knob, set[Axis]] | str:
+        """Each knob that moves something -> the axes that it moves; or why nothing is known."""
         try:
             before = self._shapes(Knob())
         except CannotOpenError as error:
@@ -186,7 +192,7 @@ class Expression:
             return "built from its configuration it has other weights"
         singles = [Knob(inputs=(i,)) for i in self._widths()]
         singles += sorted((Knob(entries=(path,)) for path in _integers(configuration(self._op))), key=self._size, reverse=True)
-        found: dict[Knob, dict[Axis, int]] = {}
+        found: dict[Knob, set[Axis]] = {}
         failed: list[Knob] = []
         for knob in singles:
             if self._axes.keys() <= {axis for moved in found.values() for axis in moved}:
@@ -223,7 +229,7 @@ class Expression:
     def _size(self, knob: Knob) -> int:
         return self._value(knob.entries[0]) if knob.entries else len(self._width(knob.inputs[0]))
 
-    def _moved(self, knob: Knob, before: Sequence[tuple[int, ...]]) -> dict[Axis, int] | None:
+    def _moved(self, knob: Knob, before: Sequence[tuple[int, ...]]) -> set[Axis] | None:
         """The axes that move when a knob is turned to twice its size; None where the layer cannot be built then."""
         try:
             after = self._shapes(knob)
@@ -231,11 +237,11 @@ class Expression:
             return None
         if [len(x) for x in after] != [len(x) for x in before]:
             return None
-        moved = {}
+        moved = set()
         for index, (a, b) in enumerate(zip(before, after, strict=True)):
             for axis, (size, new) in enumerate(zip(a, b, strict=True)):
                 if new != size:
-                    moved[index, axis] = new
+                    moved.add((index, axis))
                     if new != 2 * size:
                         return None
         return moved
@@ -280,7 +286,7 @@ class Expression:
 
     def _held_twin(self, call: Call, alive: Alive) -> Any:
         """What becomes of a layer of the model that this one holds."""
-        edits = [e for e in self._record.config_edits.values() if e.target is call.op] if len(alive) else []
+        edits = self._compared.config_edits.get(id(call.op), ()) if len(alive) else ()
         shapes = {x.key: kept_shape(x.shape, self._labels_of[x.key], alive) for x in call.inputs} if len(alive) else {}
         twin = rebuild(call, self._family, edits, alive, {}, {}, resized=True)
         _called(call, twin, shapes)
@@ -288,8 +294,12 @@ class Expression:
 
     # --- trying ---
 
-    def try_out(self, bundles: Bundles) -> str | None:
+    def try_out(self, bundles: Bundles, made: Labels) -> str | None:
         """Builds the layer with half of what may go gone, and compares it with what its graph should be then.
+
+        Args:
+            bundles: of all labels.
+            made: roots of the bundles that some layer makes.
 
         Returns:
             Why the constructor cannot make the layer smaller; None if it can.
@@ -298,9 +308,6 @@ class Expression:
         vectors += [self._labels_of[x.key].reshape(-1) for call in self._calls for x in (*call.inputs, *call.outputs)]
         roots = [bundles.root[x] for x in vectors]
         everything = np.concatenate([np.zeros(0, np.int64), *roots])
-        made = np.unique(
-            np.concatenate([np.zeros(0, np.int64), *(bundles.root[p.labels] for p in self._record.producers.values())])
-        )
         free = np.isin(everything, made) & ~np.isin(everything, list(bundles.frozen))
         if not free.any():
             return None

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import numpy as np
-
 from tlt_prune.graph.labels import Labels, varying_axes
 
 
@@ -69,8 +67,3 @@ Carried = Labels | Facets
 def plain(carried: Carried) -> Labels:
     """One label array, whatever a tensor carries."""
     return carried.last.labels if isinstance(carried, Facets) else carried
-
-
-def neutral(label: Labels, rank: int) -> Labels:
-    """An array of a single label."""
-    return np.reshape(label, -1)[:1].reshape((1,) * rank)

@@ -137,7 +137,7 @@ class Graph:
             used.add(id(variable))
             yield call, index, variable
         for call in self.walk():
-            if call.inner is not None and call.inner.opened:
+            if call.is_opened:
                 for index, variable in enumerate(self.family.weights(call.op)):
                     if id(variable) not in used:
                         used.add(id(variable))

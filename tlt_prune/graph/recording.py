@@ -80,6 +80,7 @@ class Recorder:
         self._call, self._family, self._sizes = call, family, sizes
         self._layer = call.op
         self._tree = [call.op, *all_layers(call.op)]
+        self._known = {id(x) for x in self._tree}
         self._nodes: list[Any] = []
         self._busy = False
         self._stand_ins: dict[int, _StandIn] = {}
@@ -89,11 +90,9 @@ class Recorder:
     def graph(self, training: bool | None) -> Graph:
         given = {x.key: self._symbol(x) for x in self._call.inputs}
         args, kwargs = filled((self._call.args, self._call.kwargs), given)
-        if "training" in inspect.signature(self._layer.call).parameters:
-            kwargs = {"training": training, **kwargs}
         with self._recording():
             try:
-                results = self._layer.call(*args, **kwargs)
+                results = _transparent(self._layer, args, kwargs, training)
             # A layer may raise anything on what is no array.
             except Exception as error:
                 raise CannotOpenError(_why(error)) from error
@@ -115,32 +114,26 @@ class Recorder:
         """Variables stand in, and nodes are noted, until everything is put back."""
         context = global_state.get_global_attribute("current_call_ctx")
         attributes = [(layer, dict(vars(layer)), list(layer._losses)) for layer in self._tree]
-        layer_call, node_init = keras.layers.Layer.__call__, Node.__init__
+        layer_call = keras.layers.Layer.__call__
         recorder = self
-
-        def noted(node: Any, *args: Any, **kwargs: Any) -> None:
-            node_init(node, *args, **kwargs)
-            recorder._nodes.append(node)
 
         def closed(layer: Any, *args: Any, **kwargs: Any) -> Any:
             return recorder._closed_call(layer_call, layer, args, kwargs)
 
         self._find_variables()
         try:
-            keras.layers.Layer.__call__, Node.__init__ = closed, noted
+            keras.layers.Layer.__call__ = closed
             global_state.set_global_attribute("current_call_ctx", CallContext(entry_layer=self._layer))
-            with keras.StatelessScope():
+            with _noted_nodes(self._nodes), keras.StatelessScope():
                 self._stand()
                 yield
         finally:
-            keras.layers.Layer.__call__, Node.__init__ = layer_call, node_init
+            keras.layers.Layer.__call__ = layer_call
             self._lift()
             for layer, attribute, losses in attributes:
                 vars(layer).clear()
                 vars(layer).update(attribute)
                 layer._losses[:] = losses
-            for node in reversed(self._nodes):
-                _unlink(node)
             global_state.set_global_attribute("current_call_ctx", context)
 
     def _find_variables(self) -> None:
@@ -191,7 +184,7 @@ class Recorder:
             return layer.call(*args, **kwargs)
         if not any(isinstance(x, keras.KerasTensor) for x in tree.flatten((args, kwargs))):
             args = (self._constant(args[0]), *args[1:])
-        was_built, is_known = layer.built, any(layer is x for x in self._tree)
+        was_built, is_known = layer.built, id(layer) in self._known
         self._busy = True
         self._lift()
         try:
@@ -205,18 +198,12 @@ class Recorder:
             self._stand()
             self._busy = False
         if outputs is None:
-            return self._transparent(layer, args, kwargs)
+            return _transparent(layer, args, kwargs, None)
         if layer.weights and not is_known:
             raise CannotOpenError(f"it calls '{layer.name}', which is none of its layers")
         if layer.weights and not was_built:
             raise CannotOpenError(f"the layer '{layer.name}' in it is not built: call the model once on data")
         return outputs
-
-    def _transparent(self, layer: Any, args: Any, kwargs: Any) -> Any:
-        """What a layer inside does, as if it stood here."""
-        if "training" in inspect.signature(layer.call).parameters:
-            kwargs = {"training": None, **kwargs}
-        return layer.call(*args, **kwargs)
 
     def _constant(self, value: Any) -> Any:
         tensor = keras.ops.convert_to_tensor(value)
@@ -237,7 +224,8 @@ class Recorder:
         tensors = Tensors(self._sizes)
         inputs = [tensors(given[x.key]) for x in self._call.inputs]
         names = layer_names(self._layer)
-        variables = {id(x): self._variable_call(x, tensors, names) for x in self._stand_ins.values()}
+        owners = self._owners()
+        variables = {id(x): self._variable_call(x, owners[id(x.variable)], tensors, names) for x in self._stand_ins.values()}
         builder = Builder(self._call, self._family, tensors, names, inputs[0] if inputs else None)
         for node in self._nodes:
             builder.add(node)
@@ -253,17 +241,48 @@ class Recorder:
             outputs=tree.pack_sequence_as(results, graph.flat_outputs),
         )
 
-    def _variable_call(self, stand_in: _StandIn, tensors: Tensors, names: Mapping[int, str]) -> Call:
-        owner = next(layer for layer in self._tree if any(v is stand_in.variable for v in _own_variables(layer)))
-        index = next(i for i, v in enumerate(self._family.weights(owner)) if v is stand_in.variable)
+    def _owners(self) -> dict[int, tuple[Any, int]]:
+        """`id` of each variable -> the layer that made it, and its position among the weights of that layer."""
+        owners: dict[int, tuple[Any, int]] = {}
+        for layer in self._tree:
+            own = {id(v) for v in (*layer._trainable_variables, *layer._non_trainable_variables)} - owners.keys()
+            if own:
+                owners |= {id(v): (layer, i) for i, v in enumerate(self._family.weights(layer)) if id(v) in own}
+        return owners
+
+    def _variable_call(
+        self, stand_in: _StandIn, owner_and_index: tuple[Any, int], tensors: Tensors, names: Mapping[int, str]
+    ) -> Call:
+        owner, index = owner_and_index
         prefix = f"{names[id(owner)]}/" if id(owner) in names else ""
         name = f"{prefix}{stand_in.attribute}"
         op = OwnVariable(owner, index, stand_in.variable, name, str(stand_in.dtype))
         return Call(op, inner_path(self._call.path, name), (), {}, (tensors(stand_in),), None)
 
 
-def _own_variables(layer: Any) -> list[Any]:
-    return [*layer._trainable_variables, *layer._non_trainable_variables]
+def _transparent(layer: Any, args: Any, kwargs: Any, training: bool | None) -> Any:
+    """What a layer does, as if it stood here."""
+    if "training" in inspect.signature(layer.call).parameters:
+        kwargs = {"training": training, **kwargs}
+    return layer.call(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def _noted_nodes(nodes: list[Any]) -> Iterator[None]:
+    """Notes what Keras records; at the end no layer knows of it anymore."""
+    node_init = Node.__init__
+
+    def noted(node: Any, *args: Any, **kwargs: Any) -> None:
+        node_init(node, *args, **kwargs)
+        nodes.append(node)
+
+    Node.__init__ = noted
+    try:
+        yield
+    finally:
+        Node.__init__ = node_init
+        for node in reversed(nodes):
+            _unlink(node)
 
 
 def _unlink(node: Any) -> None:
@@ -281,22 +300,12 @@ def _why(error: Exception) -> str:
 def operations_of(function: Callable[[Any], Any]) -> list[tuple[Any, Any]] | None:
     """The operations that a function of one tensor is made of, with their arguments; None if it cannot be opened."""
     nodes: list[Any] = []
-    node_init = Node.__init__
-
-    def noted(node: Any, *args: Any, **kwargs: Any) -> None:
-        node_init(node, *args, **kwargs)
-        nodes.append(node)
-
-    Node.__init__ = noted
     try:
-        result = function(keras.KerasTensor((None, 3, 5)))
+        with _noted_nodes(nodes):
+            result = function(keras.KerasTensor((None, 3, 5)))
     # A user's may raise anything on what is no array.
     except Exception:  # noqa: BLE001
         return None
-    finally:
-        Node.__init__ = node_init
-        for node in reversed(nodes):
-            _unlink(node)
     if not isinstance(result, keras.KerasTensor):
         return None
     return [(x.operation, tree.flatten((x.arguments.args, x.arguments.kwargs))) for x in nodes]

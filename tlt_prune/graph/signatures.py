@@ -42,9 +42,7 @@ def signature(op: Any) -> tuple[Any, ...] | None:
         text = _text(error)
     own = {key: value for key, value in vars(op).items() if key not in of_every_layer()}
     plain = repr(sorted((key, value) for key, value in own.items() if is_plain(value)))
-    functions = tuple(
-        (key, value) for key, value in own.items() if inspect.isfunction(value) and not hasattr(value, "__wrapped__")
-    )
+    functions = tuple((key, value) for key, value in own.items() if _is_function(value))
     return text, plain, functions
 
 

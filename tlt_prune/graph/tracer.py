@@ -17,7 +17,8 @@ import numpy as np
 from tlt_prune.errors import PlanError, RuleError, UnsupportedModelError
 from tlt_prune.graph import rules
 from tlt_prune.graph.call_trace import CallTrace
-from tlt_prune.graph.channel_graph import ChannelGraph, TensorLabels
+from tlt_prune.graph.channel_graph import ChannelGraph, TensorLabels, made_roots
+from tlt_prune.graph.comparing import Comparison
 from tlt_prune.graph.execute import Execution
 from tlt_prune.graph.expressing import Expression
 from tlt_prune.graph.facets import Carried, Facet, Facets, plain
@@ -142,7 +143,7 @@ class _Tracer:
             call = pending.call
             view = CallTrace(self.record, self._apply, call, self._times)
             pending.results = self._apply(view, pending.inputs)
-            if call.inner is not None and call.inner.opened and not is_whole and id(call.op) not in self._inlined:
+            if call.is_opened and not is_whole and id(call.op) not in self._inlined:
                 self._opened.setdefault(id(call.op), []).append(call)
             for carried in pending.results:
                 arrays = [x.labels for x in carried.facets] if isinstance(carried, Facets) else [carried]
@@ -288,12 +289,14 @@ class _Tracer:
         """The bundles, once all that opened layers cannot be made smaller by is frozen."""
         scopes = [x for x in self.record.graph.scopes() if not x.opened or id(x.model) in self._inlined]
         elsewhere = {id(call.op): call for scope in scopes for call in scope.calls if call.inner is None}
-        expressions = [Expression(self.record, calls, self._labels_of, elsewhere) for calls in self._opened.values()]
+        compared = Comparison(self.record, self._labels_of)
+        expressions = [Expression(self.record, compared, calls, self._labels_of, elsewhere) for calls in self._opened.values()]
         for expression in expressions:
             expression.couple()
         while True:
             bundles = self.record.table.resolve()
-            failed = [(x, why) for x in expressions if (why := x.try_out(bundles)) is not None]
+            made = made_roots(bundles, self.record.producers.values())
+            failed = [(x, why) for x in expressions if (why := x.try_out(bundles, made)) is not None]
             if not failed:
                 break
             for expression, why in failed:

@@ -9,10 +9,11 @@ from typing import Any, Unpack
 import keras
 
 from tlt_prune.config import OptionArguments, options_of, options_spelled_out
-from tlt_prune.graph import KerasModel, trace
+from tlt_prune.graph import KerasModel
 from tlt_prune.pruning.compensation import Compensations
 from tlt_prune.pruning.plan import PruningPlan
 from tlt_prune.pruning.planning import decide
+from tlt_prune.pruning.select.select import trace_for
 
 
 def plan_pruning(model: KerasModel, **options: Unpack[OptionArguments]) -> PruningPlan:
@@ -32,7 +33,7 @@ def plan_pruning(model: KerasModel, **options: Unpack[OptionArguments]) -> Pruni
         UnsupportedModelError: the model has no graph, and cannot be opened.
     """
     chosen = options_of(options)
-    return decide(trace(model, chosen.channelwise_layers, inline=chosen.inline), chosen).plan
+    return decide(trace_for(model, chosen), chosen).plan
 
 
 def prune_model(
@@ -70,7 +71,7 @@ def prune_model(
         LawError: `verify` found a difference.
     """
     chosen = options_of(options)
-    decision = decide(trace(model, chosen.channelwise_layers, inline=chosen.inline), chosen)
+    decision = decide(trace_for(model, chosen), chosen)
     advice = decision.plan.advice()
     if advice:
         warnings.warn(f"{decision.plan.summary()}. {advice}", stacklevel=2)

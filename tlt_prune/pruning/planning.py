@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import numpy as np
-
 from tlt_prune.config import Options
 from tlt_prune.graph import Alive, ChannelGraph
+from tlt_prune.graph.channel_graph import made_roots
 from tlt_prune.pruning.cost.costs import Costs, by_row, costs
 from tlt_prune.pruning.cost.terms import charged
 from tlt_prune.pruning.criteria.network import FilterScores
@@ -76,8 +75,7 @@ def decide(channels: ChannelGraph, options: Options, statistic: FilterScores | N
 
 def _reasons(channels: ChannelGraph) -> tuple[str, ...]:
     """Why channels that some layer makes may not go, each reason once; of a model without such layers why nothing may."""
-    root, frozen = channels.bundles.root, channels.bundles.frozen
-    made = np.unique(np.concatenate([np.zeros(0, np.int64), *(root[p.labels] for p in channels.producers)])).tolist()
+    frozen, made = channels.bundles.frozen, made_roots(channels.bundles, channels.producers).tolist()
     reasons = {frozen[x] for x in made if x in frozen} if made else {*frozen.values()}
     return tuple(sorted(reasons - {"model input", "model output", "a single channel"}))
 

@@ -10,13 +10,13 @@ from typing import Any, Literal, Unpack
 
 from tlt_prune.config import LayerOptions, OptionArguments, Options, options_of, options_spelled_out
 from tlt_prune.errors import PlanError
-from tlt_prune.graph import ChannelGraph, KerasModel, trace
+from tlt_prune.graph import ChannelGraph, KerasModel
 from tlt_prune.io import files
 from tlt_prune.pruning.compensation import Compensations
 from tlt_prune.pruning.cost.terms import charged
 from tlt_prune.pruning.planning import decide
 from tlt_prune.pruning.select.budgets import absolute, resource_of
-from tlt_prune.pruning.select.select import bundle_scores
+from tlt_prune.pruning.select.select import bundle_scores, trace_for
 from tlt_prune.pruning.step_files import SavedSteps, checksum_of_steps, refuse_what_cannot_be_loaded
 
 Kind = Literal["linear", "cubic"]
@@ -139,7 +139,7 @@ def iterative_prune(
         )
     chosen = options_of(options)
     making = {"layer_config_overrides": layer_config_overrides, "compensation": compensation, "verify": verify}
-    channels = trace(model, chosen.channelwise_layers, inline=chosen.inline)
+    channels = trace_for(model, chosen)
     # A budget that cannot be met is refused before hours of training, not after.
     statistic = bundle_scores(channels, chosen)
     decide(channels, chosen, statistic)
@@ -152,7 +152,7 @@ def iterative_prune(
             saved = SavedSteps(pathlib.Path(folder), checksum, channels.graph.family)
         current, first = (saved.latest() if saved is not None else None) or (model, 1)
         for step in PruningSteps(channels, steps, schedule).walk(current, first):
-            traced = channels if step.number == 1 else trace(step.start, chosen.channelwise_layers, inline=chosen.inline)
+            traced = channels if step.number == 1 else trace_for(step.start, chosen)
             decision = decide(traced, step.options(chosen, traced), statistic if step.number == 1 else None)
             pruned = decision.carry_out(**making).model
             returned = retrain(pruned, step.number)

@@ -14,7 +14,7 @@ import pandas as pd
 
 from tlt_prune.config import BUDGETS, OptionArguments, Options, options_of, options_spelled_out
 from tlt_prune.errors import PlanError
-from tlt_prune.graph import KerasModel, Labels, trace
+from tlt_prune.graph import KerasModel, Labels
 from tlt_prune.pruning import plots
 from tlt_prune.pruning.cost.granularity import chosen_granularity
 from tlt_prune.pruning.running.batches import Batches, UserData, progress
@@ -22,7 +22,7 @@ from tlt_prune.pruning.running.switched_off import Metric, consumers, metric_of,
 from tlt_prune.pruning.select.budgets import absolute, resource_of
 from tlt_prune.pruning.select.groups import Grouping, grouping
 from tlt_prune.pruning.select.ledger import Ledger
-from tlt_prune.pruning.select.select import bundle_scores
+from tlt_prune.pruning.select.select import bundle_scores, trace_for
 
 RATIOS = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
 
@@ -129,7 +129,7 @@ def sensitivity(
     if not len(ratios) or not all(0 < r < 1 for r in ratios) or list(ratios) != sorted(set(ratios)):
         raise PlanError(f"sensitivity: expected ascending ratios between 0 and 1. Received: {list(ratios)}.")
     chosen: Options = options_of({**options, **dict.fromkeys(BUDGETS), "ratio": 0.5})
-    channels = trace(model, chosen.channelwise_layers, inline=chosen.inline)
+    channels = trace_for(model, chosen)
     name, function = metric_of(metric)
     batches = Batches(data, channels.graph, steps=steps, batch_size=batch_size, labeled=True, what="sensitivity")
     granularity = chosen_granularity(channels.graph, chosen.granularity)

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from tlt_prune.config import BUDGETS, OptionArguments, options_of, options_spelled_out
-from tlt_prune.graph import KerasModel, trace
+from tlt_prune.graph import KerasModel
 from tlt_prune.pruning.cost.costs import costs
-from tlt_prune.pruning.select.select import bundle_scores, select
+from tlt_prune.pruning.select.select import bundle_scores, select, trace_for
 
 _STEPS = 20
 
@@ -34,7 +34,7 @@ def sweep(model: KerasModel, thresholds: Sequence[float] | None = None, **option
     """
     arguments = {**options, **dict.fromkeys(BUDGETS)}
     first = options_of({**arguments, "threshold": 0.0})
-    channels = trace(model, first.channelwise_layers, inline=first.inline)
+    channels = trace_for(model, first)
     statistic = bundle_scores(channels, first)
     if thresholds is None:
         selection = select(channels, first, statistic)

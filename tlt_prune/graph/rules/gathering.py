@@ -21,13 +21,13 @@ from tlt_prune.graph.rules.registry import raw_op, takes_facets
 def take(call: CallTrace, x: Carried, *indices: Labels) -> Any:
     if isinstance(x, Facets):
         return _looked_up(call, x, indices)
-    chosen = None if indices else call.call.args[1] if len(call.call.args) > 1 else call.call.kwargs.get("indices")
-    return taken(call, [x, *indices], chosen, call.op.axis, functools.partial(call.argument, 1))
+    where, chosen = call.passed(1, "indices")
+    return taken(call, [x, *indices], None if indices else chosen, call.op.axis, functools.partial(call.argument, where))
 
 
 def _looked_up(call: CallTrace, table: Facets, indices: Sequence[Labels]) -> Any:
     """Rows of a variable: with computed indices an embedding, with constant ones a table of positions or biases."""
-    constant = None if indices else call.call.args[1] if len(call.call.args) > 1 else call.call.kwargs.get("indices")
+    constant = None if indices else call.passed(1, "indices")[1]
     rank = len(call.in_shapes[0])
     if call.op.axis is None or (constant is None and not indices):
         call.freeze_other_facets(table)
@@ -72,8 +72,7 @@ def taken(call: CallTrace, xs: Sequence[Labels], chosen: ArrayLike | None, axis:
 
 @raw_op("TakeAlongAxis")
 def take_along_axis(call: CallTrace, x: Labels, *indices: Labels) -> Any:
-    given = call.call.args[1] if len(call.call.args) > 1 else call.call.kwargs.get("indices")
-    shape = call.in_shapes[1] if indices else np.shape(np.asarray(given))
+    shape = call.in_shapes[1] if indices else np.shape(np.asarray(call.passed(1, "indices")[1]))
     for labels in indices:
         call.freeze(labels, "indices")
     varying = varying_axes(x)

@@ -229,8 +229,8 @@ def unstacked(call: CallTrace, x: Labels, axis: int) -> Any:
 
 @raw_op("GetItem")
 def getitem(call: CallTrace, x: Labels) -> Any:
-    key = call.call.args[1] if len(call.call.args) > 1 else call.call.kwargs["key"]
-    return sliced(call, x, key, functools.partial(call.argument, "key" if len(call.call.args) < 2 else 1))
+    where, key = call.passed(1, "key")
+    return sliced(call, x, key, functools.partial(call.argument, where))
 
 
 def sliced(call: CallTrace, x: Labels, key: object, edit: TakesTemplate) -> Any:
@@ -300,7 +300,7 @@ def _recounted(part: int | slice, vector: Labels) -> Any:
 
 @raw_op("Slice")
 def slice_op(call: CallTrace, x: Labels, *starts: Labels) -> Any:
-    start = call.call.args[1] if len(call.call.args) > 1 else call.call.kwargs.get("start_indices")
+    where, start = call.passed(1, "start_indices")
     if starts or start is None:
         return call.freeze_all([x, *starts], "sliced at a computed position")
     begins = [int(n) for n in np.asarray(start).tolist()]
@@ -309,7 +309,6 @@ def slice_op(call: CallTrace, x: Labels, *starts: Labels) -> Any:
         if size is None:
             call.freeze(x, "sliced to a size that is known only when it runs")
             return call.frozen(x.ndim, "sliced to a size that is known only when it runs")
-        where: int | str = 1 if len(call.call.args) > 1 else "start_indices"
         call.argument(where, tuple(Count(vector[:n]) if i == axis else n for i, n in enumerate(begins)))
         call.configure(
             "shape", tuple(Count(vector[begin : begin + size]) if i == axis else n for i, n in enumerate(call.op.shape))

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import keras
 import numpy as np
 
 from tlt_prune.graph.call_trace import CallTrace
@@ -131,9 +130,14 @@ def matmul(call: CallTrace, *xs: Carried) -> Any:
     if len(xs) != 2 or min(x.ndim for x in xs) < 2:
         return call.freeze_all([plain(x) for x in xs], "multiplied with a constant")
     a, b = xs
-    rank = max(a.ndim, b.ndim)
+    return contract(call, [a, b], *matmul_terms(a.ndim, b.ndim))
+
+
+def matmul_terms(rank_a: int, rank_b: int) -> tuple[list[str], str]:
+    """Letters of the operands of a product of matrices, whose other axes broadcast, and of its output."""
+    rank = max(rank_a, rank_b)
     batch = "abcdefghij"[: rank - 2]
-    return contract(call, [a, b], [batch[rank - a.ndim :] + "xy", batch[rank - b.ndim :] + "yz"], batch + "xz")
+    return [batch[rank - rank_a :] + "xy", batch[rank - rank_b :] + "yz"], batch + "xz"
 
 
 @raw_op("Einsum")
@@ -183,68 +187,71 @@ def tensordot(call: CallTrace, *xs: Carried) -> Any:
 # --- convolutions with a kernel that is a variable of an opened layer ---
 
 
-def _channel_axis(call: CallTrace) -> int:
-    given = call.op.data_format or keras.config.image_data_format()
-    return 1 if given == "channels_first" else -1
+ConvRule = Callable[[CallTrace, Labels, Facets], Any]
+"""(call, labels of the activations, those of the kernel) -> labels of the output."""
 
 
-def _computed_kernel(call: CallTrace, xs: Sequence[Carried]) -> list[Labels]:
-    return call.freeze_all([plain(x) for x in xs], "convolved with a computed kernel")
+def _with_kernel(rule: ConvRule) -> Callable[..., Any]:
+    """The rule of a convolution; with a kernel that is computed or constant, nothing may be removed."""
+
+    def guarded(call: CallTrace, x: Carried, kernel: Carried | None = None) -> Any:
+        if isinstance(kernel, Facets) and not isinstance(x, Facets):
+            return rule(call, x, kernel)
+        return _computed_kernel(call, x, kernel)
+
+    return guarded
+
+
+def _computed_kernel(call: CallTrace, *xs: Carried | None) -> list[Labels]:
+    return call.freeze_all([plain(x) for x in xs if x is not None], "convolved with a computed kernel")
+
+
+def _convolved(call: CallTrace, x: Labels, kernel: Facets, *, reads: int, makes: int) -> Any:
+    """Labels of what a kernel makes of `x`, by the axes of the kernel, counted from its end."""
+    read, made = kernel.at(reads), kernel.at(makes)
+    if read is not None:
+        call.read_by_facet(read, call.vector(x, call.channel_axis))
+    else:
+        call.freeze(x, "a single channel")
+    call.freeze_other_facets(kernel, read, made)
+    if made is None:
+        return call.freeze_all([], "a single channel")
+    return call.place(call.made_by_facet(made), call.channel_axis)
 
 
 @raw_op("Conv")
 @takes_facets
-def conv_op(call: CallTrace, x: Carried, kernel: Carried | None = None) -> Any:
-    if not isinstance(kernel, Facets) or isinstance(x, Facets):
-        return _computed_kernel(call, [x] if kernel is None else [x, kernel])
-    axis = _channel_axis(call)
-    incoming = call.vector(x, axis)
-    reads, makes = kernel.at(-2), kernel.at(-1)
+@_with_kernel
+def conv_op(call: CallTrace, x: Labels, kernel: Facets) -> Any:
+    axis = call.channel_axis
+    incoming, makes = call.vector(x, axis), kernel.at(-1)
     call.multiplied_by(kernel, call.positions(call.out_shapes[0], axis))
     groups = len(incoming) // int(call.in_shapes[1][-2] or 1)
-    if groups > 1:
-        if groups != len(incoming) or makes is None:
-            return _computed_kernel(call, [x, kernel])
-        # One input channel for each group: a depthwise convolution by another name.
-        out = np.repeat(incoming, len(makes.vector) // groups)
-        call.table.unify(makes.vector, out)
-        call.freeze_other_facets(kernel, makes)
-        return call.place(out, axis)
-    if reads is not None:
-        call.read_by_facet(reads, incoming)
-    else:
-        call.freeze(x, "a single channel")
-    call.freeze_other_facets(kernel, reads, makes)
-    if makes is None:
-        return call.freeze_all([], "a single channel")
-    return call.place(call.made_by_facet(makes), axis)
+    if groups <= 1:
+        return _convolved(call, x, kernel, reads=-2, makes=-1)
+    if groups != len(incoming) or makes is None:
+        return _computed_kernel(call, x, kernel)
+    # One input channel for each group: a depthwise convolution by another name.
+    out = np.repeat(incoming, len(makes.vector) // groups)
+    call.table.unify(makes.vector, out)
+    call.freeze_other_facets(kernel, makes)
+    return call.place(out, axis)
 
 
 @inner_op(ConvTranspose)
 @raw_op("ConvTranspose")
 @takes_facets
-def conv_transpose_op(call: CallTrace, x: Carried, kernel: Carried | None = None) -> Any:
-    if not isinstance(kernel, Facets) or isinstance(x, Facets):
-        return _computed_kernel(call, [x] if kernel is None else [x, kernel])
-    axis = _channel_axis(call)
-    reads, makes = kernel.at(-1), kernel.at(-2)
-    call.multiplied_by(kernel, call.positions(call.in_shapes[0], axis))
-    if reads is not None:
-        call.read_by_facet(reads, call.vector(x, axis))
-    else:
-        call.freeze(x, "a single channel")
-    call.freeze_other_facets(kernel, reads, makes)
-    if makes is None:
-        return call.freeze_all([], "a single channel")
-    return call.place(call.made_by_facet(makes), axis)
+@_with_kernel
+def conv_transpose_op(call: CallTrace, x: Labels, kernel: Facets) -> Any:
+    call.multiplied_by(kernel, call.positions(call.in_shapes[0], call.channel_axis))
+    return _convolved(call, x, kernel, reads=-1, makes=-2)
 
 
 @raw_op("DepthwiseConv")
 @takes_facets
-def depthwise_conv_op(call: CallTrace, x: Carried, kernel: Carried | None = None) -> Any:
-    if not isinstance(kernel, Facets) or isinstance(x, Facets):
-        return _computed_kernel(call, [x] if kernel is None else [x, kernel])
-    axis = _channel_axis(call)
+@_with_kernel
+def depthwise_conv_op(call: CallTrace, x: Labels, kernel: Facets) -> Any:
+    axis = call.channel_axis
     incoming, follows = call.vector(x, axis), kernel.at(-2)
     call.multiplied_by(kernel, call.positions(call.out_shapes[0], axis))
     if follows is not None:

@@ -17,10 +17,7 @@ _STATISTICS = (
 )  # fmt: skip
 
 
-@raw_op(
-    "Mean", "Sum", "Max", "Min", "Amax", "Amin", "Prod", "Std", "Var", "Any", "All", "Median", "Logsumexp", "Argmax", "Argmin",
-    "CountNonzero", "Norm", "Nanmax", "Nanmean", "Nanmin", "Nanstd", "Nansum", "Nanvar",
-)  # fmt: skip
+@raw_op(*_STATISTICS, "Prod", "Any", "All", "Median", "Argmax", "Argmin", "CountNonzero")
 def reduce_op(call: CallTrace, x: Labels) -> Any:
     # CountNonzero has no keepdims.
     keepdims = bool(getattr(call.op, "keepdims", False))

@@ -27,18 +27,9 @@ from tlt_prune.graph.rules.moving import (
     unstacked,
 )
 from tlt_prune.graph.rules.moving import target_edit as _target_edit
-from tlt_prune.graph.rules.products import contract
+from tlt_prune.graph.rules.products import contract, matmul_terms
 from tlt_prune.graph.rules.raw import reduced
 from tlt_prune.graph.rules.registry import tf_op
-
-
-def _argument(call: CallTrace, position: int, name: str, default: object = None) -> tuple[int | str, Any]:
-    """(where it is, value) of a function's argument."""
-    if name in call.call.kwargs:
-        return name, call.call.kwargs[name]
-    if position < len(call.call.args):
-        return position, call.call.args[position]
-    return name, default
 
 
 @tf_op(
@@ -63,7 +54,7 @@ def binary(call: CallTrace, *xs: Labels) -> Labels:
 
 @tf_op("math.reduce_mean", "math.reduce_sum", "math.reduce_max", "math.reduce_min", "math.reduce_std", "math.reduce_variance")
 def reduce(call: CallTrace, x: Labels) -> Any:
-    return reduced(call, x, _argument(call, 1, "axis")[1], bool(_argument(call, 2, "keepdims", False)[1]))
+    return reduced(call, x, call.passed(1, "axis")[1], bool(call.passed(2, "keepdims", False)[1]))
 
 
 @tf_op("compat.v1.shape")
@@ -77,7 +68,7 @@ def shape(call: CallTrace, x: Labels) -> Labels:
 
 @tf_op("reshape")
 def tf_reshape(call: CallTrace, x: Labels, *sizes: Labels) -> Any:
-    where, target = _argument(call, 1, "shape")
+    where, target = call.passed(1, "shape")
     if not isinstance(target, (list, tuple)):
         return call.freeze_all([x, *sizes], "reshaped to a computed shape")
     # A computed size among the numbers, most often the batch.
@@ -89,61 +80,61 @@ def tf_reshape(call: CallTrace, x: Labels, *sizes: Labels) -> Any:
 
 @tf_op("compat.v1.transpose")
 def tf_transpose(call: CallTrace, x: Labels) -> Labels:
-    return np.transpose(x, _argument(call, 1, "perm")[1])
+    return np.transpose(x, call.passed(1, "perm")[1])
 
 
 @tf_op("compat.v1.pad")
 def tf_pad(call: CallTrace, x: Labels) -> Any:
-    return padded_labels(call, x, _argument(call, 1, "paddings")[1], str(_argument(call, 2, "mode", "CONSTANT")[1]).lower())
+    return padded_labels(call, x, call.passed(1, "paddings")[1], str(call.passed(2, "mode", "CONSTANT")[1]).lower())
 
 
 @tf_op("compat.v1.gather")
 def gather(call: CallTrace, x: Labels, *indices: Labels) -> Any:
-    where, chosen = _argument(call, 1, "indices")
-    axis = _argument(call, 4, "axis", 0)[1]
+    where, chosen = call.passed(1, "indices")
+    axis = call.passed(4, "axis", 0)[1]
     return taken(call, [x, *indices], None if indices else chosen, axis, functools.partial(call.argument, where))
 
 
 @tf_op("tile")
 def tf_tile(call: CallTrace, x: Labels) -> Any:
-    return tiled(call, x, _argument(call, 1, "multiples")[1])
+    return tiled(call, x, call.passed(1, "multiples")[1])
 
 
 @tf_op("repeat")
 def tf_repeat(call: CallTrace, x: Labels) -> Any:
-    return repeated(call, x, _argument(call, 1, "repeats")[1], _argument(call, 2, "axis")[1])
+    return repeated(call, x, call.passed(1, "repeats")[1], call.passed(2, "axis")[1])
 
 
 @tf_op("reverse")
 def reverse(call: CallTrace, x: Labels) -> Labels:
-    return np.flip(x, tuple(int(a) for a in _argument(call, 1, "axis")[1]))
+    return np.flip(x, tuple(int(a) for a in call.passed(1, "axis")[1]))
 
 
 @tf_op("stack")
 def tf_stack(call: CallTrace, *xs: Labels) -> Any:
-    if len(_argument(call, 0, "values")[1]) != len(xs):
+    if len(call.passed(0, "values")[1]) != len(xs):
         return call.freeze_all(xs, "stacked with a constant")
-    return stacked_labels(call, xs, int(_argument(call, 1, "axis", 0)[1]))
+    return stacked_labels(call, xs, int(call.passed(1, "axis", 0)[1]))
 
 
 @tf_op("unstack")
 def tf_unstack(call: CallTrace, x: Labels) -> Any:
-    return unstacked(call, x, int(_argument(call, 2, "axis", 0)[1]))
+    return unstacked(call, x, int(call.passed(2, "axis", 0)[1]))
 
 
 def _channel_axis(call: CallTrace, position: int) -> int:
-    return 1 if str(_argument(call, position, "data_format", "NHWC")[1]).startswith("NC") else -1
+    return 1 if str(call.passed(position, "data_format", "NHWC")[1]).startswith("NC") else -1
 
 
 @tf_op("nn.depth_to_space")
 def tf_depth_to_space(call: CallTrace, x: Labels) -> Any:
-    return shuffled_up(call, x, int(_argument(call, 1, "block_size")[1]), _channel_axis(call, 2))
+    return shuffled_up(call, x, int(call.passed(1, "block_size")[1]), _channel_axis(call, 2))
 
 
 @tf_op("nn.space_to_depth")
 def tf_space_to_depth(call: CallTrace, x: Labels) -> Labels:
     axis = _channel_axis(call, 2)
-    return call.place(np.tile(call.vector(x, axis), int(_argument(call, 1, "block_size")[1]) ** 2), axis)
+    return call.place(np.tile(call.vector(x, axis), int(call.passed(1, "block_size")[1]) ** 2), axis)
 
 
 @tf_op("nn.max_pool2d", "nn.avg_pool2d")
@@ -159,7 +150,7 @@ def resize(call: CallTrace, x: Labels) -> Labels:
 
 @tf_op("math.l2_normalize")
 def l2_normalize(call: CallTrace, x: Labels) -> Labels:
-    axis = _argument(call, 1, "axis")[1]
+    axis = call.passed(1, "axis")[1]
     if axis is None or any(a % x.ndim in varying_axes(x) for a in np.atleast_1d(axis).tolist()):
         call.approximate(x, "normalized over the pruned channels")
     return x
@@ -167,28 +158,28 @@ def l2_normalize(call: CallTrace, x: Labels) -> Labels:
 
 @tf_op("expand_dims")
 def tf_expand_dims(call: CallTrace, x: Labels) -> Labels:
-    return np.expand_dims(x, _argument(call, 1, "axis")[1])
+    return np.expand_dims(x, call.passed(1, "axis")[1])
 
 
 @tf_op("compat.v1.squeeze")
 def tf_squeeze(call: CallTrace, x: Labels) -> Labels:
-    axis = _argument(call, 1, "axis")[1]
+    axis = call.passed(1, "axis")[1]
     axes = tuple(i for i, n in enumerate(call.in_shapes[0]) if n == 1) if axis is None else tuple(np.atleast_1d(axis).tolist())
     return np.squeeze(x, axes)
 
 
 @tf_op("concat")
 def tf_concatenate(call: CallTrace, *xs: Labels) -> Any:
-    values = _argument(call, 0, "values")[1]
+    values = call.passed(0, "values")[1]
     if len(values) != len(xs):
         return call.freeze_all(xs, "concatenated with a constant")
-    return concat(call, list(xs), _argument(call, 1, "axis")[1])
+    return concat(call, list(xs), call.passed(1, "axis")[1])
 
 
 @tf_op("split")
 def tf_split(call: CallTrace, x: Labels) -> Any:
-    where, _ = _argument(call, 1, "num_or_size_splits")
-    axis = int(_argument(call, 2, "axis", 0)[1])
+    where, _ = call.passed(1, "num_or_size_splits")
+    axis = int(call.passed(2, "axis", 0)[1])
     parts = split_along(call, x, axis)
     if axis % x.ndim in varying_axes(x):
         call.argument(where, [Count(part.reshape(-1)) for part in parts])
@@ -197,28 +188,27 @@ def tf_split(call: CallTrace, x: Labels) -> Any:
 
 @tf_op("roll")
 def tf_roll(call: CallTrace, x: Labels) -> Any:
-    where, shift = _argument(call, 1, "shift")
-    return rolled(call, x, shift, _argument(call, 2, "axis")[1], functools.partial(call.argument, where))
+    where, shift = call.passed(1, "shift")
+    return rolled(call, x, shift, call.passed(2, "axis")[1], functools.partial(call.argument, where))
 
 
 @tf_op("nn.softmax", "nn.log_softmax")
 def tf_softmax(call: CallTrace, x: Labels) -> Labels:
-    axis = _argument(call, 1, "axis", -1)[1]
+    axis = call.passed(1, "axis", -1)[1]
     return normalized(call, x, -1 if axis is None else axis)
 
 
 @tf_op("linalg.matmul")
 def tf_matmul(call: CallTrace, *xs: Labels) -> Any:
-    flags = [_argument(call, i, name, False)[1] for i, name in ((2, "transpose_a"), (3, "transpose_b"))]
+    flags = [call.passed(i, name, False)[1] for i, name in ((2, "transpose_a"), (3, "transpose_b"))]
     if len(xs) != 2 or any(flags) or xs[0].ndim != xs[1].ndim:
         return call.freeze_all(xs, "product with a constant or a transposed tensor")
-    batch = "abcdefghij"[: xs[0].ndim - 2]
-    return contract(call, xs, [f"{batch}xy", f"{batch}yz"], f"{batch}xz")
+    return contract(call, xs, *matmul_terms(xs[0].ndim, xs[1].ndim))
 
 
 @tf_op("__operators__.getitem")
 def tf_getitem(call: CallTrace, x: Labels) -> Any:
-    where, key = _argument(call, 1, "slice_spec")
+    where, key = call.passed(1, "slice_spec")
     parts = tuple(_as_slice(p) for p in key) if isinstance(key, (tuple, list)) else _as_slice(key)
     return sliced(call, x, parts, lambda value: call.argument(where, tuple(_as_dict(p) for p in value)))
 

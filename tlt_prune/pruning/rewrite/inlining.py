@@ -36,7 +36,7 @@ class Inliner:
 
     def is_inlined(self, call: Call) -> bool:
         """Whether a call's layer is replaced by what it does."""
-        return call.inner is not None and call.inner.opened and id(call.op) in self._channels.inlined
+        return call.is_opened and id(call.op) in self._channels.inlined
 
     def is_own(self, call: Call) -> bool:
         """Whether a call stands for something that is neither a layer nor an operation of Keras."""

@@ -52,9 +52,7 @@ def difference_in_training(
         return 0.0
     for old in family.weights(channels.graph.model):
         if id(old) in variables and id(old) in of_pruned and not getattr(old, "trainable", True):
-            value = family.numpy(variables[id(old)]).reshape(tuple(old.shape))
-            for axis, keep in transfer.cuts_of(old).items():
-                value = np.compress(keep, value, axis=axis)
+            value = transfer.cut(old, family.numpy(variables[id(old)]).reshape(tuple(old.shape)))
             differences.append(_relative(value, family.numpy(of_pruned[id(old)]).reshape(value.shape)))
     return max(differences, default=0.0)
 

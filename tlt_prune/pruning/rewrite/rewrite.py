@@ -33,8 +33,8 @@ from tlt_prune.graph import (
     kept_shape,
     matches,
     nearest_name,
-    resolve,
 )
+from tlt_prune.graph.channel_graph import edited_arguments, edits_by_target
 from tlt_prune.graph.classes import patched
 from tlt_prune.graph.copying import copy_of, describes
 from tlt_prune.graph.rebuild import layer_pairs, rebuild
@@ -91,8 +91,8 @@ class _Rewriter:
         self._ops: dict[int, tuple[Any, Any]] = {}
         self._overridden: dict[int, dict[str, Any]] = {}
         self._models: dict[int, tuple[Any, Any]] = {}
-        self._config_edits = _by_target(channels.config_edits)
-        self._argument_edits = _by_target(channels.argument_edits)
+        self._config_edits = edits_by_target(channels.config_edits)
+        self._argument_edits = edits_by_target(channels.argument_edits)
         self._transfer = Transfer(channels, alive)
         self._mirror = Mirror(self._family)
         self._inliner = Inliner(channels, self._transfer)
@@ -192,13 +192,8 @@ class _Rewriter:
 
     def _arguments(self, pending: PendingCall[Any]) -> tuple[Any, Any]:
         """Arguments of a call in the new model."""
-        args, kwargs = list(pending.call.args), dict(pending.call.kwargs)
-        for edit in self._argument_edits.get(id(pending.call), ()):
-            if isinstance(edit.key, int) and edit.key < len(args):
-                args[edit.key] = resolve(edit.value, self._alive)
-            else:
-                kwargs[edit.key] = resolve(edit.value, self._alive)
-        new: tuple[Any, Any] = filled((tuple(args), kwargs), pending.values)
+        edited = edited_arguments(pending.call, self._argument_edits.get(id(pending.call), ()), self._alive)
+        new: tuple[Any, Any] = filled(edited, pending.values)
         return new
 
     # --- operations ---
@@ -219,19 +214,20 @@ class _Rewriter:
     def _made(self, call: Call, edits: Sequence[Edit], override: Mapping[str, Any], held: Mapping[Layer, Layer]) -> Any:
         """A layer from its configuration; one that stays whole, and that its configuration does not describe, as a copy."""
         op, resized = call.op, id(call.op) in self._resized
-        whole = not (resized or override or held)
-        is_own = self._family.is_layer(op) and (not is_keras_class(type(op)) or patched(op))
-        may_copy = self._family.name == "keras" and whole and is_own
+        may_copy = (
+            self._family.name == "keras"
+            and not (resized or override or held)
+            and self._family.is_layer(op)
+            and (not is_keras_class(type(op)) or patched(op))
+        )
         try:
             renamed = {**self._inliner.names.get(id(op), {}), **override}
             new = rebuild(call, self._family, edits, self._alive, renamed, held, resized=resized)
-            described = id(op) not in self._channels.undescribed and describes(op, new)
+            if not may_copy or (id(op) not in self._channels.undescribed and describes(op, new)):
+                return new
         except UnsupportedModelError:
             if not may_copy:
                 raise
-            described = False
-        if described or not may_copy:
-            return new
         try:
             new = copy_of(op)
             new.name = self._inliner.names.get(id(op), {}).get("name", op.name)
@@ -331,10 +327,3 @@ def _held_and_elsewhere(calls: Mapping[int, Call], family: Family) -> set[int]:
 def _can_wait(op: object) -> bool:
     """Whether a layer makes its variables from initializers: custom layers may not, and recurrent states are made from values."""
     return is_keras_class(type(op)) and not getattr(op, "stateful", False)
-
-
-def _by_target(edits: Iterable[Edit]) -> dict[int, list[Edit]]:
-    by_target: dict[int, list[Edit]] = {}
-    for edit in edits:
-        by_target.setdefault(id(edit.target), []).append(edit)
-    return by_target

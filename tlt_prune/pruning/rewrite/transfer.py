@@ -40,6 +40,12 @@ class Transfer:
         """Axis -> `(size,)` booleans for each axis of a variable of which something is removed."""
         return self._cuts.get(id(variable), {})
 
+    def cut(self, variable: Variable, value: NDArray[Any]) -> NDArray[Any]:
+        """What is retained of an array of the shape of a variable."""
+        for axis, keep in self.cuts_of(variable).items():
+            value = np.compress(keep, value, axis=axis)
+        return value
+
     def new_variables(self) -> dict[int, Variable]:
         """`id` of an old variable -> the new one, which may be flat (see `give_flat`)."""
         return {key: target for key, (_, target) in self._pairs.items()}
@@ -73,13 +79,13 @@ class Transfer:
         for source, target in zip(sources, targets, strict=True):
             cuts = self.cuts_of(source)
             self._check_shape(op, source, target, cuts)
-            self._give(op, source, target, cuts)
+            self._give(op, source, target)
         for source, target in zip(self._family.seeds(op), self._family.seeds(new), strict=False):
-            self._give(op, source, target, {})
+            self._give(op, source, target)
 
     def give_flat(self, op: Layer, source: Variable, target: Variable) -> None:
         """The values of a variable for one of another shape that has as many entries."""
-        self._give(op, source, target, self.cuts_of(source))
+        self._give(op, source, target)
 
     def _check_shape(self, op: Layer, source: Variable, target: Variable, cuts: dict[int, NDArray[np.bool_]]) -> None:
         expected = tuple(int(cuts[axis].sum()) if axis in cuts else size for axis, size in enumerate(source.shape))
@@ -89,15 +95,12 @@ class Transfer:
                 f"{expected}. Expected get_config() to say what the weight's size follows from."
             )
 
-    def _give(self, op: Layer, source: Variable, target: Variable, cuts: dict[int, NDArray[np.bool_]]) -> None:
+    def _give(self, op: Layer, source: Variable, target: Variable) -> None:
         if id(source) not in self._pairs and id(target) not in self._source:
             self._pairs[id(source)], self._source[id(target)] = (source, target), id(source)
 
             def value() -> NDArray[Any]:
-                array = self._family.numpy(source)
-                for axis, keep in cuts.items():
-                    array = np.compress(keep, array, axis=axis)
-                return array.reshape(target.shape)
+                return self.cut(source, self._family.numpy(source)).reshape(target.shape)
 
             if not self._family.start(target, value):
                 self._late.append((target, value))

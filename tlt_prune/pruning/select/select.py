@@ -22,7 +22,7 @@ import numpy as np
 
 from tlt_prune.config import Options
 from tlt_prune.errors import PlanError, first_line
-from tlt_prune.graph import Alive, ChannelGraph, Labels, refuse_not_finite
+from tlt_prune.graph import Alive, ChannelGraph, KerasModel, Labels, refuse_not_finite, trace
 from tlt_prune.pruning.cost.granularity import chosen_granularity
 from tlt_prune.pruning.criteria import criterion_of
 from tlt_prune.pruning.criteria.network import Criterion, FilterScores, Network
@@ -136,6 +136,15 @@ def _counts(divided: Grouping, options: Options) -> list[int]:
 
 
 # --- scores of bundles ---
+
+
+def trace_for(model: KerasModel, options: Options) -> ChannelGraph:
+    """`trace`, as the options say.
+
+    Raises:
+        PlanError: as for `tlt_prune.graph.trace`.
+    """
+    return trace(model, options.channelwise_layers, inline=options.inline)
 
 
 def bundle_scores(channels: ChannelGraph, options: Options) -> FilterScores:
