@@ -7,7 +7,20 @@ from typing import Any
 import keras
 from keras import layers, ops
 
-STEPS = ("conv", "depthwise", "norm", "activation", "scale", "kernel", "residual", "gate", "shuffle", "halves", "nested")
+STEPS = (
+    "conv",
+    "depthwise",
+    "norm",
+    "activation",
+    "scale",
+    "kernel",
+    "residual",
+    "gate",
+    "shuffle",
+    "halves",
+    "nested",
+    "compare",
+)
 
 
 @keras.saving.register_keras_serializable(package="tests")
@@ -36,6 +49,7 @@ class Composite(keras.layers.Layer):
             "residual": lambda: layers.Conv2D(self.inner, 3, activation="relu", **same),
             "gate": lambda: layers.Dense(self.inner, activation="sigmoid"),
             "nested": lambda: Scale(0.5),
+            "compare": lambda: layers.Conv2D(self.inner, 1, activation="sigmoid"),
         }
         return makers.get(step, layers.Identity)()
 
@@ -71,6 +85,8 @@ class Composite(keras.layers.Layer):
             return y + part(y)
         if step == "gate":
             return y * part(ops.mean(y, axis=(1, 2)))[:, None, None, :]
+        if step == "compare":
+            return y * ops.tanh(ops.einsum("bhwc,bhwc->bhw", y, part(y)))[..., None]
         if step == "shuffle":
             return ops.flip(y, axis=-1)
         if step == "halves" and y.shape[-1] % 2 == 0:

@@ -143,11 +143,13 @@ class Builder:
         return layers.Concatenate()([x, y] if self.draw(st.booleans()) else [y, x, y])
 
     def gate(self, x: Any, y: Any) -> Any:
-        kind = self.draw(st.sampled_from(["conv", "dense", "space", "mean"]))
+        kind = self.draw(st.sampled_from(["conv", "dense", "space", "mean", "sum"]))
         if kind == "space":
             return layers.Multiply()([x, layers.Conv2D(1, 3, padding="same", activation="sigmoid")(y)])
         if kind == "mean":
             return x * ops.mean(y, axis=-1, keepdims=True)
+        if kind == "sum":
+            return x * ops.tanh(ops.sum(y * self.conv(y, y.shape[-1]), axis=-1, keepdims=True))
         if kind == "dense":
             gate = layers.Dense(x.shape[-1], activation="sigmoid")(layers.GlobalAveragePooling2D()(y))
             return layers.Multiply()([x, layers.Reshape((1, 1, x.shape[-1]))(gate)])
@@ -252,6 +254,8 @@ class Builder:
     def composite(self, x: Any) -> Any:
         """A class of its own, which nobody has a rule for, with variables or without."""
         steps = self.draw(st.lists(st.sampled_from(STEPS), min_size=1, max_size=4))
+        # Keras 3.15 takes a product with a constant for a sparse tensor, on which it cannot build a custom layer.
+        x = ops.relu(x) if x.sparse else x
         return Composite(steps, self.width(), self.width(), self.draw(st.booleans()))(x)
 
     def as_a_lambda(self, x: Any) -> Any:

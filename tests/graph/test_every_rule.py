@@ -95,7 +95,7 @@ MOVING: dict[str, list[Branch]] = {
     "Tensordot": [lambda y: ops.tensordot(y, np.ones((8, 4), "float32"), axes=1)],
 }
 # What meets a constant where a kernel would be.
-FROZEN = ("Matmul", "Einsum", "Conv", "ConvTranspose", "DepthwiseConv", "Tensordot")
+FROZEN = ("Matmul", "Conv", "ConvTranspose", "DepthwiseConv", "Tensordot")
 # One argument more than the operation on its own.
 UNARY: dict[str, Branch] = {
     "Cast": lambda y: ops.cast(y, "float16"),

@@ -210,6 +210,14 @@ class Heads(layers.Layer):
         return {**super().get_config(), "width": self.width, "heads": self.heads}
 
 
+class ComparesInTraining(layers.Layer):
+    """In training it does something else: it cannot be replaced by what it does, so that no product in it can be checked."""
+
+    def call(self, x: Any, training: bool | None = None) -> Any:
+        y = ops.reshape(ops.relu(x) if training else x, (-1, x.shape[1] * x.shape[2], 12))
+        return x * ops.reshape(ops.matmul(y, ops.transpose(y, (0, 2, 1)))[:, 0, 0], (-1, 1, 1, 1))
+
+
 class Transformed(layers.Layer):
     """An operation that nobody wrote a rule for."""
 
@@ -235,6 +243,7 @@ CLOSED = {
     "returns a constant": (Forgets, "it returns a ndarray that does not depend on its inputs"),
     "written-down widths": (Widths, "cannot be made smaller by its constructor"),
     "heads": (lambda **kwargs: Heads(12, 3, **kwargs), "cannot be made smaller by its constructor"),
+    "a product without a check": (ComparesInTraining, "contracted with other activations inside"),
     "an unknown operation": (Transformed, "unknown layer FFT2"),
     "cond": (Chooses, "frozen: "),
     "a loop": (lambda **kwargs: layers.Lambda(own_loop, **kwargs), "unknown layer"),

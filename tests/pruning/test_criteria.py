@@ -117,6 +117,28 @@ def test_taylor_and_fisher() -> None:
     np.testing.assert_allclose(found, np.abs(one_by_one.mean(axis=0)), rtol=1e-5)
 
 
+def test_scores_of_channels_that_a_product_sums_over() -> None:
+    """Without a weight that reads them: a channel counts as zero in the product."""
+    x = keras.Input((1,))
+    first, second = (keras.layers.Dense(3, name=name) for name in ("first", "second"))
+    model = keras.Model(x, keras.layers.Dot(axes=1)([first(x), second(x)]))
+    # y = (2 * 1 + 1 * 3 + 0 * 7 + ...) x^2, with biases of zero.
+    first.set_weights([np.array([[2.0, 1.0, 0.0]]), np.zeros(3)])
+    second.set_weights([np.array([[1.0, 3.0, 7.0]]), np.zeros(3)])
+    data = np.array([[1.0], [2.0]], np.float32), np.array([[4.0], [23.0]], np.float32)
+    # Errors 1 and -3, and x^2 of 1 and 4: 2 e (2, 3, 0) x^2.
+    one_by_one = np.array([[4.0, 6.0, 0.0], [-48.0, -72.0, 0.0]])
+    found = scores(model, criteria.Taylor(data, mse, together=1))
+    np.testing.assert_allclose(found["first"], np.abs(one_by_one).mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(found["second"], found["first"], rtol=1e-6)
+    # Without a unit the error is 1 - 2 and -3 - 8, and so on.
+    lost = np.array([(1 + 121) / 2, (4 + 225) / 2, (1 + 9) / 2]) - (1 + 9) / 2
+    found = scores(model, criteria.Ablation(data, "mean_squared_error", chunk=1))
+    np.testing.assert_allclose(found["first"], lost, rtol=1e-5)
+    found = scores(model, criteria.Activation(data[0]))
+    assert np.isfinite(found["first"]).all()
+
+
 def test_activations_and_zeros() -> None:
     model = dense_net([[1.0, -1.0, 0.5]], np.ones((3, 2)), activation="relu")
     x = np.array([[2.0], [4.0], [-6.0]], np.float32)

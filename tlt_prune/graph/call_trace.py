@@ -17,9 +17,10 @@ import numpy as np
 from keras import tree
 
 from tlt_prune.errors import RuleError
-from tlt_prune.graph.channel_graph import Count, Cut, Edit, Positions, Producer, Role, Template, Work
+from tlt_prune.graph.channel_graph import Contraction, Count, Cut, Edit, Positions, Producer, Role, Template, Work
 from tlt_prune.graph.facets import Carried, Facet, Facets, Source
 from tlt_prune.graph.labels import Labels, Shape, varying_axes
+from tlt_prune.graph.opening import why_not_inlined
 from tlt_prune.graph.reader import Call, Tensor
 from tlt_prune.graph.record import Record
 from tlt_prune.graph.types import Layer, Operation, TensorLike
@@ -72,6 +73,7 @@ class CallTrace:
     ) -> None:
         self._record = record
         self._apply = apply
+        self._inner = inner is not None
         self._config_path = () if inner is None else inner.config
         self._part = "" if inner is None else inner.part
         self.times = times
@@ -200,6 +202,35 @@ class CallTrace:
         self._record.unknown[self.call.path] = kind
         why = self._record.closed.get(id(self.op))
         return self.freeze_all(arguments, f"unknown layer {kind} '{self.call.path}'" + (f", not opened: {why}" if why else ""))
+
+    def contract(self, vector: Labels, axis: int, *tensors: int) -> None:
+        """The call sums over channels without a weight, as a product of activations does.
+
+        Args:
+            vector: the channels.
+            axis: of each of `tensors` that they lie on.
+            *tensors: positions of the inputs that a removed channel has to be zero in.
+        """
+        why = self.why_not_contracted
+        if why is not None:
+            self.freeze(vector, f"contracted with other activations inside '{self._part or self.call.path}', where {why}")
+            return
+        for tensor in tensors:
+            at = axis % len(self.in_shapes[tensor])
+            key = (id(self.call.op), tensor)
+            known = self._record.contractions.setdefault(key, Contraction(self.call.op, self.call.path, tensor, at, vector))
+            self.table.unify(known.labels, vector)
+
+    @property
+    def why_not_contracted(self) -> str | None:
+        """Why `contract` freezes: no input of the call can be multiplied by zero in what the model is compared with."""
+        if self._inner:
+            return "it is no call of its own"
+        for call in self._record.enclosing:
+            if id(call.op) not in self._record.gated:
+                self._record.gated[id(call.op)] = why_not_inlined(call, self._record.graph.family)
+        reasons = [self._record.gated[id(call.op)] for call in self._record.enclosing]
+        return next((x for x in reasons if x is not None), None)
 
     def approximate(self, x: Labels, reason: str) -> None:
         """Removing channels of `x` changes more than what reads them (a statistic, say)."""

@@ -113,6 +113,25 @@ class Work:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Contraction:
+    """One input of a call that sums over its channels without a weight, as a product of activations does.
+
+    A channel that is removed counts as zero there: the input is multiplied by zero, as the rows of a weight are set to zero.
+
+    Attributes:
+        position: of the input among those of the call, flat.
+        axis: of that input.
+        labels: `(size of the axis,)`.
+    """
+
+    op: Any
+    path: str
+    position: int
+    axis: int
+    labels: Labels
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class TensorLabels:
     """One output of one call: `path` and `op` say whose."""
 
@@ -132,6 +151,8 @@ class ChannelGraph:
         unknown: (path, class name) of each layer without a rule.
         inlined: `id` of each layer that is to be replaced by what it does.
         undescribed: `id` of each opened layer that would do something else if it were made from its configuration.
+        contractions: inputs whose channels are summed over without a weight.
+        gated: `id` of each opened layer with such an input inside.
     """
 
     graph: Graph
@@ -147,6 +168,8 @@ class ChannelGraph:
     unknown: tuple[tuple[str, str], ...]
     inlined: frozenset[int] = frozenset()
     undescribed: frozenset[int] = frozenset()
+    contractions: tuple[Contraction, ...] = ()
+    gated: frozenset[int] = frozenset()
     _rewritten: dict[int, Callable[[], Graph]] = dataclasses.field(default_factory=dict)
 
     def __repr__(self) -> str:
@@ -158,8 +181,8 @@ class ChannelGraph:
 
     @property
     def readers(self) -> set[int]:
-        """`id` of each layer with a weight that reads channels."""
-        return {id(axis.op) for axis in self.axes if axis.role == "in"}
+        """`id` of each layer or operation that reads channels: those that contract them, most often with a weight."""
+        return {id(axis.op) for axis in self.axes if axis.role == "in"} | {id(x.op) for x in self.contractions}
 
     @contextlib.contextmanager
     def rewritten_as(self, model: KerasModel, new_graph: Callable[[], Graph]) -> Iterator[None]:

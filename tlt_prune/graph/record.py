@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
-from tlt_prune.graph.channel_graph import Edit, Producer, Role, Template, WeightAxis, Work, labels_in
+from tlt_prune.graph.channel_graph import Contraction, Edit, Producer, Role, Template, WeightAxis, Work, labels_in
 from tlt_prune.graph.facets import Facets, Source
 from tlt_prune.graph.labels import Labels, LabelTable
-from tlt_prune.graph.reader import Graph, Tensor
+from tlt_prune.graph.reader import Call, Graph, Tensor
 from tlt_prune.graph.types import Layer
 
 
@@ -31,8 +31,13 @@ class Record:
         """`id` of a layer without a rule -> why it could not be opened."""
         self.best_axis: Callable[[Tensor, Sequence[int]], int | None] = lambda tensor, axes: None
         """(tensor, some of its axes) -> the one that can be pruned, where what follows tells: see `lookahead`."""
+        self.enclosing: tuple[Call, ...] = ()
+        """The calls of opened layers, outermost first, that what is traced now is inside of."""
         self.is_opened = False
-        """Whether what is traced now is inside of an opened layer."""
+        """Whether what is traced now is inside of an opened layer or model."""
+        self.contractions: dict[tuple[int, int], Contraction] = {}
+        self.gated: dict[int, str | None] = {}
+        """`id` of each opened layer that contracts channels of activations -> why it cannot be replaced by what it does."""
         self.facet_by_facet = False
         """Whether a rule is applied several times to one call, to the labels of one axis each time."""
         self._weight_index: dict[int, dict[int, int]] = {}

@@ -157,10 +157,11 @@ class _Tracer:
         """The one way a rule is applied: to a call, to a layer in a wrapper, to a layer that is an activation."""
         inner = view.call.inner
         if inner is not None and view.op is inner.model:
-            before = self._times, self.record.is_opened
+            before = self._times, self.record.is_opened, self.record.enclosing
             self._times, self.record.is_opened = view.times, self.record.is_opened or inner.opened
+            self.record.enclosing += (view.call,) * inner.opened
             results: Any = self.run(inner, [plain(x) for x in arguments])
-            self._times, self.record.is_opened = before
+            self._times, self.record.is_opened, self.record.enclosing = before
         else:
             results = self._by_rule(view, arguments)
         results = list(results) if isinstance(results, (list, tuple)) else [results]
@@ -283,6 +284,8 @@ class _Tracer:
             unknown=tuple(record.unknown.items()),
             inlined=self._inlined,
             undescribed=self._undescribed,
+            contractions=tuple(record.contractions.values()),
+            gated=frozenset(key for key, why in record.gated.items() if why is None),
         )
 
     def _expressed(self) -> Bundles:

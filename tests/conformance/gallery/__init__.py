@@ -4,7 +4,7 @@ Every function returns a model whose outputs depend on its channels; `EXACT` lis
 `APPROXIMATE` those whose statistics change, `KERAS3` those that need something tf_keras does not have.
 """
 
-from gallery import attention, merging, moving, normalization, operations, structure, weighted
+from gallery import attention, merging, moving, normalization, operations, products, structure, weighted
 from gallery.cases import APPROXIMATE, EXACT, FROZEN, KERAS3, WITHOUT_GRADIENTS
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "moving",
     "normalization",
     "operations",
+    "products",
     "structure",
     "weighted",
 ]

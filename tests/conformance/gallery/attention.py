@@ -40,14 +40,14 @@ def grouped_query_attention(g: Any) -> Any:
     return head(g, x, keras.layers.Dense(8)(y))
 
 
-@case(frozen="contracted with other activations")
+@case()
 def attention_layer(g: Any) -> Any:
     x = g.Input((6, 10))
     y = g.layers.Attention()([g.layers.Dense(8)(x), g.layers.Dense(12)(x), g.layers.Dense(8)(x)])
     return head(g, x, g.layers.Dense(6)(y))
 
 
-@case(frozen="contracted with other activations")
+@case()
 def attention_layer_with_masks(g: Any) -> Any:
     x, a, b = g.Input((6, 10)), g.Input((6,), dtype="bool"), g.Input((6,), dtype="bool")
     y = g.layers.Attention()([g.layers.Dense(12)(x), g.layers.Dense(12)(x)], mask=[a, b])

@@ -186,6 +186,8 @@ EXACT: dict[str, Callable[[], keras.Model]] = {
     "weights in a loop": lambda: sequences(blocks.Loop(2)),
     "table of positions": lambda: sequences(tokens.PositionTable()),
     "positions looked up": lambda: sequences(tokens.PositionLookup()),
+    "one head": lambda: sequences(tokens.OneHead(8)),
+    "similarity": lambda: sequences(tokens.Similarity(8)),
     "class token": lambda: sequences(tokens.ClassToken()),
     "tiled token": lambda: sequences(tokens.TiledToken()),
     "patches and a class token": lambda: of_patches(tokens.ClassToken(), tokens.PositionTable()),

@@ -105,3 +105,42 @@ class TokenMixer(Configured):
 
     def call(self, x: Any) -> Any:
         return x + ops.transpose(self.second(self.first(ops.transpose(x, (0, 2, 1)))), (0, 2, 1))
+
+
+@registered
+class OneHead(Configured):
+    """Attention of one head: queries and keys are of a width of their own, and summed over."""
+
+    entries = ("inner",)
+
+    def __init__(self, inner: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.inner = inner
+        # No kernel of zeros makes these zero.
+        self.query, self.key = (layers.Dense(inner, activation="sigmoid") for _ in range(2))
+        self.value = layers.Dense(inner)
+
+    def build(self, shape: Any) -> None:
+        for layer in (self.query, self.key, self.value):
+            layer.build(shape)
+        self.out = layers.Dense(shape[-1])
+        self.out.build((*shape[:-1], self.inner))
+
+    def call(self, x: Any) -> Any:
+        scores = ops.softmax(ops.einsum("bnc,bmc->bnm", self.query(x), self.key(x)))
+        return x + self.out(ops.matmul(scores, self.value(x)))
+
+
+@registered
+class Similarity(Configured):
+    """Two projections compared token by token: a product and a sum."""
+
+    entries = ("inner",)
+
+    def __init__(self, inner: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.inner = inner
+        self.first, self.second = (layers.Dense(inner, activation="sigmoid") for _ in range(2))
+
+    def call(self, x: Any) -> Any:
+        return x * ops.sum(self.first(x) * self.second(x), axis=-1, keepdims=True)

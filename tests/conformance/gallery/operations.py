@@ -57,7 +57,7 @@ def hard_swish_by_hand(g: Any) -> Any:
     return head(g, x, conv(g, y * ops.relu6(y + 3.0) / 6.0, 8))
 
 
-@case(keras3=True, frozen="contracted with other activations")
+@case(keras3=True)
 def raw_attention(g: Any) -> Any:
     x = g.Input((6, 5))
     q, k, v = (keras.layers.Dense(8)(x) for _ in range(3))

@@ -7,6 +7,7 @@ keys stays, because the softmax scale depends on it.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -126,15 +127,52 @@ def _placed(call: CallTrace, out: Labels, heads: Labels) -> list[Labels]:
     return placed if len(call.out_shapes) == 1 else [*placed, call.place(heads, 1, output=1)]
 
 
-@layer("Attention", "AdditiveAttention")
+@layer("Attention")
 def attention(call: CallTrace, *xs: Labels) -> Any:
-    """softmax(query . key) . value: the values' channels pass, what is contracted stays."""
+    """softmax(query . key) . value: the values' channels pass, those of queries and keys are summed over."""
+    query, _, key = _query_value_key(call)
+    compared, width = _compared(call, xs)
+    # One factor of zero is enough for a product; a sum of tanh(query + key) needs both.
+    call.contract(compared, -1, *((query,) if call.op.score_mode == "dot" else (query, key)))
+    return _averaged(call, compared, width)
+
+
+@layer("AdditiveAttention")
+def additive_attention(call: CallTrace, *xs: Labels) -> Any:
+    """softmax(scale . tanh(query + key)) . value."""
+    query, _, key = _query_value_key(call)
+    compared, width = _compared(call, xs)
+    if call.op.use_scale:
+        call.attach(call.op.scale, 0, compared, "in")
+        if len(width) == len(compared):
+            # tf_keras makes the scale as wide as the values are.
+            call.table.unify(compared, width)
+    else:
+        call.contract(compared, -1, query, key)
+    return _averaged(call, compared, width)
+
+
+def _query_value_key(call: CallTrace) -> tuple[int, int, int]:
+    """Positions among the inputs; the values are the keys where there are no others."""
     query, value, *key = call.given("inputs", 0)
-    for i in {*range(len(xs)), *key} - ({value} if key else set()):
-        call.freeze(xs[i], "contracted with other activations" if i in (query, value, *key) else "attention mask")
-    width = call.vector(xs[value], -1, tensor=value)
+    return query, value, key[0] if key else value
+
+
+def _compared(call: CallTrace, xs: Sequence[Labels]) -> tuple[Labels, Labels]:
+    """Channels of queries and keys, which go together, and those of values."""
+    query, value, key = _query_value_key(call)
+    for i in set(range(len(xs))) - {query, value, key}:
+        call.freeze(xs[i], "attention mask")
+    of_query, of_value, of_key = (call.vector(xs[i], -1, tensor=i) for i in (query, value, key))
+    call.table.unify(of_query, of_key)
+    return of_query, of_value
+
+
+def _averaged(call: CallTrace, compared: Labels, width: Labels) -> Any:
+    """Labels of the values, averaged with the scores as weights; of the scores nothing may be removed."""
+    query, value, _ = _query_value_key(call)
     pairs = call.positions(call.in_shapes[query], -1) * call.positions(call.in_shapes[value], -1)
-    call.work(pairs * call.in_shapes[query][-1])  # type: ignore[operator]
+    call.work(pairs, compared)
     call.work(pairs, width)
     return [call.place(width, -1), *call.freeze_all([], "attention scores")[1:]]
 

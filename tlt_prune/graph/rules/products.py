@@ -27,14 +27,17 @@ def dot(call: CallTrace, a: Carried, b: Carried) -> Any:
     terms_b = "".join(letters_b)
     kept = [c for c in letters_a if c != letters_a[pair[0]]] + [c for c in terms_b[1:] if c != letters_a[pair[0]]]
     output = "".join(kept) if len(kept) == len(call.out_shapes[0]) else "Z!"
-    # `normalize` divides by the length of the contracted vectors, whose channels are frozen anyway.
+    if call.op.normalize:
+        for x, axis in zip((a, b), pair, strict=True):
+            if varying_axes(plain(x)) == (axis,):
+                call.approximate(plain(x), "normalized over the pruned channels")
     return contract(call, [a, b], [letters_a, terms_b], output)
 
 
 def contract(call: CallTrace, xs: Sequence[Carried], terms: Sequence[str], output: str) -> Any:
     """Labels of a product, in einsum letters ("!" for an axis that is none's).
 
-    Of activations, a contracted channel has no weight whose row could be zeroed, so it stays; the others pass on.
+    Of activations, channels that are contracted on both sides go together; the others pass on.
     """
     variables = [i for i, x in enumerate(xs) if isinstance(x, Facets)]
     if len(variables) == 1 and len(xs) == 2 and "!" not in output:
@@ -93,23 +96,24 @@ def contract_variable(call: CallTrace, xs: Sequence[Any], position: int, terms: 
 
 def _contract_activations(call: CallTrace, xs: Sequence[Labels], terms: Sequence[str], output: str) -> Any:
     varying: dict[str, list[Labels]] = {}
+    at: dict[str, list[int]] = {}
     sizes = {
         c: size for shape, letters in zip(call.in_shapes, terms, strict=True) for c, size in zip(letters, shape, strict=True)
     }
     # Of one input: the first axis is the batch.
     del sizes[terms[0][0]]
-    for x, letters in zip(xs, terms, strict=True):
+    for i, (x, letters) in enumerate(zip(xs, terms, strict=True)):
         for axis in varying_axes(x):
             varying.setdefault(letters[axis], []).append(x.reshape(-1))
+            at.setdefault(letters[axis], []).append(i)
     lost = [c for c in varying if c not in output]
     if len(varying) - len(lost) > 1:
         return call.freeze_all(xs, "channels of both operands would span two axes of a product")
     for letter in lost:
-        for vector in varying[letter]:
-            call.freeze(vector, "contracted with other activations")
+        _sum_over(call, letter, varying[letter], at[letter], terms)
     kept = [c for c in varying if c in output]
-    others = [size for c, size in sizes.items() if c not in kept]
-    call.work(math.nan if None in others else math.prod(others), *(varying[c][0] for c in kept))  # type: ignore[arg-type]
+    others = [size for c, size in sizes.items() if c not in varying]
+    call.work(math.nan if None in others else math.prod(others), *(x[0] for x in varying.values()))  # type: ignore[arg-type]
     if not kept:
         return call.freeze_all([], "product of activations")
     letter = kept[0]
@@ -122,6 +126,18 @@ def _contract_activations(call: CallTrace, xs: Sequence[Labels], terms: Sequence
             call.freeze(vectors[0], "multiplied with a tensor whose channels lie on another axis")
             call.freeze(x, "multiplied with a tensor whose channels lie on another axis")
     return call.place(vectors[0], output.index(letter))
+
+
+def _sum_over(call: CallTrace, letter: str, vectors: Sequence[Labels], at: Sequence[int], terms: Sequence[str]) -> None:
+    """Couples the channels that operands of a product are summed over; `at` says which operands have channels there."""
+    if letter == "!" or list(at) != [i for i, letters in enumerate(terms) if letter in letters] or len(at) < 2:
+        for vector in vectors:
+            call.freeze(vector, "contracted with activations of which nothing may be removed")
+        return
+    for vector in vectors[1:]:
+        call.table.unify(vectors[0], vector)
+    # One factor of zero is enough.
+    call.contract(vectors[0], terms[at[0]].index(letter), at[0])
 
 
 @raw_op("Matmul")

@@ -21,17 +21,31 @@ _STATISTICS = (
 def reduce_op(call: CallTrace, x: Labels) -> Any:
     # CountNonzero has no keepdims.
     keepdims = bool(getattr(call.op, "keepdims", False))
-    return reduced(call, x, call.op.axis, keepdims, statistic=type(call.op).__name__ in _STATISTICS)
+    kind = type(call.op).__name__
+    return reduced(call, x, call.op.axis, keepdims, statistic=kind in _STATISTICS, is_sum=kind == "Sum")
 
 
-def reduced(call: CallTrace, x: Labels, axis: int | Sequence[int] | None, keepdims: bool, *, statistic: bool = False) -> Any:
-    """A reduction over other axes passes the channels on; over the channels it freezes them.
+def reduced(
+    call: CallTrace,
+    x: Labels,
+    axis: int | Sequence[int] | None,
+    keepdims: bool,
+    *,
+    statistic: bool = False,
+    is_sum: bool = False,
+) -> Any:
+    """A reduction over other axes passes the channels on; over the channels it freezes them, but for a sum, which goes on without
+    those that are removed.
 
     In a layer that was opened a `statistic` is approximate instead, as it is in a normalization layer: most often it is one that
     is written by hand.
     """
     axes = tuple(range(x.ndim)) if axis is None else tuple(a % x.ndim for a in np.atleast_1d(axis).tolist())
     if any(a in varying_axes(x) for a in axes):
+        if is_sum and axis is not None and call.why_not_contracted is None:
+            (varying,) = varying_axes(x)
+            call.contract(x.reshape(-1), varying, 0)
+            return call.frozen(len(call.out_shapes[0]), "a sum over channels")
         if not (statistic and call.is_opened) or axis is None:
             return call.freeze_all([x], "reduced over the channels")[0]
         call.approximate(x, "a statistic over the pruned channels")

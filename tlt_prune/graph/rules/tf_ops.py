@@ -54,7 +54,8 @@ def binary(call: CallTrace, *xs: Labels) -> Labels:
 
 @tf_op("math.reduce_mean", "math.reduce_sum", "math.reduce_max", "math.reduce_min", "math.reduce_std", "math.reduce_variance")
 def reduce(call: CallTrace, x: Labels) -> Any:
-    return reduced(call, x, call.passed(1, "axis")[1], bool(call.passed(2, "keepdims", False)[1]))
+    keepdims = bool(call.passed(2, "keepdims", False)[1])
+    return reduced(call, x, call.passed(1, "axis")[1], keepdims, is_sum=call.op.symbol == "math.reduce_sum")
 
 
 @tf_op("compat.v1.shape")

@@ -9,6 +9,7 @@ which is also what a gate in front of the consumers, closed, would change.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import types
 from collections.abc import Callable, Mapping, Sequence
@@ -21,8 +22,9 @@ from numpy.typing import NDArray
 
 from tlt_prune.config import CRITERIA
 from tlt_prune.errors import PlanError, first_line
-from tlt_prune.graph import ChannelGraph, Family, KerasModel, Labels, TensorLike, Variable
+from tlt_prune.graph import Family, KerasModel, Labels, TensorLike, Variable
 from tlt_prune.pruning.criteria.network import FilterScores, Network
+from tlt_prune.pruning.rewrite.rewrite import full_size
 from tlt_prune.pruning.running.batches import TakesData, UserData, progress
 
 # Examples that share one gradient: the fewer, the less do their wishes cancel; one costs too much time.
@@ -60,17 +62,17 @@ class _Gradients(TakesData):
         graph = network.channels.graph
         batches = self._read(graph, f"criterion {name}", labeled=True)
         loss = _loss(self._loss, network.model, graph.family, name)
-        slices = _consumer_rows(network.channels)
-        weights = [graph.family.numpy(variable) for variable, _ in slices]
+        model, rows = _consumers(network)
+        weights = [graph.family.numpy(x.variable).reshape(x.shape) for x in rows]
         total = np.zeros(network.channels.n_labels)
         count = 0
-        gradients = _gradient_function(network.model, graph.family.name, loss, [x for x, _ in slices], name)
+        gradients = _gradient_function(model, graph.family.name, loss, [x.variable for x in rows], name)
         with progress(-(-batches.examples // self._together), f"{name} on {self.used}") as advance:
             for x, y in batches.of_size(self._together):
                 change = np.zeros(network.channels.n_labels)
-                for (_, axes), weight, gradient in zip(slices, weights, gradients(x, y), strict=True):
-                    product = np.asarray(gradient, dtype=np.float64) * weight
-                    for axis, labels in axes:
+                for row, weight, gradient in zip(rows, weights, gradients(x, y), strict=True):
+                    product = np.asarray(gradient, dtype=np.float64).reshape(row.shape) * weight
+                    for axis, labels in row.axes:
                         others = tuple(i for i in range(product.ndim) if i != axis)
                         np.add.at(change, network.channels.bundles.root[labels], product.sum(axis=others))
                 if not np.isfinite(change).all():
@@ -123,15 +125,38 @@ class Fisher(_Gradients):
         return 0.5 * np.square(change)
 
 
-def _consumer_rows(channels: ChannelGraph) -> list[tuple[Variable, list[tuple[int, Labels]]]]:
-    """(variable, [(axis, labels)]) for every weight that reads channels."""
-    family = channels.graph.family
-    rows: dict[tuple[int, int], tuple[Variable, list[tuple[int, Labels]]]] = {}
+@dataclasses.dataclass
+class _Rows:
+    """What reads channels: a weight, or a gate.
+
+    Attributes:
+        variable: of the model that is differentiated.
+        shape: of the weight in the model itself: in the other one it may be flat.
+        axes: (axis, labels) of those of its axes that read.
+    """
+
+    variable: Variable
+    shape: tuple[int, ...]
+    axes: list[tuple[int, Labels]]
+
+
+def _consumers(network: Network) -> tuple[KerasModel, list[_Rows]]:
+    """The model to be differentiated, and all in it that reads channels.
+
+    It is the model itself, or where channels are summed over without a weight a copy of it that has gates there.
+    """
+    channels, model = network.channels, network.model
+    new: dict[int, Variable] = {}
+    if channels.contractions:
+        model, new = full_size(channels)
+    rows: dict[tuple[int, int], _Rows] = {}
     for axis in channels.axes:
         if axis.role == "in":
-            variable = family.weights(axis.op)[axis.index]
-            rows.setdefault((id(axis.op), axis.index), (variable, []))[1].append((axis.axis, axis.labels))
-    return list(rows.values())
+            variable = channels.graph.family.weights(axis.op)[axis.index]
+            row = _Rows(new.get(id(variable), variable), tuple(variable.shape), [])
+            rows.setdefault((id(axis.op), axis.index), row).axes.append((axis.axis, axis.labels))
+    gates = [_Rows(new[id(x)], x.labels.shape, [(0, x.labels)]) for x in channels.contractions]
+    return model, [*rows.values(), *gates]
 
 
 def _loss(loss: Losses | None, model: KerasModel, family: Family, name: str) -> Callable[[Any, Any], list[Any]]:

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from tlt_prune.errors import LawError, first_line
 from tlt_prune.graph import Alive, ChannelGraph, Family, KerasModel, Tensor, Variable, has_trait, read
+from tlt_prune.pruning.rewrite.gates import close
 from tlt_prune.pruning.rewrite.law_in_training import difference_in_training
-from tlt_prune.pruning.rewrite.rewrite import rewrite, rewrite_with_variables
+from tlt_prune.pruning.rewrite.rewrite import full_size, rewrite
 
 # Statistics of a batch are divided by, and of two inputs they are small.
 _LOOSER_IN_TRAINING = 100
@@ -44,7 +45,7 @@ class LawReport:
 
 def zeroed_reference(channels: ChannelGraph, alive: Alive) -> Any:
     """The original model, full size, with the consumers' rows of the removed channels set to zero."""
-    reference, variables = rewrite_with_variables(channels, np.ones_like(alive))
+    reference, variables = full_size(channels)
     _zero(channels, variables, alive)
     return reference
 
@@ -52,6 +53,7 @@ def zeroed_reference(channels: ChannelGraph, alive: Alive) -> Any:
 def _zero(channels: ChannelGraph, variables: Mapping[int, Variable], alive: Alive) -> None:
     """Sets the rows that read removed channels to zero, in the rebuilt model's `variables`."""
     family = channels.graph.family
+    close(channels, variables, alive)
     for axis in channels.axes:
         gone = ~alive[axis.labels]
         if axis.role == "in" and gone.any():
@@ -85,7 +87,7 @@ def check_law(
     """
     model, family = channels.graph.model, channels.graph.family
     inputs, original = _run_original(channels, seed, batch_size)
-    reference, variables = rewrite_with_variables(channels, np.ones_like(alive))
+    reference, variables = full_size(channels)
     if not _error(original, _outputs_of(reference, family, inputs)) <= tolerance:
         raise LawError(_differs_once_rebuilt(model, family, original, inputs, tolerance))
     reasons = {root: why for root, why in channels.bundles.approximate.items() if not alive[root]}
@@ -121,7 +123,7 @@ def _difference_in_training(channels: ChannelGraph, alive: Alive, inputs: Any) -
     if not any(call.is_opened for call in channels.graph.walk()) and not channels.graph.opened:
         return None
     # Of its own: training changes its states.
-    reference, variables = rewrite_with_variables(channels, np.ones_like(alive))
+    reference, variables = full_size(channels)
     _zero(channels, variables, alive)
     return difference_in_training(channels, alive, reference, variables, inputs)
 

@@ -12,6 +12,7 @@ import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from keras import tree
 
 from tlt_prune.errors import PlanError, UnsupportedModelError, first_line
@@ -39,6 +40,7 @@ from tlt_prune.graph.classes import patched
 from tlt_prune.graph.copying import copy_of, describes
 from tlt_prune.graph.rebuild import layer_pairs, rebuild
 from tlt_prune.pruning.rewrite.compile_state import copy_compile_state
+from tlt_prune.pruning.rewrite.gates import Gates, inlined_where_gated
 from tlt_prune.pruning.rewrite.inlining import Inliner
 from tlt_prune.pruning.rewrite.mirror import Mirror
 from tlt_prune.pruning.rewrite.model_class import same_class
@@ -62,7 +64,7 @@ def rewrite(channels: ChannelGraph, alive: Alive, overrides: Overrides | None = 
         PlanError: an override names no layer, or an entry that its layer's configuration lacks.
         UnsupportedModelError: a layer cannot be rebuilt from its configuration.
     """
-    return rewrite_with_variables(channels, alive, overrides)[0]
+    return _Rewriter(channels, alive, overrides or {}).run()
 
 
 def rewrite_with_graph(
@@ -73,18 +75,29 @@ def rewrite_with_graph(
     return rewriter.run(), rewriter.new_graph
 
 
-def rewrite_with_variables(
-    channels: ChannelGraph, alive: Alive, overrides: Overrides | None = None
-) -> tuple[Any, dict[int, Variable]]:
+def rewrite_with_variables(channels: ChannelGraph, alive: Alive) -> tuple[Any, dict[int, Variable]]:
     """`rewrite`, and the new variable of each old one, by the old one's `id`."""
-    rewriter = _Rewriter(channels, alive, overrides or {})
+    rewriter = _Rewriter(channels, alive, {})
     model = rewriter.run()
     return model, rewriter.new_variables()
 
 
+def full_size(channels: ChannelGraph) -> tuple[Any, dict[int, Variable]]:
+    """The model rebuilt with nothing removed, with gates where channels are summed over without a weight.
+
+    Returns:
+        The model, and the new variable of each old one, by the old one's `id`; those of gates by the `id` of the `Contraction`.
+    """
+    gates = Gates(channels.contractions, channels.graph.family)
+    rewriter = _Rewriter(inlined_where_gated(channels), np.ones(channels.n_labels, dtype=bool), {}, gates)
+    model = rewriter.run()
+    return model, {**rewriter.new_variables(), **gates.variables}
+
+
 class _Rewriter:
-    def __init__(self, channels: ChannelGraph, alive: Alive, overrides: Overrides) -> None:
+    def __init__(self, channels: ChannelGraph, alive: Alive, overrides: Overrides, gates: Gates | None = None) -> None:
         self._channels = channels
+        self._gates = gates or Gates((), channels.graph.family)
         self._alive = alive
         self._family = channels.graph.family
         self._overrides = overrides
@@ -123,7 +136,7 @@ class _Rewriter:
             new = self._model(graph)
             self._transfer.begin(self._ops.values())
             self._inliner.give_variables()
-        self._transfer.finish(graph.model, new)
+        self._transfer.finish(graph.model, new, self._gates.variables.values())
         self._finish()
         copy_compile_state(graph.model, new, self._family)
         return new
@@ -193,7 +206,7 @@ class _Rewriter:
     def _arguments(self, pending: PendingCall[Any]) -> tuple[Any, Any]:
         """Arguments of a call in the new model."""
         edited = edited_arguments(pending.call, self._argument_edits.get(id(pending.call), ()), self._alive)
-        new: tuple[Any, Any] = filled(edited, pending.values)
+        new: tuple[Any, Any] = self._gates.applied(pending.call, filled(edited, pending.values))
         return new
 
     # --- operations ---

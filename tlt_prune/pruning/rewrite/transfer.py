@@ -111,12 +111,13 @@ class Transfer:
                 "keras.saving.serialize_keras_object(layer)."
             )
 
-    def finish(self, model: KerasModel, new: KerasModel) -> None:
+    def finish(self, model: KerasModel, new: KerasModel, added: Iterable[Variable] = ()) -> None:
         """Gives the other variables their values, once the new model is whole, and counts.
 
         Args:
             model: the original.
             new: what became of it.
+            added: variables of the new model that the original has none for.
 
         Raises:
             UnsupportedModelError: a weight of either model has no partner in the other.
@@ -125,7 +126,8 @@ class Transfer:
             target.assign(value())
         # What a model of the user's own class has beside its graph.
         rest = [v for v in self._family.weights(model) if id(v) not in self._pairs]
-        more = [v for v in self._family.weights(new) if id(v) not in self._source]
+        given = self._source.keys() | {id(v) for v in added}
+        more = [v for v in self._family.weights(new) if id(v) not in given]
         if type(new) is type(model) and [tuple(v.shape) for v in rest] == [tuple(v.shape) for v in more]:
             for source, target in zip(rest, more, strict=True):
                 target.assign(self._family.numpy(source))

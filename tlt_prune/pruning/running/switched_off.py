@@ -54,10 +54,10 @@ def consumers(channels: ChannelGraph) -> Consumers:
         covered.setdefault(id(call.op), set()).update(bundles.tolist())
         new = bundles[~seen[bundles]]
         order[new], seen[new] = position, True
-    for axis in channels.axes:
-        if axis.role == "in":
-            hidden = [b for b in np.unique(root[axis.labels]).tolist() if b not in covered.get(id(axis.op), ())]
-            seen[hidden] = False
+    reading = [(axis.op, axis.labels) for axis in channels.axes if axis.role == "in"]
+    for op, labels in (*reading, *((x.op, x.labels) for x in channels.contractions)):
+        hidden = [b for b in np.unique(root[labels]).tolist() if b not in covered.get(id(op), ())]
+        seen[hidden] = False
     return Consumers(order, seen)
 
 
