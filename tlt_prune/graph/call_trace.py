@@ -45,7 +45,7 @@ class InnerLayer:
     op: Operation
     in_shapes: Sequence[Shape]
     out_shapes: Sequence[Shape]
-    config: tuple[str, ...]
+    config: tuple[str | int, ...]
     part: str
 
 
@@ -91,7 +91,7 @@ class CallTrace:
         in_shapes: Sequence[Shape],
         out_shapes: Sequence[Shape],
         *,
-        config: Sequence[str],
+        config: Sequence[str | int],
         part: str = "",
         times: int | None = 1,
     ) -> list[Any]:
@@ -200,7 +200,7 @@ class CallTrace:
         """Freezes the inputs because nobody knows what this layer does, and names it in the plan."""
         kind = type(self.op).__name__
         self._record.unknown[self.call.path] = kind
-        why = self._record.closed.get(id(self.op))
+        why = self._record.closed.get(id(self.op)) or self._record.closed.get(id(self.call.op))
         return self.freeze_all(arguments, f"unknown layer {kind} '{self.call.path}'" + (f", not opened: {why}" if why else ""))
 
     def contract(self, vector: Labels, axis: int, *tensors: int) -> None:

@@ -99,7 +99,8 @@ class Builder:
         outputs = tuple(self._tensors(x) for x in node.outputs)
         if not isinstance(op, keras.layers.Layer):
             op = _in_plain_numbers(op)
-        new, args = self._runnable(op, args, outputs)
+        given = [x.shape[:1] for x in node.arguments.keras_tensors]
+        new, args = self._runnable(op, args, outputs, same_batch=given[:1] == [node.outputs[0].shape[:1]])
         if new is op and not isinstance(op, keras.layers.Layer):
             attributes = [x for key, x in vars(op).items() if not key.startswith("_")]
             self.runnable &= not self._tensors.sizes.show_in((args, kwargs, attributes))
@@ -119,7 +120,9 @@ class Builder:
         self._counts[kind] = self._counts.get(kind, 0) + 1
         return kind if self._counts[kind] == 1 else f"{kind}_{self._counts[kind]}"
 
-    def _runnable(self, op: Any, args: tuple[Any, ...], outputs: tuple[Tensor, ...]) -> tuple[Any, tuple[Any, ...]]:
+    def _runnable(
+        self, op: Any, args: tuple[Any, ...], outputs: tuple[Tensor, ...], *, same_batch: bool
+    ) -> tuple[Any, tuple[Any, ...]]:
         """An operation that was recorded with sizes that are known only when it runs, as one that runs with any."""
         kind = type(op).__name__
         if isinstance(op, keras.layers.Layer):
@@ -130,7 +133,7 @@ class Builder:
             # Some of Keras' operations take the default when they are recorded, but not when they run.
             return type(op).from_config({**op.get_config(), "data_format": keras.config.image_data_format()}), args
         if kind == "Reshape":
-            return self._reshape(op, outputs[0].shape), args
+            return self._reshape(op, outputs[0].shape, same_batch=same_batch), args
         sizes = self._tensors.sizes.known(_as_tuple(getattr(op, _SIZES[kind]))) if kind in _SIZES else ()
         if None in sizes:
             given = args[0].shape
@@ -141,7 +144,7 @@ class Builder:
             self.runnable = False
         return op, args
 
-    def _reshape(self, op: Any, shape: tuple[int | None, ...]) -> Any:
+    def _reshape(self, op: Any, shape: tuple[int | None, ...], *, same_batch: bool) -> Any:
         new = self._tensors.sizes.known(_as_tuple(op.newshape))
         if None not in new:
             return op
@@ -149,7 +152,7 @@ class Builder:
         target = shape if -1 in new or new.count(None) > 1 else new
         if target.count(None) == 1:
             return type(op)(tuple(-1 if x is None else x for x in target), name=op.name)
-        if target.count(None) == 2 and target[0] is None:
+        if target.count(None) == 2 and target[0] is None and same_batch:
             return keras.layers.Reshape([-1 if x is None else x for x in target[1:]], name=op.name)
         self.runnable = False
         return op

@@ -112,6 +112,8 @@ def why_not_inlined(call: Call, family: Family) -> str | None:
     assert call.inner is not None, "only what was opened can be inlined"
     if any(isinstance(x.op, (Assigned, ConvTranspose)) for x in call.inner.calls):
         return "it updates a state, or has an operation that Keras cannot run in a functional model"
+    if family.is_a(call.op, "TimeDistributed") and call.op.non_trainable_weights:
+        return "it updates a state at each step"
     if not call.inner.runnable:
         return "it computes with sizes that are known only when it runs"
     used = {id(variable) for _, _, variable in call.inner.weights_used()}

@@ -18,7 +18,7 @@ from keras.src.layers.layer import CallContext
 from keras.src.ops.node import Node
 
 from tlt_prune.errors import first_line
-from tlt_prune.graph.classes import is_keras_class
+from tlt_prune.graph.classes import is_keras_class, keras_base
 from tlt_prune.graph.execute import filled
 from tlt_prune.graph.family import OF_TENSORFLOW, Family, all_layers
 from tlt_prune.graph.inner_graph import Builder, CannotOpenError, Sizes, Tensors, inner_path, is_of_layers, layer_names
@@ -262,9 +262,27 @@ class Recorder:
 
 def _transparent(layer: Any, args: Any, kwargs: Any, training: bool | None) -> Any:
     """What a layer does, as if it stood here."""
+    if keras_base(layer) is keras.layers.TimeDistributed:
+        return _of_all_steps(layer, *args, **kwargs)
     if "training" in inspect.signature(layer.call).parameters:
         kwargs = {"training": training, **kwargs}
     return layer.call(*args, **kwargs)
+
+
+def _of_all_steps(wrapper: Any, x: Any, mask: Any = None, training: bool | None = None) -> Any:
+    """What a layer inside TimeDistributed does, of all steps of all sequences as one batch: Keras writes it down step by step."""
+    if mask is not None:
+        raise CannotOpenError("it is given a mask")
+    if x.shape[1] is None:
+        raise CannotOpenError("the number of its steps is open")
+    steps = keras.ops.reshape(x, (-1, *x.shape[2:]))
+    return tree.map_structure(
+        lambda y: keras.ops.reshape(y, (-1, x.shape[1], *y.shape[1:])), _called_in_wrapper(wrapper.layer, steps, training)
+    )
+
+
+def _called_in_wrapper(layer: Any, x: Any, training: bool | None) -> Any:
+    return layer(x, training=training) if "training" in inspect.signature(layer.call).parameters else layer(x)
 
 
 @contextlib.contextmanager

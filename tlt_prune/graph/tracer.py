@@ -22,7 +22,7 @@ from tlt_prune.graph.comparing import Comparison
 from tlt_prune.graph.execute import Execution
 from tlt_prune.graph.expressing import Expression
 from tlt_prune.graph.facets import Carried, Facet, Facets, plain
-from tlt_prune.graph.family import family_of
+from tlt_prune.graph.family import Family, family_of
 from tlt_prune.graph.inner_graph import CannotOpenError
 from tlt_prune.graph.inner_ops import INNER_OPS
 from tlt_prune.graph.labels import Bundles, Labels, Shape, settle, varying_axes
@@ -52,7 +52,9 @@ def trace(model: KerasModel, channelwise_layers: Sequence[str] = (), *, inline: 
         PlanError: one of `channelwise_layers` names no layer without a rule.
         RuleError: a registered rule contradicts the call it describes.
     """
-    graph, closed = with_opened_layers(_read(model), functools.partial(_is_closed, channelwise_layers))
+    read_graph = _read(model)
+    is_closed = functools.partial(_is_closed, read_graph.family, channelwise_layers)
+    graph, closed = with_opened_layers(read_graph, is_closed)
     inlined = _inlined(graph, inline)
     tracer = _Tracer(graph, channelwise_layers, inlined)
     tracer.record.closed, tracer.record.is_opened = closed, graph.opened
@@ -108,11 +110,18 @@ def _read(model: KerasModel) -> Graph:
         ) from error
 
 
-def _is_closed(channelwise_layers: Sequence[str], call: Call) -> bool:
-    """Whether a layer's call has no rule, so that it has to be opened."""
+def _is_closed(family: Family, channelwise_layers: Sequence[str], call: Call) -> bool:
+    """Whether a layer's call has no rule, so that it has to be opened; or one that leaves the rest to such a layer."""
     is_own = not isinstance(call.op, INNER_OPS)
     declared = any(matches(call, pattern) for pattern in channelwise_layers)
-    return is_own and not declared and hasattr(call.op, "weights") and rules.find(call.op, is_layer=True) is None
+    return is_own and not declared and hasattr(call.op, "weights") and _is_unknown(family, call.op)
+
+
+def _is_unknown(family: Family, op: Any) -> bool:
+    if rules.find(op, is_layer=True) is None:
+        # The graph of a model in a wrapper was read.
+        return not (family.is_model(op) and family.functional(op) is not None)
+    return any(_is_unknown(family, x) for x in rules.wrapped(op))
 
 
 class _Tracer:

@@ -73,6 +73,31 @@ def simple_rnn(g: Any) -> Any:
 
 
 @case()
+def recurrent_cells(g: Any) -> Any:
+    """One cell, then a stack of two, of which each has its states."""
+    x = g.Input((5, 6))
+    y = g.layers.RNN(g.layers.GRUCell(10), return_sequences=True)(x)
+    y, *states = g.layers.RNN([g.layers.LSTMCell(12), g.layers.SimpleRNNCell(8)], return_sequences=True, return_state=True)(y)
+    y = g.layers.GlobalAveragePooling1D()(y)
+    return g.Model(x, g.layers.Dense(3)(g.layers.Concatenate()([y, *keras.tree.flatten(states)])))
+
+
+@case()
+def recurrent_cells_both_ways(g: Any) -> Any:
+    x = g.Input((5, 6))
+    cells = [g.layers.GRUCell(8), g.layers.LSTMCell(6)]
+    y = g.layers.Bidirectional(g.layers.RNN(cells, return_sequences=True))(x)
+    return g.Model(x, g.layers.Dense(3)(g.layers.Bidirectional(g.layers.RNN(g.layers.LSTMCell(7)), merge_mode="sum")(y)))
+
+
+@case(keras3=True)
+def recurrent_cell_with_states(g: Any) -> Any:
+    x = g.Input((5, 6))
+    h, c = keras.layers.Dense(8, activation="tanh")(x[:, 0]), keras.layers.Dense(8)(x[:, 1])
+    return g.Model(x, keras.layers.Dense(3)(keras.layers.RNN(keras.layers.LSTMCell(8))(x, initial_state=[h, c])))
+
+
+@case()
 def gru(g: Any) -> Any:
     x = g.Input((5, 6))
     y = g.layers.GRU(12, return_sequences=True)(x)

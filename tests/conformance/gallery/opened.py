@@ -44,6 +44,20 @@ def pyramid() -> keras.Model:
     return keras.Model(x, heads)
 
 
+def over_time(steps: int | None) -> keras.Model:
+    x = keras.Input((steps, 8, 8, 3))
+    y = layers.TimeDistributed(layers.Conv2D(12, 3, padding="same"), name="before")(x)
+    y = layers.TimeDistributed(blocks.Inverted(16, 8))(y)
+    y = layers.TimeDistributed(layers.GlobalAveragePooling2D())(y)
+    return keras.Model(x, layers.Dense(3)(layers.GlobalAveragePooling1D()(y)))
+
+
+def twice_over_time() -> keras.Model:
+    x = keras.Input((2, 3, 8, 8, 3))
+    inner = layers.TimeDistributed(layers.TimeDistributed(blocks.Inverted(16, 8)), name="middle")
+    return keras.Model(x, layers.Dense(3)(ops.mean(inner(x), axis=(1, 2, 3, 4))))
+
+
 def called_twice() -> keras.Model:
     """One custom layer, two calls: what it counts is coupled."""
     x = keras.Input((8, 8, 3))
@@ -179,6 +193,10 @@ EXACT: dict[str, Callable[[], keras.Model]] = {
     "spatial gate": lambda: pictures(blocks.SpatialGate()),
     "ConvNeXt block": lambda: pictures(blocks.ConvNextBlock(12)),
     "pyramid": pyramid,
+    "over time": lambda: over_time(3),
+    "over any time": lambda: over_time(None),
+    "over time twice": twice_over_time,
+    "both ways": lambda: sequences(layers.Bidirectional(blocks.Recurrent(6))),
     "nested": lambda: pictures(blocks.Nested(16)),
     "ghost": lambda: pictures(blocks.Ghost(16)),
     "gated unit": lambda: sequences(blocks.GatedUnit(16)),

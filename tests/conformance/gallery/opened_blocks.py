@@ -228,3 +228,52 @@ class Loop(Configured):
         for kernel in self.kernels:
             x = x + ops.tanh(x @ kernel)
         return x
+
+
+@registered
+class Inverted(Configured):
+    """What a wrapper needs: it is built by itself, and says the shape of what it returns."""
+
+    entries = ("filters", "inner")
+
+    def __init__(self, filters: int, inner: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.filters, self.inner = filters, inner
+        self.expand, self.project = layers.Conv2D(inner, 3, padding="same", activation="relu"), layers.Conv2D(filters, 1)
+
+    def build(self, shape: Any) -> None:
+        self.expand.build(shape)
+        self.project.build((*shape[:-1], self.inner))
+        self.gamma = self.add_weight(shape=(self.filters,), initializer="ones", name="gamma")
+
+    def call(self, x: Any) -> Any:
+        return ops.relu(self.gamma * self.project(self.expand(x)))
+
+    def compute_output_shape(self, shape: Any) -> Any:
+        return (*shape[:-1], self.filters)
+
+
+@registered
+class Recurrent(Configured):
+    """What Bidirectional takes: a recurrent layer, and something behind it."""
+
+    entries = ("units", "go_backwards", "return_sequences", "return_state")
+
+    def __init__(
+        self, units: int, go_backwards: bool = False, return_sequences: bool = True, return_state: bool = False, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.units, self.go_backwards, self.stateful = units, go_backwards, False
+        self.return_sequences, self.return_state = return_sequences, return_state
+        self.steps = layers.LSTM(units, go_backwards=go_backwards, return_sequences=return_sequences)
+        self.norm = layers.BatchNormalization()
+
+    def build(self, shape: Any) -> None:
+        self.steps.build(shape)
+        self.norm.build((*shape[:-1], self.units))
+
+    def call(self, x: Any, initial_state: Any = None, training: bool | None = None) -> Any:
+        return self.norm(self.steps(x, initial_state=initial_state), training=training)
+
+    def compute_output_shape(self, shape: Any, initial_state_shape: Any = None) -> Any:
+        return (*shape[:-1], self.units)

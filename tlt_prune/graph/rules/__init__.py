@@ -34,6 +34,7 @@ from tlt_prune.graph.rules.registry import (
     register_rule,
     scoped,
     states_trait,
+    wrapped,
 )
 
 __all__ = [
@@ -61,4 +62,5 @@ __all__ = [
     "states_trait",
     "tf_ops",
     "weighted",
+    "wrapped",
 ]  # fmt: skip

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+from keras import tree
 
 from tlt_prune.graph.call_trace import CallTrace
 from tlt_prune.graph.classes import keras_base
 from tlt_prune.graph.labels import Labels, Shape, varying_axes
 from tlt_prune.graph.rules.elementwise import acts_on_each_element
-from tlt_prune.graph.rules.registry import layer
+from tlt_prune.graph.rules.registry import layer, wraps
 
 
 @layer("SimpleRNN", "GRU", "LSTM")
 def recurrent(call: CallTrace, x: Labels, *rest: Labels) -> Any:
     """x (batch, time, features); `rest` are initial states, or masks."""
-    out = _cell(call, call.vector(x, -1), call.op.units, "units", _steps(call))
-    _couple_states(call, out, rest, -1)
+    out = _cell(call, call.op.cell, call.vector(x, -1), call.op.units, "units", _steps(call))
+    _couple_states(call, itertools.repeat(out), rest, -1)
     return [call.place(out, -1, output=i) for i in range(len(call.out_shapes))]
 
 
@@ -31,8 +34,8 @@ def conv_lstm(call: CallTrace, x: Labels, *rest: Labels) -> Any:
     sequence = len(call.out_shapes[0]) == rank
     # Both kernels work on feature maps of the output's size: the recurrent one pads to keep it.
     positions = call.positions(call.out_shapes[0], axes[0]) * (1 if sequence else _steps(call))
-    out = _cell(call, call.vector(x, 2 if first else -1), call.op.filters, "filters", positions)
-    _couple_states(call, out, rest, 1 if first else -1)
+    out = _cell(call, call.op.cell, call.vector(x, 2 if first else -1), call.op.filters, "filters", positions)
+    _couple_states(call, itertools.repeat(out), rest, 1 if first else -1)
     return [call.place(out, axis, output=i) for i, axis in enumerate(axes)]
 
 
@@ -41,9 +44,49 @@ def _steps(call: CallTrace) -> float:
     return math.nan if steps is None else float(steps)
 
 
-def _cell(call: CallTrace, incoming: Labels, units: int, key: str, positions: float) -> Labels:
-    """Attaches kernel, recurrent kernel and bias; the last axis of each holds one block a gate."""
+@layer("RNN")
+def recurrent_cells(call: CallTrace, x: Labels, *rest: Labels) -> Any:
+    """x (batch, time, features), step by step through a cell or a stack of them."""
     cell = call.op.cell
+    if 1 in varying_axes(x):
+        call.freeze(x, "channels over the steps of a recurrent layer")
+        x = x.reshape(-1)[:1].reshape((1,) * x.ndim)
+    batch, _, *features = call.in_shapes[0]
+    states: list[Shape] = [(batch, size) for size in tree.flatten(cell.state_size)]
+    shapes: list[Shape] = [(batch, *call.out_shapes[0][-1:]), *states]
+    step, *after = call.inside(
+        cell, [np.squeeze(x, 1)], [(batch, *features)], shapes, config=("cell", "config"), times=call.in_shapes[0][1]
+    )
+    _couple_states(call, [x.reshape(-1) for x in after], rest, -1)
+    results = [step, *after][: len(call.out_shapes)]
+    return [call.place(x.reshape(-1), -1, output=i) for i, x in enumerate(results)]
+
+
+@layer("SimpleRNNCell", "GRUCell", "LSTMCell")
+def recurrent_cell(call: CallTrace, x: Labels, *states: Labels) -> Any:
+    """One step: what comes out and the states have the cell's units."""
+    out = _cell(call, call.op, call.vector(x, -1), call.op.units, "units", 1)
+    return [call.place(out, -1, output=i) for i in range(len(call.out_shapes))]
+
+
+@layer("StackedRNNCells")
+def stacked_cells(call: CallTrace, x: Labels) -> Any:
+    """Cells after each other; the states of all of them behind what the last one returns."""
+    batch, width = call.in_shapes[0][0], call.in_shapes[0][-1]
+    states = []
+    for i, cell in enumerate(call.op.cells):
+        sizes = tree.flatten(cell.state_size)
+        shapes: list[Shape] = [(batch, int(cell.output_size)), *((batch, size) for size in sizes)]
+        x, *after = call.inside(
+            cell, [x], [(batch, width)], shapes, config=("cells", i, "config"), part=str(i) if len(call.op.cells) > 1 else ""
+        )
+        states += after
+        width = int(cell.output_size)
+    return [x, *states]
+
+
+def _cell(call: CallTrace, cell: Any, incoming: Labels, units: int, key: str, positions: float) -> Labels:
+    """Attaches kernel, recurrent kernel and bias; the last axis of each holds one block a gate."""
     out = call.fresh(units)
     gates = cell.kernel.shape[-1] // units
     blocks = np.tile(out, gates)
@@ -66,50 +109,54 @@ def _cell(call: CallTrace, incoming: Labels, units: int, key: str, positions: fl
     return out
 
 
-def _couple_states(call: CallTrace, out: Labels, rest: tuple[Labels, ...], axis: int) -> None:
-    """Initial states carry the layer's own units; masks carry no channels."""
+def _couple_states(call: CallTrace, states: Iterable[Labels], rest: tuple[Labels, ...], axis: int) -> None:
+    """Initial states carry the layer's own units, `states`; masks carry no channels."""
     if not rest:
         return
     # tf_keras hands the states over behind the sequence, in one list.
-    states = {*call.given("initial_state"), *call.given("sequences"), *call.given("inputs")}
+    given = {*call.given("initial_state"), *call.given("sequences"), *call.given("inputs")}
+    own = iter(states)
     for i, x in enumerate(rest, start=1):
-        if i in states:
-            call.table.unify(call.vector(x, axis, tensor=i), out)
+        if i in given:
+            call.table.unify(call.vector(x, axis, tensor=i), next(own))
         elif varying_axes(x):
             call.freeze(x, "mask of a recurrent layer")
 
 
 @layer("Bidirectional")
+@wraps("forward_layer", "backward_layer")
 def bidirectional(call: CallTrace, x: Labels, *rest: Labels) -> Any:
     op = call.op
     kind = type(op.forward_layer).__name__
-    if not hasattr(op.forward_layer, "units") or rest:
+    if not hasattr(op.forward_layer, "cell") or hasattr(op.forward_layer, "filters") or rest:
         return call.freeze_all([x, *rest], f"Bidirectional around {kind}, or with initial states")
     # tf_keras has one configuration for both directions, which then keep the same number of units.
     second = "backward_layer" if "backward_layer" in op.get_config() else "layer"
     merged = 2 if op.merge_mode is None else 1
     n_states = (len(call.out_shapes) - merged) // 2
-    halves = []
+    halves, widths = [], []
     for half, entry, name in ((op.forward_layer, "layer", "forward"), (op.backward_layer, second, "backward")):
         first = call.out_shapes[0]
-        shapes: list[Shape] = [(*first[:-1], half.units), *[(first[0], half.units)] * n_states]
+        sizes = tree.flatten(half.cell.state_size)[:n_states]
+        widths.append(int(half.cell.output_size))
+        shapes: list[Shape] = [(*first[:-1], widths[-1]), *((first[0], size) for size in sizes)]
         halves.append(call.inside(half, [x], call.in_shapes, shapes, config=(entry, "config"), part=name))
     states = [state for half in halves for state in half[1:]]
-    return [*_merged(call, [half[0] for half in halves]), *states]
+    return [*_merged(call, [half[0] for half in halves], widths), *states]
 
 
-def _merged(call: CallTrace, halves: list[Labels]) -> list[Labels]:
+def _merged(call: CallTrace, halves: list[Labels], widths: list[int]) -> list[Labels]:
     mode = call.op.merge_mode
     if mode is None:
         return halves
     if mode == "concat":
-        sizes = (call.op.forward_layer.units, call.op.backward_layer.units)
-        return [np.concatenate([np.broadcast_to(x, (*x.shape[:-1], n)) for x, n in zip(halves, sizes, strict=True)], axis=-1)]
+        return [np.concatenate([np.broadcast_to(x, (*x.shape[:-1], n)) for x, n in zip(halves, widths, strict=True)], axis=-1)]
     call.table.unify(*halves)
     return [max(halves, key=lambda half: half.size)]
 
 
 @layer("TimeDistributed")
+@wraps("layer")
 def time_distributed(call: CallTrace, x: Labels, *mask: Labels) -> Any:
     """The inner layer or model, applied to every step: (batch, time, ...) -> (batch, time, ...)."""
     for labels in mask:

@@ -49,6 +49,7 @@ _TF_OPS: dict[str, Rule] = {}
 _CLASSES: dict[type, Rule] = {}
 _INNER: dict[type, Rule] = {}
 _TAKE_FACETS: set[Rule] = set()
+_WRAPPED: dict[Rule, tuple[str, ...]] = {}
 
 
 def _decorator(registry: dict[Key, Rule], keys: tuple[Key, ...]) -> Callable[[Rule], Rule]:
@@ -91,6 +92,22 @@ def tf_op(*symbols: str) -> Callable[[Rule], Rule]:
 def inner_op(*classes: type) -> Callable[[Rule], Rule]:
     """Registers a rule for operations that stand for what an opened layer does (see `inner_ops`)."""
     return _decorator(_INNER, classes)
+
+
+def wraps(*attributes: str) -> Callable[[Rule], Rule]:
+    """Marks the rule of a wrapper, which leaves the rest to the rules of the layers in `attributes`."""
+
+    def mark(rule: Rule) -> Rule:
+        _WRAPPED[rule] = attributes
+        return rule
+
+    return mark
+
+
+def wrapped(op: object) -> list[object]:
+    """The layers that the rule of a wrapper leaves the rest to; none for any other."""
+    rule = find(op, is_layer=True)
+    return [] if rule is None else [getattr(op, name) for name in _WRAPPED.get(rule, ())]
 
 
 def takes_facets(rule: Rule) -> Rule:

@@ -9,7 +9,7 @@ import numpy as np
 from tlt_prune.graph.call_trace import CallTrace, Count
 from tlt_prune.graph.labels import Labels, varying_axes
 from tlt_prune.graph.rules.elementwise import activated
-from tlt_prune.graph.rules.registry import layer
+from tlt_prune.graph.rules.registry import layer, wraps
 
 
 @layer(
@@ -213,6 +213,7 @@ def _explicit(equation: str, inputs: str) -> str:
 
 
 @layer("SpectralNormalization")
+@wraps("layer")
 def spectral_normalization(call: CallTrace, x: Labels) -> Any:
     """The layer inside; in training its kernel is divided by its largest singular value, for which there is a vector."""
     op = call.op
