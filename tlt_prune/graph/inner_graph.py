@@ -28,16 +28,21 @@ class CannotOpenError(Exception):
     """A layer that cannot be opened; the text says why."""
 
 
+class OpenReshapeError(CannotOpenError):
+    """A reshape of which nobody knows whether the batch stays as it is; with sizes assumed it shows."""
+
+
 class Sizes:
     """Stand-ins for sizes that a model leaves open, where a layer insists on knowing them.
 
     Args:
         primes: axis -> a prime that divides no other size, so that what was computed from it shows.
         batch_factor: the batch is that many times its prime: some layers divide it, by a number of windows for example.
+        lenient: whether a reshape of which nobody knows whether the batch stays as it is counts as one where it does.
     """
 
-    def __init__(self, primes: Mapping[int, int], batch_factor: int = 1) -> None:
-        self._primes = dict(primes)
+    def __init__(self, primes: Mapping[int, int], batch_factor: int = 1, *, lenient: bool = False) -> None:
+        self._primes, self.lenient = dict(primes), lenient
         self._sizes = {axis: prime * (1 if axis else batch_factor) for axis, prime in primes.items()}
 
     def assumed(self, shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
@@ -99,8 +104,7 @@ class Builder:
         outputs = tuple(self._tensors(x) for x in node.outputs)
         if not isinstance(op, keras.layers.Layer):
             op = _in_plain_numbers(op)
-        given = [x.shape[:1] for x in node.arguments.keras_tensors]
-        new, args = self._runnable(op, args, outputs, same_batch=given[:1] == [node.outputs[0].shape[:1]])
+        new, args = self._runnable(op, args, outputs, same_batch=_same_batch(node))
         if new is op and not isinstance(op, keras.layers.Layer):
             attributes = [x for key, x in vars(op).items() if not key.startswith("_")]
             self.runnable &= not self._tensors.sizes.show_in((args, kwargs, attributes))
@@ -121,7 +125,7 @@ class Builder:
         return kind if self._counts[kind] == 1 else f"{kind}_{self._counts[kind]}"
 
     def _runnable(
-        self, op: Any, args: tuple[Any, ...], outputs: tuple[Tensor, ...], *, same_batch: bool
+        self, op: Any, args: tuple[Any, ...], outputs: tuple[Tensor, ...], *, same_batch: bool | None
     ) -> tuple[Any, tuple[Any, ...]]:
         """An operation that was recorded with sizes that are known only when it runs, as one that runs with any."""
         kind = type(op).__name__
@@ -144,7 +148,7 @@ class Builder:
             self.runnable = False
         return op, args
 
-    def _reshape(self, op: Any, shape: tuple[int | None, ...], *, same_batch: bool) -> Any:
+    def _reshape(self, op: Any, shape: tuple[int | None, ...], *, same_batch: bool | None) -> Any:
         new = self._tensors.sizes.known(_as_tuple(op.newshape))
         if None not in new:
             return op
@@ -152,7 +156,9 @@ class Builder:
         target = shape if -1 in new or new.count(None) > 1 else new
         if target.count(None) == 1:
             return type(op)(tuple(-1 if x is None else x for x in target), name=op.name)
-        if target.count(None) == 2 and target[0] is None and same_batch:
+        if target.count(None) == 2 and target[0] is None and same_batch is None and not self._tensors.sizes.lenient:
+            raise OpenReshapeError("it reshapes with sizes that are open")
+        if target.count(None) == 2 and target[0] is None and same_batch is not False:
             return keras.layers.Reshape([-1 if x is None else x for x in target[1:]], name=op.name)
         self.runnable = False
         return op
@@ -178,6 +184,13 @@ class Builder:
             opened=True,
             runnable=self.runnable,
         )
+
+
+def _same_batch(node: Any) -> bool | None:
+    """Whether what a node returns has the batch of what it is given; None where both are open."""
+    given = [x.shape[0] for x in node.arguments.keras_tensors[:1] if x.shape]
+    made = node.outputs[0].shape[0] if node.outputs[0].shape else None
+    return given == [made] if made is not None or given != [None] else None
 
 
 def is_of_layers(layer: Any) -> bool:

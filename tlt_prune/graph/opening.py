@@ -16,11 +16,12 @@ import keras
 from keras import tree
 from keras.src.backend.common import global_state
 
+from tlt_prune.graph.execute import Execution
 from tlt_prune.graph.family import Family
-from tlt_prune.graph.inner_graph import CannotOpenError, Sizes, new_keys
-from tlt_prune.graph.inner_ops import Assigned, ConvTranspose
+from tlt_prune.graph.inner_graph import CannotOpenError, OpenReshapeError, Sizes, new_keys
+from tlt_prune.graph.inner_ops import INNER_OPS, Assigned, ConvTranspose
 from tlt_prune.graph.reader import Call, Graph, Tensor
-from tlt_prune.graph.recording import Recorder
+from tlt_prune.graph.recording import Recorder, noted_nodes
 
 _LARGE = (127, 131, 137, 139, 149, 151, 157, 163)
 _SMALL = (13, 11, 7, 17, 19, 5, 23)
@@ -43,8 +44,10 @@ def open_layer(call: Call, family: Family, *, training: bool | None = None) -> G
     """
     if family.name != "keras" or not isinstance(call.op, keras.layers.Layer):
         raise CannotOpenError("only layers of Keras 3 can be opened")
-    failures = []
+    failures: list[CannotOpenError] = []
     for sizes in _assumed_sizes(call):
+        if sizes.lenient and not isinstance(failures[0], OpenReshapeError):
+            continue
         try:
             with unnoticed():
                 return Recorder(call, family, sizes).graph(training)
@@ -59,16 +62,16 @@ def _assumed_sizes(call: Call) -> Iterator[Sizes]:
     taken = {n for x in (*call.inputs, *call.op.weights) for n in x.shape if n}
     large, small = ([p for p in primes if all(n % p for n in taken)] for primes in (_LARGE, _SMALL))
     rank = max([len(x.shape) for x in call.inputs], default=0)
-    if not large:
-        return
-    yield Sizes({0: large[0]})
+    if large:
+        yield Sizes({0: large[0]})
     if small:
         yield Sizes({0: small[0]}, batch_factor=576)
-    if any(None in x.shape[1:] for x in call.inputs):
+    if large and any(None in x.shape[1:] for x in call.inputs):
         # Tables of positions may be short.
         for primes in (large[1:], small):
             if len(primes) >= rank - 1:
                 yield Sizes({0: large[0], **dict(enumerate(primes[: rank - 1], start=1))})
+    yield Sizes({}, lenient=True)
 
 
 def open_model(model: keras.Model, family: Family) -> Graph:
@@ -119,11 +122,37 @@ def why_not_inlined(call: Call, family: Family) -> str | None:
     used = {id(variable) for _, _, variable in call.inner.weights_used()}
     if any(id(variable) not in used for variable in family.weights(call.op)):
         return "it has weights that it does not use"
+    if not _runs(call.inner):
+        return "what it does inside does not run by itself"
     try:
         trained = open_layer(call, family, training=True)
     except CannotOpenError as error:
         return f"in training {error}"
     return None if _wiring(trained) == _wiring(call.inner) else "it does something else in training"
+
+
+def _runs(graph: Graph) -> bool:
+    """Whether the calls of a graph, made again on symbolic tensors, return what they are said to."""
+    execution: Execution[Any] = Execution(graph, [keras.KerasTensor(x.shape, x.dtype) for x in graph.flat_inputs])
+    nodes: list[Any] = []
+    try:
+        with unnoticed(), keras.StatelessScope(), noted_nodes(nodes):
+            for pending in execution:
+                call = pending.call
+                args, kwargs = pending.arguments()
+                if isinstance(call.op, INNER_OPS):
+                    pending.results = [keras.KerasTensor(x.shape, x.dtype) for x in call.outputs]
+                else:
+                    pending.results = tree.flatten(call.op(*args, **kwargs))
+    # Layers and operations raise anything on shapes that do not fit.
+    except Exception:  # noqa: BLE001
+        return False
+    made = [tuple(x.shape) for x in execution.outputs]
+    return all(_fits(a, x.shape) for a, x in zip(made, graph.flat_outputs, strict=True))
+
+
+def _fits(a: tuple[int | None, ...], b: tuple[int | None, ...]) -> bool:
+    return len(a) == len(b) and all(m is None or n is None or m == n for m, n in zip(a, b, strict=True))
 
 
 def _wiring(graph: Graph) -> list[Any]:

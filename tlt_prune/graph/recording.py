@@ -124,7 +124,7 @@ class Recorder:
         try:
             keras.layers.Layer.__call__ = closed
             global_state.set_global_attribute("current_call_ctx", CallContext(entry_layer=self._layer))
-            with _noted_nodes(self._nodes), keras.StatelessScope():
+            with noted_nodes(self._nodes), keras.StatelessScope():
                 self._stand()
                 yield
         finally:
@@ -286,7 +286,7 @@ def _called_in_wrapper(layer: Any, x: Any, training: bool | None) -> Any:
 
 
 @contextlib.contextmanager
-def _noted_nodes(nodes: list[Any]) -> Iterator[None]:
+def noted_nodes(nodes: list[Any]) -> Iterator[None]:
     """Notes what Keras records; at the end no layer knows of it anymore."""
     node_init = Node.__init__
 
@@ -319,7 +319,7 @@ def operations_of(function: Callable[[Any], Any]) -> list[tuple[Any, Any]] | Non
     """The operations that a function of one tensor is made of, with their arguments; None if it cannot be opened."""
     nodes: list[Any] = []
     try:
-        with _noted_nodes(nodes):
+        with noted_nodes(nodes):
             result = function(keras.KerasTensor((None, 3, 5)))
     # A user's may raise anything on what is no array.
     except Exception:  # noqa: BLE001
