@@ -314,13 +314,24 @@ def tf_branches(tf: Any) -> dict[str, list[Branch]]:
             lambda y: tf.nn.avg_pool2d(y, 2, 2, "SAME"),
             lambda y: tf.image.resize(y, (4, 4)),
             lambda y: tf.math.l2_normalize(y, axis=1),
+            lambda y: tf.nn.bias_add(y, np.linspace(-1, 1, 8, dtype="float32")),
+            lambda y: tf.nn.bias_add(y, tf.reduce_mean(y, (0, 1, 2))),
+            lambda y: tf.broadcast_to(y[:, :1], [2, 6, 6, 8]),
+            lambda y: tf.tile(y, [tf.shape(y)[0], 1, 1, 1])[:2],
+            lambda y: tf.repeat(y, tf.shape(y)[0], axis=0)[:2],
+            lambda y: tf.broadcast_to(y[:1], [tf.shape(y)[0], 6, 6, 8]),
         ],
         "shape": [lambda y: tf.reshape(y, [tf.shape(y)[0], 36, 8])],
-        "product": [lambda y: tf.matmul(y, y, transpose_b=True), lambda y: tf.matmul(tf.transpose(y, (0, 1, 3, 2)), y)],
+        "sums": [
+            lambda y: tf.einsum("bhwc,bhvc->bhwv", y, y),
+            lambda y: tf.matmul(y, y, transpose_b=True),
+            lambda y: tf.reduce_sum(y, -1),
+        ],
+        "product": [lambda y: tf.matmul(tf.transpose(y, (0, 1, 3, 2)), y)],
     }
 
 
-@pytest.mark.parametrize("group", ["unary", "binary", "reduce", "moving", "shape", "product"])
+@pytest.mark.parametrize("group", ["unary", "binary", "reduce", "moving", "shape", "sums", "product"])
 def test_tensorflow_functions(group: str) -> None:
     if keras.backend.backend() != "tensorflow":
         pytest.skip("tf_keras has no other backend")

@@ -198,7 +198,8 @@ class CallTrace:
 
     def freeze_unknown(self, arguments: Sequence[Labels]) -> list[Labels]:
         """Freezes the inputs because nobody knows what this layer does, and names it in the plan."""
-        kind = type(self.op).__name__
+        # tf_keras has one class for all functions.
+        kind = getattr(self.op, "symbol", type(self.op).__name__)
         self._record.unknown[self.call.path] = kind
         why = self._record.closed.get(id(self.op)) or self._record.closed.get(id(self.call.op))
         return self.freeze_all(arguments, f"unknown layer {kind} '{self.call.path}'" + (f", not opened: {why}" if why else ""))

@@ -40,7 +40,7 @@ class Comparison:
         numbers = {x.key: y.key for x, y in zip(old.flat_inputs, new.flat_inputs, strict=True)}
         for a, b in zip(old.calls, new.calls, strict=True):
             problem = self._difference(a, b, alive, numbers)
-            if problem is None and not isinstance(a.op, keras.layers.Layer):
+            if problem is None and not self._family.is_layer(a.op):
                 problem = self._differing_attribute(a.op, b, alive)
             elif problem is None and a.inner is None:
                 problem = self._differing_entry(a.op, b.op, alive)
@@ -91,6 +91,9 @@ class Comparison:
             return None if _equal(a.value, b.value) else "is another constant"
         if isinstance(a, ToBatch):
             return None
+        if hasattr(a, "symbol"):
+            # A function of TensorFlow; its arguments were compared.
+            return None if a.symbol == b.symbol else "is another function"
         edits = self._entries(a, alive)
         for key, value in vars(a).items():
             if key.startswith("_") or key == "name":

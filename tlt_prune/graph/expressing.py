@@ -22,10 +22,10 @@ from tlt_prune.graph.channel_graph import Count, Edit
 from tlt_prune.graph.comparing import Comparison
 from tlt_prune.graph.execute import filled
 from tlt_prune.graph.facets import Source
-from tlt_prune.graph.family import all_layers, build_without_call
+from tlt_prune.graph.family import Family, all_layers
 from tlt_prune.graph.inner_graph import CannotOpenError
 from tlt_prune.graph.labels import Alive, Bundles, Labels, kept_shape, varying_axes
-from tlt_prune.graph.opening import open_layer, unnoticed
+from tlt_prune.graph.opening import open_layer
 from tlt_prune.graph.reader import Call, Tensor
 from tlt_prune.graph.rebuild import configuration, rebuild, trust_arguments
 from tlt_prune.graph.record import Record
@@ -269,14 +269,18 @@ class Expression:
             shapes: tensor key -> shape, for those of the call's inputs that have another one.
             outer: the layer, where another call has built it.
         """
-        with unnoticed(), keras.StatelessScope(initialize_variables=False), warnings.catch_warnings(record=True) as said:
+        with (
+            self._family.unnoticed(),
+            keras.StatelessScope(initialize_variables=False),
+            warnings.catch_warnings(record=True) as said,
+        ):
             warnings.simplefilter("always")
             try:
                 new = outer
                 if new is None:
                     held = {x.op: self._held_twin(x, alive) for x in self._held}
                     new = rebuild(call, self._family, edits, alive, {}, held, resized=True)
-                made = _called(call, new, shapes)
+                made = _called(call, new, shapes, self._family)
             # A layer of somebody else's may raise anything.
             except Exception as error:
                 raise CannotOpenError(f"it cannot be built from its configuration: {first_line(error, 120)}") from error
@@ -289,7 +293,7 @@ class Expression:
         edits = self._compared.config_edits.get(id(call.op), ()) if len(alive) else ()
         shapes = {x.key: kept_shape(x.shape, self._labels_of[x.key], alive) for x in call.inputs} if len(alive) else {}
         twin = rebuild(call, self._family, edits, alive, {}, {}, resized=True)
-        _called(call, twin, shapes)
+        _called(call, twin, shapes, self._family)
         return twin
 
     # --- trying ---
@@ -351,15 +355,15 @@ class Expression:
         return None
 
 
-def _called(call: Call, op: Any, shapes: Mapping[int, Any]) -> Call:
+def _called(call: Call, op: Any, shapes: Mapping[int, Any], family: Family) -> Call:
     """A call of another layer with the arguments of `call`, on inputs of other shapes; the layer is built for them."""
     given = {x.key: dataclasses.replace(x, shape=shapes.get(x.key, x.shape)) for x in call.inputs}
     new_args, new_kwargs = tree.map_structure(lambda x: given[x.key] if isinstance(x, Tensor) else x, (call.args, call.kwargs))
     called = dataclasses.replace(call, op=op, args=new_args, kwargs=new_kwargs, inner=None)
     if not op.built:
-        symbols = {key: keras.KerasTensor(x.shape, x.dtype) for key, x in given.items()}
+        symbols = {key: family.symbol(x.shape, x.dtype) for key, x in given.items()}
         args, kwargs = filled((call.args, call.kwargs), symbols)
-        build_without_call(op, args, kwargs)
+        family.build(op, args, kwargs)
         if len(op.weights) != len(call.op.weights):
             op(*args, **kwargs)
     return called

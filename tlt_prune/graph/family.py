@@ -19,6 +19,7 @@ from typing import Any, Protocol, TypeGuard
 import keras
 import numpy as np
 from keras import tree
+from keras.src.backend.common import global_state
 from keras.src.layers.layer import CallSpec
 from keras.src.models.functional import Functional
 from keras.src.saving import serialization_lib
@@ -56,6 +57,18 @@ class Family:
 
     def is_tensor(self, value: object) -> TypeGuard[SymbolicTensor]:
         raise NotImplementedError
+
+    def symbol(self, shape: Sequence[int | None], dtype: str) -> Any:
+        """A new symbolic tensor, of no model."""
+        raise NotImplementedError
+
+    def build(self, layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Builds a layer for symbolic tensors that it is to be called on."""
+        raise NotImplementedError
+
+    def symbolic_call(self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+        """What an operation returns of symbolic tensors, flat."""
+        return list(tree.flatten(op(*args, **kwargs)))
 
     def is_layer(self, op: object) -> TypeGuard[Layer]:
         raise NotImplementedError
@@ -125,6 +138,10 @@ class Family:
         return list(op.weights)
 
     def numpy(self, variable: TensorLike) -> np.ndarray[Any, Any]:
+        raise NotImplementedError
+
+    def unnoticed(self) -> contextlib.AbstractContextManager[Any]:
+        """Puts back the counters from which Keras makes names: what is made inside leaves no trace in names made later."""
         raise NotImplementedError
 
     def construction(self) -> contextlib.AbstractContextManager[Any]:
@@ -233,6 +250,24 @@ class _Keras3(Family):
     def numpy(self, variable: TensorLike) -> np.ndarray[Any, Any]:
         return np.asarray(keras.ops.convert_to_numpy(variable))
 
+    def symbol(self, shape: Sequence[int | None], dtype: str) -> Any:
+        return keras.KerasTensor(tuple(shape), dtype)
+
+    def build(self, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        # As a call does first: that takes a fraction of its time.
+        layer._maybe_build(CallSpec(layer._call_signature, layer._call_context_args, args, kwargs))
+
+    def symbolic_call(self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+        results = super().symbolic_call(op, args, kwargs)
+        if not any(getattr(x, "sparse", False) for x in tree.flatten((args, kwargs))):
+            for x in results:
+                # Keras 3.15 takes a product with a constant for a sparse tensor, on which it cannot build a custom layer.
+                x._sparse = False
+        return results
+
+    def unnoticed(self) -> contextlib.AbstractContextManager[Any]:
+        return _put_back(global_state.get_global_attribute("object_name_uids", {}))
+
     def construction(self) -> contextlib.AbstractContextManager[Any]:
         # Variables made in a stateless scope are initialized when it ends.
         scope: contextlib.AbstractContextManager[Any] = keras.StatelessScope()
@@ -291,6 +326,16 @@ class _TfKeras(Family):
     def namespace(self) -> Any:
         return self._package
 
+    def symbol(self, shape: Sequence[int | None], dtype: str) -> Any:
+        return self._package.Input(batch_shape=tuple(shape), dtype=dtype)
+
+    def build(self, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        layer(*args, **kwargs)
+
+    def unnoticed(self) -> contextlib.AbstractContextManager[Any]:
+        backend = self._package.src.backend
+        return _put_back(backend.get_default_graph_uid_map())
+
     def _serialization(self) -> Any:
         return self._package.src.saving.serialization_lib
 
@@ -302,11 +347,26 @@ class _TfKeras(Family):
         return np.asarray(variable)
 
 
+@contextlib.contextmanager
+def _put_back(counters: dict[str, Any]) -> Iterator[None]:
+    before = dict(counters)
+    try:
+        yield
+    finally:
+        counters.clear()
+        counters.update(before)
+
+
 _TF_OPS = ("TFOpLambda", "SlicingOpLambda", "ClassMethod", "InstanceMethod", "InstanceProperty")
 
 
 def _is_tf_op(op: object) -> bool:
     return type(op).__name__ in _TF_OPS and type(op).__module__.startswith("tf_keras.")
+
+
+def tf_keras_family(package: types.ModuleType) -> Family:
+    """That of tf_keras, which is never imported by this package."""
+    return _TfKeras(package)
 
 
 def family_of(model: object) -> Family:
@@ -341,11 +401,6 @@ class AttentionParts:
 def attention_parts(op: _AttentionLayer) -> AttentionParts:
     """Of a (grouped) multi-head attention layer."""
     return AttentionParts(op._query_dense, op._key_dense, op._value_dense, op._output_dense, getattr(op, "_gate_dense", None))
-
-
-def build_without_call(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Builds a Keras 3 layer for what it is to be called on, as a call does first: that takes a fraction of the time."""
-    layer._maybe_build(CallSpec(layer._call_signature, layer._call_context_args, args, kwargs))
 
 
 def all_layers(layer: Operation) -> list[Any]:

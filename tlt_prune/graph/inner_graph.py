@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -14,7 +14,7 @@ from keras.src.models.functional import Functional
 
 from tlt_prune.graph.classes import keras_model_base
 from tlt_prune.graph.family import Family
-from tlt_prune.graph.inner_ops import Assigned, ConvTranspose, ToBatch
+from tlt_prune.graph.inner_ops import Assigned, ConvTranspose, OwnVariable, ToBatch
 from tlt_prune.graph.reader import Call, Graph, Tensor
 
 new_keys = itertools.count(1)
@@ -81,6 +81,8 @@ class Tensors:
 
     def __call__(self, x: Any) -> Tensor:
         if id(x) not in self._tensors:
+            if getattr(x.shape, "rank", 0) is None:
+                raise CannotOpenError("it makes a tensor with an unknown number of axes")
             # The symbol is kept: an `id` is its own only while it lives.
             dtype = keras.backend.standardize_dtype(x.dtype)
             self._tensors[id(x)] = (x, Tensor(-next(new_keys), self.sizes.known(tuple(x.shape)), dtype))
@@ -90,8 +92,18 @@ class Tensors:
 class Builder:
     """Calls from nodes."""
 
-    def __init__(self, call: Call, family: Family, tensors: Tensors, names: Mapping[int, str], like: Tensor | None) -> None:
+    def __init__(
+        self,
+        call: Call,
+        family: Family,
+        tensors: Tensors,
+        names: Mapping[int, str],
+        like: Tensor | None,
+        variables: Collection[int] = (),
+    ) -> None:
         self._outer, self._family, self._tensors, self._names, self._like = call, family, tensors, names, like
+        self._variables = variables
+        """`id` of each variable that stands in the arguments itself."""
         self._calls: list[Call] = []
         self._counts: dict[str, int] = {}
         self.runnable = True
@@ -99,17 +111,20 @@ class Builder:
 
     def add(self, node: Any) -> None:
         op, args, kwargs = self._family.node_call(node)
-        args, kwargs = tree.map_structure(lambda x: self._tensors(x) if isinstance(x, keras.KerasTensor) else x, (args, kwargs))
+        args, kwargs = tree.map_structure(lambda x: self._tensors(x) if self._is_symbol(x) else x, (args, kwargs))
         args, kwargs = tree.map_structure(self._tensors.sizes.without_copies, (args, kwargs))
-        outputs = tuple(self._tensors(x) for x in node.outputs)
-        if not isinstance(op, keras.layers.Layer):
+        outputs = tuple(self._tensors(x) for x in tree.flatten(node.outputs))
+        if self._family.name == "keras" and not isinstance(op, keras.layers.Layer):
             op = _in_plain_numbers(op)
-        new, args = self._runnable(op, args, outputs, same_batch=_same_batch(node))
-        if new is op and not isinstance(op, keras.layers.Layer):
-            attributes = [x for key, x in vars(op).items() if not key.startswith("_")]
-            self.runnable &= not self._tensors.sizes.show_in((args, kwargs, attributes))
-        op = new
+            new, args = self._runnable(op, args, outputs, same_batch=_same_batch(node))
+            if new is op:
+                attributes = [x for key, x in vars(op).items() if not key.startswith("_")]
+                self.runnable &= not self._tensors.sizes.show_in((args, kwargs, attributes))
+            op = new
         self._calls.append(Call(op, inner_path(self._outer.path, self._name(op)), args, kwargs, outputs, None))
+
+    def _is_symbol(self, x: Any) -> bool:
+        return self._family.is_tensor(x) or id(x) in self._variables
 
     def add_assignment(self, variable: Call, value: Any) -> None:
         if isinstance(value, keras.KerasTensor):
@@ -120,7 +135,8 @@ class Builder:
         """An attribute's name for a layer; for an operation its kind, with a number: both are the same in a rebuilt layer."""
         if id(op) in self._names:
             return self._names[id(op)]
-        kind = type(op).__name__.lower()
+        # tf_keras has one class for all functions.
+        kind = getattr(op, "symbol", type(op).__name__).lower().replace(".", "_")
         self._counts[kind] = self._counts.get(kind, 0) + 1
         return kind if self._counts[kind] == 1 else f"{kind}_{self._counts[kind]}"
 
@@ -129,8 +145,6 @@ class Builder:
     ) -> tuple[Any, tuple[Any, ...]]:
         """An operation that was recorded with sizes that are known only when it runs, as one that runs with any."""
         kind = type(op).__name__
-        if isinstance(op, keras.layers.Layer):
-            return op, args
         if kind == "ConvTranspose":
             return ConvTranspose(op), args
         if getattr(op, "data_format", "") is None:
@@ -203,20 +217,41 @@ def inner_path(path: str, name: str) -> str:
     return f"{path}/{name}" if path else name
 
 
-def layer_names(layer: Any) -> dict[int, str]:
+def own_variable_call(
+    outer: Call, owner_and_index: tuple[Any, int], variable: Any, attribute: str, tensor: Tensor, names: Mapping[int, str]
+) -> Call:
+    """What stands for a variable that an opened layer reads itself.
+
+    Args:
+        outer: the call of the opened layer.
+        owner_and_index: the layer that made it, and its position among the weights of that layer.
+        variable: itself.
+        attribute: the attribute that holds it, which a rebuilt layer has too, whatever the variable is called.
+        tensor: as which it is read.
+        names: see `layer_names`.
+    """
+    owner, index = owner_and_index
+    name = f"{names[id(owner)]}/{attribute}" if id(owner) in names else attribute
+    op = OwnVariable(owner, index, variable, name, tensor.dtype)
+    return Call(op, inner_path(outer.path, name), (), {}, (tensor,), None)
+
+
+def layer_names(layer: Any, family: Family) -> dict[int, str]:
     """`id` of each layer inside -> the attributes that lead to it, joined by "/"."""
     names: dict[int, str] = {}
     pending: list[tuple[str, Any]] = [("", layer)]
     while pending:
         prefix, holder = pending.pop(0)
         entries = holder
-        if isinstance(holder, keras.layers.Layer):
-            entries = holder.layers if is_of_layers(holder) else vars(holder)
+        if is_of_layers(holder):
+            entries = holder.layers
+        elif family.is_layer(holder):
+            entries = vars(holder)
         pairs = entries.items() if isinstance(entries, dict) else enumerate(entries)
         for key, value in pairs:
             hidden = isinstance(key, str) and key.startswith("_") and isinstance(value, (list, dict))
             path = f"{prefix}{str(key).strip('_')}"
-            if isinstance(value, keras.layers.Layer):
+            if family.is_layer(value):
                 if id(value) not in names and value is not layer:
                     names[id(value)] = path
                     pending.append((f"{path}/", value))

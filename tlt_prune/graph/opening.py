@@ -7,14 +7,12 @@ put back: attributes, nodes, name counters, losses. This is the only place that 
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 from keras import tree
-from keras.src.backend.common import global_state
 
 from tlt_prune.graph.execute import Execution
 from tlt_prune.graph.family import Family
@@ -22,6 +20,7 @@ from tlt_prune.graph.inner_graph import CannotOpenError, OpenReshapeError, Sizes
 from tlt_prune.graph.inner_ops import INNER_OPS, Assigned, ConvTranspose
 from tlt_prune.graph.reader import Call, Graph, Tensor
 from tlt_prune.graph.recording import Recorder, noted_nodes
+from tlt_prune.graph.recording_tf_keras import TfKerasRecorder
 
 _LARGE = (127, 131, 137, 139, 149, 151, 157, 163)
 _SMALL = (13, 11, 7, 17, 19, 5, 23)
@@ -32,7 +31,7 @@ def open_layer(call: Call, family: Family, *, training: bool | None = None) -> G
     """The graph behind a call of a layer without a rule.
 
     Args:
-        call: of a Keras 3 layer that is built. The layer stays as it is.
+        call: of a layer that is built. The layer stays as it is.
         family: its Keras.
         training: what it is called with, if its `call` asks for it.
 
@@ -42,14 +41,14 @@ def open_layer(call: Call, family: Family, *, training: bool | None = None) -> G
     Raises:
         CannotOpenError: the layer does something that cannot be recorded.
     """
-    if family.name != "keras" or not isinstance(call.op, keras.layers.Layer):
-        raise CannotOpenError("only layers of Keras 3 can be opened")
+    if family.name != "keras":
+        return TfKerasRecorder(call, family).graph(training)
     failures: list[CannotOpenError] = []
     for sizes in _assumed_sizes(call):
         if sizes.lenient and not isinstance(failures[0], OpenReshapeError):
             continue
         try:
-            with unnoticed():
+            with family.unnoticed():
                 return Recorder(call, family, sizes).graph(training)
         except CannotOpenError as error:
             failures.append(error)
@@ -113,6 +112,8 @@ def _inputs_of(model: Any, family: Family) -> Iterator[Any]:
 def why_not_inlined(call: Call, family: Family) -> str | None:
     """Why a layer that was opened cannot be replaced by what it does; None if it can."""
     assert call.inner is not None, "only what was opened can be inlined"
+    if family.name != "keras":
+        return "only layers of Keras 3 are inlined"
     if any(isinstance(x.op, (Assigned, ConvTranspose)) for x in call.inner.calls):
         return "it updates a state, or has an operation that Keras cannot run in a functional model"
     if family.is_a(call.op, "TimeDistributed") and call.op.non_trainable_weights:
@@ -122,7 +123,7 @@ def why_not_inlined(call: Call, family: Family) -> str | None:
     used = {id(variable) for _, _, variable in call.inner.weights_used()}
     if any(id(variable) not in used for variable in family.weights(call.op)):
         return "it has weights that it does not use"
-    if not _runs(call.inner):
+    if not _runs(call.inner, family):
         return "what it does inside does not run by itself"
     try:
         trained = open_layer(call, family, training=True)
@@ -131,19 +132,19 @@ def why_not_inlined(call: Call, family: Family) -> str | None:
     return None if _wiring(trained) == _wiring(call.inner) else "it does something else in training"
 
 
-def _runs(graph: Graph) -> bool:
+def _runs(graph: Graph, family: Family) -> bool:
     """Whether the calls of a graph, made again on symbolic tensors, return what they are said to."""
     execution: Execution[Any] = Execution(graph, [keras.KerasTensor(x.shape, x.dtype) for x in graph.flat_inputs])
     nodes: list[Any] = []
     try:
-        with unnoticed(), keras.StatelessScope(), noted_nodes(nodes):
+        with family.unnoticed(), keras.StatelessScope(), noted_nodes(nodes):
             for pending in execution:
                 call = pending.call
                 args, kwargs = pending.arguments()
                 if isinstance(call.op, INNER_OPS):
                     pending.results = [keras.KerasTensor(x.shape, x.dtype) for x in call.outputs]
                 else:
-                    pending.results = tree.flatten(call.op(*args, **kwargs))
+                    pending.results = family.symbolic_call(call.op, args, kwargs)
     # Layers and operations raise anything on shapes that do not fit.
     except Exception:  # noqa: BLE001
         return False
@@ -213,16 +214,3 @@ class _Opener:
             return call
         opened = self.graph(inner)
         return call if opened is call.inner else dataclasses.replace(call, inner=opened)
-
-
-@contextlib.contextmanager
-def unnoticed() -> Iterator[None]:
-    """Puts back the counters from which Keras makes names: what is made inside leaves no trace in names made later."""
-    names = global_state.get_global_attribute("object_name_uids", {})
-    before = dict(names)
-    try:
-        yield
-    finally:
-        after = global_state.get_global_attribute("object_name_uids", {})
-        after.clear()
-        after.update(before)

@@ -21,8 +21,8 @@ from tlt_prune.errors import first_line
 from tlt_prune.graph.classes import is_keras_class, keras_base
 from tlt_prune.graph.execute import filled
 from tlt_prune.graph.family import OF_TENSORFLOW, Family, all_layers
-from tlt_prune.graph.inner_graph import Builder, CannotOpenError, Sizes, Tensors, inner_path, is_of_layers, layer_names
-from tlt_prune.graph.inner_ops import Constant, OwnVariable
+from tlt_prune.graph.inner_graph import Builder, CannotOpenError, Sizes, Tensors, is_of_layers, layer_names, own_variable_call
+from tlt_prune.graph.inner_ops import Constant
 from tlt_prune.graph.reader import Call, Graph, Tensor
 
 _LISTS_OF_KERAS = ("_trainable_variables", "_non_trainable_variables")
@@ -223,9 +223,12 @@ class Recorder:
             raise CannotOpenError(f"it returns {len(flat)} tensors inside and {len(self._call.outputs)} outside")
         tensors = Tensors(self._sizes)
         inputs = [tensors(given[x.key]) for x in self._call.inputs]
-        names = layer_names(self._layer)
+        names = layer_names(self._layer, self._family)
         owners = self._owners()
-        variables = {id(x): self._variable_call(x, owners[id(x.variable)], tensors, names) for x in self._stand_ins.values()}
+        variables = {
+            id(x): own_variable_call(self._call, owners[id(x.variable)], x.variable, x.attribute, tensors(x), names)
+            for x in self._stand_ins.values()
+        }
         builder = Builder(self._call, self._family, tensors, names, inputs[0] if inputs else None)
         for node in self._nodes:
             builder.add(node)
@@ -249,15 +252,6 @@ class Recorder:
             if own:
                 owners |= {id(v): (layer, i) for i, v in enumerate(self._family.weights(layer)) if id(v) in own}
         return owners
-
-    def _variable_call(
-        self, stand_in: _StandIn, owner_and_index: tuple[Any, int], tensors: Tensors, names: Mapping[int, str]
-    ) -> Call:
-        owner, index = owner_and_index
-        prefix = f"{names[id(owner)]}/" if id(owner) in names else ""
-        name = f"{prefix}{stand_in.attribute}"
-        op = OwnVariable(owner, index, stand_in.variable, name, str(stand_in.dtype))
-        return Call(op, inner_path(self._call.path, name), (), {}, (tensors(stand_in),), None)
 
 
 def _transparent(layer: Any, args: Any, kwargs: Any, training: bool | None) -> Any:
@@ -330,5 +324,5 @@ def operations_of(function: Callable[[Any], Any]) -> list[tuple[Any, Any]] | Non
 
 
 def is_symbolic(value: object) -> bool:
-    """Whether a value is a symbolic tensor of Keras 3."""
-    return isinstance(value, keras.KerasTensor)
+    """Whether a value is a symbolic tensor, of Keras 3 or tf_keras."""
+    return type(value).__name__.endswith("KerasTensor")

@@ -11,6 +11,7 @@ import numpy as np
 from tlt_prune.graph.call_trace import CallTrace, Count
 from tlt_prune.graph.labels import Labels, varying_axes
 from tlt_prune.graph.recording import is_symbolic, operations_of
+from tlt_prune.graph.recording_tf_keras import tensorflow_operations_of
 from tlt_prune.graph.rules.registry import layer, raw_op, states_trait
 
 # Activation functions that act on each element alone, by the names their homes give them.
@@ -51,6 +52,8 @@ def _is_made_of_elementwise(function: object) -> bool:
     if not isinstance(function, (types.FunctionType, functools.partial)) or _is_one_of(function, _NORMALIZING):
         return False
     operations = operations_of(function)
+    if operations is None:
+        operations = tensorflow_operations_of(function)
     return operations is not None and all(
         states_trait(op, "elementwise", is_layer=False) and not any(np.ndim(x) for x in arguments if not is_symbolic(x))
         for op, arguments in operations

@@ -19,22 +19,22 @@ from tlt_prune.graph.rules.registry import raw_op, takes_facets
 @raw_op("Take")
 @takes_facets
 def take(call: CallTrace, x: Carried, *indices: Labels) -> Any:
-    if isinstance(x, Facets):
-        return _looked_up(call, x, indices)
     where, chosen = call.passed(1, "indices")
+    if isinstance(x, Facets):
+        return looked_up(call, x, indices, chosen, call.op.axis)
     return taken(call, [x, *indices], None if indices else chosen, call.op.axis, functools.partial(call.argument, where))
 
 
-def _looked_up(call: CallTrace, table: Facets, indices: Sequence[Labels]) -> Any:
+def looked_up(call: CallTrace, table: Facets, indices: Sequence[Labels], chosen: object, axis: int | None) -> Any:
     """Rows of a variable: with computed indices an embedding, with constant ones a table of positions or biases."""
-    constant = None if indices else call.passed(1, "indices")[1]
+    constant = None if indices else chosen
     rank = len(call.in_shapes[0])
-    if call.op.axis is None or (constant is None and not indices):
+    if axis is None or (constant is None and not indices):
         call.freeze_other_facets(table)
         return call.freeze_all([plain(table)], "taken from a flattened variable")
     for x in indices:
         call.freeze(plain(x), "indices")
-    axis = call.op.axis % rank
+    axis %= rank
     added = len(call.out_shapes[0]) - rank
     left = tuple(x for x in table.facets if x.axis != axis - rank)
     call.freeze_other_facets(table, *left)

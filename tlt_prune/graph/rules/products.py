@@ -159,8 +159,12 @@ def matmul_terms(rank_a: int, rank_b: int) -> tuple[list[str], str]:
 @raw_op("Einsum")
 @takes_facets
 def einsum(call: CallTrace, *xs: Carried) -> Any:
-    subscripts = call.op.subscripts.replace(" ", "")
-    terms = _terms(subscripts, [x.ndim for x in xs])
+    return by_subscripts(call, call.op.subscripts, xs)
+
+
+def by_subscripts(call: CallTrace, subscripts: str, xs: Sequence[Carried]) -> Any:
+    """Labels of a product in the notation of einsum."""
+    terms = _terms(subscripts.replace(" ", ""), [x.ndim for x in xs])
     if terms is None:
         return call.freeze_all([plain(x) for x in xs], "einsum with constants or implicit output")
     return contract(call, xs, *terms)

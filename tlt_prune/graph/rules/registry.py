@@ -43,6 +43,7 @@ Trait = Literal[
 
 _LAYER_TRAITS: dict[str, frozenset[Trait]] = {}
 _OP_TRAITS: dict[str, frozenset[Trait]] = {}
+_TF_TRAITS: dict[str, frozenset[Trait]] = {}
 _LAYERS: dict[str, Rule] = {}
 _OPS: dict[str, Rule] = {}
 _TF_OPS: dict[str, Rule] = {}
@@ -84,9 +85,9 @@ def raw_op(*names: str, traits: Collection[Trait] = ()) -> Callable[[Rule], Rule
     return _with_traits(_OPS, _OP_TRAITS, names, frozenset(traits))
 
 
-def tf_op(*symbols: str) -> Callable[[Rule], Rule]:
-    """Registers a rule for TensorFlow functions in a tf_keras graph, by symbol ("math.add")."""
-    return _decorator(_TF_OPS, symbols)
+def tf_op(*symbols: str, traits: Collection[Trait] = ()) -> Callable[[Rule], Rule]:
+    """Registers a rule for TensorFlow functions in a tf_keras graph, by symbol ("math.add"), and their traits."""
+    return _with_traits(_TF_OPS, _TF_TRAITS, symbols, frozenset(traits))
 
 
 def inner_op(*classes: type) -> Callable[[Rule], Rule]:
@@ -196,6 +197,8 @@ def states_trait(op: object, trait: Trait, *, is_layer: bool) -> bool:
     if is_layer:
         base = keras_base(op)
         return base is not None and trait in _LAYER_TRAITS.get(base.__name__, ())
+    if hasattr(op, "symbol"):
+        return trait in _TF_TRAITS.get(op.symbol, ())
     return is_keras_class(type(op)) and trait in _OP_TRAITS.get(type(op).__name__, ())
 
 

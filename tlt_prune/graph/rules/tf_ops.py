@@ -7,14 +7,17 @@ A function is known by the symbol that tf_keras records, often that of the versi
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from tlt_prune.graph.call_trace import CallTrace, Count
+from tlt_prune.graph.facets import Carried, Facets, plain
 from tlt_prune.graph.labels import Labels, varying_axes
+from tlt_prune.graph.reader import Tensor
 from tlt_prune.graph.rules.elementwise import normalized
-from tlt_prune.graph.rules.gathering import taken
+from tlt_prune.graph.rules.gathering import looked_up, taken
 from tlt_prune.graph.rules.merging import combine, concat, constants, stacked_labels
 from tlt_prune.graph.rules.moving import (
     padded_labels,
@@ -27,9 +30,9 @@ from tlt_prune.graph.rules.moving import (
     unstacked,
 )
 from tlt_prune.graph.rules.moving import target_edit as _target_edit
-from tlt_prune.graph.rules.products import contract, matmul_terms
+from tlt_prune.graph.rules.products import by_subscripts, contract, matmul_terms
 from tlt_prune.graph.rules.raw import reduced
-from tlt_prune.graph.rules.registry import tf_op
+from tlt_prune.graph.rules.registry import takes_facets, tf_op
 
 
 @tf_op(
@@ -38,6 +41,7 @@ from tlt_prune.graph.rules.registry import tf_op
     "math.softplus", "math.sqrt", "math.square", "math.tanh", "nn.elu", "nn.gelu", "nn.leaky_relu", "nn.relu",
     "nn.relu6", "nn.selu", "nn.silu", "nn.softsign", "cast", "identity", "stop_gradient", "clip_by_value", "ones_like",
     "zeros_like",
+    traits=["elementwise"],
 )  # fmt: skip
 def unary(call: CallTrace, x: Labels) -> Labels:
     return x
@@ -47,6 +51,7 @@ def unary(call: CallTrace, x: Labels) -> Labels:
     "math.add", "math.subtract", "math.multiply", "math.truediv", "math.maximum", "math.minimum", "math.pow",
     "math.squared_difference", "math.divide_no_nan", "compat.v1.floor_div", "math.atan2", "where", "__operators__.add",
     "math.greater", "math.less", "math.greater_equal", "math.less_equal", "math.equal", "math.not_equal",
+    traits=["elementwise"],
 )  # fmt: skip
 def binary(call: CallTrace, *xs: Labels) -> Labels:
     return combine(call, list(xs), call.in_shapes, constants(call))
@@ -90,20 +95,59 @@ def tf_pad(call: CallTrace, x: Labels) -> Any:
 
 
 @tf_op("compat.v1.gather")
-def gather(call: CallTrace, x: Labels, *indices: Labels) -> Any:
+@takes_facets
+def gather(call: CallTrace, x: Carried, *indices: Labels) -> Any:
     where, chosen = call.passed(1, "indices")
-    axis = call.passed(4, "axis", 0)[1]
+    axis = call.passed(4, "axis")[1] or 0
+    if call.passed(5, "batch_dims")[1]:
+        return call.freeze_all([plain(x), *indices], "gathered for each example by itself")
+    if isinstance(x, Facets):
+        return looked_up(call, x, indices, chosen, axis)
     return taken(call, [x, *indices], None if indices else chosen, axis, functools.partial(call.argument, where))
 
 
+def _repetitions(call: CallTrace, x: Labels, numbers: Any, sizes: Sequence[Labels]) -> list[int] | None:
+    """How often each axis is repeated, where some are computed, most often from the batch: no matter on an axis without channels.
+
+    None where that cannot be told.
+    """
+    for labels in sizes:
+        call.freeze(labels, "a size")
+    if not isinstance(numbers, (list, tuple)):
+        return None if sizes else [int(n) for n in np.asarray(numbers)]
+    if any(isinstance(n, Tensor) and axis in varying_axes(x) for axis, n in enumerate(numbers)):
+        return None
+    return [1 if isinstance(n, Tensor) else int(n) for n in numbers]
+
+
 @tf_op("tile")
-def tf_tile(call: CallTrace, x: Labels) -> Any:
-    return tiled(call, x, call.passed(1, "multiples")[1])
+def tf_tile(call: CallTrace, x: Labels, *sizes: Labels) -> Any:
+    times = _repetitions(call, x, call.passed(1, "multiples")[1], sizes)
+    return call.freeze_all([x], "tiled by computed numbers") if times is None else tiled(call, x, times)
 
 
 @tf_op("repeat")
-def tf_repeat(call: CallTrace, x: Labels) -> Any:
-    return repeated(call, x, call.passed(1, "repeats")[1], call.passed(2, "axis")[1])
+def tf_repeat(call: CallTrace, x: Labels, *sizes: Labels) -> Any:
+    axis = call.passed(2, "axis")[1]
+    if sizes and axis is not None and axis % x.ndim not in varying_axes(x):
+        for labels in sizes:
+            call.freeze(labels, "a size")
+        return x
+    return repeated(call, x, call.passed(1, "repeats")[1], axis)
+
+
+@tf_op("broadcast_to")
+def tf_broadcast_to(call: CallTrace, x: Labels, *sizes: Labels) -> Any:
+    where, target = call.passed(1, "shape")
+    rank = len(call.out_shapes[0])
+    for labels in sizes:
+        call.freeze(labels, "a size")
+    x = x.reshape((1,) * (rank - x.ndim) + x.shape)
+    if varying_axes(x) and not isinstance(target, (list, tuple)):
+        return call.freeze_all([x], "broadcast to a computed shape")
+    for axis in varying_axes(x):
+        call.argument(where, [Count(x.reshape(-1)) if i == axis else n for i, n in enumerate(target)])
+    return x
 
 
 @tf_op("reverse")
@@ -200,11 +244,33 @@ def tf_softmax(call: CallTrace, x: Labels) -> Labels:
 
 
 @tf_op("linalg.matmul")
-def tf_matmul(call: CallTrace, *xs: Labels) -> Any:
-    flags = [call.passed(i, name, False)[1] for i, name in ((2, "transpose_a"), (3, "transpose_b"))]
-    if len(xs) != 2 or any(flags) or xs[0].ndim != xs[1].ndim:
-        return call.freeze_all(xs, "product with a constant or a transposed tensor")
-    return contract(call, xs, *matmul_terms(xs[0].ndim, xs[1].ndim))
+@takes_facets
+def tf_matmul(call: CallTrace, *xs: Carried) -> Any:
+    if len(xs) != 2 or min(x.ndim for x in xs) < 2:
+        return call.freeze_all([plain(x) for x in xs], "multiplied with a constant")
+    terms, output = matmul_terms(xs[0].ndim, xs[1].ndim)
+    for i, flag in enumerate(("transpose_a", "transpose_b")):
+        if call.passed(2 + i, flag, False)[1]:
+            terms[i] = f"{terms[i][:-2]}{terms[i][-1]}{terms[i][-2]}"
+    return contract(call, xs, terms, output)
+
+
+@tf_op("einsum")
+@takes_facets
+def tf_einsum(call: CallTrace, *xs: Carried) -> Any:
+    return by_subscripts(call, str(call.passed(0, "equation")[1]), xs)
+
+
+@tf_op("nn.bias_add")
+def bias_add(call: CallTrace, x: Labels, *bias: Labels) -> Any:
+    if not bias:
+        return combine(call, [x], call.in_shapes, constants(call))
+    axis = _channel_axis(call, 2) % x.ndim
+    shape = [1] * x.ndim
+    shape[axis] = -1
+    moved = bias[0].reshape(shape)
+    shapes = [call.in_shapes[0], tuple(call.in_shapes[1][0] if i == axis else 1 for i in range(x.ndim))]
+    return combine(call, [x, moved], shapes, ())
 
 
 @tf_op("__operators__.getitem")

@@ -178,7 +178,7 @@ class _Rewriter:
                 op, pending.results = self._inliner.results(pending, like)
             else:
                 op = self._op(call)
-                pending.results = tree.flatten(op(*args, **kwargs))
+                pending.results = self._family.symbolic_call(op, args, kwargs)
             calls.append(self._mirror.call(call, op, (args, kwargs), pending.results, inner))
         self._mirror.graph(graph, inputs, execution.outputs, calls)
         return execution.outputs
