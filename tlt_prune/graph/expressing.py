@@ -15,24 +15,21 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import tree
 
 from tlt_prune.errors import first_line
 from tlt_prune.graph.channel_graph import Count, Edit
 from tlt_prune.graph.comparing import Comparison
-from tlt_prune.graph.execute import filled
 from tlt_prune.graph.facets import Source
-from tlt_prune.graph.family import Family, all_layers
+from tlt_prune.graph.family import all_layers
 from tlt_prune.graph.inner_graph import CannotOpenError
 from tlt_prune.graph.labels import Alive, Bundles, Labels, kept_shape, varying_axes
 from tlt_prune.graph.opening import open_layer
-from tlt_prune.graph.reader import Call, Tensor
+from tlt_prune.graph.reader import Call
 from tlt_prune.graph.rebuild import configuration, rebuild, trust_arguments
 from tlt_prune.graph.record import Record
 from tlt_prune.graph.signatures import constant_arguments, remembered, signature
+from tlt_prune.graph.trials import Path, called, half, integers
 
-Path = tuple[Any, ...]
-"""Of an entry of a configuration."""
 Axis = tuple[int, int]
 """(position of a weight in `Family.weights(layer)`, axis)."""
 
@@ -191,7 +188,7 @@ class Expression:
         if before != [tuple(v.shape) for v in self._family.weights(self._op)]:
             return "built from its configuration it has other weights"
         singles = [Knob(inputs=(i,)) for i in self._widths()]
-        singles += sorted((Knob(entries=(path,)) for path in _integers(configuration(self._op))), key=self._size, reverse=True)
+        singles += sorted((Knob(entries=(path,)) for path in integers(configuration(self._op))), key=self._size, reverse=True)
         found: dict[Knob, set[Axis]] = {}
         failed: list[Knob] = []
         for knob in singles:
@@ -280,7 +277,7 @@ class Expression:
                 if new is None:
                     held = {x.op: self._held_twin(x, alive) for x in self._held}
                     new = rebuild(call, self._family, edits, alive, {}, held, resized=True)
-                made = _called(call, new, shapes, self._family)
+                made = called(call, new, shapes, self._family)
             # A layer of somebody else's may raise anything.
             except Exception as error:
                 raise CannotOpenError(f"it cannot be built from its configuration: {first_line(error, 120)}") from error
@@ -293,7 +290,7 @@ class Expression:
         edits = self._compared.config_edits.get(id(call.op), ()) if len(alive) else ()
         shapes = {x.key: kept_shape(x.shape, self._labels_of[x.key], alive) for x in call.inputs} if len(alive) else {}
         twin = rebuild(call, self._family, edits, alive, {}, {}, resized=True)
-        _called(call, twin, shapes, self._family)
+        called(call, twin, shapes, self._family)
         return twin
 
     # --- trying ---
@@ -317,7 +314,7 @@ class Expression:
             return None
         _, shape_of = np.unique(everything, return_inverse=True)
         key = (*self._key, "tried", shape_of.tobytes(), free.tobytes(), tuple(str(x.key) for x in self.edits))
-        answer: str | None = remembered(key, lambda: self._tried(_half(bundles, made, roots)))
+        answer: str | None = remembered(key, lambda: self._tried(half(bundles, made, roots)))
         return answer
 
     def _told(self, error: Exception) -> str:
@@ -353,51 +350,3 @@ class Expression:
             if expected != received:
                 return f"its weight '{variable.name}' has the shape {received} then, expected was {expected}"
         return None
-
-
-def _called(call: Call, op: Any, shapes: Mapping[int, Any], family: Family) -> Call:
-    """A call of another layer with the arguments of `call`, on inputs of other shapes; the layer is built for them."""
-    given = {x.key: dataclasses.replace(x, shape=shapes.get(x.key, x.shape)) for x in call.inputs}
-    new_args, new_kwargs = tree.map_structure(lambda x: given[x.key] if isinstance(x, Tensor) else x, (call.args, call.kwargs))
-    called = dataclasses.replace(call, op=op, args=new_args, kwargs=new_kwargs, inner=None)
-    if not op.built:
-        symbols = {key: family.symbol(x.shape, x.dtype) for key, x in given.items()}
-        args, kwargs = filled((call.args, call.kwargs), symbols)
-        family.build(op, args, kwargs)
-        if len(op.weights) != len(call.op.weights):
-            op(*args, **kwargs)
-    return called
-
-
-def _half(bundles: Bundles, made: Labels, roots: Sequence[Labels]) -> Alive:
-    """`(n_labels,)`: about every second of the bundles that may go is gone, but none of the vectors is empty.
-
-    Args:
-        bundles: of the labels.
-        made: roots of the bundles that some layer makes: no others ever go.
-        roots: vectors of bundle roots.
-    """
-    free = np.zeros(len(bundles.root), dtype=bool)
-    free[made] = True
-    free[list(bundles.frozen)] = False
-    kept = ~free | (np.random.default_rng(0).random(len(free)) < 0.5)
-    changed = True
-    while changed:
-        changed = False
-        for vector in roots:
-            if len(vector) and not kept[vector].any():
-                kept[vector[0]] = changed = True
-    return kept[bundles.root]
-
-
-def _integers(config: Any, path: Path = ()) -> Iterator[Path]:
-    """Paths of the integers of at least 2 in a configuration."""
-    if isinstance(config, dict):
-        for key, value in config.items():
-            if key not in ("build_config", "dtype", "name", "registered_name", "module", "class_name"):
-                yield from _integers(value, (*path, key))
-    elif isinstance(config, (list, tuple)):
-        for i, value in enumerate(config):
-            yield from _integers(value, (*path, i))
-    elif isinstance(config, (int, np.integer)) and not isinstance(config, bool) and config > 1:
-        yield path

@@ -9,7 +9,6 @@ under other names.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import inspect
 import sys
 import types
@@ -26,7 +25,7 @@ from keras.src.saving import serialization_lib
 
 from tlt_prune.errors import UnsupportedModelError
 from tlt_prune.graph.classes import keras_base, keras_model_base
-from tlt_prune.graph.types import KerasModel, Layer, Operation, Projection, SymbolicTensor, TensorLike, Variable
+from tlt_prune.graph.types import KerasModel, Layer, Operation, SymbolicTensor, TensorLike, Variable
 
 OF_TENSORFLOW = frozenset(
     f"_self_{name}"
@@ -41,13 +40,6 @@ OF_TENSORFLOW = frozenset(
 class _FunctionalModel(KerasModel, Protocol):
     _nodes_by_depth: Mapping[int, Sequence[Any]]
     """Distance to the outputs -> the calls there."""
-
-
-class _AttentionLayer(Layer, Protocol):
-    _query_dense: Projection
-    _key_dense: Projection
-    _value_dense: Projection
-    _output_dense: Projection
 
 
 class Family:
@@ -385,22 +377,6 @@ def family_of(model: object) -> Family:
         "Expected a keras.Model or tf_keras.Model. "
         f"Received: {model!r} (of type {type(model).__module__}.{type(model).__name__})."
     )
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class AttentionParts:
-    """The projections inside an attention layer: `EinsumDense` layers with kernel and bias."""
-
-    query: Projection
-    key: Projection
-    value: Projection
-    output: Projection
-    gate: Projection | None
-
-
-def attention_parts(op: _AttentionLayer) -> AttentionParts:
-    """Of a (grouped) multi-head attention layer."""
-    return AttentionParts(op._query_dense, op._key_dense, op._value_dense, op._output_dense, getattr(op, "_gate_dense", None))
 
 
 def all_layers(layer: Operation) -> list[Any]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from tlt_prune.graph.labels import Labels, varying_axes
 from tlt_prune.graph.reader import Call, Graph, Tensor
+from tlt_prune.graph.rules.products import product_terms
 
 _MOST_CALLS = 64
 
@@ -69,21 +70,16 @@ class Lookahead:
 
 def _of_product(call: Call, tensor: Tensor, axis: int) -> Iterator[int]:
     """Merit of an axis in a product; nothing where the call is none."""
-    kind = type(call.op).__name__
+    if type(call.op).__name__ == "DotProductAttention":
+        yield from (2 if axis == 2 else 0 for x in call.inputs if x.key == tensor.key)
+        return
+    if len(call.inputs) != 2:
+        return
+    letters = product_terms(call)
+    if letters is None:
+        return
+    terms, output = letters
     for position, x in enumerate(call.inputs):
-        if x.key != tensor.key:
-            continue
-        from_end = axis - len(x.shape)
-        if kind == "Matmul" and len(call.inputs) == 2:
-            contracted, free = (-1, -2) if position == 0 else (-2, -1)
-            yield 0 if from_end == contracted else 1 if from_end == free else 2
-        elif kind == "DotProductAttention":
-            yield 2 if axis == 2 else 0
-        elif kind == "Einsum" and len(call.inputs) == 2:
-            left, _, output = call.op.subscripts.replace(" ", "").partition("->")
-            terms = left.split(",")
-            # An ellipsis stands at the front, most often: letters are counted from the end.
-            letters = [term.replace("...", "") for term in terms]
-            if -from_end <= len(letters[position]):
-                letter = letters[position][from_end]
-                yield 0 if letter not in output else 2 if letter in letters[1 - position] else 1
+        if x.key == tensor.key:
+            letter = terms[position][axis]
+            yield 0 if letter not in output else 2 if letter in terms[1 - position] else 1

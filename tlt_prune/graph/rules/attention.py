@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from tlt_prune.graph.attention_parts import AttentionParts, attention_parts
 from tlt_prune.graph.call_trace import CallTrace, Count
-from tlt_prune.graph.family import AttentionParts, attention_parts
 from tlt_prune.graph.labels import Labels, Shape, varying_axes
 from tlt_prune.graph.rules.registry import layer, raw_op
 from tlt_prune.graph.types import Projection, Variable

@@ -12,6 +12,7 @@ from tlt_prune.graph.call_trace import CallTrace
 from tlt_prune.graph.facets import Carried, Facet, Facets, plain
 from tlt_prune.graph.inner_ops import ConvTranspose
 from tlt_prune.graph.labels import Labels, varying_axes
+from tlt_prune.graph.reader import Call
 from tlt_prune.graph.rules.registry import inner_op, layer, raw_op, takes_facets
 
 
@@ -149,11 +150,30 @@ def matmul(call: CallTrace, *xs: Carried) -> Any:
     return contract(call, [a, b], *matmul_terms(a.ndim, b.ndim))
 
 
-def matmul_terms(rank_a: int, rank_b: int) -> tuple[list[str], str]:
+def matmul_terms(rank_a: int, rank_b: int, *, transposed: Sequence[bool] = (False, False)) -> tuple[list[str], str]:
     """Letters of the operands of a product of matrices, whose other axes broadcast, and of its output."""
     rank = max(rank_a, rank_b)
     batch = "abcdefghij"[: rank - 2]
-    return [batch[rank - rank_a :] + "xy", batch[rank - rank_b :] + "yz"], batch + "xz"
+    a, b = ("yx" if transposed[0] else "xy"), ("zy" if transposed[1] else "yz")
+    return [batch[rank - rank_a :] + a, batch[rank - rank_b :] + b], batch + "xz"
+
+
+def product_terms(call: Call) -> tuple[list[str], str] | None:
+    """Letters of the operands of a product of two tensors, and of its output; None where a call is none."""
+    kind = getattr(call.op, "symbol", type(call.op).__name__)
+    ranks = [len(x.shape) for x in call.inputs]
+    if kind in ("Matmul", "linalg.matmul") and min(ranks) >= 2:
+        return matmul_terms(ranks[0], ranks[1], transposed=transpositions(call))
+    if kind in ("Einsum", "einsum"):
+        subscripts = call.op.subscripts if kind == "Einsum" else str(call.kwargs.get("equation", call.args[:1] and call.args[0]))
+        return _terms(subscripts.replace(" ", ""), ranks)
+    return None
+
+
+def transpositions(call: Call) -> list[bool]:
+    """Which operands `tf.matmul` transposes."""
+    given = dict(zip(("a", "b", "transpose_a", "transpose_b"), call.args, strict=False)) | call.kwargs
+    return [bool(given.get(x, False)) for x in ("transpose_a", "transpose_b")]
 
 
 @raw_op("Einsum")

@@ -30,7 +30,7 @@ from tlt_prune.graph.rules.moving import (
     unstacked,
 )
 from tlt_prune.graph.rules.moving import target_edit as _target_edit
-from tlt_prune.graph.rules.products import by_subscripts, contract, matmul_terms
+from tlt_prune.graph.rules.products import by_subscripts, contract, matmul_terms, transpositions
 from tlt_prune.graph.rules.raw import reduced
 from tlt_prune.graph.rules.registry import takes_facets, tf_op
 
@@ -248,11 +248,7 @@ def tf_softmax(call: CallTrace, x: Labels) -> Labels:
 def tf_matmul(call: CallTrace, *xs: Carried) -> Any:
     if len(xs) != 2 or min(x.ndim for x in xs) < 2:
         return call.freeze_all([plain(x) for x in xs], "multiplied with a constant")
-    terms, output = matmul_terms(xs[0].ndim, xs[1].ndim)
-    for i, flag in enumerate(("transpose_a", "transpose_b")):
-        if call.passed(2 + i, flag, False)[1]:
-            terms[i] = f"{terms[i][:-2]}{terms[i][-1]}{terms[i][-2]}"
-    return contract(call, xs, terms, output)
+    return contract(call, xs, *matmul_terms(xs[0].ndim, xs[1].ndim, transposed=transpositions(call.call)))
 
 
 @tf_op("einsum")
