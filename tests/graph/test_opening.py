@@ -274,6 +274,33 @@ def test_whole_heads_go_where_the_layer_is_inlined() -> None:
     assert_law(model, plan, plan.apply(model))
 
 
+class OtherInTraining(layers.Layer):
+    """It cannot be inlined."""
+
+    def call(self, x: Any, training: bool | None = None) -> Any:
+        return x - ops.mean(ops.square(x), axis=(1, 2), keepdims=True) if not training else ops.relu(x)
+
+
+class ScaledBefore(layers.Layer):
+    """Keras 3.15 takes what the inner layer is given for a sparse tensor, of which it has no mean."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.inner = OtherInTraining()
+
+    def call(self, x: Any) -> Any:
+        return self.inner(ops.tanh(x) * 2.0)
+
+
+def test_a_product_with_a_number_is_dense() -> None:
+    model = around(ScaledBefore(name="scaled"))
+    plan = plan_of(model, inline=True)
+    assert len(plan.kept["before"]) == 6
+    pruned = plan.apply(model)
+    assert isinstance(pruned.get_layer("scaled_inner"), OtherInTraining)
+    assert_law(model, plan, pruned)
+
+
 def test_a_subclassed_model_that_is_not_built_says_what_to_do() -> None:
     class Net(keras.Model):
         def __init__(self) -> None:

@@ -122,7 +122,9 @@ class CallTrace:
     def channel_axis(self) -> int:
         """The channel axis of a layer or operation with `data_format`: 1 or -1. Some operations of Keras leave it None."""
         given = getattr(self.op, "data_format", "channels_last") or keras.config.image_data_format()
-        return 1 if given == "channels_first" else -1
+        # A function of TensorFlow is told among its arguments.
+        told = any(isinstance(x, str) and x.startswith("NC") for x in (*self.call.args, *self.call.kwargs.values()))
+        return 1 if given == "channels_first" or told else -1
 
     def passed(self, position: int, name: str, default: object = None) -> tuple[int | str, Any]:
         """(where it is, value) of an argument of the call, given by position or by name."""

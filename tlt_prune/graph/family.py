@@ -251,10 +251,7 @@ class _Keras3(Family):
 
     def symbolic_call(self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
         results = super().symbolic_call(op, args, kwargs)
-        if not any(getattr(x, "sparse", False) for x in tree.flatten((args, kwargs))):
-            for x in results:
-                # Keras 3.15 takes a product with a constant for a sparse tensor, on which it cannot build a custom layer.
-                x._sparse = False
+        as_dense(tree.flatten((args, kwargs)), results)
         return results
 
     def unnoticed(self) -> contextlib.AbstractContextManager[Any]:
@@ -337,6 +334,16 @@ class _TfKeras(Family):
 
     def numpy(self, variable: TensorLike) -> np.ndarray[Any, Any]:
         return np.asarray(variable)
+
+
+def as_dense(given: Sequence[Any], results: Sequence[Any]) -> None:
+    """Marks symbolic tensors of Keras 3 as dense that were made of dense ones.
+
+    Keras 3.15 takes a product with a constant for a sparse tensor, on which it cannot build a custom layer.
+    """
+    if not any(getattr(x, "sparse", False) for x in given):
+        for x in results:
+            x._sparse = False
 
 
 @contextlib.contextmanager

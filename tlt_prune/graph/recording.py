@@ -20,7 +20,7 @@ from keras.src.ops.node import Node
 from tlt_prune.errors import first_line
 from tlt_prune.graph.classes import is_keras_class, keras_base
 from tlt_prune.graph.execute import filled
-from tlt_prune.graph.family import OF_TENSORFLOW, Family, all_layers
+from tlt_prune.graph.family import OF_TENSORFLOW, Family, all_layers, as_dense
 from tlt_prune.graph.inner_graph import Builder, CannotOpenError, Sizes, Tensors, is_of_layers, layer_names, own_variable_call
 from tlt_prune.graph.inner_ops import Constant
 from tlt_prune.graph.reader import Call, Graph, Tensor
@@ -83,11 +83,13 @@ class Recorder:
         self._known = {id(x) for x in self._tree}
         self._nodes: list[Any] = []
         self._busy = False
+        self._training: bool | None = None
         self._stand_ins: dict[int, _StandIn] = {}
         self._places: list[_Place] = []
         self.assigned: list[tuple[_StandIn, Any]] = []
 
     def graph(self, training: bool | None) -> Graph:
+        self._training = training
         given = {x.key: self._symbol(x) for x in self._call.inputs}
         args, kwargs = filled((self._call.args, self._call.kwargs), given)
         with self._recording():
@@ -198,7 +200,7 @@ class Recorder:
             self._stand()
             self._busy = False
         if outputs is None:
-            return _transparent(layer, args, kwargs, None)
+            return _transparent(layer, args, kwargs, self._training)
         if layer.weights and not is_known:
             raise CannotOpenError(f"it calls '{layer.name}', which is none of its layers")
         if layer.weights and not was_built:
@@ -286,6 +288,7 @@ def noted_nodes(nodes: list[Any]) -> Iterator[None]:
 
     def noted(node: Any, *args: Any, **kwargs: Any) -> None:
         node_init(node, *args, **kwargs)
+        as_dense(node.arguments.keras_tensors, node.outputs)
         nodes.append(node)
 
     Node.__init__ = noted

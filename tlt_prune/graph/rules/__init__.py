@@ -20,6 +20,7 @@ from tlt_prune.graph.rules import (
     products,
     raw,
     recurrent,
+    tf_nn,
     tf_ops,
     weighted,
 )
@@ -60,6 +61,7 @@ __all__ = [
     "register_rule",
     "scoped",
     "states_trait",
+    "tf_nn",
     "tf_ops",
     "weighted",
     "wrapped",

@@ -207,10 +207,14 @@ def _terms(subscripts: str, ranks: Sequence[int]) -> tuple[list[str], str] | Non
 @raw_op("Tensordot")
 @takes_facets
 def tensordot(call: CallTrace, *xs: Carried) -> Any:
+    return by_axes(call, call.op.axes, xs)
+
+
+def by_axes(call: CallTrace, axes: Any, xs: Sequence[Carried]) -> Any:
+    """Labels of a product over axes that are given as for `np.tensordot`."""
     if len(xs) != 2:
         return call.freeze_all([plain(x) for x in xs], "multiplied with a constant")
     a, b = xs
-    axes = call.op.axes
     if isinstance(axes, int):
         pairs = [(a.ndim - axes + i, i) for i in range(axes)]
     else:

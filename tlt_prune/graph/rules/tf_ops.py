@@ -16,21 +16,19 @@ from tlt_prune.graph.call_trace import CallTrace, Count
 from tlt_prune.graph.facets import Carried, Facets, plain
 from tlt_prune.graph.labels import Labels, varying_axes
 from tlt_prune.graph.reader import Tensor
-from tlt_prune.graph.rules.elementwise import normalized
 from tlt_prune.graph.rules.gathering import looked_up, taken
 from tlt_prune.graph.rules.merging import combine, concat, constants, stacked_labels
 from tlt_prune.graph.rules.moving import (
     padded_labels,
     repeated,
     rolled,
-    shuffled_up,
     sliced,
     split_along,
     tiled,
     unstacked,
 )
 from tlt_prune.graph.rules.moving import target_edit as _target_edit
-from tlt_prune.graph.rules.products import by_subscripts, contract, matmul_terms, transpositions
+from tlt_prune.graph.rules.products import by_axes, by_subscripts, contract, matmul_terms, transpositions
 from tlt_prune.graph.rules.raw import reduced
 from tlt_prune.graph.rules.registry import takes_facets, tf_op
 
@@ -40,7 +38,7 @@ from tlt_prune.graph.rules.registry import takes_facets, tf_op
     "math.negative", "math.reciprocal", "math.round", "math.rsqrt", "math.sigmoid", "math.sign", "math.sin",
     "math.softplus", "math.sqrt", "math.square", "math.tanh", "nn.elu", "nn.gelu", "nn.leaky_relu", "nn.relu",
     "nn.relu6", "nn.selu", "nn.silu", "nn.softsign", "cast", "identity", "stop_gradient", "clip_by_value", "ones_like",
-    "zeros_like",
+    "zeros_like", "math.is_nan", "math.is_finite", "math.is_inf", "math.logical_not", "nn.dropout",
     traits=["elementwise"],
 )  # fmt: skip
 def unary(call: CallTrace, x: Labels) -> Labels:
@@ -51,16 +49,62 @@ def unary(call: CallTrace, x: Labels) -> Labels:
     "math.add", "math.subtract", "math.multiply", "math.truediv", "math.maximum", "math.minimum", "math.pow",
     "math.squared_difference", "math.divide_no_nan", "compat.v1.floor_div", "math.atan2", "where", "__operators__.add",
     "math.greater", "math.less", "math.greater_equal", "math.less_equal", "math.equal", "math.not_equal",
+    "math.floormod", "math.logical_and", "math.logical_or", "compat.v1.where", "math.add_n",
     traits=["elementwise"],
 )  # fmt: skip
 def binary(call: CallTrace, *xs: Labels) -> Labels:
     return combine(call, list(xs), call.in_shapes, constants(call))
 
 
-@tf_op("math.reduce_mean", "math.reduce_sum", "math.reduce_max", "math.reduce_min", "math.reduce_std", "math.reduce_variance")
-def reduce(call: CallTrace, x: Labels) -> Any:
-    keepdims = bool(call.passed(2, "keepdims", False)[1])
-    return reduced(call, x, call.passed(1, "axis")[1], keepdims, is_sum=call.op.symbol == "math.reduce_sum")
+@tf_op(
+    "math.reduce_mean", "math.reduce_sum", "math.reduce_max", "math.reduce_min", "math.reduce_std", "math.reduce_variance",
+    "math.reduce_prod", "math.reduce_logsumexp", "math.reduce_any", "math.reduce_all",
+)  # fmt: skip
+def reduce(call: CallTrace, *xs: Labels) -> Any:
+    axis, keepdims = call.passed(1, "axis")[1], bool(call.passed(2, "keepdims", False)[1])
+    if len(xs) > 1:
+        # A list stands for its tensors, stacked: over the first axis, element by element.
+        one_by_one = axis == 0 and not keepdims
+        return (
+            combine(call, list(xs), call.in_shapes) if one_by_one else call.freeze_all(xs, "a list, reduced along another axis")
+        )
+    kind = call.op.symbol.removeprefix("math.reduce_")
+    return reduced(call, xs[0], axis, keepdims, statistic=kind not in ("prod", "any", "all"), is_sum=kind == "sum")
+
+
+@tf_op("math.argmax", "math.argmin")
+def tf_argmax(call: CallTrace, x: Labels) -> Any:
+    return reduced(call, x, call.passed(1, "axis")[1] or 0, keepdims=False)
+
+
+@tf_op("compat.v1.norm")
+def tf_norm(call: CallTrace, x: Labels) -> Any:
+    keepdims = bool(call.passed(3, "keepdims", False)[1] or call.call.kwargs.get("keep_dims"))
+    return reduced(call, x, call.passed(2, "axis")[1], keepdims, statistic=True)
+
+
+@tf_op("math.cumsum", "math.cumprod", "sort")
+def tf_along_axis(call: CallTrace, x: Labels) -> Any:
+    axis = call.passed(1, "axis", -1 if call.op.symbol == "sort" else 0)[1]
+    return call.freeze_all([x], "accumulated over the channels") if axis % x.ndim in varying_axes(x) else x
+
+
+@tf_op("rank")
+def tf_rank(call: CallTrace, x: Labels) -> Labels:
+    return call.frozen(0, "the number of axes")
+
+
+@tf_op("ensure_shape")
+def ensure_shape(call: CallTrace, x: Labels) -> Any:
+    where, shape = call.passed(1, "shape")
+    for axis in varying_axes(x):
+        call.argument(where, tuple(Count(x.reshape(-1)) if i == axis else n for i, n in enumerate(shape)))
+    return x
+
+
+@tf_op("linalg.matrix_transpose")
+def matrix_transpose(call: CallTrace, x: Labels) -> Labels:
+    return np.swapaxes(x, -1, -2)
 
 
 @tf_op("compat.v1.shape")
@@ -167,40 +211,6 @@ def tf_unstack(call: CallTrace, x: Labels) -> Any:
     return unstacked(call, x, int(call.passed(2, "axis", 0)[1]))
 
 
-def _channel_axis(call: CallTrace, position: int) -> int:
-    return 1 if str(call.passed(position, "data_format", "NHWC")[1]).startswith("NC") else -1
-
-
-@tf_op("nn.depth_to_space")
-def tf_depth_to_space(call: CallTrace, x: Labels) -> Any:
-    return shuffled_up(call, x, int(call.passed(1, "block_size")[1]), _channel_axis(call, 2))
-
-
-@tf_op("nn.space_to_depth")
-def tf_space_to_depth(call: CallTrace, x: Labels) -> Labels:
-    axis = _channel_axis(call, 2)
-    return call.place(np.tile(call.vector(x, axis), int(call.passed(1, "block_size")[1]) ** 2), axis)
-
-
-@tf_op("nn.max_pool2d", "nn.avg_pool2d")
-def tf_pool(call: CallTrace, x: Labels) -> Labels:
-    axis = _channel_axis(call, 4)
-    return call.place(call.vector(x, axis), axis)
-
-
-@tf_op("image.resize")
-def resize(call: CallTrace, x: Labels) -> Labels:
-    return call.place(call.vector(x, -1), -1)
-
-
-@tf_op("math.l2_normalize")
-def l2_normalize(call: CallTrace, x: Labels) -> Labels:
-    axis = call.passed(1, "axis")[1]
-    if axis is None or any(a % x.ndim in varying_axes(x) for a in np.atleast_1d(axis).tolist()):
-        call.approximate(x, "normalized over the pruned channels")
-    return x
-
-
 @tf_op("expand_dims")
 def tf_expand_dims(call: CallTrace, x: Labels) -> Labels:
     return np.expand_dims(x, call.passed(1, "axis")[1])
@@ -237,12 +247,6 @@ def tf_roll(call: CallTrace, x: Labels) -> Any:
     return rolled(call, x, shift, call.passed(2, "axis")[1], functools.partial(call.argument, where))
 
 
-@tf_op("nn.softmax", "nn.log_softmax")
-def tf_softmax(call: CallTrace, x: Labels) -> Labels:
-    axis = call.passed(1, "axis", -1)[1]
-    return normalized(call, x, -1 if axis is None else axis)
-
-
 @tf_op("linalg.matmul")
 @takes_facets
 def tf_matmul(call: CallTrace, *xs: Carried) -> Any:
@@ -251,22 +255,16 @@ def tf_matmul(call: CallTrace, *xs: Carried) -> Any:
     return contract(call, xs, *matmul_terms(xs[0].ndim, xs[1].ndim, transposed=transpositions(call.call)))
 
 
+@tf_op("tensordot")
+@takes_facets
+def tf_tensordot(call: CallTrace, *xs: Carried) -> Any:
+    return by_axes(call, call.passed(2, "axes")[1], xs)
+
+
 @tf_op("einsum")
 @takes_facets
 def tf_einsum(call: CallTrace, *xs: Carried) -> Any:
     return by_subscripts(call, str(call.passed(0, "equation")[1]), xs)
-
-
-@tf_op("nn.bias_add")
-def bias_add(call: CallTrace, x: Labels, *bias: Labels) -> Any:
-    if not bias:
-        return combine(call, [x], call.in_shapes, constants(call))
-    axis = _channel_axis(call, 2) % x.ndim
-    shape = [1] * x.ndim
-    shape[axis] = -1
-    moved = bias[0].reshape(shape)
-    shapes = [call.in_shapes[0], tuple(call.in_shapes[1][0] if i == axis else 1 for i in range(x.ndim))]
-    return combine(call, [x, moved], shapes, ())
 
 
 @tf_op("__operators__.getitem")
