@@ -12,7 +12,7 @@ from keras import tree
 from numpy.typing import NDArray
 
 from tlt_prune.errors import LawError, first_line
-from tlt_prune.graph import Alive, ChannelGraph, Family, KerasModel, Tensor, Variable, has_trait, read
+from tlt_prune.graph import Alive, ChannelGraph, Family, KerasModel, Tensor, Variable, all_layers, has_trait, read
 from tlt_prune.pruning.rewrite.gates import close
 from tlt_prune.pruning.rewrite.law_in_training import difference_in_training
 from tlt_prune.pruning.rewrite.rewrite import full_size, rewrite
@@ -239,13 +239,15 @@ def relative_error(expected: NDArray[Any], received: NDArray[Any]) -> float:
 
 
 def _outputs_of(model: KerasModel, family: Family, inputs: object) -> list[NDArray[Any]]:
-    """Outputs in inference mode, compiled: run eagerly, Keras 3.15 adds the bias of a channels-first map that is as wide as
-    it has channels on the wrong axis. Some layers of others' cannot be compiled."""
+    """Outputs in inference mode. Compiling a model takes longer than running it once; but eagerly, Keras 3.15 adds the bias of a
+    channels-first map that is as wide as it has channels on the wrong axis."""
     family.reset_states(model)
-    try:
-        outputs = model.predict_on_batch(inputs)
-    # Whatever a layer raises, the second way says whether the model runs at all.
-    except Exception:  # noqa: BLE001
+    outputs = None
+    if any(getattr(layer, "data_format", "") == "channels_first" for layer in all_layers(model)):
+        # Some layers of others' cannot be compiled.
+        with contextlib.suppress(Exception):
+            outputs = model.predict_on_batch(inputs)
+    if outputs is None:
         outputs = model(inputs, training=False)
     return [np.asarray(x, dtype=np.float64) for x in tree.flatten(outputs)]
 
