@@ -76,7 +76,7 @@ def test_a_picture_that_is_cut_while_training_reads_it_ends_the_process(
     data = [f"dataset.{part}_dataset_path={tmp_path}/{part}" for part in ("train", "val")]
     lazily = "import tlt_prune.data.folders as folders\nfolders._MEMORY_BYTES = 0"
     command = ["-e", job / "spec.yaml", *data]
-    for i in range(10 if where == "train" else 2):
+    for i in range(4 if where == "train" else 2):
         process = begun("train", *command, "-r", tmp_path / f"r{i}", "train.num_epochs=2", prelude=lazily)
         _, err = process.communicate(timeout=90)
         assert process.returncode == 1

@@ -29,17 +29,18 @@ PRECISION, FEWER_PARAMETERS, POINTS_LOST = 0.8, 5.0, 2.0
 SHOWN = 6
 
 
-def main(results: pathlib.Path, seed: int) -> None:
+def main(results: pathlib.Path, seed: int, epochs: tuple[int, int] = (30, 12)) -> None:
+    """`epochs` of the dense network, and of the pruned one."""
     started = time.perf_counter()
     data = results / "digits"
     make_digit_boxes.main(data, classes=3, pictures=1200, size=128, seed=seed)
     given = flags(SPEC, data, results, seed)
     models = {"dense": results / "train/model.keras", "pruned": results / "prune/model.keras"}
     models["retrained"] = results / "retrain/model.keras"
-    demo.script("train", *given, "--restart")
+    demo.script("train", *given, "--restart", "--set", f"training_config.num_epochs={epochs[0]}")
     demo.script("prune", *given, "-m", models["dense"], "-o", models["pruned"])
     again = (
-        "training_config.num_epochs=12",
+        f"training_config.num_epochs={epochs[1]}",
         f"model_config.pretrained_model_file={models['pruned']}",
         f"train.distill.teacher={models['dense']}",
     )
