@@ -40,7 +40,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True, scope="module")
 def _clean_session() -> Iterator[None]:
     yield
+    # It looks for garbage; what is left stays.
     keras.backend.clear_session()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
