@@ -15,6 +15,25 @@ Draw = Callable[[Any], Any]
 WIDTHS = st.sampled_from([1, 2, 3, 4, 6, 8, 12, 16])
 
 
+# Keras can load a Lambda only if it knows the function by its name.
+known = keras.saving.register_keras_serializable(package="random_graphs")
+
+
+@known
+def doubled(y: Any) -> Any:
+    return ops.relu(y) * 2.0
+
+
+@known
+def both_signs(y: Any) -> Any:
+    return ops.concatenate([y, -y], axis=-1)
+
+
+@known
+def gated(y: Any) -> Any:
+    return y * ops.sigmoid(y)
+
+
 class Builder:
     """Grows a pool of image tensors of one spatial size, (height, width) = (6, 6)."""
 
@@ -259,8 +278,7 @@ class Builder:
         return Composite(steps, self.width(), self.width(), self.draw(st.booleans()))(x)
 
     def as_a_lambda(self, x: Any) -> Any:
-        functions = [lambda y: ops.relu(y) * 2.0, lambda y: ops.concatenate([y, -y], axis=-1), lambda y: y * ops.sigmoid(y)]
-        return layers.Lambda(self.draw(st.sampled_from(functions)))(x)
+        return layers.Lambda(self.draw(st.sampled_from([doubled, both_signs, gated])))(x)
 
     def tied(self, x: Any) -> Any:
         """One layer, called by itself and inside a wrapper."""

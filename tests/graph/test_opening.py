@@ -292,6 +292,16 @@ class ScaledBefore(layers.Layer):
         return self.inner(ops.tanh(x) * 2.0)
 
 
+def test_given_statistics_in_a_pipeline_are_constants_again() -> None:
+    normalization = layers.Normalization(mean=0.1, variance=2.0)
+    # Keras cannot build it inside the pipeline.
+    normalization.build((None, 6, 6, 12))
+    model = around(layers.Pipeline([layers.Rescaling(0.5), normalization], name="steps"))
+    plan = plan_of(model)
+    assert len(plan.kept["before"]) == 6
+    assert_law(model, plan, plan.apply(model))
+
+
 def test_a_product_with_a_number_is_dense() -> None:
     model = around(ScaledBefore(name="scaled"))
     plan = plan_of(model, inline=True)

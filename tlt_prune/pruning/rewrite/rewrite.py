@@ -297,6 +297,9 @@ class _Rewriter:
                 if hasattr(layer, "finalize_state") and self._family.weights(layer):
                     # Normalization computes with constants that it derives from its weights when they are loaded.
                     layer.finalize_state()
+                elif self._family.is_a(layer, "Normalization") and layer.built and layer.get_build_config():
+                    # Of given statistics: built inside of another layer, its constants are of a graph that is gone.
+                    layer.build_from_config(layer.get_build_config())
         # A flag reaches all layers inside when set, so the outer ones go first: models, the outermost last built but first set,
         # then layers, then the layers in them.
         for old, new in reversed(list(self._models.values())):
