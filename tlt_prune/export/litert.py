@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tlt_prune import extras
 from tlt_prune.errors import ExportError, first_line
 from tlt_prune.export.saved_model import write_saved_model
+from tlt_prune.graph import dtype_name
 from tlt_prune.io import ModelInfo, files, model_info
 from tlt_prune.onnx import (
     InputArrays,
@@ -99,7 +100,7 @@ def export_litert(
 def _litert_bytes(model: keras.Model | tf_keras.Model, precision: str, ranges: Sequence[NDArray[Any]] | None) -> bytes:
     import tensorflow as tf
 
-    inputs = [(x.name, x.dtype if isinstance(x.dtype, str) else x.dtype.name) for x in model.inputs]
+    inputs = [(x.name, dtype_name(x)) for x in model.inputs]
 
     def one_by_one() -> Iterator[dict[str, NDArray[Any]]]:
         for example in zip(*ranges or (), strict=True):

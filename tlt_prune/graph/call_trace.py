@@ -19,8 +19,7 @@ from keras import tree
 from tlt_prune.errors import RuleError
 from tlt_prune.graph.channel_graph import Contraction, Count, Cut, Edit, Positions, Producer, Role, Template, Work
 from tlt_prune.graph.facets import Carried, Facet, Facets, Source
-from tlt_prune.graph.labels import Labels, Shape, varying_axes
-from tlt_prune.graph.opening import why_not_inlined
+from tlt_prune.graph.labels import Labels, Shape, first_label, varying_axes
 from tlt_prune.graph.reader import Call, Tensor
 from tlt_prune.graph.record import Record
 from tlt_prune.graph.types import Layer, Operation, TensorLike
@@ -128,11 +127,8 @@ class CallTrace:
 
     def passed(self, position: int, name: str, default: object = None) -> tuple[int | str, Any]:
         """(where it is, value) of an argument of the call, given by position or by name."""
-        if name in self.call.kwargs:
-            return name, self.call.kwargs[name]
-        if position < len(self.call.args):
-            return position, self.call.args[position]
-        return name, default
+        by_position = name not in self.call.kwargs and position < len(self.call.args)
+        return position if by_position else name, self.call.argument(position, name, default)
 
     def given(self, name: str, position: int | None = None) -> list[int]:
         """Positions of the rule's label arrays that are the tensors in the argument `name` (or at `position`) of the call."""
@@ -161,7 +157,7 @@ class CallTrace:
         axis %= x.ndim
         if any(other != axis for other in varying_axes(x)):
             self.freeze(x, "its channels lie on an axis that the layer does not keep apart")
-            x = x.reshape(-1)[:1].reshape((1,) * x.ndim)
+            x = first_label(x)
         size = self.in_shapes[tensor][axis] or 1
         return np.broadcast_to(x.reshape(-1), (size,)).copy()
 
@@ -218,6 +214,7 @@ class CallTrace:
         if why is not None:
             self.freeze(vector, f"contracted with other activations inside '{self._part or self.call.path}', where {why}")
             return
+        self._record.gated.update(id(call.op) for call in self._record.enclosing)
         for tensor in tensors:
             at = axis % len(self.in_shapes[tensor])
             key = (id(self.call.op), tensor)
@@ -229,11 +226,7 @@ class CallTrace:
         """Why `contract` freezes: no input of the call can be multiplied by zero in what the model is compared with."""
         if self._inner:
             return "it is no call of its own"
-        for call in self._record.enclosing:
-            if id(call.op) not in self._record.gated:
-                self._record.gated[id(call.op)] = why_not_inlined(call, self._record.graph.family)
-        reasons = [self._record.gated[id(call.op)] for call in self._record.enclosing]
-        return next((x for x in reasons if x is not None), None)
+        return next((why for call in self._record.enclosing if (why := self._record.why_not_inlined(call)) is not None), None)
 
     def approximate(self, x: Labels, reason: str) -> None:
         """Removing channels of `x` changes more than what reads them (a statistic, say)."""

@@ -170,9 +170,9 @@ class Builder:
         target = shape if -1 in new or new.count(None) > 1 else new
         if target.count(None) == 1:
             return type(op)(tuple(-1 if x is None else x for x in target), name=op.name)
-        if target.count(None) == 2 and target[0] is None and same_batch is None and not self._tensors.sizes.lenient:
-            raise OpenReshapeError("it reshapes with sizes that are open")
         if target.count(None) == 2 and target[0] is None and same_batch is not False:
+            if same_batch is None and not self._tensors.sizes.lenient:
+                raise OpenReshapeError("it reshapes with sizes that are open")
             return keras.layers.Reshape([-1 if x is None else x for x in target[1:]], name=op.name)
         self.runnable = False
         return op

@@ -135,6 +135,11 @@ def kept_shape(shape: Shape, labels: Labels, alive: Alive) -> Shape:
     return tuple(new)
 
 
+def first_label(labels: Labels) -> Labels:
+    """`labels` with size 1 on every axis: what is left of channels that were coupled or frozen as one."""
+    return labels.reshape(-1)[:1].reshape((1,) * labels.ndim)
+
+
 def without_constant_axes(labels: Labels) -> Labels:
     """`labels` with size 1 on every axis along which they are all the same."""
     for axis in varying_axes(labels):

@@ -18,8 +18,9 @@ from tlt_prune.graph.execute import Execution
 from tlt_prune.graph.family import Family
 from tlt_prune.graph.inner_graph import CannotOpenError, OpenReshapeError, Sizes, new_keys
 from tlt_prune.graph.inner_ops import INNER_OPS, Assigned, ConvTranspose
+from tlt_prune.graph.nodes import noted_nodes
 from tlt_prune.graph.reader import Call, Graph, Tensor
-from tlt_prune.graph.recording import Recorder, noted_nodes
+from tlt_prune.graph.recording import Recorder
 from tlt_prune.graph.recording_tf_keras import TfKerasRecorder
 
 _LARGE = (127, 131, 137, 139, 149, 151, 157, 163)
@@ -41,15 +42,15 @@ def open_layer(call: Call, family: Family, *, training: bool | None = None) -> G
     Raises:
         CannotOpenError: the layer does something that cannot be recorded.
     """
-    if family.name != "keras":
-        return TfKerasRecorder(call, family).graph(training)
+    is_keras3 = family.name == "keras"
+    recorder = Recorder if is_keras3 else TfKerasRecorder
     failures: list[CannotOpenError] = []
-    for sizes in _assumed_sizes(call):
+    for sizes in _assumed_sizes(call) if is_keras3 else (Sizes({}),):
         if sizes.lenient and not isinstance(failures[0], OpenReshapeError):
             continue
         try:
             with family.unnoticed():
-                return Recorder(call, family, sizes).graph(training)
+                return recorder(call, family, sizes).graph(training)
         except CannotOpenError as error:
             failures.append(error)
     raise failures[0]
@@ -137,7 +138,7 @@ def _runs(graph: Graph, family: Family) -> bool:
     execution: Execution[Any] = Execution(graph, [keras.KerasTensor(x.shape, x.dtype) for x in graph.flat_inputs])
     nodes: list[Any] = []
     try:
-        with family.unnoticed(), keras.StatelessScope(), noted_nodes(nodes):
+        with family.unnoticed(), keras.StatelessScope(), noted_nodes(nodes, family):
             for pending in execution:
                 call = pending.call
                 args, kwargs = pending.arguments()

@@ -13,7 +13,7 @@ from keras import tree
 
 from tlt_prune.errors import UnsupportedModelError
 from tlt_prune.graph.classes import keras_model_base
-from tlt_prune.graph.family import Family, family_of
+from tlt_prune.graph.family import Family, dtype_name, family_of
 from tlt_prune.graph.inner_ops import OwnVariable
 from tlt_prune.graph.types import KerasModel, Operation
 
@@ -45,6 +45,10 @@ class Call:
     kwargs: dict[str, Any]
     outputs: tuple[Tensor, ...]
     inner: Graph | None
+
+    def argument(self, position: int, name: str, default: object = None) -> Any:
+        """An argument, given by position or by name."""
+        return self.kwargs.get(name, self.args[position] if position < len(self.args) else default)
 
     @property
     def over_time(self) -> bool:
@@ -231,8 +235,7 @@ class _TensorMap:
         if not self._family.is_tensor(value):
             return value
         if id(value) not in self._known:
-            dtype = value.dtype if isinstance(value.dtype, str) else value.dtype.name
-            self._known[id(value)] = Tensor(id(value), tuple(value.shape), dtype)
+            self._known[id(value)] = Tensor(id(value), tuple(value.shape), dtype_name(value))
         return self._known[id(value)]
 
 

@@ -31,13 +31,15 @@ class Record:
         """`id` of a layer without a rule -> why it could not be opened."""
         self.best_axis: Callable[[Tensor, Sequence[int]], int | None] = lambda tensor, axes: None
         """(tensor, some of its axes) -> the one that can be pruned, where what follows tells: see `lookahead`."""
+        self.why_not_inlined: Callable[[Call], str | None] = lambda call: None
+        """(call of an opened layer) -> why the layer cannot be replaced by what it does; None if it can."""
         self.enclosing: tuple[Call, ...] = ()
         """The calls of opened layers, outermost first, that what is traced now is inside of."""
         self.is_opened = False
         """Whether what is traced now is inside of an opened layer or model."""
         self.contractions: dict[tuple[int, int], Contraction] = {}
-        self.gated: dict[int, str | None] = {}
-        """`id` of each opened layer that contracts channels of activations -> why it cannot be replaced by what it does."""
+        self.gated: set[int] = set()
+        """`id` of each opened layer that contracts channels of activations."""
         self.facet_by_facet = False
         """Whether a rule is applied several times to one call, to the labels of one axis each time."""
         self._weight_index: dict[int, dict[int, int]] = {}

@@ -20,9 +20,10 @@ from keras.src.ops.node import Node
 from tlt_prune.errors import first_line
 from tlt_prune.graph.classes import is_keras_class, keras_base
 from tlt_prune.graph.execute import filled
-from tlt_prune.graph.family import OF_TENSORFLOW, Family, all_layers, as_dense
+from tlt_prune.graph.family import OF_TENSORFLOW, Family, all_layers
 from tlt_prune.graph.inner_graph import Builder, CannotOpenError, Sizes, Tensors, is_of_layers, layer_names, own_variable_call
 from tlt_prune.graph.inner_ops import Constant
+from tlt_prune.graph.nodes import noted_nodes
 from tlt_prune.graph.reader import Call, Graph, Tensor
 
 _LISTS_OF_KERAS = ("_trainable_variables", "_non_trainable_variables")
@@ -57,7 +58,7 @@ class _StandIn(keras.KerasTensor):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Place:
+class Place:
     """Where an attribute of a layer holds a variable."""
 
     container: Any
@@ -73,8 +74,14 @@ class _Place:
             dict.__setitem__(self.container, self.key, value)
 
 
-class Recorder:
-    """One run of one layer's `call` on symbolic tensors."""
+class RecorderBase:
+    """One run of one layer's `call` on symbolic tensors: what both Kerases have in common.
+
+    Args:
+        call: of a layer that is built.
+        family: its Keras.
+        sizes: stand-ins for sizes that the model leaves open.
+    """
 
     def __init__(self, call: Call, family: Family, sizes: Sizes) -> None:
         self._call, self._family, self._sizes = call, family, sizes
@@ -84,24 +91,121 @@ class Recorder:
         self._nodes: list[Any] = []
         self._busy = False
         self._training: bool | None = None
-        self._stand_ins: dict[int, _StandIn] = {}
-        self._places: list[_Place] = []
-        self.assigned: list[tuple[_StandIn, Any]] = []
+        self._places: list[Place] = []
 
     def graph(self, training: bool | None) -> Graph:
+        """The graph behind the call.
+
+        Raises:
+            CannotOpenError: the layer does something that cannot be recorded.
+        """
         self._training = training
         given = {x.key: self._symbol(x) for x in self._call.inputs}
         args, kwargs = filled((self._call.args, self._call.kwargs), given)
         with self._recording():
             try:
-                results = _transparent(self._layer, args, kwargs, training)
+                results = self._run(args, kwargs)
+            except CannotOpenError:
+                raise
             # A layer may raise anything on what is no array.
             except Exception as error:
-                raise CannotOpenError(_why(error)) from error
-            losses = [x for layer in self._tree for x in layer._losses if isinstance(x, keras.KerasTensor)]
+                why = f"on symbolic tensors it raises {type(error).__name__}: {first_line(error, 120)}"
+                raise CannotOpenError(why) from error
+            losses = any(self._family.is_tensor(x) for layer in self._tree for x in layer._losses)
         if losses:
             raise CannotOpenError("it adds a loss")
+        flat = tree.flatten(results)
+        for x in flat:
+            if not self._family.is_tensor(x):
+                raise CannotOpenError(f"it returns a {type(x).__name__} that does not depend on its inputs")
+        if len(flat) != len(self._call.outputs) and self._call.path:
+            raise CannotOpenError(f"it returns {len(flat)} tensors inside and {len(self._call.outputs)} outside")
         return self._as_graph(given, results)
+
+    @contextlib.contextmanager
+    def _recording(self) -> Iterator[None]:
+        """Variables stand in, and nodes are noted, until everything is put back."""
+        base = self._family.namespace().layers.Layer
+        attributes = [(layer, dict(vars(layer)), list(layer._losses)) for layer in self._tree]
+        layer_call = base.__call__
+        recorder = self
+
+        def closed(layer: Any, *args: Any, **kwargs: Any) -> Any:
+            return recorder._closed_call(layer_call, layer, args, kwargs)
+
+        self._find_variables()
+        try:
+            base.__call__ = closed
+            with self._surroundings(), noted_nodes(self._nodes, self._family):
+                self._stand()
+                yield
+        finally:
+            base.__call__ = layer_call
+            self._lift()
+            for layer, attribute, losses in attributes:
+                vars(layer).clear()
+                vars(layer).update(attribute)
+                layer._losses[:] = losses
+
+    def _stand(self) -> None:
+        for place in self._places:
+            place.put(place.stand_in)
+
+    def _lift(self) -> None:
+        for place in self._places:
+            place.put(place.real)
+
+    def _called_inside(self, original: Callable[..., Any], layer: Any, args: Any, kwargs: Any) -> Any:
+        """A layer that is called inside, with everything in its place meanwhile."""
+        self._busy = True
+        self._lift()
+        try:
+            return original(layer, *args, **kwargs)
+        finally:
+            self._stand()
+            self._busy = False
+
+    def _owners(self) -> dict[int, tuple[Any, int]]:
+        """`id` of each variable -> the layer that made it, and its position among the weights of that layer."""
+        owners: dict[int, tuple[Any, int]] = {}
+        for layer in self._tree:
+            own = {id(v) for v in self._family.own_variables(layer)} - owners.keys()
+            if own:
+                owners |= {id(v): (layer, i) for i, v in enumerate(self._family.weights(layer)) if id(v) in own}
+        # What no layer says that it made is the opened one's.
+        for i, v in enumerate(self._family.weights(self._layer)):
+            owners.setdefault(id(v), (self._layer, i))
+        return owners
+
+    def _symbol(self, x: Tensor) -> Any:
+        raise NotImplementedError
+
+    def _run(self, args: Any, kwargs: Any) -> Any:
+        raise NotImplementedError
+
+    def _surroundings(self) -> contextlib.AbstractContextManager[Any]:
+        return contextlib.nullcontext()
+
+    def _find_variables(self) -> None:
+        raise NotImplementedError
+
+    def _closed_call(self, original: Callable[..., Any], layer: Any, args: Any, kwargs: Any) -> Any:
+        raise NotImplementedError
+
+    def _as_graph(self, given: Mapping[int, Any], results: Any) -> Graph:
+        raise NotImplementedError
+
+
+class Recorder(RecorderBase):
+    """That of Keras 3."""
+
+    def __init__(self, call: Call, family: Family, sizes: Sizes) -> None:
+        super().__init__(call, family, sizes)
+        self._stand_ins: dict[int, _StandIn] = {}
+        self.assigned: list[tuple[_StandIn, Any]] = []
+
+    def _run(self, args: Any, kwargs: Any) -> Any:
+        return _transparent(self._layer, args, kwargs, self._training)
 
     def _symbol(self, x: Tensor) -> keras.KerasTensor:
         shape, dtype = self._sizes.assumed(x.shape), x.dtype
@@ -112,30 +216,13 @@ class Recorder:
     # --- recording ---
 
     @contextlib.contextmanager
-    def _recording(self) -> Iterator[None]:
-        """Variables stand in, and nodes are noted, until everything is put back."""
+    def _surroundings(self) -> Iterator[None]:
         context = global_state.get_global_attribute("current_call_ctx")
-        attributes = [(layer, dict(vars(layer)), list(layer._losses)) for layer in self._tree]
-        layer_call = keras.layers.Layer.__call__
-        recorder = self
-
-        def closed(layer: Any, *args: Any, **kwargs: Any) -> Any:
-            return recorder._closed_call(layer_call, layer, args, kwargs)
-
-        self._find_variables()
+        global_state.set_global_attribute("current_call_ctx", CallContext(entry_layer=self._layer))
         try:
-            keras.layers.Layer.__call__ = closed
-            global_state.set_global_attribute("current_call_ctx", CallContext(entry_layer=self._layer))
-            with noted_nodes(self._nodes), keras.StatelessScope():
-                self._stand()
+            with keras.StatelessScope():
                 yield
         finally:
-            keras.layers.Layer.__call__ = layer_call
-            self._lift()
-            for layer, attribute, losses in attributes:
-                vars(layer).clear()
-                vars(layer).update(attribute)
-                layer._losses[:] = losses
             global_state.set_global_attribute("current_call_ctx", context)
 
     def _find_variables(self) -> None:
@@ -150,7 +237,7 @@ class Recorder:
     def _search(self, container: Any, key: Any, value: Any, layer: Any, attribute: str) -> None:
         """Finds the places of variables in an attribute, to any depth of lists and dictionaries."""
         if isinstance(value, keras.Variable):
-            self._places.append(_Place(container, key, value, self._stand_in(value, layer, attribute)))
+            self._places.append(Place(container, key, value, self._stand_in(value, layer, attribute)))
         elif isinstance(value, (list, dict)):
             for inner, x in list(value.items() if isinstance(value, dict) else enumerate(value)):
                 self._search(value, inner, x, layer, f"{attribute}/{inner}")
@@ -158,7 +245,7 @@ class Recorder:
             replaced = tuple(
                 self._stand_in(x, layer, f"{attribute}/{i}") if isinstance(x, keras.Variable) else x for i, x in enumerate(value)
             )
-            self._places.append(_Place(container, key, value, replaced))
+            self._places.append(Place(container, key, value, replaced))
 
     def _stand_in(self, variable: Any, layer: Any, attribute: str) -> _StandIn:
         if id(variable) not in self._stand_ins:
@@ -168,14 +255,6 @@ class Recorder:
                 dtype = layer.compute_dtype
             self._stand_ins[id(variable)] = _StandIn(variable, attribute, dtype, self)
         return self._stand_ins[id(variable)]
-
-    def _stand(self) -> None:
-        for place in self._places:
-            place.put(place.stand_in)
-
-    def _lift(self) -> None:
-        for place in self._places:
-            place.put(place.real)
 
     def _closed_call(self, original: Callable[..., Any], layer: Any, args: Any, kwargs: Any) -> Any:
         """A layer that is called inside: as it is, on symbolic tensors."""
@@ -187,18 +266,13 @@ class Recorder:
         if not any(isinstance(x, keras.KerasTensor) for x in tree.flatten((args, kwargs))):
             args = (self._constant(args[0]), *args[1:])
         was_built, is_known = layer.built, id(layer) in self._known
-        self._busy = True
-        self._lift()
         try:
-            outputs = original(layer, *args, **kwargs)
+            outputs = self._called_inside(original, layer, args, kwargs)
         except Exception:
             # Keras notes only calls that return tensors, of shapes that the layer says right.
             if is_keras_class(type(layer)) or not is_known:
                 raise
             outputs = None
-        finally:
-            self._stand()
-            self._busy = False
         if outputs is None:
             return _transparent(layer, args, kwargs, self._training)
         if layer.weights and not is_known:
@@ -216,13 +290,6 @@ class Recorder:
     # --- the graph ---
 
     def _as_graph(self, given: Mapping[int, Any], results: Any) -> Graph:
-        flat = tree.flatten(results)
-        for x in flat:
-            if not isinstance(x, keras.KerasTensor):
-                raise CannotOpenError(f"it returns a {type(x).__name__} that does not depend on its inputs")
-        is_model = not self._call.path
-        if len(flat) != len(self._call.outputs) and not is_model:
-            raise CannotOpenError(f"it returns {len(flat)} tensors inside and {len(self._call.outputs)} outside")
         tensors = Tensors(self._sizes)
         inputs = [tensors(given[x.key]) for x in self._call.inputs]
         names = layer_names(self._layer, self._family)
@@ -236,9 +303,10 @@ class Recorder:
             builder.add(node)
         for stand_in, value in self.assigned:
             builder.add_assignment(variables[id(stand_in)], value)
-        graph = builder.finish(self._call, inputs, [tensors(x) for x in flat], list(variables.values()))
-        if not is_model:
+        graph = builder.finish(self._call, inputs, [tensors(x) for x in tree.flatten(results)], list(variables.values()))
+        if self._call.path:
             return graph
+        # A model may take and return a structure.
         by_key = {x.key: tensor for x, tensor in zip(self._call.inputs, inputs, strict=True)}
         return dataclasses.replace(
             graph,
@@ -246,23 +314,17 @@ class Recorder:
             outputs=tree.pack_sequence_as(results, graph.flat_outputs),
         )
 
-    def _owners(self) -> dict[int, tuple[Any, int]]:
-        """`id` of each variable -> the layer that made it, and its position among the weights of that layer."""
-        owners: dict[int, tuple[Any, int]] = {}
-        for layer in self._tree:
-            own = {id(v) for v in (*layer._trainable_variables, *layer._non_trainable_variables)} - owners.keys()
-            if own:
-                owners |= {id(v): (layer, i) for i, v in enumerate(self._family.weights(layer)) if id(v) in own}
-        return owners
-
 
 def _transparent(layer: Any, args: Any, kwargs: Any, training: bool | None) -> Any:
     """What a layer does, as if it stood here."""
     if keras_base(layer) is keras.layers.TimeDistributed:
         return _of_all_steps(layer, *args, **kwargs)
-    if "training" in inspect.signature(layer.call).parameters:
-        kwargs = {"training": training, **kwargs}
-    return layer.call(*args, **kwargs)
+    return layer.call(*args, **with_training(layer, kwargs, training))
+
+
+def with_training(layer: Any, kwargs: dict[str, Any], training: bool | None) -> dict[str, Any]:
+    """Arguments of a layer's `call`, with `training` where it asks for that and is not told."""
+    return {"training": training, **kwargs} if "training" in inspect.signature(layer.call).parameters else kwargs
 
 
 def _of_all_steps(wrapper: Any, x: Any, mask: Any = None, training: bool | None = None) -> Any:
@@ -272,60 +334,5 @@ def _of_all_steps(wrapper: Any, x: Any, mask: Any = None, training: bool | None 
     if x.shape[1] is None:
         raise CannotOpenError("the number of its steps is open")
     steps = keras.ops.reshape(x, (-1, *x.shape[2:]))
-    return tree.map_structure(
-        lambda y: keras.ops.reshape(y, (-1, x.shape[1], *y.shape[1:])), _called_in_wrapper(wrapper.layer, steps, training)
-    )
-
-
-def _called_in_wrapper(layer: Any, x: Any, training: bool | None) -> Any:
-    return layer(x, training=training) if "training" in inspect.signature(layer.call).parameters else layer(x)
-
-
-@contextlib.contextmanager
-def noted_nodes(nodes: list[Any]) -> Iterator[None]:
-    """Notes what Keras records; at the end no layer knows of it anymore."""
-    node_init = Node.__init__
-
-    def noted(node: Any, *args: Any, **kwargs: Any) -> None:
-        node_init(node, *args, **kwargs)
-        as_dense(node.arguments.keras_tensors, node.outputs)
-        nodes.append(node)
-
-    Node.__init__ = noted
-    try:
-        yield
-    finally:
-        Node.__init__ = node_init
-        for node in reversed(nodes):
-            _unlink(node)
-
-
-def _unlink(node: Any) -> None:
-    for op in (node.operation, *(x._keras_history.operation for x in node.arguments.keras_tensors)):
-        for nodes in (getattr(op, "_inbound_nodes", []), getattr(op, "_outbound_nodes", [])):
-            nodes[:] = [x for x in nodes if x is not node]
-
-
-def _why(error: Exception) -> str:
-    if isinstance(error, CannotOpenError):
-        return str(error)
-    return f"on symbolic tensors it raises {type(error).__name__}: {first_line(error, 120)}"
-
-
-def operations_of(function: Callable[[Any], Any]) -> list[tuple[Any, Any]] | None:
-    """The operations that a function of one tensor is made of, with their arguments; None if it cannot be opened."""
-    nodes: list[Any] = []
-    try:
-        with noted_nodes(nodes):
-            result = function(keras.KerasTensor((None, 3, 5)))
-    # A user's may raise anything on what is no array.
-    except Exception:  # noqa: BLE001
-        return None
-    if not isinstance(result, keras.KerasTensor):
-        return None
-    return [(x.operation, tree.flatten((x.arguments.args, x.arguments.kwargs))) for x in nodes]
-
-
-def is_symbolic(value: object) -> bool:
-    """Whether a value is a symbolic tensor, of Keras 3 or tf_keras."""
-    return type(value).__name__.endswith("KerasTensor")
+    results = wrapper.layer(steps, **with_training(wrapper.layer, {}, training))
+    return tree.map_structure(lambda y: keras.ops.reshape(y, (-1, x.shape[1], *y.shape[1:])), results)

@@ -9,7 +9,7 @@ selection and rewriting need: they know no layer types.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,8 +55,10 @@ def trace(model: KerasModel, channelwise_layers: Sequence[str] = (), *, inline: 
     read_graph = _read(model)
     is_closed = functools.partial(_is_closed, read_graph.family, channelwise_layers)
     graph, closed = with_opened_layers(read_graph, is_closed)
-    inlined = _inlined(graph, inline)
+    why_not = _WhyNotInlined(graph.family)
+    inlined = _inlined(graph, inline, why_not)
     tracer = _Tracer(graph, channelwise_layers, inlined)
+    tracer.record.why_not_inlined = why_not
     tracer.record.closed, tracer.record.is_opened = closed, graph.opened
     outputs = tracer.run(graph, [tracer.record.frozen(len(x.shape), "model input") for x in graph.flat_inputs])
     for labels in outputs:
@@ -64,7 +66,21 @@ def trace(model: KerasModel, channelwise_layers: Sequence[str] = (), *, inline: 
     return tracer.result()
 
 
-def _inlined(graph: Graph, inline: bool) -> frozenset[int]:
+class _WhyNotInlined:
+    """`why_not_inlined`, which opens a layer once more, asked once for each call."""
+
+    def __init__(self, family: Family) -> None:
+        self._family = family
+        self._known: dict[int, tuple[Call, str | None]] = {}
+        """`id` of a call -> itself, which keeps the `id` its own, and the answer."""
+
+    def __call__(self, call: Call) -> str | None:
+        if id(call) not in self._known:
+            self._known[id(call)] = (call, why_not_inlined(call, self._family))
+        return self._known[id(call)][1]
+
+
+def _inlined(graph: Graph, inline: bool, why_not: Callable[[Call], str | None]) -> frozenset[int]:
     """`id` of each opened layer, or model, that is replaced by what it does.
 
     Raises:
@@ -74,14 +90,14 @@ def _inlined(graph: Graph, inline: bool) -> frozenset[int]:
     pending = [graph]
     while inline and pending:
         for call in pending.pop().calls:
-            if call.is_opened and why_not_inlined(call, graph.family) is None:
+            if call.is_opened and why_not(call) is None:
                 inlined.add(id(call.op))
             # What a layer that is rebuilt as a whole has inside comes with it.
             if call.inner is not None and (not call.inner.opened or id(call.op) in inlined):
                 pending.append(call.inner)
     if graph.opened:
         whole = Call(graph.model, "", (graph.inputs,), {}, tuple(graph.flat_outputs), graph)
-        why = why_not_inlined(whole, graph.family)
+        why = why_not(whole)
         if why is not None:
             raise UnsupportedModelError(
                 f"'{graph.model.name}' of the subclassed type {type(graph.model).__name__} cannot become a functional "
@@ -294,7 +310,7 @@ class _Tracer:
             inlined=self._inlined,
             undescribed=self._undescribed,
             contractions=tuple(record.contractions.values()),
-            gated=frozenset(key for key, why in record.gated.items() if why is None),
+            gated=frozenset(record.gated),
         )
 
     def _expressed(self) -> Bundles:

@@ -251,12 +251,14 @@ def row(library: str, name: str, build: Callable[[], Any]) -> dict[str, Any]:
     """One architecture: built, pruned by half, with its classes kept and inlined, and what came of it."""
     import keras
 
+    from tlt_prune.graph import dtype_name
+
     result: dict[str, Any] = {"library": library, "architecture": name}
     keras.utils.set_random_seed(0)
     started = time.perf_counter()
     try:
         model = build()
-        model(keras.tree.map_structure(lambda x: np.ones([n or 1 for n in x.shape], _dtype(x)), model.input))
+        model(keras.tree.map_structure(lambda x: np.ones([n or 1 for n in x.shape], dtype_name(x)), model.input))
         if library == "keras_hub":
             model = with_head(model)
     except Exception as error:  # noqa: BLE001
@@ -269,10 +271,6 @@ def row(library: str, name: str, build: Callable[[], Any]) -> dict[str, Any]:
         if "error" in inlined:
             result["error"] = f"inlined: {inlined['error']}"
     return result
-
-
-def _dtype(x: Any) -> str:
-    return x.dtype if isinstance(x.dtype, str) else str(x.dtype.name)
 
 
 def pruned(model: Any, *, inline: bool) -> dict[str, Any]:

@@ -130,18 +130,18 @@ def _placed(call: CallTrace, out: Labels, heads: Labels) -> list[Labels]:
 @layer("Attention")
 def attention(call: CallTrace, *xs: Labels) -> Any:
     """softmax(query . key) . value: the values' channels pass, those of queries and keys are summed over."""
-    query, _, key = _query_value_key(call)
-    compared, width = _compared(call, xs)
+    query, value, key = at = _query_value_key(call)
+    compared, width = _compared(call, xs, at)
     # One factor of zero is enough for a product; a sum of tanh(query + key) needs both.
     call.contract(compared, -1, *((query,) if call.op.score_mode == "dot" else (query, key)))
-    return _averaged(call, compared, width)
+    return _averaged(call, compared, width, query, value)
 
 
 @layer("AdditiveAttention")
 def additive_attention(call: CallTrace, *xs: Labels) -> Any:
     """softmax(scale . tanh(query + key)) . value."""
-    query, _, key = _query_value_key(call)
-    compared, width = _compared(call, xs)
+    query, value, key = at = _query_value_key(call)
+    compared, width = _compared(call, xs, at)
     if call.op.use_scale:
         call.attach(call.op.scale, 0, compared, "in")
         if len(width) == len(compared):
@@ -149,7 +149,7 @@ def additive_attention(call: CallTrace, *xs: Labels) -> Any:
             call.table.unify(compared, width)
     else:
         call.contract(compared, -1, query, key)
-    return _averaged(call, compared, width)
+    return _averaged(call, compared, width, query, value)
 
 
 def _query_value_key(call: CallTrace) -> tuple[int, int, int]:
@@ -158,19 +158,17 @@ def _query_value_key(call: CallTrace) -> tuple[int, int, int]:
     return query, value, key[0] if key else value
 
 
-def _compared(call: CallTrace, xs: Sequence[Labels]) -> tuple[Labels, Labels]:
+def _compared(call: CallTrace, xs: Sequence[Labels], at: tuple[int, int, int]) -> tuple[Labels, Labels]:
     """Channels of queries and keys, which go together, and those of values."""
-    query, value, key = _query_value_key(call)
-    for i in set(range(len(xs))) - {query, value, key}:
+    for i in set(range(len(xs))) - set(at):
         call.freeze(xs[i], "attention mask")
-    of_query, of_value, of_key = (call.vector(xs[i], -1, tensor=i) for i in (query, value, key))
+    of_query, of_value, of_key = (call.vector(xs[i], -1, tensor=i) for i in at)
     call.table.unify(of_query, of_key)
     return of_query, of_value
 
 
-def _averaged(call: CallTrace, compared: Labels, width: Labels) -> Any:
+def _averaged(call: CallTrace, compared: Labels, width: Labels, query: int, value: int) -> Any:
     """Labels of the values, averaged with the scores as weights; of the scores nothing may be removed."""
-    query, value, _ = _query_value_key(call)
     pairs = call.positions(call.in_shapes[query], -1) * call.positions(call.in_shapes[value], -1)
     call.work(pairs, compared)
     call.work(pairs, width)

@@ -9,9 +9,9 @@ import types
 import numpy as np
 
 from tlt_prune.graph.call_trace import CallTrace, Count
+from tlt_prune.graph.family import loaded_families
 from tlt_prune.graph.labels import Labels, varying_axes
-from tlt_prune.graph.recording import is_symbolic, operations_of
-from tlt_prune.graph.recording_tf_keras import tensorflow_operations_of
+from tlt_prune.graph.nodes import operations_of
 from tlt_prune.graph.rules.registry import layer, raw_op, states_trait
 
 # Activation functions that act on each element alone, by the names their homes give them.
@@ -51,12 +51,10 @@ def acts_on_each_element(function: object) -> bool:
 def _is_made_of_elementwise(function: object) -> bool:
     if not isinstance(function, (types.FunctionType, functools.partial)) or _is_one_of(function, _NORMALIZING):
         return False
-    operations = operations_of(function)
-    if operations is None:
-        operations = tensorflow_operations_of(function)
+    attempts = (operations_of(function, family) for family in loaded_families())
+    operations = next((x for x in attempts if x is not None), None)
     return operations is not None and all(
-        states_trait(op, "elementwise", is_layer=False) and not any(np.ndim(x) for x in arguments if not is_symbolic(x))
-        for op, arguments in operations
+        states_trait(op, "elementwise", is_layer=False) and not any(map(np.ndim, constants)) for op, constants in operations
     )
 
 

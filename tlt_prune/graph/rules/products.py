@@ -11,9 +11,9 @@ import numpy as np
 from tlt_prune.graph.call_trace import CallTrace
 from tlt_prune.graph.facets import Carried, Facet, Facets, plain
 from tlt_prune.graph.inner_ops import ConvTranspose
-from tlt_prune.graph.labels import Labels, varying_axes
+from tlt_prune.graph.labels import Labels, first_label, varying_axes
 from tlt_prune.graph.reader import Call
-from tlt_prune.graph.rules.registry import inner_op, layer, raw_op, takes_facets
+from tlt_prune.graph.rules.registry import inner_op, layer, raw_op, takes_facets, tf_op
 
 
 @layer("Dot")
@@ -63,7 +63,7 @@ def contract_variable(call: CallTrace, xs: Sequence[Any], position: int, terms: 
     varying = [of_x[axis] for axis in varying_axes(x)]
     if any(c not in contracted and c not in shared for c in varying):
         call.freeze(x, "channels on an axis that a variable is not multiplied along")
-        x, varying = np.reshape(x, -1)[:1].reshape((1,) * x.ndim), []
+        x, varying = first_label(x), []
 
     def facet_of(letter: str) -> Facet | None:
         facet: Facet | None = variable.at(of_variable.index(letter) - len(of_variable))
@@ -141,53 +141,33 @@ def _sum_over(call: CallTrace, letter: str, vectors: Sequence[Labels], at: Seque
     call.contract(vectors[0], terms[at[0]].index(letter), at[0])
 
 
-@raw_op("Matmul")
+@raw_op("Matmul", "Einsum")
+@tf_op("linalg.matmul", "einsum")
 @takes_facets
-def matmul(call: CallTrace, *xs: Carried) -> Any:
-    if len(xs) != 2 or min(x.ndim for x in xs) < 2:
-        return call.freeze_all([plain(x) for x in xs], "multiplied with a constant")
-    a, b = xs
-    return contract(call, [a, b], *matmul_terms(a.ndim, b.ndim))
-
-
-def matmul_terms(rank_a: int, rank_b: int, *, transposed: Sequence[bool] = (False, False)) -> tuple[list[str], str]:
-    """Letters of the operands of a product of matrices, whose other axes broadcast, and of its output."""
-    rank = max(rank_a, rank_b)
-    batch = "abcdefghij"[: rank - 2]
-    a, b = ("yx" if transposed[0] else "xy"), ("zy" if transposed[1] else "yz")
-    return [batch[rank - rank_a :] + a, batch[rank - rank_b :] + b], batch + "xz"
+def product(call: CallTrace, *xs: Carried) -> Any:
+    terms = product_terms(call.call)
+    if terms is None:
+        is_einsum = getattr(call.op, "symbol", type(call.op).__name__).lower() == "einsum"
+        why = "einsum with constants or implicit output" if is_einsum else "multiplied with a constant"
+        return call.freeze_all([plain(x) for x in xs], why)
+    return contract(call, xs, *terms)
 
 
 def product_terms(call: Call) -> tuple[list[str], str] | None:
-    """Letters of the operands of a product of two tensors, and of its output; None where a call is none."""
+    """Letters of the operands of a matrix product or an einsum of tensors, and of its output; None where a call is none."""
     kind = getattr(call.op, "symbol", type(call.op).__name__)
     ranks = [len(x.shape) for x in call.inputs]
-    if kind in ("Matmul", "linalg.matmul") and min(ranks) >= 2:
-        return matmul_terms(ranks[0], ranks[1], transposed=transpositions(call))
+    if kind in ("Matmul", "linalg.matmul") and len(ranks) == 2 and min(ranks) >= 2:
+        rank = max(ranks)
+        batch = "abcdefghij"[: rank - 2]
+        transposed_a, transposed_b = (call.argument(i, name, False) for i, name in ((2, "transpose_a"), (3, "transpose_b")))
+        a, b = ("yx" if transposed_a else "xy"), ("zy" if transposed_b else "yz")
+        # The other axes broadcast.
+        return [batch[rank - ranks[0] :] + a, batch[rank - ranks[1] :] + b], batch + "xz"
     if kind in ("Einsum", "einsum"):
-        subscripts = call.op.subscripts if kind == "Einsum" else str(call.kwargs.get("equation", call.args[:1] and call.args[0]))
-        return _terms(subscripts.replace(" ", ""), ranks)
+        subscripts = call.op.subscripts if kind == "Einsum" else call.argument(0, "equation")
+        return _terms(str(subscripts).replace(" ", ""), ranks)
     return None
-
-
-def transpositions(call: Call) -> list[bool]:
-    """Which operands `tf.matmul` transposes."""
-    given = dict(zip(("a", "b", "transpose_a", "transpose_b"), call.args, strict=False)) | call.kwargs
-    return [bool(given.get(x, False)) for x in ("transpose_a", "transpose_b")]
-
-
-@raw_op("Einsum")
-@takes_facets
-def einsum(call: CallTrace, *xs: Carried) -> Any:
-    return by_subscripts(call, call.op.subscripts, xs)
-
-
-def by_subscripts(call: CallTrace, subscripts: str, xs: Sequence[Carried]) -> Any:
-    """Labels of a product in the notation of einsum."""
-    terms = _terms(subscripts.replace(" ", ""), [x.ndim for x in xs])
-    if terms is None:
-        return call.freeze_all([plain(x) for x in xs], "einsum with constants or implicit output")
-    return contract(call, xs, *terms)
 
 
 def _terms(subscripts: str, ranks: Sequence[int]) -> tuple[list[str], str] | None:

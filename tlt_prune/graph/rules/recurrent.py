@@ -12,7 +12,7 @@ from keras import tree
 
 from tlt_prune.graph.call_trace import CallTrace
 from tlt_prune.graph.classes import keras_base
-from tlt_prune.graph.labels import Labels, Shape, varying_axes
+from tlt_prune.graph.labels import Labels, Shape, first_label, varying_axes
 from tlt_prune.graph.rules.elementwise import acts_on_each_element
 from tlt_prune.graph.rules.registry import layer, wraps
 
@@ -50,7 +50,7 @@ def recurrent_cells(call: CallTrace, x: Labels, *rest: Labels) -> Any:
     cell = call.op.cell
     if 1 in varying_axes(x):
         call.freeze(x, "channels over the steps of a recurrent layer")
-        x = x.reshape(-1)[:1].reshape((1,) * x.ndim)
+        x = first_label(x)
     batch, _, *features = call.in_shapes[0]
     states: list[Shape] = [(batch, size) for size in tree.flatten(cell.state_size)]
     shapes: list[Shape] = [(batch, *call.out_shapes[0][-1:]), *states]
@@ -163,7 +163,7 @@ def time_distributed(call: CallTrace, x: Labels, *mask: Labels) -> Any:
         call.freeze(labels, "mask of TimeDistributed")
     if 1 in varying_axes(x):
         call.freeze(x, "channels over the steps of TimeDistributed")
-        x = x.reshape(-1)[:1].reshape((1,) * x.ndim)
+        x = first_label(x)
     step_in, step_out = ([(shape[0], *shape[2:]) for shape in shapes] for shapes in (call.in_shapes[:1], call.out_shapes))
     inner = call.inside(
         call.op.layer, [np.squeeze(x, 1)], step_in, step_out, config=("layer", "config"), times=call.in_shapes[0][1]

@@ -17,6 +17,12 @@ from tlt_prune.graph.rules.products import conv_op, depthwise_conv_op
 from tlt_prune.graph.rules.registry import takes_facets, tf_op
 
 
+def freeze_sizes(call: CallTrace, sizes: Sequence[Labels]) -> None:
+    """Whatever computed sizes a function is given, they stay."""
+    for labels in sizes:
+        call.freeze(labels, "a size")
+
+
 @tf_op("nn.depth_to_space", "compat.v1.nn.depth_to_space")
 def tf_depth_to_space(call: CallTrace, x: Labels) -> Any:
     return shuffled_up(call, x, int(call.passed(1, "block_size")[1]), call.channel_axis)
@@ -40,8 +46,7 @@ def tf_pool(call: CallTrace, x: Labels) -> Labels:
     "compat.v1.image.resize_nearest_neighbor", "compat.v1.image.resize_area", "image.flip_left_right", "image.flip_up_down",
 )  # fmt: skip
 def of_pictures(call: CallTrace, x: Labels, *sizes: Labels) -> Labels:
-    for labels in sizes:
-        call.freeze(labels, "a size")
+    freeze_sizes(call, sizes)
     return call.place(call.vector(x, -1), -1)
 
 
@@ -98,7 +103,7 @@ def tf_depthwise_convolution(call: CallTrace, x: Carried, kernel: Carried | None
 @tf_op("slice")
 def tf_slice(call: CallTrace, x: Labels, *computed: Labels) -> Any:
     (_, begin), (where, size) = call.passed(1, "begin"), call.passed(2, "size")
-    return _whole(call, x, computed, begin, size, where)
+    return _whole(call, x, computed, begin, size, where, all_the_rest=-1)
 
 
 @tf_op("strided_slice")
@@ -111,14 +116,22 @@ def tf_strided_slice(call: CallTrace, x: Labels, *computed: Labels) -> Any:
     return _whole(call, x, computed, begin, end, where)
 
 
-def _whole(call: CallTrace, x: Labels, computed: Sequence[Labels], begin: Any, size: Any, where: int | str) -> Any:
+def _whole(
+    call: CallTrace,
+    x: Labels,
+    computed: Sequence[Labels],
+    begin: Any,
+    end: Any,
+    where: int | str,
+    all_the_rest: int | None = None,
+) -> Any:
     """Labels of a slice that takes all channels, whatever it takes along other axes."""
     varying = varying_axes(x)
-    if computed or not all(isinstance(a, (list, tuple)) for a in (begin, size)):
+    if computed or not all(isinstance(a, (list, tuple)) for a in (begin, end)):
         return call.freeze_all([x, *computed], "sliced at a computed position") if varying else x
     for axis in varying:
-        if begin[axis] != 0 or size[axis] not in (-1, x.shape[axis]):
+        if begin[axis] != 0 or end[axis] not in (all_the_rest, x.shape[axis]):
             return call.freeze_all([x], "sliced along the channels")
-        if size[axis] != -1:
-            call.argument(where, [Count(x.reshape(-1)) if i == axis else n for i, n in enumerate(size)])
+        if end[axis] != all_the_rest:
+            call.argument(where, [Count(x.reshape(-1)) if i == axis else n for i, n in enumerate(end)])
     return x

@@ -1,7 +1,7 @@
 """TensorFlow functions in tf_keras graphs, which record them with the arguments of the call.
 
 A function is known by the symbol that tf_keras records, often that of the version 1 function which it calls
-("compat.v1.transpose" for `tf.transpose`): tests/graph/test_every_rule.py holds the two together.
+("compat.v1.transpose" for `tf.transpose`): tests/graph/test_every_tf_function.py holds the two together.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ from tlt_prune.graph.rules.moving import (
     unstacked,
 )
 from tlt_prune.graph.rules.moving import target_edit as _target_edit
-from tlt_prune.graph.rules.products import by_axes, by_subscripts, contract, matmul_terms, transpositions
+from tlt_prune.graph.rules.products import by_axes
 from tlt_prune.graph.rules.raw import reduced
 from tlt_prune.graph.rules.registry import takes_facets, tf_op
+from tlt_prune.graph.rules.tf_nn import freeze_sizes
 
 
 @tf_op(
@@ -123,8 +124,7 @@ def tf_reshape(call: CallTrace, x: Labels, *sizes: Labels) -> Any:
         return call.freeze_all([x, *sizes], "reshaped to a computed shape")
     # A computed size among the numbers, most often the batch.
     fixed = [int(n) if isinstance(n, (int, np.integer)) else n for n in target]
-    for labels in sizes:
-        call.freeze(labels, "a size")
+    freeze_sizes(call, sizes)
     return _target_edit(call, x, fixed, functools.partial(call.argument, where))
 
 
@@ -155,8 +155,7 @@ def _repetitions(call: CallTrace, x: Labels, numbers: Any, sizes: Sequence[Label
 
     None where that cannot be told.
     """
-    for labels in sizes:
-        call.freeze(labels, "a size")
+    freeze_sizes(call, sizes)
     if not isinstance(numbers, (list, tuple)):
         return None if sizes else [int(n) for n in np.asarray(numbers)]
     if any(isinstance(n, Tensor) and axis in varying_axes(x) for axis, n in enumerate(numbers)):
@@ -174,8 +173,7 @@ def tf_tile(call: CallTrace, x: Labels, *sizes: Labels) -> Any:
 def tf_repeat(call: CallTrace, x: Labels, *sizes: Labels) -> Any:
     axis = call.passed(2, "axis")[1]
     if sizes and axis is not None and axis % x.ndim not in varying_axes(x):
-        for labels in sizes:
-            call.freeze(labels, "a size")
+        freeze_sizes(call, sizes)
         return x
     return repeated(call, x, call.passed(1, "repeats")[1], axis)
 
@@ -184,8 +182,7 @@ def tf_repeat(call: CallTrace, x: Labels, *sizes: Labels) -> Any:
 def tf_broadcast_to(call: CallTrace, x: Labels, *sizes: Labels) -> Any:
     where, target = call.passed(1, "shape")
     rank = len(call.out_shapes[0])
-    for labels in sizes:
-        call.freeze(labels, "a size")
+    freeze_sizes(call, sizes)
     x = x.reshape((1,) * (rank - x.ndim) + x.shape)
     if varying_axes(x) and not isinstance(target, (list, tuple)):
         return call.freeze_all([x], "broadcast to a computed shape")
@@ -247,24 +244,10 @@ def tf_roll(call: CallTrace, x: Labels) -> Any:
     return rolled(call, x, shift, call.passed(2, "axis")[1], functools.partial(call.argument, where))
 
 
-@tf_op("linalg.matmul")
-@takes_facets
-def tf_matmul(call: CallTrace, *xs: Carried) -> Any:
-    if len(xs) != 2 or min(x.ndim for x in xs) < 2:
-        return call.freeze_all([plain(x) for x in xs], "multiplied with a constant")
-    return contract(call, xs, *matmul_terms(xs[0].ndim, xs[1].ndim, transposed=transpositions(call.call)))
-
-
 @tf_op("tensordot")
 @takes_facets
 def tf_tensordot(call: CallTrace, *xs: Carried) -> Any:
     return by_axes(call, call.passed(2, "axes")[1], xs)
-
-
-@tf_op("einsum")
-@takes_facets
-def tf_einsum(call: CallTrace, *xs: Carried) -> Any:
-    return by_subscripts(call, str(call.passed(0, "equation")[1]), xs)
 
 
 @tf_op("__operators__.getitem")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from tlt_prune.graph.call_trace import CallTrace, Count
-from tlt_prune.graph.labels import Labels, varying_axes
+from tlt_prune.graph.labels import Labels, first_label, varying_axes
 from tlt_prune.graph.rules.elementwise import activated
 from tlt_prune.graph.rules.registry import layer, wraps
 
@@ -172,7 +172,7 @@ def einsum_dense(call: CallTrace, x: Labels) -> Any:
     varying = [inputs[axis] for axis in varying_axes(x)]
     if any(c not in contracted for c in varying):
         call.freeze(x, "channels on an axis that EinsumDense does not contract")
-        x, varying = x.reshape(-1)[:1].reshape((1,) * x.ndim), []
+        x, varying = first_label(x), []
     for c in contracted:
         axis = inputs.index(c)
         if (c in varying or not varying) and call.in_shapes[0][axis] is not None:

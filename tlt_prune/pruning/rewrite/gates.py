@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from keras import tree
 
-from tlt_prune.graph import Alive, Call, ChannelGraph, Family, Variable
+from tlt_prune.graph import Alive, Call, ChannelGraph, Family, Variable, dtype_name
 from tlt_prune.graph.channel_graph import Contraction
 
 _LETTERS = "abcdefghij"
@@ -52,12 +52,11 @@ class Gates:
     def _gate(self, contraction: Contraction, x: Any) -> Any:
         if id(contraction) not in self._layers:
             axes = _LETTERS[: len(x.shape)]
-            dtype = x.dtype if isinstance(x.dtype, str) else x.dtype.name
             layer = self._family.namespace().layers.EinsumDense(
                 f"{axes},{axes[contraction.axis]}->{axes}",
                 tuple(x.shape[1:]),
                 kernel_initializer="ones",
-                dtype=dtype,
+                dtype=dtype_name(x),
                 name=f"gate_{len(self._layers)}_of_{contraction.path.replace('/', '_')}",
             )
             # What is behind it still has to learn which steps are masked.

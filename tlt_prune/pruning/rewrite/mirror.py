@@ -11,7 +11,7 @@ from typing import Any
 
 from keras import tree
 
-from tlt_prune.graph import Call, Family, Graph, KerasModel, Tensor, open_layer, read
+from tlt_prune.graph import Call, Family, Graph, KerasModel, Tensor, dtype_name, open_layer, read
 
 
 class Mirror:
@@ -87,5 +87,4 @@ class Mirror:
 
     def _tensor(self, symbol: Any) -> Tensor:
         self._symbols.append(symbol)
-        dtype = symbol.dtype if isinstance(symbol.dtype, str) else symbol.dtype.name
-        return Tensor(id(symbol), tuple(symbol.shape), dtype)
+        return Tensor(id(symbol), tuple(symbol.shape), dtype_name(symbol))
