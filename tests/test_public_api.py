@@ -17,7 +17,7 @@ def test_public_names() -> None:
     assert tlt_prune.__all__ == [
         "Bias", "CallTrace", "LeastSquares", "Options", "PruningPlan", "RecalibrateBatchNorm", "Sensitivity", "TltPruneError",
         "config", "criteria", "data", "detection", "errors", "export", "iterative_prune", "models", "plan_pruning", "prune_model",
-        "quantization", "recalibrate_batch_norm", "register_rule", "sensitivity", "sweep", "training",
+        "quantization", "recalibrate_batch_norm", "register_rule", "retrain", "sensitivity", "sweep", "training",
     ]  # fmt: skip
     for name in tlt_prune.__all__:
         assert getattr(tlt_prune, name).__doc__

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tlt_prune.pruning.schedule import iterative_prune
     from tlt_prune.pruning.sensitivity import Sensitivity, sensitivity
     from tlt_prune.pruning.sweep import sweep
+    from tlt_prune.training.retraining import retrain
 
 _HOMES = {
     "Bias": "tlt_prune.pruning.compensation",
@@ -39,6 +40,7 @@ _HOMES = {
     "prune_model": "tlt_prune.pruning.api",
     "recalibrate_batch_norm": "tlt_prune.pruning.compensation",
     "register_rule": "tlt_prune.graph.rules",
+    "retrain": "tlt_prune.training.retraining",
     "sensitivity": "tlt_prune.pruning.sensitivity",
     "sweep": "tlt_prune.pruning.sweep",
 }
@@ -67,6 +69,7 @@ __all__ = [
     "quantization",
     "recalibrate_batch_norm",
     "register_rule",
+    "retrain",
     "sensitivity",
     "sweep",
     "training",

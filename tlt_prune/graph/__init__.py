@@ -9,6 +9,7 @@ from tlt_prune.graph.finite import assign_finite, refuse_not_finite
 from tlt_prune.graph.kinds import has_trait, is_batch_norm, is_convolution, is_dense
 from tlt_prune.graph.labels import Alive, Labels, kept_shape
 from tlt_prune.graph.opening import open_layer
+from tlt_prune.graph.outputs import by_output, labels_by_output, loss_function, output_names
 from tlt_prune.graph.reader import Call, Graph, Tensor, matches, nearest_name, read
 from tlt_prune.graph.rules import Trait, inherits_trait
 from tlt_prune.graph.rules.elementwise import acts_on_each_element
@@ -51,6 +52,7 @@ __all__ = [
     "acts_on_each_element",
     "all_layers",
     "assign_finite",
+    "by_output",
     "dtype_name",
     "family_of",
     "filled",
@@ -61,9 +63,12 @@ __all__ = [
     "is_dense",
     "is_keras_class",
     "kept_shape",
+    "labels_by_output",
+    "loss_function",
     "matches",
     "nearest_name",
     "open_layer",
+    "output_names",
     "producing_layer",
     "read",
     "refuse_not_finite",

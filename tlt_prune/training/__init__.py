@@ -6,22 +6,33 @@ from tlt_prune.training.job import TrainingJob, TrainResult
 from tlt_prune.training.loop import train
 from tlt_prune.training.narrow_shortcuts import subsampled_first
 from tlt_prune.training.objective import Objective, Rows, classification
+from tlt_prune.training.rate_test import RateTest, find_peak_rate
 from tlt_prune.training.regularizers import GroupLasso, regularizer, set_regularizers
+from tlt_prune.training.retrain_callbacks import KeepBest, WarmUpCosine
+from tlt_prune.training.retraining import RetrainHistory, retrain
 from tlt_prune.training.saving import save_model
 from tlt_prune.training.schedules import learning_rate
+from tlt_prune.training.student import Student
 
 __all__ = [
     "ClassificationScores",
     "Distillation",
     "GroupLasso",
+    "KeepBest",
     "LabelAccuracy",
     "Objective",
+    "RateTest",
+    "RetrainHistory",
     "Rows",
+    "Student",
     "TrainResult",
     "TrainingJob",
+    "WarmUpCosine",
     "classification",
+    "find_peak_rate",
     "learning_rate",
     "regularizer",
+    "retrain",
     "save_model",
     "score",
     "set_regularizers",

@@ -39,8 +39,11 @@ class Distillation(keras.losses.Loss):
         hard = keras.losses.categorical_crossentropy(labels, y_pred, label_smoothing=self.label_smoothing)
         if teacher is None:
             return hard
-        soft = keras.losses.kl_divergence(self._cooled(teacher), self._cooled(y_pred))
-        return (1 - self.alpha) * hard + self.alpha * self.temperature**2 * soft
+        return (1 - self.alpha) * hard + self.alpha * self.soft(teacher, y_pred)
+
+    def soft(self, teacher: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
+        """T^2 times the KL divergence of probabilities from the teacher's, at temperature T; one value for each example."""
+        return self.temperature**2 * keras.losses.kl_divergence(self._cooled(teacher), self._cooled(y_pred))
 
     def _cooled(self, probabilities: tf.Tensor) -> tf.Tensor:
         return ops.softmax(ops.log(ops.clip(probabilities, 1e-7, 1.0)) / self.temperature)
@@ -64,6 +67,17 @@ def _parts(y_true: tf.Tensor, y_pred: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor |
     return (y_true, None) if y_true.shape[-1] == classes else (y_true[..., :classes], y_true[..., classes:])
 
 
+def check_teacher(teacher: keras.Model, student: keras.Model, what: str) -> None:
+    """Raises TrainingError where a teacher's inputs or outputs have other shapes than the student's; `what` begins it."""
+    for verb, shape in (("takes inputs", "input_shape"), ("has outputs", "output_shape")):
+        # A subclassed model has no shapes.
+        teachers, students = getattr(teacher, shape, None), getattr(student, shape, None)
+        if teachers is not None and teachers != students:
+            raise TrainingError(
+                f"{what}: the teacher {verb} of shape {teachers}. Expected {students}, as the model that is trained."
+            )
+
+
 def with_teacher(batches: tf.data.Dataset, teacher: keras.Model, student: keras.Model, axis: int = -1) -> tf.data.Dataset:
     """Batches whose targets have the teacher's probabilities beside the labels, for `Distillation`.
 
@@ -79,14 +93,7 @@ def with_teacher(batches: tf.data.Dataset, teacher: keras.Model, student: keras.
     Raises:
         TrainingError: the teacher's inputs or outputs have other shapes than the student's.
     """
-    for what, teachers, students in (
-        ("takes inputs", teacher.input_shape, student.input_shape),
-        ("has outputs", teacher.output_shape, student.output_shape),
-    ):
-        if teachers != students:
-            raise TrainingError(
-                f"train.distill: the teacher {what} of shape {teachers}. Expected {students}, as the model that is trained."
-            )
+    check_teacher(teacher, student, "train.distill")
     import tensorflow as tf
 
     teacher.trainable = False

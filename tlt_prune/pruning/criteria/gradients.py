@@ -22,7 +22,17 @@ from numpy.typing import NDArray
 
 from tlt_prune.config import CRITERIA
 from tlt_prune.errors import PlanError, first_line
-from tlt_prune.graph import Family, KerasModel, Labels, TensorLike, Variable
+from tlt_prune.graph import (
+    Family,
+    KerasModel,
+    Labels,
+    TensorLike,
+    Variable,
+    by_output,
+    labels_by_output,
+    loss_function,
+    output_names,
+)
 from tlt_prune.pruning.criteria.network import FilterScores, Network
 from tlt_prune.pruning.rewrite.rewrite import full_size
 from tlt_prune.pruning.running.batches import TakesData, UserData, progress
@@ -174,49 +184,18 @@ def _loss(loss: Losses | None, model: KerasModel, family: Family, name: str) -> 
         # A function of one's own sees labels and outputs as they are.
         function = loss
         return lambda y, outputs: [function(y, outputs)]
-    names = list(getattr(model, "output_names", None) or [model.name])
-    losses = [_one_loss(x, name) for x in _by_output(loss, names, f"criterion {name}: losses")]
-    factors = [1.0 if x is None else x for x in _by_output(weights, names, f"criterion {name}: loss_weights")]
+    names, what = output_names(model), f"criterion {name}"
+    losses = [loss_function(x, what, PlanError) for x in by_output(loss, names, f"{what}: losses", PlanError)]
+    factors = [1.0 if x is None else x for x in by_output(weights, names, f"{what}: loss_weights", PlanError)]
 
     def values(y: object, outputs: object) -> list[Any]:
-        flat_outputs, labels = tree.flatten(outputs), _labels_by_output(y, names)
+        flat_outputs, labels = tree.flatten(outputs), labels_by_output(y, names)
         if len(labels) != len(flat_outputs):
             raise ValueError(f"{len(labels)} labels for {len(flat_outputs)} outputs ({', '.join(names)}).")
         rows = zip(losses, factors, labels, flat_outputs, strict=True)
         return [factor * loss(a, b) for loss, factor, a, b in rows if loss is not None]
 
     return values
-
-
-def _by_output(given: object, names: Sequence[str], what: str) -> list[Any]:
-    """One entry an output, as `compile` understands it: by name, by position, or the same for all."""
-    if isinstance(given, dict):
-        unknown = sorted(set(given) - set(names))
-        if unknown:
-            raise PlanError(f"{what}: there is no output {', '.join(map(repr, unknown))}. Expected some of {', '.join(names)}.")
-        return [given.get(x) for x in names]
-    if isinstance(given, (list, tuple)):
-        if len(given) != len(names):
-            raise PlanError(f"{what}: expected {len(names)}, one for each of {', '.join(names)}. Received {len(given)}.")
-        return list(given)
-    return [given] * len(names)
-
-
-def _one_loss(loss: object, name: str) -> LossFunction | None:
-    if isinstance(loss, str):
-        try:
-            loss = keras.losses.get(loss)
-        except ValueError as error:
-            raise PlanError(f"criterion {name}: there is no Keras loss {loss!r}.") from error
-    if loss is not None and not callable(loss):
-        raise PlanError(f"criterion {name}: expected a loss or a function (y, predictions) -> loss. Received: {loss!r}.")
-    return loss
-
-
-def _labels_by_output(y: object, names: Sequence[str]) -> list[Any]:
-    if isinstance(y, dict) and set(y) == set(names):
-        return [y[x] for x in names]
-    return list(tree.flatten(y))
 
 
 def _gradient_function(

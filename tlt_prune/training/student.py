@@ -1,0 +1,159 @@
+"""A model that learns from its labels and from what a teacher answers, whatever its loss and its number of outputs."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import ops, tree
+
+from tlt_prune.errors import TrainingError
+from tlt_prune.graph import by_output, loss_function, output_names
+from tlt_prune.training.distillation import Distillation, check_teacher
+
+Tensor = Any
+"""A tensor of Keras' backend."""
+
+# Names of losses as functions and, in lower case without underscores, as classes. Of classes:
+_OF_CLASSES = {"categoricalcrossentropy", "sparsecategoricalcrossentropy", "distillation"}
+_OF_YES_OR_NO = {"binarycrossentropy", "binaryfocalcrossentropy"}
+# Of outputs that are compared with values of their own kind.
+_OF_VALUES = {
+    *("meansquarederror", "meanabsoluteerror", "meanabsolutepercentageerror", "meansquaredlogarithmicerror"),
+    *("huber", "logcosh", "kldivergence", "poisson", "cosinesimilarity"),
+}
+
+
+class Student(keras.Model):
+    """A model under training. It shares its layers with the model, so that what it learns the model knows.
+
+    In training its loss is `(1 - alpha) loss(y, p) + alpha soft(t, p)`, with the answers t of the teacher. Soft is, for classes,
+    T^2 times the KL divergence at temperature T (see `Distillation`), else the loss itself. In evaluation it is the loss.
+
+    Args:
+        model: to be trained; a functional or Sequential model, or a subclassed one without a training step of its own.
+        teacher: takes the same inputs and has outputs of the same shapes; None for labels alone.
+        alpha: weight of the teacher.
+        temperature: T.
+
+    Raises:
+        TrainingError: the model trains in its own way, or the teacher does not fit.
+    """
+
+    def __init__(self, model: keras.Model, teacher: keras.Model | None, alpha: float, temperature: float) -> None:
+        super().__init__(name=f"{model.name}_in_training")
+        own = [x for x in ("train_step", "test_step", "compute_loss") if getattr(type(model), x) is not getattr(keras.Model, x)]
+        if own:
+            raise TrainingError(
+                f"retrain: '{model.name}' has a {own[0]} of its own, a {type(model).__name__}. Expected a model that Keras "
+                "trains; train it by its own fit, with tlt_prune.training.KeepBest among the callbacks."
+            )
+        self.model = model
+        # Keras asks for it where losses and metrics are given by the names of outputs.
+        self.output_names = output_names(model)
+        self._answers: Callable[[Tensor], Tensor] | None = None
+        self._soft: list[Callable[[Tensor, Tensor], Tensor] | None] = []
+        if teacher is not None:
+            check_teacher(teacher, model, "retrain")
+            # A function, so that Keras does not take the teacher's weights for this model's.
+            self._answers = functools.partial(_answers, (lambda: teacher))
+        self.alpha, self.temperature = alpha, temperature
+
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
+        """The model's outputs."""
+        return self.model(inputs, training=training)
+
+    def compile(self, optimizer: Any = "rmsprop", loss: Any = None, loss_weights: Any = None, **kwargs: Any) -> None:
+        """Keras' own.
+
+        Raises:
+            TrainingError: there is a teacher, and its answers cannot stand where a loss takes labels.
+        """
+        if self._answers is not None:
+            names, what = self.output_names, "retrain: losses"
+            losses = by_output(loss, names, what, TrainingError)
+            weights = by_output(loss_weights, names, "retrain: loss_weights", TrainingError)
+            factors = [1.0 if x is None else x for x in weights]
+            self._soft = [_soft_loss(x, factor, self.temperature) for x, factor in zip(losses, factors, strict=True)]
+        super().compile(optimizer, loss=loss, loss_weights=loss_weights, **kwargs)
+
+    def compute_loss(
+        self,
+        x: Tensor = None,
+        y: Tensor = None,
+        y_pred: Tensor = None,
+        sample_weight: Tensor = None,
+        training: bool = True,
+    ) -> Tensor:
+        """The loss of a batch; the teacher has its say in training only."""
+        hard = super().compute_loss(x, y, y_pred, sample_weight)
+        if not training or self._answers is None:
+            return hard
+        penalties = sum((ops.sum(ops.cast(loss, hard.dtype)) for loss in self.losses), ops.zeros((), hard.dtype))
+        soft = self._soft_loss(self._answers(x), y_pred, sample_weight)
+        return penalties + (1 - self.alpha) * (hard - penalties) + self.alpha * ops.cast(soft, hard.dtype)
+
+    def _soft_loss(self, answers: Tensor, outputs: Tensor, sample_weight: Tensor) -> Tensor:
+        taught, said = tree.flatten(answers), tree.flatten(outputs)
+        weights = tree.flatten(sample_weight) if sample_weight is not None else []
+        shared = weights[0] if len(weights) == 1 else None
+        total: Tensor = 0.0
+        for i, (loss, t, p) in enumerate(zip(self._soft, taught, said, strict=True)):
+            if loss is not None:
+                total += _weighted_mean(loss(t, p), weights[i] if len(weights) == len(said) else shared)
+        return total
+
+
+def _answers(teacher: Callable[[], keras.Model], x: Tensor) -> Tensor:
+    return tree.map_structure(ops.stop_gradient, teacher()(x, training=False))
+
+
+def _weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
+    """Over all examples, as Keras reduces losses: weighted, and divided by their number."""
+    if weight is None:
+        return ops.mean(values)
+    weight = ops.cast(weight, values.dtype)
+    return ops.mean(values * ops.reshape(weight, (*weight.shape, *([1] * (len(values.shape) - len(weight.shape))))))
+
+
+def _soft_loss(loss: object, factor: float, temperature: float) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """(the teacher's output, the student's) -> values, one for each example or pixel."""
+    function = loss_function(loss, "retrain", TrainingError)
+    if function is None:
+        return None
+    name, from_logits = _name(function), _from_logits(function)
+    key = name.replace("_", "").lower()
+    if key in _OF_CLASSES:
+        cooled = Distillation(alpha=1.0, temperature=temperature)
+        return lambda t, p: factor * cooled.soft(_probabilities(t, from_logits), _probabilities(p, from_logits))
+    if key in _OF_YES_OR_NO:
+        return lambda t, p: factor * keras.losses.binary_crossentropy(ops.sigmoid(t) if from_logits else t, p, from_logits)
+    if key in _OF_VALUES:
+        values = _unreduced(function)
+        return lambda t, p: factor * values(t, p)
+    raise TrainingError(
+        f"retrain: what the teacher answers cannot stand where the loss '{name}' takes labels. Expected teacher=None, or one of "
+        "Keras' cross-entropies and regression losses."
+    )
+
+
+def _probabilities(values: Tensor, from_logits: bool) -> Tensor:
+    values = ops.cast(values, "float32")
+    return ops.softmax(values) if from_logits else values
+
+
+def _unreduced(function: Any) -> Callable[[Tensor, Tensor], Tensor]:
+    """A loss with one value for each example."""
+    if not isinstance(function, keras.losses.Loss):
+        return function  # type: ignore[no-any-return]
+    return type(function).from_config({**function.get_config(), "reduction": None})  # type: ignore[no-any-return]
+
+
+def _name(function: Any) -> str:
+    return str(getattr(function, "__name__", type(function).__name__))
+
+
+def _from_logits(function: Any) -> bool:
+    return bool(function.get_config().get("from_logits", False)) if isinstance(function, keras.losses.Loss) else False
