@@ -33,6 +33,7 @@ def run(
     say: Callable[[str], None] = print,
     model: Callable[[], keras.Model] = small_model,
     teacher: keras.Model | None = None,
+    pruned: bool = False,
     **changes: object,
 ) -> training.TrainResult:
     config = Train(num_epochs=epochs, batch_size_per_gpu=64, tensorboard=False, **changes)  # type: ignore[arg-type]
@@ -47,6 +48,6 @@ def run(
         return pipeline.batches, pipeline.steps
 
     job = training.TrainingJob(
-        model, make_batches, validation, config, training.classification(config), identity or {}, teacher=teacher
+        model, make_batches, validation, config, training.classification(config), identity or {}, teacher=teacher, pruned=pruned
     )
     return training.train(job, folder, restart=restart, say=say)

@@ -100,6 +100,26 @@ def killed_at(step: int) -> Callable[[LRConfig, int, int], float]:
     return rate
 
 
+def test_a_resumed_retraining_keeps_its_start_and_its_measured_rate(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run(tmp_path / "whole", pruned=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(objective, "learning_rate", killed_at(5))
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "killed", pruned=True)
+    resumed = run(tmp_path / "killed", pruned=True)
+    assert (resumed.resumed_from, resumed.epochs) == (1, 3)
+    columns = [x for x in whole.history if x != "seconds"]
+    pd.testing.assert_frame_equal(whole.history[columns], resumed.history[columns], rtol=1e-4)
+    assert whole.history["epoch"].tolist() == [0, 1, 2, 3]
+    start = whole.history.iloc[0]
+    # Of a network that knows nothing yet: higher than the default.
+    assert start["peak_learning_rate"] > 0.05
+    assert whole.history["learning_rate"].max() <= start["peak_learning_rate"]
+    assert whole.best_epoch == whole.model_epoch > 0
+
+
 def test_a_resumed_training_ends_where_an_uninterrupted_one_does(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = run(tmp_path / "whole")
     with monkeypatch.context() as patch:

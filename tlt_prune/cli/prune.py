@@ -227,7 +227,7 @@ def _prune(
     with files.together():
         plan.to_json(plan_path)
         written = [plan_path.name, *_saved(plan.plot, plan_path.with_suffix(".png"))]
-        save_model(outcome.model, output, info=model_info.pruned(predictor.info, plan.summary()))
+        save_model(outcome.model, output, info=model_info.pruned(predictor.info, plan.summary(), pathlib.Path(source)))
     said = [f"Wrote {output}, {' and '.join(written)}"]
     if plan.latency_ms_after is not None:
         measured = measured_ms(outcome.model)

@@ -47,21 +47,30 @@ def main(argv: list[str]) -> None:
 
 
 def _report(task: Task, result: TrainResult) -> None:
-    last = result.history.iloc[-1] if len(result.history) else None
     measure = task.measure.column
+    scores = {} if measure not in result.history else dict(zip(result.history["epoch"], result.history[measure], strict=True))
     say(f"\nTrained {result.epochs} epochs; {result.model.count_params():,} parameters.")
-    if last is not None and math.isfinite(last.get(measure, math.nan)):
-        say(f"{task.measure.title} on the held-out pictures: {100 * last[measure]:.2f} %")
-    say(f"Wrote {result.path}: after the last epoch")
+    if math.isfinite(scores.get(result.model_epoch, math.nan)):
+        say(f"{task.measure.title} on the held-out pictures: {100 * scores[result.model_epoch]:.2f} %")
+    say(f"Wrote {result.path}: {_which(result)}")
     if result.best is not None:
-        best = result.history.loc[result.history["epoch"] == result.best_epoch, measure].iloc[0]
-        say(f"Wrote {result.best}: after epoch {result.best_epoch}, {100 * best:.2f} %")
+        which = f"after epoch {result.best_epoch}" if result.best_epoch else "the pruned model itself"
+        say(f"Wrote {result.best}: {which}, {100 * scores[result.best_epoch]:.2f} %")
     info = model_info.read_info(result.path)
     ready = result.quantization_aware or (info is not None and bool(info.pruning))
     onwards = "tlt-export" if ready else "tlt-prune"
     results = task.spec.results_dir
     target = f"{results}/export/model.onnx" if ready else f"{results}/prune/model.keras"
     say(f"Next: {onwards}{common.spec_flag()} -m {result.best or result.path} -o {target}")
+
+
+def _which(result: TrainResult) -> str:
+    """The epoch of the resulting model, in words."""
+    if result.model_epoch == result.epochs:
+        return "after the last epoch"
+    return (
+        f"after epoch {result.model_epoch}, the best one" if result.model_epoch else "the pruned model, which no epoch improved"
+    )
 
 
 def entry() -> None:

@@ -65,8 +65,8 @@ class LRConfig(Settings):
     """Factor of "step" and "exponential"."""
     step_size: Annotated[float, Field(gt=0, le=100)] = 10.0
     """Per cent of the training after which "step" and "exponential" have fallen by `gamma`."""
-    learning_rate: Positive = 0.05
-    """Highest rate."""
+    learning_rate: Positive | Literal["auto"] = "auto"
+    """Highest rate; "auto" is 0.05, and for a classifier that was pruned and is retrained what a range test finds."""
     soft_start: Share = 0.05
     """Share of the training over which the rate rises."""
     annealing_points: tuple[Share, ...] = (0.33, 0.66, 0.88)
@@ -78,6 +78,11 @@ class LRConfig(Settings):
     rewind_to: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """For retraining: the schedule starts at that share of it (Renda et al., "Comparing Rewinding and Fine-tuning in Neural
     Network Pruning", 2020, arXiv:2003.02389: learning-rate rewinding)."""
+
+    @property
+    def peak(self) -> float:
+        """The highest rate, as it is where nothing is measured."""
+        return 0.05 if self.learning_rate == "auto" else self.learning_rate
 
 
 class EarlyStop(Settings):

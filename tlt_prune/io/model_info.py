@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 
 from tlt_prune.config import Settings, Spec, TextError, checked, decoded, json_of, shown
 from tlt_prune.errors import SpecError, first_line
-from tlt_prune.io import files
+from tlt_prune.io import checksums, files
 from tlt_prune.version import VERSION
 
 S = TypeVar("S", bound=Settings)
@@ -31,6 +31,10 @@ class ModelInfo(Settings):
     """Of the packages that trained it, as "keras 3.15.1"."""
     pruning: tuple[str, ...] = ()
     """Summaries of the prunes it went through, one line each."""
+    unpruned: str = ""
+    """The file that the first of them pruned, as it was named."""
+    unpruned_checksum: str = ""
+    """Of that file."""
     classes: tuple[str, ...]
     """Class names, in the order of the outputs."""
     preprocess_mode: Literal["unit", "torch", "tf", "caffe"]
@@ -55,8 +59,12 @@ _KEYS = {
 def of_spec(spec: Spec, classes: tuple[str, ...], start: ModelInfo | None = None) -> ModelInfo:
     """The record of a model that is trained by `spec`; `start` is the record of the model that the training starts from."""
     values = {field: getattr(_section(spec, path), key) for field, (path, key) in _KEYS.items()}
-    pruning = start.pruning if start is not None else ()
-    return ModelInfo(classes=tuple(str(x) for x in classes), pruning=pruning, versions=versions(), **values)
+    return ModelInfo(classes=tuple(str(x) for x in classes), versions=versions(), **values, **of_prunes(start))
+
+
+def of_prunes(start: ModelInfo | None) -> dict[str, Any]:
+    """The fields about prunes, for the record of a model whose training starts from another."""
+    return {} if start is None else {x: getattr(start, x) for x in ("pruning", "unpruned", "unpruned_checksum")}
 
 
 def versions() -> tuple[str, ...]:
@@ -64,9 +72,20 @@ def versions() -> tuple[str, ...]:
     return tuple(f"{name} {metadata.version(name)}" for name in ("keras", "tensorflow"))
 
 
-def pruned(info: ModelInfo | None, summary: str) -> ModelInfo | None:
-    """With one more prune."""
-    return None if info is None else info.model_copy(update={"pruning": (*info.pruning, summary)})
+def pruned(info: ModelInfo | None, summary: str, source: pathlib.Path) -> ModelInfo | None:
+    """With one more prune, of the file `source`."""
+    if info is None:
+        return None
+    first = {} if info.pruning else {"unpruned": str(source), "unpruned_checksum": checksums.of_file(source)}
+    return info.model_copy(update={"pruning": (*info.pruning, summary), **first})
+
+
+def unpruned_file(info: ModelInfo | None) -> pathlib.Path | None:
+    """The file that was pruned; None where it is not known, not there any more, or another one now."""
+    if info is None or not info.unpruned:
+        return None
+    path = pathlib.Path(info.unpruned)
+    return path if path.is_file() and checksums.of_file(path) == info.unpruned_checksum else None
 
 
 def agreed(spec: Spec, info: ModelInfo | None, source: str) -> Spec:

@@ -56,7 +56,7 @@ class Finite(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         loss = float((logs or {}).get("loss", 0.0))
         if not math.isfinite(loss):
-            rate = self._config.lr_config.learning_rate
+            rate = self._config.lr_config.peak
             raise TrainingError(
                 f"The loss is {loss} in epoch {self._epoch}, step {batch + 1} of {self._steps}. Expected a finite number. Try a "
                 f"lower train.lr_config.learning_rate than {rate} or a longer soft_start, and look for NaN in the data; "
@@ -75,6 +75,16 @@ class History(keras.callbacks.Callback):
             row["epoch"] = int(row["epoch"])
         if self.rows:
             self._write()
+
+    @property
+    def trained(self) -> list[dict[Any, Any]]:
+        """Rows of the epochs: without that of the state before the first one."""
+        return [row for row in self.rows if row["epoch"]]
+
+    def start(self, scores: Mapping[str, float]) -> None:
+        """Adds the scores of the state before the first epoch, as epoch 0."""
+        self.rows.append({"epoch": 0, **scores})
+        self._write()
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         self._started = time.perf_counter()
@@ -117,10 +127,10 @@ class Line(keras.callbacks.Callback):
         self._say(f"epoch {epoch + 1}/{self._epochs}: {'; '.join(parts)}; {time.perf_counter() - self._started:.1f} s")
 
 
-def best_epoch(rows: Sequence[Mapping[Any, Any]], measure: str) -> int:
-    """The first epoch with the highest value, from 1; 0 where none has one."""
+def best_epoch(rows: Sequence[Mapping[Any, Any]], measure: str) -> int | None:
+    """The first epoch with the highest value, from 1, or 0 for the state before the first one; None where none has a value."""
     measured = {row["epoch"]: row[measure] for row in rows if measure in row and math.isfinite(row[measure])}
-    return int(max(measured, key=lambda epoch: measured[epoch])) if measured else 0
+    return int(max(measured, key=lambda epoch: measured[epoch])) if measured else None
 
 
 class Best(keras.callbacks.Callback):
@@ -131,8 +141,12 @@ class Best(keras.callbacks.Callback):
         self._path, self._history, self._job = path, history, job
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        if best_epoch(self._history.rows, self._job.objective.measure) == epoch + 1:
-            save_result(self.model, self._path, self._job.config, self._job.info)
+        self.keep(self.model, epoch + 1)
+
+    def keep(self, model: keras.Model, epoch: int) -> None:
+        """Writes the model, where an epoch is the best so far; 0 is the state before the first one."""
+        if best_epoch(self._history.rows, self._job.objective.measure) == epoch:
+            save_result(model, self._path, self._job.config, self._job.info)
 
 
 class Save(keras.callbacks.Callback):
@@ -144,7 +158,7 @@ class Save(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         done = epoch + 1
-        early = self._objective.stopped(self._history.rows)
+        early = self._objective.stopped(self._history.trained)
         finished = early or done == self._config.num_epochs
         if finished or done % self._config.checkpoint_interval == 0:
             self._checkpoints.save(self.model, done, finished=finished, history=self._history.rows)

@@ -20,20 +20,23 @@ class TrainResult:
     """Result of a training.
 
     Attributes:
-        model: the model after the last epoch.
+        model: the model after the last epoch; of a retraining after pruning, with `keep_best`, the best one.
+        model_epoch: the epoch after which it was so, from 1; 0 for the pruned model that a retraining began with.
         path: its file.
         best: the file of the epoch that did best in validation, where `keep_best` asks for it.
-        best_epoch: its number, from 1; 0 for none.
+        best_epoch: its number, from 1; 0 for the pruned model that a retraining began with, None for none.
         epochs: epochs it has seen, those before a resumption included.
         resumed_from: epoch that was resumed from, 0 for a fresh start.
-        history: one row per epoch: loss, accuracy, val_loss, val_accuracy, learning_rate.
+        history: one row per epoch: loss, accuracy, val_loss, val_accuracy, learning_rate. That of epoch 0 scores the pruned model
+            that a retraining began with.
         quantization_aware: whether it was trained in int8.
     """
 
     model: keras.Model
+    model_epoch: int
     path: pathlib.Path
     best: pathlib.Path | None
-    best_epoch: int
+    best_epoch: int | None
     epochs: int
     resumed_from: int
     history: pd.DataFrame
@@ -53,6 +56,8 @@ class TrainingJob:
         identity: what another run must share to go on with the checkpoints of this one (the model and the data, say).
         info: what belongs to the model: written into its file.
         teacher: the model that `config.distill` names.
+        pruned: whether it is a pruned model that is retrained: then the state at the beginning counts as epoch 0, and the result
+            is never worse.
     """
 
     make_model: Callable[[], keras.Model]
@@ -63,3 +68,4 @@ class TrainingJob:
     identity: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     info: ModelInfo | None = None
     teacher: keras.Model | None = None
+    pruned: bool = False

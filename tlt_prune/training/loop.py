@@ -7,6 +7,9 @@ started again ends where an uninterrupted one does.
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+import math
 import pathlib
 import sys
 from collections.abc import Callable
@@ -15,14 +18,14 @@ from typing import Any
 import keras
 import pandas as pd
 
-from tlt_prune.config import Train
-from tlt_prune.io import checksums, files
+from tlt_prune.io import checksums, files, load_keras
 from tlt_prune.training.callbacks import Best, Finite, History, LearningRateSchedule, Line, Save, TensorBoard, best_epoch
 from tlt_prune.training.checkpoints import Checkpoint, Checkpoints
 from tlt_prune.training.distillation import with_teacher
 from tlt_prune.training.job import TrainingJob, TrainResult
 from tlt_prune.training.narrow_shortcuts import subsampled_first
 from tlt_prune.training.objective import optimizer
+from tlt_prune.training.rate_test import STEPS, find_peak_rate
 from tlt_prune.training.regularizers import set_regularizers
 from tlt_prune.training.saving import save_result
 
@@ -42,7 +45,7 @@ def train(job: TrainingJob, folder: pathlib.Path, *, restart: bool = False, say:
         OSError: the folder cannot be written.
     """
     with files.locked(folder, "training"):
-        checkpoints = Checkpoints(folder / "checkpoints", {"train": _deciding(job.config), **job.identity})
+        checkpoints = Checkpoints(folder / "checkpoints", {"train": _deciding(job), **job.identity})
         for place in (folder, folder / "checkpoints"):
             files.remove_leftovers(place)
         checkpoint = checkpoints.to_resume(restart=restart)
@@ -80,20 +83,24 @@ def _result(
     checkpoint: Checkpoint | None,
     say: Callable[[str], None],
 ) -> TrainResult:
-    """Writes the model after the last epoch."""
-    save_result(model, folder / "model.keras", job.config, job.info)
-    best = best_epoch(history.rows, job.objective.measure) if job.config.keep_best else 0
-    if best and not (folder / "best.keras").is_file():
+    """Writes the model after the last epoch, or the best one of a retraining."""
+    best = best_epoch(history.rows, job.objective.measure) if job.config.keep_best else None
+    if best is not None and not (folder / "best.keras").is_file():
         # The epochs before were trained without keep_best, or the file was removed.
         say(f"The model of epoch {best}, the best one, was not kept.")
-        best = 0
+        best = None
     first_epoch = checkpoint.epoch if checkpoint is not None else 0
+    epoch = epochs = max(len(history.trained), first_epoch)
+    if job.pruned and best is not None and best != epoch:
+        epoch, model = best, load_keras(folder / "best.keras")
+    save_result(model, folder / "model.keras", job.config, job.info)
     return TrainResult(
         model,
+        epoch,
         folder / "model.keras",
-        folder / "best.keras" if best else None,
+        folder / "best.keras" if best is not None else None,
         best,
-        max(len(history.rows), first_epoch),
+        epochs,
         first_epoch,
         pd.DataFrame(history.rows),
         job.config.qat,
@@ -110,26 +117,31 @@ def _run(
     say: Callable[[str], None],
 ) -> None:
     """The epochs after the checkpoint."""
-    config, objective = job.config, job.objective
     first_epoch = checkpoint.epoch if checkpoint is not None else 0
-    set_regularizers(model, config.reg_config)
+    set_regularizers(model, job.config.reg_config)
     batches, steps = job.make_batches(first_epoch)
     if checkpoint is None:
-        model.compile(optimizer=optimizer(config.optim_config), **objective.compile_arguments())
+        model.compile(optimizer=optimizer(job.config.optim_config), **job.objective.compile_arguments())
     if job.teacher is not None:
-        batches = with_teacher(batches, job.teacher, model, objective.channel_axis)
-    callbacks: list[keras.callbacks.Callback] = [
-        LearningRateSchedule(config, steps, objective),
-        Finite(config, steps),
-        *objective.callbacks(history.rows),
-        history,
-        *([] if sys.stdout.isatty() else [Line(config, objective, say)]),
-        *([Best(folder / "best.keras", history, job)] if config.keep_best else []),
-        Save(checkpoints, history, config, objective),
-    ]
-    if config.tensorboard:
-        callbacks.append(TensorBoard(folder / "tensorboard"))
+        batches = with_teacher(batches, job.teacher, model, job.objective.channel_axis)
+    best = [Best(folder / "best.keras", history, job)] if job.config.keep_best else []
     with subsampled_first(model):
+        if checkpoint is None and job.pruned:
+            _begin(job, model, batches, history, say)
+            for callback in best:
+                callback.keep(model, 0)
+        job = _at_measured_rate(job, history)
+        config, objective = job.config, job.objective
+        callbacks: list[keras.callbacks.Callback] = [
+            LearningRateSchedule(config, steps, objective),
+            Finite(config, steps),
+            *objective.callbacks(history.trained),
+            history,
+            *([] if sys.stdout.isatty() else [Line(config, objective, say)]),
+            *best,
+            Save(checkpoints, history, config, objective),
+            *([TensorBoard(folder / "tensorboard")] if config.tensorboard else []),
+        ]
         model.fit(
             batches,
             initial_epoch=first_epoch,
@@ -143,9 +155,44 @@ def _run(
         )
 
 
-def _deciding(config: Train) -> dict[str, Any]:
+# Column of history.csv, in the row of epoch 0.
+_PEAK = "peak_learning_rate"
+
+
+def _begin(job: TrainingJob, model: keras.Model, batches: Any, history: History, say: Callable[[str], None]) -> None:
+    """Scores a pruned model and measures how fast it may learn, where the spec leaves that open."""
+    objective = job.objective
+    scores = {f"val_{name}": float(x) for name, x in model.evaluate(job.validation, verbose=0, return_dict=True).items()}
+    scores |= {name: float(x) for name, x in objective.scores(model).items()}
+    told = f"Before retraining: {objective.label} {100 * scores[objective.measure]:.2f} %" if objective.measure in scores else ""
+    if objective.rate_for is not None:
+        some = list(itertools.islice(batches, STEPS))
+        scores[_PEAK] = find_peak_rate(model, [some[i % len(some)] for i in range(STEPS)]).peak
+        told += f"; the learning rate rises to {scores[_PEAK]:.2g}, by a range test of {STEPS} batches"
+    history.start(scores)
+    if told:
+        say(f"{told}.")
+
+
+def _at_measured_rate(job: TrainingJob, history: History) -> TrainingJob:
+    """The job with the rate that was measured when it began."""
+    peak = history.rows[0].get(_PEAK, math.nan) if history.rows else math.nan
+    if job.objective.rate_for is None or not math.isfinite(peak):
+        return job
+    rate = job.config.lr_config.model_copy(update={"learning_rate": peak})
+    return dataclasses.replace(
+        job,
+        config=job.config.model_copy(update={"lr_config": rate}),
+        objective=dataclasses.replace(job.objective, rate=job.objective.rate_for(peak)),
+    )
+
+
+def _deciding(job: TrainingJob) -> dict[str, Any]:
     """Everything in the section that decides what a training computes, and the contents of the model it starts from."""
+    config = job.config
     data = config.model_dump(exclude={"tensorboard", "checkpoint_interval", "keep_best", "pretrained_model_path"})
+    if not job.pruned:
+        data["lr_config"]["learning_rate"] = config.lr_config.peak
     data["distill"].pop("teacher")
     for name, path in {"pretrained_model": config.pretrained_model_path, "teacher": config.distill.teacher}.items():
         if path and pathlib.Path(path).is_file():

@@ -29,6 +29,8 @@ class Objective:
         stopped: whether training ends after the epochs whose logs are given, before the last one.
         callbacks: (logs of the finished epochs) -> callbacks that run before an epoch's logs are written, and may add to them.
         channel_axis: axis of the outputs along which a teacher's outputs are joined to the targets.
+        rate_for: highest learning rate -> `rate`, where it is to be measured; None where the spec says all.
+        scores: model -> scores before the first epoch that are not among the compiled metrics, by their columns in the logs.
     """
 
     compile_arguments: Callable[[], dict[str, Any]]
@@ -38,6 +40,8 @@ class Objective:
     stopped: Callable[[Rows], bool] = lambda rows: False
     callbacks: Callable[[Rows], Sequence[keras.callbacks.Callback]] = lambda rows: ()
     channel_axis: int = -1
+    rate_for: Callable[[float], Callable[[int, int], float]] | None = None
+    scores: Callable[[keras.Model], Mapping[str, float]] = lambda model: {}
 
 
 def classification(config: Train) -> Objective:
@@ -46,8 +50,15 @@ def classification(config: Train) -> Objective:
     def stopped(rows: Rows) -> bool:
         return stopped_early([row["val_accuracy"] for row in rows if "val_accuracy" in row], config.early_stop)
 
+    def rate_for(peak: float) -> Callable[[int, int], float]:
+        schedule = config.lr_config.model_copy(update={"learning_rate": peak})
+        return lambda step, total: learning_rate(schedule, step, total)
+
     return Objective(
-        lambda: _cross_entropy(config), lambda step, total: learning_rate(config.lr_config, step, total), stopped=stopped
+        lambda: _cross_entropy(config),
+        rate_for(config.lr_config.peak),
+        stopped=stopped,
+        rate_for=rate_for if config.lr_config.learning_rate == "auto" else None,
     )
 
 

@@ -35,7 +35,7 @@ def save_result(model: keras.Model, path: pathlib.Path, config: Train, info: Mod
 @contextlib.contextmanager
 def _without_optimizer(model: keras.Model) -> Iterator[None]:
     """Keras' own `include_optimizer` argument has no effect on .keras files."""
-    optimizer, compiled = model.optimizer, model.compiled
+    optimizer, compiled = getattr(model, "optimizer", None), model.compiled
     model.optimizer, model.compiled = None, False
     try:
         yield

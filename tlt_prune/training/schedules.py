@@ -17,7 +17,7 @@ def learning_rate(config: LRConfig, step: int, total_steps: int) -> float:
     """
     rewound = config.rewind_to
     progress = min(rewound + (1 - rewound) * step / total_steps, 1.0)
-    base, lowest = config.learning_rate, config.min_lr_ratio * config.learning_rate
+    base, lowest = config.peak, config.min_lr_ratio * config.peak
     if progress < config.soft_start:
         # One step ahead, so that the first step is not wasted at rate 0.
         return max(base * min((rewound + (1 - rewound) * (step + 1) / total_steps) / config.soft_start, 1.0), lowest)

@@ -14,7 +14,14 @@ from tlt_prune.onnx import Predictor, load_predictor
 from tlt_prune.tasks.classification.models import is_whole_model, starting_model
 from tlt_prune.tasks.classification.pictures import agreed_format, as_inputs, picture_format
 from tlt_prune.tasks.steps.data import say_shared
-from tlt_prune.tasks.steps.starting import check_classes, read_teacher, seed, start_quantization_aware
+from tlt_prune.tasks.steps.starting import (
+    check_classes,
+    is_pruned,
+    read_teacher,
+    retraining_defaults,
+    seed,
+    start_quantization_aware,
+)
 from tlt_prune.tasks.task import Examples, Task, TwinTraining, stacked
 
 if TYPE_CHECKING:
@@ -38,6 +45,9 @@ def training_job(spec: Spec, folder: pathlib.Path) -> training.TrainingJob:
         raise SpecError(f"train.pretrained_model_path: expected a .keras, .h5 or .hdf5 file. Received: {start.path}.")
     else:
         spec, form, channels_first = agreed_format(spec, start)
+    if is_pruned(start):
+        assert start is not None
+        spec = spec.model_copy(update={"train": retraining_defaults(spec.train, start.info)})
     if spec.train.qat and start is None:
         raise SpecError("train.qat: expected a trained model in train.pretrained_model_path (.keras), to be trained on in int8.")
     teacher = _teacher(spec)
@@ -78,6 +88,7 @@ def training_job(spec: Spec, folder: pathlib.Path) -> training.TrainingJob:
         },
         info=model_info.of_spec(spec, classes, start.info if start is not None else None),
         teacher=None if teacher is None else teacher.model,
+        pruned=is_pruned(start),
     )
 
 
@@ -138,7 +149,7 @@ def twin_training(task: Task, predictor: Predictor, epochs: int, key: str) -> Tw
         "data": pipeline.batches,
         "epochs": epochs,
         "steps_per_epoch": pipeline.steps,
-        "learning_rate": spec.train.lr_config.learning_rate / 10,
+        "learning_rate": spec.train.lr_config.peak / 10,
     }
     return TwinTraining(
         arguments, len(train_split), lambda predict: training.score(predict, held_out, test_split.classes, 1).accuracy

@@ -13,6 +13,13 @@ from tlt_prune.onnx import keras_runner
 from tlt_prune.tasks.detection.job import DetectionJob
 
 
+def validated(
+    model: keras.Model, job: DetectionJob, split: dataset.BoxSplit, output: tuple[int, int], channels_first: bool
+) -> Evaluation:
+    """Average precision of a detector whose output has `output` (columns, rows)."""
+    return job.evaluated(outputs_of(keras_runner(model), channels_first), split, output)
+
+
 class Validation(keras.callbacks.Callback):
     """Average precision on the held-out pictures, where the spec wants it, and at the end; `shown` draws some of them."""
 
@@ -33,8 +40,7 @@ class Validation(keras.callbacks.Callback):
         first, period = config.first_validation_epoch, config.validation_period_during_training
         last = done == self._job.message.training_config.num_epochs
         if last or (done >= first and (done - first) % period == 0):
-            outputs = outputs_of(keras_runner(self.model), self._first)
-            found = self._job.evaluated(outputs, self._split, self._output)
+            found = validated(self.model, self._job, self._split, self._output, self._first)
             logs["val_map"] = found.mean_average_precision
             if found.explained():
                 say(f"Mean average precision 0 after epoch {done}: {found.explained()}")

@@ -138,8 +138,8 @@ def info_of(job: DetectionJob, start: ModelInfo | None) -> ModelInfo:
         "enable_center_crop": False,
         "resize_interpolation_method": "bilinear",
         "ignore_exif_orientation": not job.oriented,
-        "pruning": start.pruning if start is not None else (),
         "versions": model_info.versions(),
+        **model_info.of_prunes(start),
     }
     return ModelInfo.model_validate(fields)
 

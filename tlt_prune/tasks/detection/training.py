@@ -14,10 +14,10 @@ from tlt_prune.errors import SpecError
 from tlt_prune.io import model_info, say
 from tlt_prune.onnx import Predictor, load_predictor
 from tlt_prune.tasks.detection import DetectionTask
-from tlt_prune.tasks.detection.callbacks import DrawnDetections, Validation
+from tlt_prune.tasks.detection.callbacks import DrawnDetections, Validation, validated
 from tlt_prune.tasks.detection.job import DetectionJob, info_of, output_size
 from tlt_prune.tasks.detection.rates import learning_rates
-from tlt_prune.tasks.steps.starting import check_classes, read_teacher, seed, start_quantization_aware
+from tlt_prune.tasks.steps.starting import check_classes, is_pruned, read_teacher, seed, start_quantization_aware
 from tlt_prune.tasks.steps.weights import with_weights
 
 if TYPE_CHECKING:
@@ -117,6 +117,7 @@ def training_job(job: DetectionJob, folder: pathlib.Path) -> training.TrainingJo
         },
         info=info_of(job, start.info if start is not None else None),
         teacher=None if teacher is None else teacher.model,
+        pruned=is_pruned(start),
     )
 
 
@@ -141,6 +142,9 @@ def _objective(data: _Data, plan: Train, folder: pathlib.Path) -> training.Objec
         rates.stopped,
         callbacks,
         channel_axis=1 if first else -1,
+        scores=lambda model: {
+            DetectionTask.measure.column: validated(model, job, data.validation, data.output, first).mean_average_precision
+        },
     )
 
 
