@@ -5,10 +5,17 @@ source "$(dirname "$0")/setup.sh"
 if [ $# -gt 0 ]; then
     exec "$PYTHON" -m pytest "$@"
 fi
-ruff check .
-ruff format --check .
-mypy
-lint-imports --config setup.cfg
+workers=${TLT_PRUNE_TEST_WORKERS:-3}
+# They take one core for a minute, beside the tests on JAX.
+checks() { ruff check . && ruff format --check . && mypy && lint-imports --config setup.cfg; }
+report=$(mktemp)
+trap 'rm -f "$report"' EXIT
+checks >"$report" 2>&1 &
+checking=$!
 # Compiled quickly rather than well: hardly any program runs twice.
-KERAS_BACKEND=jax XLA_FLAGS=--xla_backend_optimization_level=0 "$PYTHON" -m pytest tests/graph tests/pruning tests/training/test_retrain.py -m "not slow" -n "${TLT_PRUNE_TEST_WORKERS:-2}"
-exec "$PYTHON" -m pytest -m "not slow" -n "${TLT_PRUNE_TEST_WORKERS:-2}" --dist worksteal
+failed=0
+KERAS_BACKEND=jax XLA_FLAGS=--xla_backend_optimization_level=0 "$PYTHON" -m pytest tests/graph tests/pruning tests/training/test_retrain.py -m "not slow" -n "$workers" || failed=1
+wait "$checking" || failed=1
+cat "$report"
+[ "$failed" = 0 ] || fail "lint, types, import contracts or the tests on JAX failed: see above."
+"$PYTHON" -m pytest -m "not slow" -n "$workers" --dist worksteal

@@ -1,91 +1,116 @@
 #!/usr/bin/env python3
-"""ResNet-20 on CIFAR-10 from an accuracy that publications start from: pruned to three budgets, straight after and retrained.
+"""Networks that publications prune, from an accuracy that they start from: straight after pruning, and retrained.
 
-    python tools/bench/bench_published.py RESULTS [DATA]
+    python tools/bench/bench_published.py RESULTS [--data DATA] [--networks resnet20 ...] [--epochs DIVISOR]
 
-Takes the trained network docs/pages/benchmarks/resnet20_cifar10.keras, and tlt-prune, tlt-train and tlt-evaluate with
-specs/cifar10_resnet20_retrain.yaml, whose recipe of retraining is the default one. Three seeds of the choice and of retraining.
-RESULTS receives the models, which are kept and not made again; DATA is a folder with cifar10.npz; without it, Keras downloads
-the set. Writes docs/pages/benchmarks/published.csv. About an hour on two CPU cores.
+resnet20 takes the trained network docs/pages/benchmarks/resnet20_cifar10.keras, and about an hour on two CPU cores; resnet56,
+vgg16 and vgg19 are trained first, for hours on a GPU, where TensorFlow sees one. Pruned by tlt-prune's defaults, retrained by
+tlt-train's recipe; three seeds. --epochs divides the epochs of all trainings, to try it. RESULTS receives the models, which are
+kept and not made again; DATA is a folder with cifar10.npz; without it, Keras downloads the set. Writes
+docs/pages/benchmarks/published.csv, whose rows of other networks stay.
 """
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
 import itertools
-import json
 import pathlib
-import subprocess
-import sys
+from collections.abc import Mapping
 
 import pandas as pd
+from by_scripts import PAGES, Experiment
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-PAGES = ROOT / "docs/pages/benchmarks"
-TABLE, DENSE = PAGES / "published.csv", PAGES / "resnet20_cifar10.keras"
-SPEC = "specs/cifar10_resnet20_retrain.yaml"
-# Share of the MACs -> epochs of retraining.
-BUDGETS = {0.73: 10, 0.5: 12, 0.25: 16}
+from tlt_prune.config import load_spec
+
+TABLE = PAGES / "published.csv"
 SEEDS = (1, 2, 3)
 
 
-def script(name: str, folder: pathlib.Path | None, *words: object) -> None:
-    data = ["--set", f"dataset.train_dataset_path={folder / 'cifar10.npz'}"] if folder is not None else []
-    command = [sys.executable, "-m", f"tlt_prune.cli.{name}", "-e", SPEC, *map(str, words), *data]
-    subprocess.run(command, cwd=ROOT, check=True)
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A network of the table.
+
+    Attributes:
+        title: its name there.
+        spec: of its training.
+        budgets: share of the MACs that may stay -> epochs of retraining.
+        stored: the trained network, where the repository has it.
+    """
+
+    title: str
+    spec: str
+    budgets: Mapping[float, int]
+    stored: pathlib.Path | None = None
 
 
-def scores(model: pathlib.Path, folder: pathlib.Path | None, out: pathlib.Path) -> dict[str, float]:
-    """What tlt-evaluate says of a model: accuracy, MACs, parameters."""
-    path = out / "evaluation.json"
-    if not path.exists():
-        script("evaluate", folder, "-m", model, "-o", out)
-    found = json.loads(path.read_text("utf-8"))
-    return {name: float(found[name]) for name in ("accuracy", "macs", "params")}
+NETWORKS = {
+    "resnet20": Network(
+        "ResNet-20", "specs/cifar10_resnet20_full.yaml", {0.73: 6, 0.5: 10, 0.25: 16}, PAGES / "resnet20_cifar10.keras"
+    ),
+    # 2.11 and 2.5 times fewer, as DepGraph, CHIP and ResRep print them; 8 times for VGG-19.
+    "resnet56": Network("ResNet-56", "specs/cifar10_resnet56.yaml", {0.474: 100, 0.4: 100}),
+    "vgg16": Network("VGG-16", "specs/cifar10_vgg16.yaml", {0.5: 100, 0.4: 100}),
+    "vgg19": Network("VGG-19", "specs/cifar10_vgg19.yaml", {0.125: 100}),
+}
 
 
-def main(results: pathlib.Path, folder: pathlib.Path | None) -> None:
-    dense = scores(DENSE, folder, results / "published/dense")
-    rows = []
-    for seed, (share, epochs) in itertools.product(SEEDS, BUDGETS.items()):
-        place = results / f"published/{share}_s{seed}"
-        pruned, seeded = place / "pruned.keras", ("--set", f"train.random_seed={seed}")
-        if not pruned.exists():
-            script("prune", folder, "-m", DENSE, "-o", pruned, "--macs", share, *seeded)
-        if not (place / "retrained/model.keras").exists():
-            settings = (f"train.num_epochs={epochs}", f"train.pretrained_model_path={pruned}", "train.tensorboard=false")
-            script("train", folder, "-o", place / "retrained", *seeded, *(x for word in settings for x in ("--set", word)))
-        before = scores(pruned, folder, place / "pruned_scores")
-        after = scores(place / "retrained/model.keras", folder, place / "retrained_scores")
+def rows_of(name: str, results: pathlib.Path, data: pathlib.Path | None, divisor: int = 1) -> list[dict[str, object]]:
+    """Trains, prunes, retrains and scores a network; one row per seed and budget."""
+    network, rows = NETWORKS[name], []
+    for seed, (share, epochs) in itertools.product(SEEDS, network.budgets.items()):
+        experiment = Experiment(network.spec, str(data / "cifar10.npz") if data is not None else "", seed)
+        dense = network.stored
+        if dense is None:
+            whole = load_spec(PAGES.parents[2] / network.spec).train.num_epochs
+            dense = experiment.trained(results / f"{name}_s{seed}/train", f"train.num_epochs={max(whole // divisor, 1)}")
+        place = results / f"{name}_s{seed}/{share}"
+        pruned = experiment.pruned(dense, place / "pruned.keras", share)
+        retrained = experiment.retrained(pruned, place / "retrained", max(epochs // divisor, 1))
+        before, cut, after = (experiment.scores(x) for x in (dense, pruned, retrained))
         rows.append(
             {
+                "network": name,
                 "seed": seed,
                 "macs": share,
                 "epochs": epochs,
-                "macs_left": before["macs"] / dense["macs"],
-                "params_left": before["params"] / dense["params"],
-                "dense": dense["accuracy"],
-                "accuracy": before["accuracy"],
+                "macs_left": cut["macs"] / before["macs"],
+                "params_left": cut["params"] / before["params"],
+                "dense": before["accuracy"],
+                "accuracy": cut["accuracy"],
                 "retrained": after["accuracy"],
             }
         )
-        pd.DataFrame(rows).to_csv(TABLE, index=False, float_format="%.5g")
         print(rows[-1], flush=True)
-    print("\n".join(published_rows(pd.DataFrame(rows))))
-
-
-def published_rows(table: pd.DataFrame) -> list[str]:
-    """Rows of the documentation, one per budget: means of the seeds, in per cent."""
-    rows = []
-    for share, part in table.groupby("macs", sort=False):
-        means = part.mean(numeric_only=True)
-        lost = 100 * (means.dense - means.retrained)
-        cells = (f"{100 * means.macs_left:.0f} %", f"{100 * means.params_left:.0f} %", f"{100 * means.dense:.2f} %")
-        figures = (f"{100 * means.accuracy:.2f} %", f"{100 * means.retrained:.2f} %", f"{lost:.2f}", f"{means.epochs:.0f}")
-        rows.append(f"| `tlt_prune`, {100 * float(str(share)):g} % asked for | {' | '.join((*cells, *figures))} |")
     return rows
 
 
+def published_rows(table: pd.DataFrame) -> list[str]:
+    """Rows of the documentation, one per network and budget: means of the seeds, in per cent."""
+    rows = []
+    for (name, share), part in table.groupby(["network", "macs"], sort=False):
+        means = part.mean(numeric_only=True)
+        left = f"{100 * means.macs_left:.0f} % | {100 * means.params_left:.0f} %"
+        accuracies = " | ".join(f"{100 * means[x]:.2f} %" for x in ("dense", "accuracy", "retrained"))
+        gained = 100 * (means.retrained - means.dense)
+        rows.append(f"| {NETWORKS[str(name)].title}, {100 * float(share):g} % | {left} | {accuracies} | {gained:+.2f} |")
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=pathlib.Path)
+    parser.add_argument("--data", type=pathlib.Path)
+    parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=["resnet20"])
+    parser.add_argument("--epochs", type=int, default=1, metavar="DIVISOR")
+    given = parser.parse_args()
+    table = pd.read_csv(TABLE) if TABLE.exists() else pd.DataFrame()
+    for name in given.networks:
+        found = pd.DataFrame(rows_of(name, given.results.resolve(), given.data and given.data.resolve(), given.epochs))
+        table = pd.concat([table[table.network != name], found] if len(table) else [found])
+    table.to_csv(TABLE, index=False, float_format="%.5g")
+    print("\n".join(published_rows(table)))
+
+
 if __name__ == "__main__":
-    if len(sys.argv) not in (2, 3):
-        sys.exit(__doc__)
-    main(pathlib.Path(sys.argv[1]).resolve(), pathlib.Path(sys.argv[2]).resolve() if len(sys.argv) == 3 else None)
+    main()

@@ -3,8 +3,9 @@
 
     python tools/bench/bench_training.py RESULTS [DATA]
 
-1. Is it worth it? Pruned by tlt-prune's default and retrained, without and with the dense network as its teacher, against the
-same small architecture trained from scratch for as many epochs as both trainings of the pruned one had. Three seeds.
+1. Is it worth it? Pruned by tlt-prune's default and retrained by tlt-train's recipe, without and with the dense network as its
+teacher, against the same small architecture trained from scratch for as many epochs as both trainings of the pruned one had.
+Three seeds.
 docs/pages/benchmarks/scratch.csv
 2. Does weight decay make filters prunable? The network trained without, with L2, with L1: its accuracy, and the share of filters
 whose norm is at most a threshold times their layer's largest. docs/pages/benchmarks/decay.csv
@@ -25,6 +26,7 @@ import keras
 import numpy as np
 import pandas as pd
 from bench_criteria import dense, script, trained
+from by_scripts import BY_RECIPE
 
 from tlt_prune import criteria
 from tlt_prune.config.specs import load_spec
@@ -34,15 +36,14 @@ SCRATCH, DECAY = bench_criteria.RESULTS / "scratch.csv", bench_criteria.RESULTS 
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
-    """Epochs and peak learning rate of retraining, shares of the MACs to keep."""
+class Retraining:
+    """Epochs of retraining by the default recipe, shares of the MACs to keep."""
 
     epochs: int
-    rate: float
     shares: tuple[float, ...]
 
 
-RECIPES = {"resnet20": Recipe(8, 0.1, (0.25,)), "vgg16": Recipe(6, 0.03, (0.25,))}
+RETRAININGS = {"resnet20": Retraining(8, (0.25,)), "vgg16": Retraining(6, (0.25,))}
 DECAYED = "vgg16"
 PENALTIES = {
     "none": ["train.reg_config.type=none"],
@@ -67,7 +68,7 @@ def accuracy(model: pathlib.Path, network: str, folder: pathlib.Path | None) -> 
 
 def scratch(results: pathlib.Path, folder: pathlib.Path | None) -> pd.DataFrame:
     rows = []
-    for (network, recipe), seed in itertools.product(RECIPES.items(), bench_criteria.SEEDS):
+    for (network, recipe), seed in itertools.product(RETRAININGS.items(), bench_criteria.SEEDS):
         unpruned = dense(network, folder, results, seed)
         for share in recipe.shares:
             place = results / f"{network}_s{seed}/scratch_{share}"
@@ -78,18 +79,16 @@ def scratch(results: pathlib.Path, folder: pathlib.Path | None) -> pd.DataFrame:
                 keras.utils.set_random_seed(100 + seed)
                 keras.models.clone_model(keras.models.load_model(pruned, compile=False)).save(twin)
             short = [
+                *BY_RECIPE,
                 f"train.num_epochs={recipe.epochs}",
-                f"train.lr_config.learning_rate={recipe.rate}",
                 f"train.pretrained_model_path={pruned}",
             ]
             whole = [f"train.num_epochs={dense_epochs(network) + recipe.epochs}", f"train.pretrained_model_path={twin}"]
             models = {
                 "dense": unpruned,
                 "pruned": pruned,
-                "retrained": trained(network, folder, place / "retrained", seed, *short),
-                "retrained with a teacher": trained(
-                    network, folder, place / "taught", seed, *short, f"train.distill.teacher={unpruned}"
-                ),
+                "retrained": trained(network, folder, place / "retrained", seed, *short, "train.distill.teacher="),
+                "retrained with a teacher": trained(network, folder, place / "taught", seed, *short),
                 "from scratch": trained(network, folder, place / "alone", seed, *whole),
             }
             scores = {name: accuracy(model, network, folder) for name, model in models.items()}
@@ -118,7 +117,7 @@ def scratch_rows(table: pd.DataFrame) -> list[str]:
     shown = ["dense", "pruned", "retrained", "retrained with a teacher", "from scratch"]
     rows = []
     for (network, share), part in table.groupby(["network", "macs"], sort=False):
-        recipe, cells = RECIPES[str(network)], [" / ".join(f"{100 * x:.1f}" for x in part[name]) for name in shown]
+        recipe, cells = RETRAININGS[str(network)], [" / ".join(f"{100 * x:.1f}" for x in part[name]) for name in shown]
         title = f"{bench_criteria.TITLES[str(network)]}, {100 * share:g} % of the MACs"
         rows.append(f"| {title}, {dense_epochs(str(network))} + {recipe.epochs} epochs | {' | '.join(cells)} |")
     return rows

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Transfer learning: networks from ImageNet, trained on for CIFAR-10 at 96 x 96, pruned, retrained and exported by the five scripts.
+"""Transfer learning: networks from ImageNet, trained on for CIFAR-10 at 96 x 96, pruned, retrained, exported by the scripts.
 
     python tools/bench/bench_transfer.py RESULTS DATA
 
@@ -12,7 +12,6 @@ receives everything, and what is there is not made again. Writes docs/pages/benc
 from __future__ import annotations
 
 import itertools
-import json
 import pathlib
 import subprocess
 import sys
@@ -20,83 +19,59 @@ import sys
 import keras
 import numpy as np
 import pandas as pd
+from by_scripts import PAGES, ROOT, Experiment
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-TABLE = ROOT / "docs/pages/benchmarks/transfer.csv"
-SPEC, RETRAIN_SPEC = "specs/cifar10_transfer.yaml", "specs/cifar10_transfer_retrain.yaml"
+TABLE, SPEC = PAGES / "transfer.csv", "specs/cifar10_transfer.yaml"
 NETWORKS = {"mobilenet_v2": "MobileNetV2", "efficientnet_lite0": "EfficientNet-Lite0"}
 SHARES, SEEDS = (0.5, 0.25), (1, 2, 3)
 TRAINED, SCORED, EPOCHS, RETRAINED = 10_000, 2_000, 6, 6
-
-
-def script(name: str, spec: str, data: pathlib.Path, *words: object) -> None:
-    command = [sys.executable, "-m", f"tlt_prune.cli.{name}", "-e", spec, *map(str, words)]
-    subprocess.run([*command, "--set", f"dataset.train_dataset_path={data}"], cwd=ROOT, check=True)
-
-
-def settings(**values: object) -> list[str]:
-    return [x for key, value in values.items() for x in ("--set", f"train.{key}={value}")]
-
-
-def scores(model: pathlib.Path, data: pathlib.Path) -> dict[str, float]:
-    """What tlt-evaluate says of a model: accuracy, MACs, parameters."""
-    out = model.parent / f"{model.stem}_scores"
-    if not (out / "evaluation.json").exists():
-        script("evaluate", RETRAIN_SPEC, data, "-m", model, "-o", out)
-    found = json.loads((out / "evaluation.json").read_text("utf-8"))
-    return {name: float(found[name] or 0) for name in ("accuracy", "macs", "params")}
 
 
 def subset(folder: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
     """The first pictures of CIFAR-10's two parts."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
+        counts = {"x_train": TRAINED, "y_train": TRAINED, "x_test": SCORED, "y_test": SCORED}
         with np.load(folder / "cifar10.npz") as found:
-            parts = {
-                x: found[x][: TRAINED if x.endswith("train") else SCORED] for x in ("x_train", "y_train", "x_test", "y_test")
-            }
-        np.savez(path, **parts)
+            np.savez(path, **{name: found[name][:count] for name, count in counts.items()})
     return path
 
 
-def trained(spec: str, data: pathlib.Path, out: pathlib.Path, seed: int, **values: object) -> pathlib.Path:
-    if not (out / "model.keras").exists():
-        script("train", spec, data, "-o", out, *settings(random_seed=seed, tensorboard="false", **values))
-    return out / "model.keras"
-
-
-def exported(model: pathlib.Path, data: pathlib.Path) -> pathlib.Path:
-    path = model.parent / "int8.onnx"
+def from_imagenet(network: str, folder: pathlib.Path) -> pathlib.Path:
+    """The network that training starts from."""
+    path = folder / f"{network}.keras"
     if not path.exists():
-        script("export", RETRAIN_SPEC, data, "-m", model, "-o", path, "--set", "export.data_type=int8")
+        command = [sys.executable, str(ROOT / "tools/datasets/get_pretrained.py"), str(folder), network]
+        subprocess.run(command, check=True)
+    return path
+
+
+def untrained(model: pathlib.Path, path: pathlib.Path, seed: int) -> pathlib.Path:
+    """The same architecture with random weights."""
+    if not path.exists():
+        keras.utils.set_random_seed(seed)
+        keras.models.clone_model(keras.models.load_model(model, compile=False)).save(path)
     return path
 
 
 def main(results: pathlib.Path, folder: pathlib.Path) -> None:
     data, rows = subset(folder, results / "cifar10_10k.npz"), []
     for seed, network in itertools.product(SEEDS, NETWORKS):
-        start = results / f"pretrained/{network}.keras"
-        if not start.exists():
-            command = [sys.executable, str(ROOT / "tools/datasets/get_pretrained.py"), str(start.parent), network]
-            subprocess.run(command, check=True)
-        dense = trained(SPEC, data, results / f"{network}_s{seed}/train", seed, pretrained_model_path=start, num_epochs=EPOCHS)
-        whole = scores(dense, data)
+        experiment, start = Experiment(SPEC, str(data), seed), from_imagenet(network, results / "pretrained")
+        dense = experiment.trained(
+            results / f"{network}_s{seed}/train", f"train.pretrained_model_path={start}", f"train.num_epochs={EPOCHS}"
+        )
+        whole = experiment.scores(dense)
         for share in SHARES:
             place = results / f"{network}_s{seed}/{share}"
-            pruned, twin = place / "pruned.keras", place / "twin.keras"
-            if not pruned.exists():
-                script("prune", SPEC, data, "-m", dense, "-o", pruned, "--macs", share, *settings(random_seed=seed))
-            retrained = trained(RETRAIN_SPEC, data, place / "retrained", seed, pretrained_model_path=pruned, num_epochs=RETRAINED)
-            if not twin.exists():
-                keras.utils.set_random_seed(100 + seed)
-                keras.models.clone_model(keras.models.load_model(pruned, compile=False)).save(twin)
-            alone = trained(SPEC, data, place / "alone", seed, pretrained_model_path=twin, num_epochs=EPOCHS + RETRAINED)
-            found = {
-                "pruned": scores(pruned, data),
-                "retrained": scores(retrained, data),
-                "int8": scores(exported(retrained, data), data),
-                "from scratch": scores(alone, data),
-            }
+            pruned = experiment.pruned(dense, place / "pruned.keras", share)
+            retrained = experiment.retrained(pruned, place / "retrained", RETRAINED)
+            twin = untrained(pruned, place / "twin.keras", 100 + seed)
+            alone = experiment.trained(
+                place / "alone", f"train.pretrained_model_path={twin}", f"train.num_epochs={EPOCHS + RETRAINED}"
+            )
+            models = {"pruned": pruned, "retrained": retrained, "int8": experiment.int8(retrained), "from scratch": alone}
+            found = {name: experiment.scores(model) for name, model in models.items()}
             rows.append(
                 {
                     "network": network,
