@@ -21,7 +21,7 @@ def test_a_few_steps(name: str, tmp_path: pathlib.Path, monkeypatch: pytest.Monk
     labels = {"y_train": np.arange(64) % 10, "y_test": np.arange(20) % 10}
     np.savez(tmp_path / "cifar10.npz", **arrays, **labels)
     monkeypatch.setattr(bench_published, "SEEDS", (1,))
-    rows = pd.DataFrame(bench_published.rows_of(name, tmp_path / "results", tmp_path, divisor=1000))
+    rows = pd.DataFrame(list(bench_published.rows_of(name, tmp_path / "results", tmp_path, divisor=1000)))
     assert rows["macs"].tolist() == list(bench_published.NETWORKS[name].budgets)
     for row in rows.itertuples():
         assert row.macs_left <= row.macs

@@ -138,6 +138,15 @@ def test_inputs_ten_times_as_large_bear_a_hundredth_of_the_rate() -> None:
     assert 50 < limits[0] / limits[1] < 200
 
 
+def test_large_batches_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = [(np.full((2, 8), i, "float32"), np.zeros(2, "float32")) for i in range(5)]
+    first = [int(x[0, 0]) for x, _ in rate_test.enough_batches(batches)]
+    assert first == [i % 5 for i in range(rate_test.STEPS)]
+    # 72 bytes each: the second goes beyond the limit.
+    monkeypatch.setattr(rate_test, "_MOST_BYTES", 100)
+    assert [int(x[0, 0]) for x, _ in rate_test.enough_batches(iter(batches))] == [0, 1] * 30
+
+
 def test_a_rate_is_read_from_the_curve() -> None:
     rates = np.geomspace(1e-4, 1, 9)
     losses = np.array([1, 1, 0.9, 0.7, 0.6, 0.63, 0.66, np.nan, np.nan])
@@ -340,6 +349,7 @@ BAD: dict[str, tuple[Callable[[keras.Model], Any], str]] = {
         lambda model: tlt_prune.retrain(model, dataset().map(lambda x, y: x), HELD_OUT),
         r"expected batches \(x, y\)",
     ),
+    "a list": (lambda model: tlt_prune.retrain(model, list(TRAIN), HELD_OUT), r"expected a tuple \(x, y\) of arrays.* a list"),
     "epochs": (lambda model: tlt_prune.retrain(model, TRAIN, HELD_OUT, epochs=0), "epochs must be a whole number of at least 1"),
     "alpha": (lambda model: tlt_prune.retrain(model, TRAIN, HELD_OUT, alpha=2.0), "alpha must be a number from 0 to 1"),
     "unknown": (lambda model: tlt_prune.retrain(model, TRAIN, HELD_OUT, rate=1), "there is no argument 'rate'"),  # type: ignore[call-arg]

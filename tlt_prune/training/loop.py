@@ -8,7 +8,6 @@ started again ends where an uninterrupted one does.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 import pathlib
 import sys
@@ -25,7 +24,7 @@ from tlt_prune.training.distillation import with_teacher
 from tlt_prune.training.job import TrainingJob, TrainResult
 from tlt_prune.training.narrow_shortcuts import subsampled_first
 from tlt_prune.training.objective import optimizer
-from tlt_prune.training.rate_test import STEPS, find_peak_rate
+from tlt_prune.training.rate_test import STEPS, enough_batches, find_peak_rate
 from tlt_prune.training.regularizers import set_regularizers
 from tlt_prune.training.saving import save_result
 
@@ -166,8 +165,7 @@ def _begin(job: TrainingJob, model: keras.Model, batches: Any, history: History,
     scores |= {name: float(x) for name, x in objective.scores(model).items()}
     told = f"Before retraining: {objective.label} {100 * scores[objective.measure]:.2f} %" if objective.measure in scores else ""
     if objective.rate_for is not None:
-        some = list(itertools.islice(batches, STEPS))
-        scores[_PEAK] = find_peak_rate(model, [some[i % len(some)] for i in range(STEPS)]).peak
+        scores[_PEAK] = find_peak_rate(model, enough_batches(batches)).peak
         told += f"; the learning rate rises to {scores[_PEAK]:.2g}, by a range test of {STEPS} batches"
     history.start(scores)
     if told:

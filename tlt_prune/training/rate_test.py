@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -22,6 +23,8 @@ from tlt_prune.errors import TrainingError
 STEPS = 60
 """Batches of a test, unless there are fewer."""
 _LOWEST, _HIGHEST = 1e-5, 1.0
+# Of a number; and of all batches that are in memory at once.
+_BYTES, _MOST_BYTES = 4, 2**29
 # Losses of single batches say little.
 _WINDOW = 6
 # The loss has risen where it is by that share of the untouched model's above its lowest.
@@ -48,6 +51,24 @@ class RateTest:
     limit: float
     rates: NDArray[np.float64]
     losses: NDArray[np.float64]
+
+
+def enough_batches(batches: Iterable[Any]) -> list[Any]:
+    """The first batches, again and again until there are `STEPS`; fewer different ones where they are large.
+
+    Raises:
+        TrainingError: there is none.
+    """
+    kept: list[Any] = []
+    size = 0
+    for batch in itertools.islice(batches, STEPS):
+        kept.append(batch)
+        size += sum(_BYTES * math.prod(x.shape) for x in keras.tree.flatten(batch))
+        if size > _MOST_BYTES:
+            break
+    if not kept:
+        raise TrainingError("Retraining: expected training data. Received none.")
+    return [kept[i % len(kept)] for i in range(STEPS)]
 
 
 def find_peak_rate(model: keras.Model, batches: Sequence[Any]) -> RateTest:

@@ -20,7 +20,7 @@ _HIGHER = ("acc", "auc", "iou", "dice", "precision", "recall", "f1", "fbeta", "r
 
 def is_arrays(data: Any) -> bool:
     """Whether data is `(x, y)` or `(x, y, sample_weight)`, rather than batches of them."""
-    return isinstance(data, (tuple, list)) and len(data) in (2, 3)
+    return isinstance(data, tuple) and len(data) in (2, 3)
 
 
 class WarmUpCosine(keras.callbacks.Callback):

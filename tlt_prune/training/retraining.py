@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ from keras import tree
 from tlt_prune.errors import TrainingError
 from tlt_prune.graph import family_of
 from tlt_prune.io import say
-from tlt_prune.training.rate_test import STEPS, find_peak_rate
+from tlt_prune.training.rate_test import enough_batches, find_peak_rate
 from tlt_prune.training.retrain_callbacks import KeepBest, WarmUpCosine, is_arrays
 from tlt_prune.training.student import Student
 
@@ -147,8 +146,7 @@ class _StopAtNotFinite(keras.callbacks.Callback):
 
 
 def _peak_rate(student: Student, train: Any, batch_size: int) -> float:
-    batches = list(itertools.islice(_batches(train, batch_size), STEPS))
-    return find_peak_rate(student, [batches[i % len(batches)] for i in range(STEPS)]).peak
+    return find_peak_rate(student, enough_batches(_batches(train, batch_size))).peak
 
 
 def _summary(history: RetrainHistory) -> str:
@@ -211,6 +209,8 @@ _UNKNOWN = -2
 
 def _counted(data: Any, batch_size: int, given: int | None) -> tuple[Any, int]:
     """(the data, batches in an epoch). A dataset that does not know their number, such as a filtered one, is read to the end."""
+    if isinstance(data, list):
+        raise TrainingError("retrain: expected a tuple (x, y) of arrays, or batches as `fit` takes them. Received a list.")
     if hasattr(data, "__next__"):
         raise TrainingError(
             f"retrain: the data is a {type(data).__name__}, which can be read once. Expected arrays, or what has batches for "
@@ -243,6 +243,6 @@ def _batches(data: Any, batch_size: int) -> Iterator[tuple[Any, ...]]:
         return
     iterable = data if hasattr(data, "__iter__") else (data[i] for i in range(len(data)))
     for batch in iterable:
-        if not is_arrays(batch):
+        if not is_arrays(tuple(batch) if isinstance(batch, list) else batch):
             raise TrainingError("retrain: expected batches (x, y) or (x, y, sample_weight). Received inputs only.")
         yield tuple(tree.map_structure(np.asarray, part) for part in batch)

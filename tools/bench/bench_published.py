@@ -16,7 +16,7 @@ import argparse
 import dataclasses
 import itertools
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import pandas as pd
 from by_scripts import PAGES, Experiment
@@ -55,9 +55,9 @@ NETWORKS = {
 }
 
 
-def rows_of(name: str, results: pathlib.Path, data: pathlib.Path | None, divisor: int = 1) -> list[dict[str, object]]:
+def rows_of(name: str, results: pathlib.Path, data: pathlib.Path | None, divisor: int = 1) -> Iterator[dict[str, object]]:
     """Trains, prunes, retrains and scores a network; one row per seed and budget."""
-    network, rows = NETWORKS[name], []
+    network = NETWORKS[name]
     for seed, (share, epochs) in itertools.product(SEEDS, network.budgets.items()):
         experiment = Experiment(network.spec, str(data / "cifar10.npz") if data is not None else "", seed)
         dense = network.stored
@@ -68,21 +68,17 @@ def rows_of(name: str, results: pathlib.Path, data: pathlib.Path | None, divisor
         pruned = experiment.pruned(dense, place / "pruned.keras", share)
         retrained = experiment.retrained(pruned, place / "retrained", max(epochs // divisor, 1))
         before, cut, after = (experiment.scores(x) for x in (dense, pruned, retrained))
-        rows.append(
-            {
-                "network": name,
-                "seed": seed,
-                "macs": share,
-                "epochs": epochs,
-                "macs_left": cut["macs"] / before["macs"],
-                "params_left": cut["params"] / before["params"],
-                "dense": before["accuracy"],
-                "accuracy": cut["accuracy"],
-                "retrained": after["accuracy"],
-            }
-        )
-        print(rows[-1], flush=True)
-    return rows
+        yield {
+            "network": name,
+            "seed": seed,
+            "macs": share,
+            "epochs": epochs,
+            "macs_left": cut["macs"] / before["macs"],
+            "params_left": cut["params"] / before["params"],
+            "dense": before["accuracy"],
+            "accuracy": cut["accuracy"],
+            "retrained": after["accuracy"],
+        }
 
 
 def published_rows(table: pd.DataFrame) -> list[str]:
@@ -104,12 +100,14 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=["resnet20"])
     parser.add_argument("--epochs", type=int, default=1, metavar="DIVISOR")
     given = parser.parse_args()
-    table = pd.read_csv(TABLE) if TABLE.exists() else pd.DataFrame()
+    stored = pd.read_csv(TABLE) if TABLE.exists() else pd.DataFrame({"network": []})
+    rows = stored[~stored.network.isin(given.networks)].to_dict("records")
     for name in given.networks:
-        found = pd.DataFrame(rows_of(name, given.results.resolve(), given.data and given.data.resolve(), given.epochs))
-        table = pd.concat([table[table.network != name], found] if len(table) else [found])
-    table.to_csv(TABLE, index=False, float_format="%.5g")
-    print("\n".join(published_rows(table)))
+        for row in rows_of(name, given.results.resolve(), given.data and given.data.resolve(), given.epochs):
+            rows.append(row)
+            print(row, flush=True)
+            pd.DataFrame(rows).to_csv(TABLE, index=False, float_format="%.5g")
+    print("\n".join(published_rows(pd.DataFrame(rows))))
 
 
 if __name__ == "__main__":
