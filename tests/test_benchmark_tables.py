@@ -6,6 +6,7 @@ import pathlib
 
 import bench_criteria
 import bench_peer
+import bench_published
 import bench_training
 import pandas as pd
 import pytest
@@ -14,6 +15,7 @@ TABLES = {
     "criteria": (bench_criteria.criterion_rows, bench_criteria.TABLE, 12),
     "budgets": (bench_criteria.budget_rows, bench_criteria.TABLE, 8),
     "peer": (bench_peer.peer_rows, bench_peer.TABLE, 12),
+    "published": (bench_published.published_rows, bench_published.TABLE, None),
     "scratch": (bench_training.scratch_rows, bench_training.SCRATCH, 2),
     "decay": (bench_training.decay_rows, bench_training.DECAY, 5),
 }
@@ -25,7 +27,9 @@ def test_every_row_is_on_a_page(name: str, root: pathlib.Path) -> None:
     rows: list[str] = rows_of(pd.read_csv(table))
     pages = (root / "docs/pages/benchmarks").glob("*.md")
     lines = [line for page in pages for line in page.read_text("utf-8").splitlines()]
-    assert len(rows) == count
+    # None: however many have been measured.
+    assert rows
+    assert count in (None, len(rows))
     assert [row for row in rows if row not in lines] == []
 
 
