@@ -7,17 +7,13 @@ import pathlib
 import keras
 import numpy as np
 import pytest
+from helpers import softmax
 from small_training import SIZE, run, small_model
 
 from tlt_prune.config.train_sections import Distill, LRConfig, RegConfig
 from tlt_prune.errors import TrainingError
 from tlt_prune.training import learning_rate
 from tlt_prune.training.distillation import Distillation, LabelAccuracy
-
-
-def softmax(z: np.ndarray) -> np.ndarray:
-    e = np.exp(z - z.max(axis=-1, keepdims=True))
-    return e / e.sum(axis=-1, keepdims=True)
 
 
 def test_the_formula() -> None:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from tlt_prune.errors import TrainingError
 
 STEPS = 60
-"""Batches of a test, unless there are fewer."""
+"""Of a test."""
 _LOWEST, _HIGHEST = 1e-5, 1.0
 # Of a number; and of all batches that are in memory at once.
 _BYTES, _MOST_BYTES = 4, 2**29

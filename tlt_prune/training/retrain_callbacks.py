@@ -18,9 +18,20 @@ from tlt_prune.training.schedules import learning_rate
 _HIGHER = ("acc", "auc", "iou", "dice", "precision", "recall", "f1", "fbeta", "r2", "map")
 
 
+WARM_UP = 0.1
+"""Share of a retraining over which the learning rate rises."""
+
+
 def is_arrays(data: Any) -> bool:
     """Whether data is `(x, y)` or `(x, y, sample_weight)`, rather than batches of them."""
     return isinstance(data, tuple) and len(data) in (2, 3)
+
+
+def data_arguments(data: Any, batch_size: int) -> dict[str, Any]:
+    """Data as arguments of `fit` and `evaluate`."""
+    if not is_arrays(data):
+        return {"x": data}
+    return {**dict(zip(("x", "y", "sample_weight"), data, strict=False)), "batch_size": batch_size}
 
 
 class WarmUpCosine(keras.callbacks.Callback):
@@ -33,7 +44,7 @@ class WarmUpCosine(keras.callbacks.Callback):
 
     def __init__(self, peak: float, steps: int) -> None:
         super().__init__()
-        self._config, self._steps, self._step = LRConfig(learning_rate=peak, soft_start=0.1, scheduler="cosine"), steps, 0
+        self._config, self._steps, self._step = LRConfig(learning_rate=peak, soft_start=WARM_UP, scheduler="cosine"), steps, 0
 
     def on_train_begin(self, logs: Mapping[str, float] | None = None) -> None:
         """Begins with the first step."""
@@ -79,10 +90,7 @@ class KeepBest(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Mapping[str, float] | None = None) -> None:
         """Scores the state at the beginning."""
-        arguments: dict[str, Any] = {"x": self._validation}
-        if is_arrays(self._validation):
-            arguments = {**dict(zip(("x", "y", "sample_weight"), self._validation, strict=False)), "batch_size": self._batch_size}
-        scores = self.model.evaluate(**arguments, verbose=0, return_dict=True)
+        scores = self.model.evaluate(**data_arguments(self._validation, self._batch_size), verbose=0, return_dict=True)
         self.start = {f"val_{name}": float(value) for name, value in scores.items()}
         self._keep(0, self.start)
 

@@ -11,11 +11,12 @@ import keras
 import numpy as np
 from keras import tree
 
+from tlt_prune.config.train_sections import Distill
 from tlt_prune.errors import TrainingError
 from tlt_prune.graph import family_of
 from tlt_prune.io import say
 from tlt_prune.training.rate_test import enough_batches, find_peak_rate
-from tlt_prune.training.retrain_callbacks import KeepBest, WarmUpCosine, is_arrays
+from tlt_prune.training.retrain_callbacks import KeepBest, WarmUpCosine, data_arguments, is_arrays
 from tlt_prune.training.student import Student
 
 
@@ -101,10 +102,8 @@ def retrain(
     """
     _check(model, validation, epochs, arguments)
     batch_size, verbose = arguments.get("batch_size", 64), arguments.get("verbose", "auto")
-    student = Student(model, teacher, arguments.get("alpha", 0.5), arguments.get("temperature", 4.0))
     train, steps = _counted(train, batch_size, arguments.get("steps_per_epoch"))
-    optimizer = arguments.get("optimizer") or keras.optimizers.SGD(momentum=0.9, nesterov=True)
-    student.compile(optimizer=optimizer, **_compile_arguments(model, teacher, arguments))
+    student = _compiled_student(model, teacher, arguments)
     history = RetrainHistory(_peak_rate(student, train, batch_size) if learning_rate is None else learning_rate)
     if verbose:
         say(f"Retraining '{model.name}' for {epochs} epochs; the learning rate rises to {history.learning_rate:.2g}.")
@@ -112,7 +111,9 @@ def retrain(
     rate = WarmUpCosine(history.learning_rate, epochs * steps)
     try:
         student.fit(
-            **_as_arguments(train, batch_size),
+            **data_arguments(train, batch_size),
+            # A dataset is in the order that it has.
+            shuffle=not hasattr(train, "cardinality"),
             epochs=epochs,
             steps_per_epoch=arguments.get("steps_per_epoch"),
             validation_data=validation,
@@ -143,6 +144,14 @@ class _StopAtNotFinite(keras.callbacks.Callback):
                 "give a lower learning_rate.",
                 stacklevel=2,
             )
+
+
+def _compiled_student(model: keras.Model, teacher: keras.Model | None, arguments: RetrainArguments) -> Student:
+    default = Distill()
+    student = Student(model, teacher, arguments.get("alpha", default.alpha), arguments.get("temperature", default.temperature))
+    optimizer = arguments.get("optimizer") or keras.optimizers.SGD(momentum=0.9, nesterov=True)
+    student.compile(optimizer=optimizer, **_compile_arguments(model, teacher, arguments))
+    return student
 
 
 def _peak_rate(student: Student, train: Any, batch_size: int) -> float:
@@ -193,14 +202,6 @@ def _compile_arguments(model: keras.Model, teacher: keras.Model | None, given: R
     if chosen["metrics"] is None and isinstance(loss, str) and loss.endswith("crossentropy"):
         chosen["metrics"] = ["accuracy"]
     return {"loss": loss, **{name: value for name, value in chosen.items() if value is not None}}
-
-
-def _as_arguments(data: Any, batch_size: int) -> dict[str, Any]:
-    """Arguments of `fit`."""
-    if not is_arrays(data):
-        # A dataset is in the order that it has.
-        return {"x": data, "shuffle": not hasattr(data, "cardinality")}
-    return {**dict(zip(("x", "y", "sample_weight"), data, strict=False)), "batch_size": batch_size}
 
 
 _UNKNOWN = -2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -58,7 +57,7 @@ class Student(keras.Model):
         if teacher is not None:
             check_teacher(teacher, model, "retrain")
             # A function, so that Keras does not take the teacher's weights for this model's.
-            self._answers = functools.partial(_answers, (lambda: teacher))
+            self._answers = lambda x: tree.map_structure(ops.stop_gradient, teacher(x, training=False))
         self.alpha, self.temperature = alpha, temperature
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
@@ -72,11 +71,10 @@ class Student(keras.Model):
             TrainingError: there is a teacher, and its answers cannot stand where a loss takes labels.
         """
         if self._answers is not None:
-            names, what = self.output_names, "retrain: losses"
-            losses = by_output(loss, names, what, TrainingError)
-            weights = by_output(loss_weights, names, "retrain: loss_weights", TrainingError)
-            factors = [1.0 if x is None else x for x in weights]
-            self._soft = [_soft_loss(x, factor, self.temperature) for x, factor in zip(losses, factors, strict=True)]
+            losses = by_output(loss, self.output_names, "retrain: losses", TrainingError)
+            weights = by_output(loss_weights, self.output_names, "retrain: loss_weights", TrainingError)
+            pairs = zip(losses, weights, strict=True)
+            self._soft = [_soft_loss(x, 1.0 if weight is None else weight, self.temperature) for x, weight in pairs]
         super().compile(optimizer, loss=loss, loss_weights=loss_weights, **kwargs)
 
     def compute_loss(
@@ -104,10 +102,6 @@ class Student(keras.Model):
             if loss is not None:
                 total += _weighted_mean(loss(t, p), weights[i] if len(weights) == len(said) else shared)
         return total
-
-
-def _answers(teacher: Callable[[], keras.Model], x: Tensor) -> Tensor:
-    return tree.map_structure(ops.stop_gradient, teacher()(x, training=False))
 
 
 def _weighted_mean(values: Tensor, weight: Tensor) -> Tensor:

@@ -18,7 +18,6 @@ from __future__ import annotations
 import itertools
 import os
 import pathlib
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -29,15 +28,14 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import pandas as pd
+from by_scripts import PAGES, ROOT, Experiment
 
 import tlt_prune
 from tlt_prune import criteria, data
 from tlt_prune.config.specs import load_spec
 from tlt_prune.tasks.classification.pictures import picture_format
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "docs/pages/benchmarks"
-TABLE = RESULTS / "criteria.csv"
+TABLE = PAGES / "criteria.csv"
 NETWORKS = {"vgg16": ("specs/fashion_vgg16.yaml", "fashion_mnist"), "resnet20": ("specs/cifar10_resnet20.yaml", "cifar10")}
 TITLES = {"vgg16": "narrow VGG-16 on Fashion-MNIST", "resnet20": "ResNet-20 on CIFAR-10"}
 SEEDS = (1, 2, 3)
@@ -100,33 +98,20 @@ def compensations_of(x: Any) -> dict[str, Any]:
     }
 
 
-def overrides(network: str, folder: pathlib.Path | None) -> list[str]:
-    """What a spec says otherwise where the sets are at hand."""
-    return [f"dataset.train_dataset_path={folder / NETWORKS[network][1]}.npz"] if folder is not None else []
-
-
-def script(name: str, network: str, folder: pathlib.Path | None, *words: Any) -> None:
-    """Runs one of the project's scripts with a network's spec."""
-    given = [x for word in overrides(network, folder) for x in ("--set", word)]
-    command = [sys.executable, "-m", f"tlt_prune.cli.{name}", "-e", NETWORKS[network][0], *map(str, words), *given]
-    subprocess.run(command, cwd=ROOT, check=True)
-
-
-def trained(network: str, folder: pathlib.Path | None, out: pathlib.Path, seed: int, *settings: str) -> pathlib.Path:
-    """The model that tlt-train leaves in `out`; trained where it is not there yet."""
-    if not (out / "model.keras").exists():
-        words = [f"train.random_seed={seed}", *settings]
-        script("train", network, folder, "-o", out, *(x for word in words for x in ("--set", word)))
-    return out / "model.keras"
+def experiment(network: str, folder: pathlib.Path | None, seed: int = 1) -> Experiment:
+    """A network's spec, with the set in `folder` where it is at hand."""
+    spec, name = NETWORKS[network]
+    return Experiment(spec, f"{folder / name}.npz" if folder is not None else "", seed)
 
 
 def dense(network: str, folder: pathlib.Path | None, results: pathlib.Path, seed: int) -> pathlib.Path:
-    return trained(network, folder, results / f"{network}_s{seed}/train", seed)
+    """The model that tlt-train leaves; trained where it is not there yet."""
+    return experiment(network, folder, seed).trained(results / f"{network}_s{seed}/train")
 
 
 def pictures(network: str, folder: pathlib.Path | None) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
     """(x, y) to train with and (x, y) to score with, as the network takes them."""
-    spec = load_spec(ROOT / NETWORKS[network][0], overrides(network, folder))
+    spec = load_spec(ROOT / NETWORKS[network][0], experiment(network, folder).overrides)
     form = picture_format(spec)
     found = []
     for split, count in zip(data.load_splits(spec.dataset, form), (RETRAINED, SCORED), strict=True):

@@ -19,7 +19,7 @@ import pathlib
 from collections.abc import Iterator, Mapping
 
 import pandas as pd
-from by_scripts import PAGES, Experiment
+from by_scripts import PAGES, ROOT, Experiment
 
 from tlt_prune.config import load_spec
 
@@ -62,7 +62,7 @@ def rows_of(name: str, results: pathlib.Path, data: pathlib.Path | None, divisor
         experiment = Experiment(network.spec, str(data / "cifar10.npz") if data is not None else "", seed)
         dense = network.stored
         if dense is None:
-            whole = load_spec(PAGES.parents[2] / network.spec).train.num_epochs
+            whole = load_spec(ROOT / network.spec).train.num_epochs
             dense = experiment.trained(results / f"{name}_s{seed}/train", f"train.num_epochs={max(whole // divisor, 1)}")
         place = results / f"{name}_s{seed}/{share}"
         pruned = experiment.pruned(dense, place / "pruned.keras", share)

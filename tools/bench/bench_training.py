@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import pathlib
 import sys
 
@@ -25,14 +24,14 @@ import bench_criteria
 import keras
 import numpy as np
 import pandas as pd
-from bench_criteria import dense, script, trained
-from by_scripts import BY_RECIPE
+from bench_criteria import dense, experiment
+from by_scripts import BY_RECIPE, PAGES, ROOT, untrained
 
 from tlt_prune import criteria
 from tlt_prune.config.specs import load_spec
 from tlt_prune.graph.tracer import trace
 
-SCRATCH, DECAY = bench_criteria.RESULTS / "scratch.csv", bench_criteria.RESULTS / "decay.csv"
+SCRATCH, DECAY = PAGES / "scratch.csv", PAGES / "decay.csv"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,42 +55,28 @@ THRESHOLDS = (0.3, 0.5, 0.6, 0.7, 0.8)
 
 
 def dense_epochs(network: str) -> int:
-    return load_spec(bench_criteria.ROOT / bench_criteria.NETWORKS[network][0]).train.num_epochs
-
-
-def accuracy(model: pathlib.Path, network: str, folder: pathlib.Path | None) -> float:
-    out = model.parent / f"{model.stem}_scores"
-    if not (out / "evaluation.json").exists():
-        script("evaluate", network, folder, "-m", model, "-o", out)
-    return float(json.loads((out / "evaluation.json").read_text("utf-8"))["accuracy"])
+    return load_spec(ROOT / bench_criteria.NETWORKS[network][0]).train.num_epochs
 
 
 def scratch(results: pathlib.Path, folder: pathlib.Path | None) -> pd.DataFrame:
     rows = []
     for (network, recipe), seed in itertools.product(RETRAININGS.items(), bench_criteria.SEEDS):
-        unpruned = dense(network, folder, results, seed)
+        unpruned, trainings = dense(network, folder, results, seed), experiment(network, folder, seed)
         for share in recipe.shares:
             place = results / f"{network}_s{seed}/scratch_{share}"
-            pruned, twin = place / "pruned.keras", place / "twin.keras"
-            if not pruned.exists():
-                script("prune", network, folder, "-m", unpruned, "-o", pruned, "--macs", share, "-nf", 8)
-            if not twin.exists():
-                keras.utils.set_random_seed(100 + seed)
-                keras.models.clone_model(keras.models.load_model(pruned, compile=False)).save(twin)
-            short = [
-                *BY_RECIPE,
-                f"train.num_epochs={recipe.epochs}",
-                f"train.pretrained_model_path={pruned}",
-            ]
-            whole = [f"train.num_epochs={dense_epochs(network) + recipe.epochs}", f"train.pretrained_model_path={twin}"]
+            # The same pictures say what goes, whatever the seed.
+            pruned = experiment(network, folder).pruned(unpruned, place / "pruned.keras", share, "-nf", 8)
+            twin = untrained(pruned, place / "twin.keras", 100 + seed)
+            short = (*BY_RECIPE, f"train.num_epochs={recipe.epochs}", f"train.pretrained_model_path={pruned}")
+            whole = (f"train.num_epochs={dense_epochs(network) + recipe.epochs}", f"train.pretrained_model_path={twin}")
             models = {
                 "dense": unpruned,
                 "pruned": pruned,
-                "retrained": trained(network, folder, place / "retrained", seed, *short, "train.distill.teacher="),
-                "retrained with a teacher": trained(network, folder, place / "taught", seed, *short),
-                "from scratch": trained(network, folder, place / "alone", seed, *whole),
+                "retrained": trainings.trained(place / "retrained", *short, "train.distill.teacher="),
+                "retrained with a teacher": trainings.trained(place / "taught", *short),
+                "from scratch": trainings.trained(place / "alone", *whole),
             }
-            scores = {name: accuracy(model, network, folder) for name, model in models.items()}
+            scores = {name: trainings.scores(model)["accuracy"] for name, model in models.items()}
             rows.append({"network": network, "seed": seed, "macs": share, **scores})
             print(rows[-1], flush=True)
     return pd.DataFrame(rows)
@@ -103,11 +88,12 @@ def decay(results: pathlib.Path, folder: pathlib.Path | None) -> pd.DataFrame:
         for seed in bench_criteria.SEEDS:
             # The spec's own penalty is that of the dense network.
             place = results / f"{DECAYED}_s{seed}/decay_{name.replace(', ', '_')}"
-            path = trained(DECAYED, folder, place, seed, *overrides) if overrides else dense(DECAYED, folder, results, seed)
+            trainings = experiment(DECAYED, folder, seed)
+            path = trainings.trained(place, *overrides) if overrides else dense(DECAYED, folder, results, seed)
             norms = criteria.L2()(criteria.Network(trace(keras.models.load_model(path, compile=False))))
             shares = np.concatenate([x / x.max() for layer, x in norms.items() if layer != "predictions"])
             below = {f"below {t}": float(np.mean(shares <= t)) for t in THRESHOLDS}
-            rows.append({"seed": seed, "penalty": name, "accuracy": accuracy(path, DECAYED, folder), **below})
+            rows.append({"seed": seed, "penalty": name, "accuracy": trainings.scores(path)["accuracy"], **below})
             print(rows[-1], flush=True)
     return pd.DataFrame(rows)
 

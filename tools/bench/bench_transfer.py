@@ -16,10 +16,9 @@ import pathlib
 import subprocess
 import sys
 
-import keras
 import numpy as np
 import pandas as pd
-from by_scripts import PAGES, ROOT, Experiment
+from by_scripts import PAGES, ROOT, Experiment, untrained
 
 TABLE, SPEC = PAGES / "transfer.csv", "specs/cifar10_transfer.yaml"
 NETWORKS = {"mobilenet_v2": "MobileNetV2", "efficientnet_lite0": "EfficientNet-Lite0"}
@@ -43,14 +42,6 @@ def from_imagenet(network: str, folder: pathlib.Path) -> pathlib.Path:
     if not path.exists():
         command = [sys.executable, str(ROOT / "tools/datasets/get_pretrained.py"), str(folder), network]
         subprocess.run(command, check=True)
-    return path
-
-
-def untrained(model: pathlib.Path, path: pathlib.Path, seed: int) -> pathlib.Path:
-    """The same architecture with random weights."""
-    if not path.exists():
-        keras.utils.set_random_seed(seed)
-        keras.models.clone_model(keras.models.load_model(model, compile=False)).save(path)
     return path
 
 

@@ -8,6 +8,8 @@ import pathlib
 import subprocess
 import sys
 
+import keras
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PAGES = ROOT / "docs/pages/benchmarks"
 # A spec's own rates and decay are those of the dense training; without them retraining goes by its recipe.
@@ -28,9 +30,14 @@ class Experiment:
     data: str = ""
     seed: int = 1
 
+    @property
+    def overrides(self) -> list[str]:
+        """What the spec says otherwise."""
+        return [f"train.random_seed={self.seed}", *([f"dataset.train_dataset_path={self.data}"] if self.data else [])]
+
     def run(self, name: str, *words: object, settings: tuple[str, ...] = ()) -> None:
         """Runs a script with the spec."""
-        given = [*settings, f"train.random_seed={self.seed}", *([f"dataset.train_dataset_path={self.data}"] if self.data else [])]
+        given = [*settings, *self.overrides]
         command = [sys.executable, "-m", f"tlt_prune.cli.{name}", "-e", self.spec, *map(str, words)]
         subprocess.run([*command, *(x for word in given for x in ("--set", word))], cwd=ROOT, check=True)
 
@@ -40,10 +47,10 @@ class Experiment:
             self.run("train", "-o", out, settings=("train.tensorboard=false", *settings))
         return out / "model.keras"
 
-    def pruned(self, dense: pathlib.Path, path: pathlib.Path, share: float) -> pathlib.Path:
+    def pruned(self, dense: pathlib.Path, path: pathlib.Path, share: float, *words: object) -> pathlib.Path:
         """A network with that share of the MACs."""
         if not path.exists():
-            self.run("prune", "-m", dense, "-o", path, "--macs", share)
+            self.run("prune", "-m", dense, "-o", path, "--macs", share, *words)
         return path
 
     def retrained(self, pruned: pathlib.Path, out: pathlib.Path, epochs: int) -> pathlib.Path:
@@ -65,3 +72,11 @@ class Experiment:
         if not path.exists():
             self.run("export", "-m", model, "-o", path, settings=("export.data_type=int8",))
         return path
+
+
+def untrained(model: pathlib.Path, path: pathlib.Path, seed: int) -> pathlib.Path:
+    """The architecture of a model with random weights."""
+    if not path.exists():
+        keras.utils.set_random_seed(seed)
+        keras.models.clone_model(keras.models.load_model(model, compile=False)).save(path)
+    return path

@@ -45,9 +45,7 @@ def training_job(spec: Spec, folder: pathlib.Path) -> training.TrainingJob:
         raise SpecError(f"train.pretrained_model_path: expected a .keras, .h5 or .hdf5 file. Received: {start.path}.")
     else:
         spec, form, channels_first = agreed_format(spec, start)
-    if is_pruned(start):
-        assert start is not None
-        spec = spec.model_copy(update={"train": retraining_defaults(spec.train, start.info)})
+    spec = spec.model_copy(update={"train": retraining_defaults(spec.train, start)})
     if spec.train.qat and start is None:
         raise SpecError("train.qat: expected a trained model in train.pretrained_model_path (.keras), to be trained on in int8.")
     teacher = _teacher(spec)

@@ -10,8 +10,9 @@ import keras
 from tlt_prune import quantization
 from tlt_prune.config import QatConfig, Train
 from tlt_prune.errors import SpecError
-from tlt_prune.io import ModelInfo, model_info, say
+from tlt_prune.io import model_info, say
 from tlt_prune.onnx import Predictor, load_predictor
+from tlt_prune.training.retrain_callbacks import WARM_UP
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -65,29 +66,31 @@ def is_pruned(start: Predictor | None) -> bool:
     return start is not None and start.info is not None and bool(start.info.pruning)
 
 
-def retraining_defaults(train: Train, info: ModelInfo | None) -> Train:
-    """The `train` section for a pruned model: what it leaves open is the recipe of retraining, which is said in one line.
+def retraining_defaults(train: Train, start: Predictor | None) -> Train:
+    """The `train` section of a training: for a pruned model, what it leaves open is the recipe, which is said in one line.
 
     The learning rate is measured and rises over a tenth of the training, there is no weight decay, and the model that was pruned
     teaches, where its file is still there.
     """
+    if start is None or not is_pruned(start):
+        return train
     changes: dict[str, object] = {}
     told = []
     rate, decay, distill = train.lr_config, train.reg_config, train.distill
     if "soft_start" not in rate.model_fields_set:
-        changes["lr_config"] = rate.model_copy(update={"soft_start": 0.1})
+        changes["lr_config"] = rate.model_copy(update={"soft_start": WARM_UP})
     if rate.learning_rate == "auto":
         told.append("the learning rate is measured")
     if not decay.model_fields_set:
         changes["reg_config"] = decay.model_copy(update={"type": "none"})
         told.append("there is no weight decay")
     if "teacher" not in distill.model_fields_set and not train.qat:
-        unpruned = model_info.unpruned_file(info)
+        unpruned = model_info.unpruned_file(start.info)
         if unpruned is not None:
             changes["distill"] = distill.model_copy(update={"teacher": str(unpruned)})
             told.append(f"{unpruned} teaches")
-        elif info is not None and info.unpruned:
-            told.append(f"labels alone teach, since {info.unpruned} is not there as it was pruned")
+        elif start.info is not None and start.info.unpruned:
+            told.append(f"labels alone teach, since {start.info.unpruned} is not there as it was pruned")
     if told:
         say(f"Retraining a pruned model: {', '.join(told)}. Keys of `train` in the spec say otherwise.")
     return train.model_copy(update=changes)
