@@ -71,7 +71,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         for report in reports:
             for key, value in getattr(report, "user_properties", ()):
                 if key == "tao" and report.when == "call":
-                    kind = "template variants" if "test_tao_models" in report.nodeid else "pruning runs"
+                    kind = "template variants" if "templates" in report.nodeid else "pruning runs"
                     counts[kind][value] += 1
                 if key == "detectnet_v2" and report.when == "call" and report.outcome == "passed":
                     detection.add(value)

@@ -12,7 +12,7 @@ from tlt_prune.config import spec_from_dict
 from tlt_prune.config.registry import architecture_names
 from tlt_prune.errors import SpecError
 from tlt_prune.models.blocks import ArchitectureOptions, Net, inputs
-from tlt_prune.models.registry import registered_architecture
+from tlt_prune.models.registry import registered_architecture, registered_network
 
 
 def toy(depth: int, input_shape: Any, classes: int | None = None, *, pool: bool = True, options: Any = None) -> keras.Model:
@@ -28,14 +28,29 @@ def toy(depth: int, input_shape: Any, classes: int | None = None, *, pool: bool 
 
 
 def test_a_new_architecture_is_built_pruned_and_put_under_heads() -> None:
-    with registered_architecture("toy", (2, 3), toy, classifier={"pool": False}, detector={"pool": False}, detectors=[2]):
-        assert {"toy2", "toy3", "detectnet_v2_toy2"} == {name for name in models.names() if "toy" in name}
+    def spotter(base: keras.Model, backbone: str, classes: int, *, depth: int = 1, options: ArchitectureOptions) -> keras.Model:
+        y = base.outputs[0]
+        for _ in range(depth):
+            y = Net(options).output_conv(y, classes, 1, f"spot_{backbone}_{options.data_format}")
+        return keras.Model(base.inputs, y)
+
+    with (
+        registered_architecture("toy", (2, 3), toy, classifier={"pool": False}),
+        registered_network("spotter", spotter, {"toy2": {"pool": False}}, {"data_format": "channels_first"}),
+    ):
+        assert {"toy2", "toy3", "spotter_toy2"} == {name for name in models.names() if "toy" in name}
         assert models.own_options("Toy-2") == {"pool"}
         model = models.build("toy3", (64, 64, 3), 5)
         assert model.output_shape == (None, 5)
         assert prune_model(model, ratio=0.5).get_layer("conv_2").filters == 16
         assert [x.name for x in models.classifier("toy2", (64, 64, 3), 5).layers[-3:]] == ["avg_pool", "flatten", "predictions"]
-        assert not any("pool" in x.name for x in models.build("detectnet_v2_toy2", (64, 64, 3), 2).layers)
+        assert models.own_options("spotter_toy2") == {"pool", "depth"}
+        names = [x.name for x in models.build("spotter_toy2", (64, 64, 3), 2, depth=1).layers]
+        assert names[-1] == "spot_toy2_channels_first"
+        assert not any("pool" in x for x in names)
+        assert any("pool" in x.name for x in models.build("spotter_toy2", (64, 64, 3), 2, pool=True).layers)
+        with pytest.raises(ValueError, match="is a network with outputs of its own"):
+            models.classifier("spotter_toy2")
         with pytest.raises(ValueError, match="does not take these options"):
             models.build("toy2", (64, 64, 3), 5, depth_multiplier=2)
     assert not [name for name in models.names() if "toy" in name]
@@ -64,6 +79,8 @@ def test_options_of_one_architecture(name: str, options: set[str]) -> None:
 
 
 def test_specs_know_the_names_before_the_models_are_imported() -> None:
-    assert architecture_names() == [x for x in models.names() if not x.startswith("detectnet")]
+    known = architecture_names()
+    assert known == models.names()[: len(known)]
+    assert all("_" in x for x in models.names()[len(known) :])
     with pytest.raises(SpecError, match=r"Did you mean 'resnet1.*num_epochs"):
         spec_from_dict({"model": {"backbone": "resnet_11"}, "train": {"num_epochs": 0}})

@@ -38,6 +38,7 @@ class ArchitectureOptions:
         width: factor of all filter counts.
         padding: "keras"; or "tao": convolutions and poolings with padding "same" get as many zeros on every side, as in NVIDIA's
             Keras, which its pretrained weights are made for. The two differ where strides are above 1, and for poolings.
+        input_name: of the input layer.
     """
 
     data_format: str = "channels_last"
@@ -53,6 +54,7 @@ class ArchitectureOptions:
     bn_epsilon: float = 1e-3
     width: float = 1.0
     padding: str = "keras"
+    input_name: str = "input_1"
 
     def __post_init__(self) -> None:
         if self.padding not in ("keras", "tao"):
@@ -62,12 +64,18 @@ class ArchitectureOptions:
 class Net:
     """Makes layers with one model's options and automatic names."""
 
-    def __init__(self, options: ArchitectureOptions, *, use_bias: bool = True, activation: str = "relu") -> None:
-        """`use_bias` and `activation` are the architecture's own choices."""
+    def __init__(
+        self, options: ArchitectureOptions, *, use_bias: bool = True, activation: str = "relu", after: keras.Model | None = None
+    ) -> None:
+        """`use_bias` and `activation` are the architecture's own choices; automatic names go on from those of `after`."""
         self.options = options
         self.use_bias = use_bias if options.use_bias is None else options.use_bias
         self.activation = activation if options.activation is None else options.activation
         self._counts: collections.Counter[str] = collections.Counter()
+        for layer in after.layers if after is not None else ():
+            kind, _, number = layer.name.rpartition("_")
+            if kind and number.isdecimal() and kind in _AUTOMATIC:
+                self._counts[kind] = max(self._counts[kind], int(number))
 
     @property
     def channel_axis(self) -> int:
@@ -113,6 +121,40 @@ class Net:
         )
         return layer(x)
 
+    def output_conv(
+        self, x: keras.KerasTensor, filters: int, kernel: int, name: str | None = None, **kwargs: Any
+    ) -> keras.KerasTensor:
+        """A convolution that makes outputs: as many as it says, whatever the width; with a bias unless said otherwise."""
+        o = self.options
+        layer = keras.layers.Conv2D(
+            filters,
+            kernel,
+            data_format=o.data_format,
+            kernel_regularizer=o.kernel_regularizer,
+            bias_regularizer=o.bias_regularizer,
+            name=name or self.name("Conv2d"),
+            **{"padding": "same", **kwargs},
+        )
+        return layer(x)
+
+    def conv_transpose(
+        self, x: keras.KerasTensor, filters: int, kernel: int, strides: int, name: str | None = None, **kwargs: Any
+    ) -> keras.KerasTensor:
+        """A transposed convolution: its output is `strides` times as large."""
+        o = self.options
+        layer = keras.layers.Conv2DTranspose(
+            self.filters(filters),
+            kernel,
+            strides=strides,
+            padding="same",
+            data_format=o.data_format,
+            kernel_regularizer=o.kernel_regularizer,
+            bias_regularizer=o.bias_regularizer,
+            name=name or self.name("Conv2dTranspose"),
+            **{"use_bias": self.use_bias, **kwargs},
+        )
+        return layer(x)
+
     def depthwise(
         self, x: keras.KerasTensor, kernel: int, strides: int = 1, *, name: str, padding: str, block: int, **kwargs: Any
     ) -> keras.KerasTensor:
@@ -139,8 +181,16 @@ class Net:
     def pad(self, x: keras.KerasTensor, padding: Padding, name: str) -> keras.KerasTensor:
         return keras.layers.ZeroPadding2D(padding, data_format=self.options.data_format, name=name)(x)
 
-    def concat(self, *xs: keras.KerasTensor, name: str) -> keras.KerasTensor:
-        return keras.layers.Concatenate(axis=self.channel_axis, name=name)(list(xs))
+    def concat(self, *xs: keras.KerasTensor, name: str | None = None) -> keras.KerasTensor:
+        return keras.layers.Concatenate(axis=self.channel_axis, name=name or self.name("Concatenate"))(list(xs))
+
+    def upsample(self, x: keras.KerasTensor, name: str) -> keras.KerasTensor:
+        """Every position four times."""
+        return keras.layers.UpSampling2D(2, data_format=self.options.data_format, name=name)(x)
+
+    def last(self, x: keras.KerasTensor) -> keras.KerasTensor:
+        """With the channels in the last axis; as it is, where they are."""
+        return x if self.channel_axis == 3 else keras.layers.Permute((2, 3, 1), name=self.name("Permute"))(x)
 
     def norm(self, x: keras.KerasTensor, name: str | None = None, **kwargs: Any) -> keras.KerasTensor:
         """Batch normalization, if the model has any."""
@@ -213,6 +263,13 @@ class Net:
         return tuple(x.shape[2:] if self.channel_axis == 1 else x.shape[1:3])
 
 
+# Kinds of layers that the toolkit leaves unnamed, as `Net.name` spells them.
+_AUTOMATIC = frozenset(
+    {"activation", "add", "average_pooling2d", "batch_normalization", "channel_shuffle", "concatenate", "conv2d"}
+    | {"conv2d_transpose", "dropout", "flatten", "max_pooling2d", "permute", "re_lu", "leaky_re_lu", "elu", "zero_padding2d"}
+)
+
+
 def _pair(kernel: int | tuple[int, int]) -> tuple[int, int]:
     return (kernel, kernel) if isinstance(kernel, int) else kernel
 
@@ -255,11 +312,11 @@ _ACTIVATIONS: dict[str, _Activation] = {
 }
 
 
-def inputs(options: ArchitectureOptions, input_shape: InputShape, name: str = "input_1") -> keras.KerasTensor:
+def inputs(options: ArchitectureOptions, input_shape: InputShape) -> keras.KerasTensor:
     """The input tensor; `input_shape` is (height, width, channels) whatever the data format."""
     height, width, channels = input_shape
     first = options.data_format == "channels_first"
-    return keras.Input((channels, height, width) if first else (height, width, channels), name=name)
+    return keras.Input((channels, height, width) if first else (height, width, channels), name=options.input_name)
 
 
 def letters(index: int) -> str:

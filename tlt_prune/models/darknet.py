@@ -13,7 +13,7 @@ _LAYERS_19 = (0, 2, 2, 4, 4)
 _RESIDUALS_53 = (1, 2, 8, 8, 4)
 
 
-@register_architecture("darknet", (19, 53), detector={})
+@register_architecture("darknet", (19, 53))
 def darknet(
     layers: int,
     input_shape: InputShape = (224, 224, 3),

@@ -2,51 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import keras
 
-from tlt_prune.models.blocks import ArchitectureOptions, InputShape
+from tlt_prune.models.blocks import ArchitectureOptions, Net
+from tlt_prune.models.registry import register_network
 
 
+@register_network(
+    "detectnet_v2",
+    {
+        **{f"resnet{n}": {"use_pooling": False, "all_projections": True} for n in (10, 18, 34, 50, 101, 152)},
+        **{f"vgg{n}": {"use_pooling": False} for n in (16, 19)},
+        **{f"mobilenet_v{n}": {"stride": 16} for n in (1, 2)},
+        **{name: {} for name in ("darknet19", "darknet53", "squeezenet", "googlenet", "efficientnet_b0")},
+    },
+    {"data_format": "channels_first"},
+)
 def detectnet_v2(
-    backbone: Callable[..., keras.Model],
-    input_shape: InputShape = (544, 960, 3),
-    classes: int | None = 3,
-    *,
-    options: ArchitectureOptions | None = None,
-    **backbone_options: Any,
+    base: keras.Model, backbone: str, classes: int | None = 3, *, options: ArchitectureOptions | None = None
 ) -> keras.Model:
     """Puts the grid-box head on a backbone.
 
     Args:
-        backbone: a builder of this package, such as `functools.partial(resnet, 18)`.
-        input_shape: (height, width, channels), fixed.
+        base: the backbone, without a head; its input has a fixed size.
+        backbone: its name.
         classes: number of object classes: `output_cov` (sigmoid) has one channel per class, `output_bbox` four.
         options: what all architectures share. The toolkit builds it channels-first.
-        **backbone_options: passed on.
 
     Returns:
         A model with outputs [output_bbox, output_cov].
     """
-    o = options or ArchitectureOptions(data_format="channels_first")
-    base = backbone(input_shape=input_shape, classes=None, options=o, **backbone_options)
-    features = base.outputs[0]
-    heads = [_head(features, o, "bbox", 4 * (classes or 1), None), _head(features, o, "cov", classes or 1, "sigmoid")]
+    net, features, count = Net(options or ArchitectureOptions()), base.outputs[0], classes or 1
+    heads = [
+        net.output_conv(features, 4 * count, 1, "output_bbox"),
+        net.output_conv(features, count, 1, "output_cov", activation="sigmoid"),
+    ]
     return keras.Model(base.inputs[0], heads, name=f"{base.name}_detectnet_v2")
-
-
-def _head(
-    x: keras.KerasTensor, o: ArchitectureOptions, objective: str, filters: int, activation: str | None
-) -> keras.KerasTensor:
-    return keras.layers.Conv2D(
-        filters,
-        1,
-        padding="same",
-        data_format=o.data_format,
-        activation=activation,
-        kernel_regularizer=o.kernel_regularizer,
-        bias_regularizer=o.bias_regularizer,
-        name=f"output_{objective}",
-    )(x)

@@ -34,7 +34,7 @@ def _head_initializer() -> keras.initializers.Initializer:
     return keras.initializers.VarianceScaling(1 / 3, "fan_out", "uniform")
 
 
-@register_architecture("efficientnet_b", (0, 1, 2, 3, 4, 5), detector={}, detectors=[0])
+@register_architecture("efficientnet_b", (0, 1, 2, 3, 4, 5))
 def efficientnet(
     variant: int,
     input_shape: InputShape = (224, 224, 3),

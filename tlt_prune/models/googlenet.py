@@ -21,7 +21,7 @@ _INCEPTIONS = {
 }
 
 
-@register_architecture("googlenet", detector={})
+@register_architecture("googlenet")
 def googlenet(
     input_shape: InputShape = (224, 224, 3),
     classes: int | None = None,

@@ -21,7 +21,7 @@ _V2 = (
 )
 
 
-@register_architecture("mobilenet_v1", detector={"stride": 16})
+@register_architecture("mobilenet_v1")
 def mobilenet_v1(
     input_shape: InputShape = (224, 224, 3),
     classes: int | None = None,
@@ -60,7 +60,7 @@ def mobilenet_v1(
     return keras.Model(image, x, name=_name("mobilenet", o, classes))
 
 
-@register_architecture("mobilenet_v2", detector={"stride": 16})
+@register_architecture("mobilenet_v2")
 def mobilenet_v2(
     input_shape: InputShape = (224, 224, 3),
     classes: int | None = None,

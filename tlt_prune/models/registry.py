@@ -1,7 +1,7 @@
 """Architectures by name: `build(name, input_shape, classes, **options)`.
 
-Each architecture is a function in a module of this package that registers itself with `@register_architecture`: a new one is a
-new file.
+Each architecture is a function in a module of this package that registers itself with `@register_architecture`, and each network
+on a backbone, such as a detector, one with `@register_network`: a new one is a new file.
 """
 
 from __future__ import annotations
@@ -13,17 +13,15 @@ import functools
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import keras
 
-from tlt_prune.models.blocks import ArchitectureOptions, InputShape, Net
+from tlt_prune.models.blocks import ArchitectureOptions, InputShape, Net, inputs
 
 Builder = Callable[..., keras.Model]
 B = TypeVar("B", bound=Builder)
-# What a detector on a backbone is called: "detectnet_v2_resnet18".
-_DETECTOR = "detectnet_v2_"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,15 +31,30 @@ class Architecture:
     Attributes:
         build: makes the model from `input_shape`, `classes`, `options` and options of its own.
         classifier: defaults of its own options in the toolkit's classification network.
-        detector: its own options as the backbone of a detector with stride 16; None where the toolkit has no such detector.
     """
 
     build: Builder
     classifier: Mapping[str, Any]
-    detector: Mapping[str, Any] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class OnBackbone:
+    """A registered network on a backbone: "detectnet_v2" on "resnet18" is "detectnet_v2_resnet18".
+
+    Attributes:
+        build: makes the model from the backbone (a model without a head), its name, `classes`, `options` and options of its own.
+        backbones: name of an architecture -> its options as this network's backbone; those that all architectures share win over
+            the network's. None where the network has no backbone: it is given a model that returns its input.
+        defaults: of the options that all architectures share.
+    """
+
+    build: Builder
+    backbones: Mapping[str, Mapping[str, Any] | None]
+    defaults: Mapping[str, Any]
 
 
 _ARCHITECTURES: dict[str, Architecture] = {}
+_NETWORKS: dict[str, OnBackbone] = {}
 
 
 def register_architecture(
@@ -49,8 +62,6 @@ def register_architecture(
     variants: Sequence[int] = (),
     *,
     classifier: Mapping[str, Any] | None = None,
-    detector: Mapping[str, Any] | None = None,
-    detectors: Collection[int] | None = None,
 ) -> Callable[[B], B]:
     """Decorator: makes a function that builds models available by name. All arguments are literals: specs are checked by them.
 
@@ -58,8 +69,7 @@ def register_architecture(
         stem: the name, or what the names of all variants begin with.
         variants: first argument of the function, such as the number of layers, and the end of the name: "resnet" with
             `(18, 50)` is "resnet18" and "resnet50".
-        classifier, detector: see `Architecture`.
-        detectors: variants that `detector` is meant for; all by default.
+        classifier: see `Architecture`.
 
     Raises:
         ValueError: a name is taken.
@@ -69,8 +79,29 @@ def register_architecture(
         for name, arguments in _variants(stem, variants).items():
             if name in _ARCHITECTURES:
                 raise ValueError(f"An architecture '{name}' is registered already. Expected another name.")
-            as_backbone = detector if detectors is None or set(arguments) <= set(detectors) else None
-            _ARCHITECTURES[name] = Architecture(functools.partial(function, *arguments), classifier or {}, as_backbone)
+            _ARCHITECTURES[name] = Architecture(functools.partial(function, *arguments), classifier or {})
+        return function
+
+    return decorate
+
+
+def register_network(
+    stem: str, backbones: Mapping[str, Mapping[str, Any] | None], defaults: Mapping[str, Any] | None = None
+) -> Callable[[B], B]:
+    """Decorator: makes a function that puts a network on a backbone available as "<stem>_<backbone>".
+
+    Args:
+        stem: the network's name.
+        backbones, defaults: see `OnBackbone`.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+
+    def decorate(function: B) -> B:
+        if stem in _NETWORKS:
+            raise ValueError(f"A network '{stem}' is registered already. Expected another name.")
+        _NETWORKS[stem] = OnBackbone(function, backbones, defaults or {})
         return function
 
     return decorate
@@ -93,6 +124,17 @@ def registered_architecture(stem: str, variants: Sequence[int], function: Builde
             del _ARCHITECTURES[name]
 
 
+@contextlib.contextmanager
+def registered_network(stem: str, function: Builder, *given: Mapping[str, Any]) -> Iterator[None]:
+    """Registers a network for the length of a block: for tests."""
+    load_architectures()
+    register_network(stem, *given)(function)
+    try:
+        yield
+    finally:
+        del _NETWORKS[stem]
+
+
 @functools.cache
 def load_architectures() -> None:
     """Imports all modules of this package, which registers their architectures."""
@@ -102,9 +144,14 @@ def load_architectures() -> None:
 
 
 def names() -> list[str]:
-    """Names of all architectures, detectors after the backbones."""
+    """Names of all architectures, networks on backbones after the backbones."""
     load_architectures()
-    return [*_ARCHITECTURES, *(_DETECTOR + name for name, x in _ARCHITECTURES.items() if x.detector is not None)]
+    return [*_ARCHITECTURES, *_on_backbones()]
+
+
+def _on_backbones() -> dict[str, tuple[OnBackbone, str]]:
+    """Name of a network on a backbone -> the network, and the backbone's name."""
+    return {f"{stem}_{backbone}": (network, backbone) for stem, network in _NETWORKS.items() for backbone in network.backbones}
 
 
 def own_options(name: str) -> frozenset[str]:
@@ -113,17 +160,28 @@ def own_options(name: str) -> frozenset[str]:
     Raises:
         ValueError: no architecture has that name.
     """
-    parameters = inspect.signature(_architecture(_key(name)).build).parameters
-    return frozenset(_split(parameters)[1]) - {"input_shape", "classes", "options"}
+    key = _key(name)
+    network, backbone = _on_backbones().get(key, (None, key))
+    own = _parameters(_ARCHITECTURES[backbone].build) if backbone in _ARCHITECTURES else frozenset()
+    return own | _parameters(network.build) if network is not None else own
 
 
-def build(name: str, input_shape: InputShape = (224, 224, 3), classes: int | None = None, **options: Any) -> keras.Model:
+def _parameters(builder: Builder) -> frozenset[str]:
+    """Options of a builder besides those that all architectures share."""
+    given = {"input_shape", "classes", "options", "base", "backbone"}
+    return frozenset(_split(inspect.signature(builder).parameters)[1]) - given
+
+
+def build(
+    name: str, input_shape: InputShape = (224, 224, 3), classes: int | Mapping[str, int] | None = None, **options: Any
+) -> keras.Model:
     """Builds an architecture by name, with the head of its template.
 
     Args:
         name: such as "resnet18" or "detectnet_v2_resnet18"; TAO's spellings "resnet_18" and "efficientnet-b0" work too.
         input_shape: (height, width, channels), whatever the data format.
-        classes: outputs of the head; None for a bare backbone.
+        classes: outputs of the head; None for a bare backbone. A network on a backbone needs them; a multitask network a mapping
+            from tasks to their numbers of classes.
         **options: the fields of `ArchitectureOptions` (`data_format`, `kernel_regularizer`, `freeze_bn`...) and the
             architecture's own (`all_projections`, `use_pooling`, `alpha`...).
 
@@ -132,13 +190,34 @@ def build(name: str, input_shape: InputShape = (224, 224, 3), classes: int | Non
     """
     key = _key(name)
     shared, rest = _split(options)
-    if key.startswith(_DETECTOR):
-        shared = {"data_format": "channels_first", **shared}
+    network, backbone = _on_backbones().get(key, (None, key))
     try:
-        return _builder(key)(input_shape=input_shape, classes=classes, options=ArchitectureOptions(**shared), **rest)
+        if network is None:
+            return _ARCHITECTURES[key].build(
+                input_shape=input_shape, classes=classes, options=ArchitectureOptions(**shared), **rest
+            )
+        own = {k: v for k, v in rest.items() if k in _parameters(network.build)}
+        shared = {**network.defaults, **shared}
+        base = _base(network, backbone, input_shape, shared, {k: v for k, v in rest.items() if k not in own})
+        return network.build(base, backbone, classes, options=ArchitectureOptions(**shared), **own)
     except TypeError as error:
         fields = sorted(x.name for x in dataclasses.fields(ArchitectureOptions))
         raise ValueError(f"'{name}' does not take these options: {error}. Shared ones: {', '.join(fields)}.") from error
+
+
+def _base(
+    network: OnBackbone, backbone: str, input_shape: InputShape, shared: Mapping[str, Any], rest: Mapping[str, Any]
+) -> keras.Model:
+    """The backbone of a network, without a head; where there is none, a model that returns its input."""
+    given = network.backbones[backbone]
+    if given is None:
+        if rest:
+            raise TypeError(f"unexpected {', '.join(sorted(rest))}")
+        image = inputs(ArchitectureOptions(**shared), input_shape)
+        return keras.Model(image, image)
+    forced, own = _split(given)
+    make = _ARCHITECTURES[backbone].build
+    return make(input_shape=input_shape, classes=None, options=ArchitectureOptions(**{**shared, **forced}), **{**own, **rest})
 
 
 def classifier(
@@ -157,7 +236,10 @@ def classifier(
     Raises:
         ValueError: as `build`.
     """
-    options = {**_architecture(_key(name)).classifier, **options}
+    key = _key(name)
+    if key not in _ARCHITECTURES:
+        raise ValueError(f"name={name[:40]!r} is a network with outputs of its own. Expected one of {', '.join(_ARCHITECTURES)}.")
+    options = {**_ARCHITECTURES[key].classifier, **options}
     backbone = build(name, input_shape, None, **options)
     net = Net(ArchitectureOptions(**_split(options)[0]))
     x = backbone.outputs[0]
@@ -173,19 +255,6 @@ def _split(options: Mapping[str, object]) -> tuple[dict[str, Any], dict[str, Any
     """Options that all architectures share, and the others."""
     fields = {x.name for x in dataclasses.fields(ArchitectureOptions)}
     return {k: v for k, v in options.items() if k in fields}, {k: v for k, v in options.items() if k not in fields}
-
-
-def _architecture(key: str) -> Architecture:
-    return _ARCHITECTURES[key.removeprefix(_DETECTOR)]
-
-
-def _builder(key: str) -> Builder:
-    architecture = _architecture(key)
-    if not key.startswith(_DETECTOR):
-        return architecture.build
-    from tlt_prune.models.detectnet import detectnet_v2
-
-    return functools.partial(detectnet_v2, architecture.build, **(architecture.detector or {}))
 
 
 def _key(name: str) -> str:

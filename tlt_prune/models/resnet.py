@@ -29,11 +29,7 @@ LAYERS = tuple(sorted(_PLANS))
 
 
 @register_architecture(
-    "resnet",
-    (10, 18, 20, 32, 34, 44, 50, 56, 101, 110, 152),
-    classifier={"use_pooling": False, "all_projections": True},
-    detector={"use_pooling": False, "all_projections": True},
-    detectors=(10, 18, 34, 50, 101, 152),
+    "resnet", (10, 18, 20, 32, 34, 44, 50, 56, 101, 110, 152), classifier={"use_pooling": False, "all_projections": True}
 )
 def resnet(
     layers: int,

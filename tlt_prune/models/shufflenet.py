@@ -53,14 +53,7 @@ def shufflenet(
             g = 1 if (stage, block) == (2, 1) else groups
             x = _unit(net, x, width, stage, block, g, bottleneck_ratio)
     if classes is not None:
-        x = keras.layers.Conv2D(
-            classes,
-            1,
-            data_format=o.data_format,
-            kernel_regularizer=o.kernel_regularizer,
-            bias_regularizer=o.bias_regularizer,
-            name="score_fr",
-        )(x)
+        x = net.output_conv(x, classes, 1, "score_fr", padding="valid")
     name = f"ShuffleNet_{scale_factor:.2g}X_g{groups}_br_{bottleneck_ratio:.2g}_{''.join(map(str, _UNITS))}"
     return keras.Model(image, x, name=name)
 

@@ -11,7 +11,7 @@ from tlt_prune.models.registry import register_architecture
 _FIRES = {2: (16, 64), 3: (16, 64), 4: (32, 128), 5: (32, 128), 6: (48, 192), 7: (48, 192), 8: (64, 256), 9: (64, 256)}
 
 
-@register_architecture("squeezenet", detector={})
+@register_architecture("squeezenet")
 def squeezenet(
     input_shape: InputShape = (224, 224, 3),
     classes: int | None = None,
@@ -41,15 +41,7 @@ def squeezenet(
             x = net.max_pool(x, 3, 2, name=f"pool{number}")
     if classes is not None:
         x = keras.layers.Dropout(dropout, name="fire9_dropout")(x)
-        x = keras.layers.Conv2D(
-            classes,
-            1,
-            padding="same",
-            data_format=o.data_format,
-            kernel_regularizer=o.kernel_regularizer,
-            bias_regularizer=o.bias_regularizer,
-            name="conv10",
-        )(x)
+        x = net.output_conv(x, classes, 1, "conv10")
         x = net.global_pool(net.act(x, "conv10_relu", kind="relu"), "pool10")
         x = keras.layers.Activation("softmax", name="output")(x)
     return keras.Model(image, x, name="squeezenet")

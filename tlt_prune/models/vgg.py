@@ -11,7 +11,7 @@ _REPEATS = {16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 _WIDTHS = (64, 128, 256, 512, 512)
 
 
-@register_architecture("vgg", (16, 19), classifier={"use_pooling": False}, detector={"use_pooling": False})
+@register_architecture("vgg", (16, 19), classifier={"use_pooling": False})
 def vgg(
     layers: int,
     input_shape: InputShape = (224, 224, 3),

@@ -23,7 +23,7 @@ from by_scripts import PAGES, ROOT, Experiment, untrained
 TABLE, SPEC = PAGES / "transfer.csv", "specs/cifar10_transfer.yaml"
 NETWORKS = {"mobilenet_v2": "MobileNetV2", "efficientnet_lite0": "EfficientNet-Lite0"}
 SHARES, SEEDS = (0.5, 0.25), (1, 2, 3)
-TRAINED, SCORED, EPOCHS, RETRAINED = 10_000, 2_000, 6, 6
+TRAINED, SCORED, EPOCHS, RETRAINED = 10_000, 2_000, 4, 4
 
 
 def subset(folder: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
