@@ -48,6 +48,9 @@ def build(record: dict[str, Any]) -> keras.Model:
     stem = STEMS.get(family, family)
     classes = next(given.pop(key) for key in ("nclasses_dict", "num_classes", "n_classes") if key in given)
     options = {NAMES.get(key, key): value for key, value in given.items() if key not in OTHERS and value is not None}
+    if stem == "yolov4" and "darknet" not in backbone:
+        # Given to every backbone there, and read by the DarkNets.
+        options.pop("activation", None)
     if options.pop("force_relu", False):
         options["activation"] = "relu"
     if family == "unet":

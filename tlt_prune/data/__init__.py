@@ -6,17 +6,23 @@ from tlt_prune.data.pictures import SUFFIXES, by_name, list_pictures, open_pictu
 from tlt_prune.data.pipeline import BatchOrder, Pipeline, evaluation_pipeline, preprocess, training_pipeline
 from tlt_prune.data.sources import load_splits, load_test_split
 from tlt_prune.data.splits import Split, matched, missing_classes, shared_images, shared_pictures
+from tlt_prune.data.tables import MultitaskSplit, checked_size, class_titles, label_counts, load_table
 
 __all__ = [
     "SUFFIXES",
     "BatchOrder",
+    "MultitaskSplit",
     "PictureFormat",
     "Pipeline",
     "Split",
     "by_name",
+    "checked_size",
+    "class_titles",
     "evaluation_pipeline",
+    "label_counts",
     "list_pictures",
     "load_splits",
+    "load_table",
     "load_test_split",
     "matched",
     "missing_classes",

@@ -51,11 +51,18 @@ def load_folder(path: pathlib.Path, form: PictureFormat, *, training: bool = Fal
         labels += [label] * len(pictures)
     if not files:
         raise DataError(f"{path}: expected class folders with pictures ({', '.join(sorted(SUFFIXES))}). There are none.")
-    paths = np.array([str(x) for x in files])
-    images = paths
-    if len(paths) * math.prod(form.size) * form.depth // 8 <= _MEMORY_BYTES:
-        images = np.stack([load_picture(x, form) for x in files])
-    return Split(images, np.array(labels, np.int64), classes)
+    return Split(read_images(files, form), np.array(labels, np.int64), classes)
+
+
+def read_images(files: Sequence[pathlib.Path], form: PictureFormat) -> NDArray[Any]:
+    """Pictures as a `Split` has them: decoded, where they are few enough to be kept; otherwise their paths.
+
+    Raises:
+        DataError: one cannot be read.
+    """
+    if len(files) * math.prod(form.size) * form.depth // 8 <= _MEMORY_BYTES:
+        return np.stack([load_picture(x, form) for x in files])
+    return np.array([str(x) for x in files])
 
 
 def picture_batches(paths: Sequence[pathlib.Path], form: PictureFormat, size: int) -> Iterator[NDArray[Any]]:

@@ -25,7 +25,7 @@ _CAFFE_GRAY = 117.3786
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pipeline:
-    """Batches of (pictures float32, one-hot labels float32), and the number of them in an epoch."""
+    """Batches of (pictures float32, targets float32: see `Split.targets`), and the number of them in an epoch."""
 
     batches: tf.data.Dataset
     steps: int
@@ -61,7 +61,6 @@ def training_pipeline(
     # Training pictures are stretched, never cropped.
     load = _loader(split, dataclasses.replace(form, center_crop=False))
     augmentation = dataset.augmentation
-    classes = len(split.classes)
 
     def example(epoch: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         image, label = load(index)
@@ -77,7 +76,7 @@ def training_pipeline(
 
         def finish(step: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
             images = preprocess(batch[0], dataset, channels_first, form.depth)
-            labels = tf.one_hot(batch[1], classes)
+            labels = split.targets(batch[1])
             if augmentation.mixup_alpha > 0:
                 key = tf.stack([seed + 7919 * tf.cast(epoch, tf.int32), tf.cast(step, tf.int32)])
                 return _mixed(images, labels, augmentation.mixup_alpha, key)
@@ -94,11 +93,10 @@ def evaluation_pipeline(
 ) -> Pipeline:
     """The split in its order, without augmentation, cached when it is in memory."""
     load = _loader(split, form)
-    classes = len(split.classes)
     batch_size = min(batch_size, len(split))
 
     def finish(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return preprocess(images, dataset, channels_first, form.depth), tf.one_hot(labels, classes)
+        return preprocess(images, dataset, channels_first, form.depth), split.targets(labels)
 
     examples = tf.data.Dataset.range(len(split)).map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     batches = examples.batch(batch_size).map(finish, num_parallel_calls=tf.data.AUTOTUNE)
@@ -168,7 +166,7 @@ def _augmented(image: tf.Tensor, augmentation: AugmentationConfig, key: tf.Tenso
     return image
 
 
-def _mixed(images: tf.Tensor, labels: tf.Tensor, alpha: float, key: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def _mixed(images: tf.Tensor, labels: Any, alpha: float, key: tf.Tensor) -> tuple[tf.Tensor, Any]:
     """Mixup: Zhang et al., 2018, arXiv:1710.09412; one weight per picture."""
     n = tf.shape(images)[0]
     a = tf.random.stateless_gamma([n], seed=key, alpha=alpha)
@@ -177,4 +175,4 @@ def _mixed(images: tf.Tensor, labels: tf.Tensor, alpha: float, key: tf.Tensor) -
     order = tf.random.experimental.stateless_shuffle(tf.range(n), seed=key + 2)
     w_image, w_label = tf.reshape(weight, (-1, 1, 1, 1)), tf.reshape(weight, (-1, 1))
     mixed_images = w_image * images + (1 - w_image) * tf.gather(images, order)
-    return mixed_images, w_label * labels + (1 - w_label) * tf.gather(labels, order)
+    return mixed_images, tf.nest.map_structure(lambda y: w_label * y + (1 - w_label) * tf.gather(y, order), labels)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from tlt_prune.config import shown
 from tlt_prune.errors import DataError
 from tlt_prune.io import checksums
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -38,14 +41,23 @@ class Split:
             return checksums.of_arrays([self.labels, self.images])
         return checksums.of_arrays([self.labels]) ^ checksums.of_files_on_disk(self.images.tolist())
 
-    def sample(self, count: int, seed: int) -> Split:
+    def sample(self, count: int, seed: int) -> Self:
         """`count` pictures of all, drawn by chance, or all where there are no more."""
-        chosen = np.sort(np.random.default_rng(seed).permutation(len(self))[:count])
+        return self.part(np.sort(np.random.default_rng(seed).permutation(len(self))[:count]))
+
+    def head(self, count: int) -> Self:
+        """The first `count` pictures."""
+        return self.part(slice(count))
+
+    def part(self, chosen: Any) -> Self:
+        """The pictures with the numbers `chosen`, or of a slice."""
         return dataclasses.replace(self, images=self.images[chosen], labels=self.labels[chosen])
 
-    def head(self, count: int) -> Split:
-        """The first `count` pictures."""
-        return dataclasses.replace(self, images=self.images[:count], labels=self.labels[:count])
+    def targets(self, labels: tf.Tensor) -> Any:
+        """A batch of labels as a model's outputs are compared with them: one-hot, `(n, classes)`."""
+        import tensorflow as tf
+
+        return tf.one_hot(labels, len(self.classes))
 
 
 def matched(split: Split, classes: Sequence[str], source: str) -> Split:

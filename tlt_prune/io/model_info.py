@@ -22,6 +22,15 @@ ONNX_KEY = "tlt_prune"
 SAVED_MODEL_FILE = "tlt_prune.json"
 
 
+class Head(Settings):
+    """An output of a model with several tasks."""
+
+    task: str
+    """Its name."""
+    classes: tuple[str, ...]
+    """Class names, in the order of the probabilities."""
+
+
 class ModelInfo(Settings):
     """The record of a model. Its fields have the names of the spec's keys."""
 
@@ -37,12 +46,19 @@ class ModelInfo(Settings):
     """Of that file."""
     classes: tuple[str, ...]
     """Class names, in the order of the outputs."""
+    heads: tuple[Head, ...] = ()
+    """Of a model with an output for each of several tasks, in their order."""
     preprocess_mode: Literal["unit", "torch", "tf", "caffe"]
     image_mean: tuple[float, ...]
     input_image_depth: Literal[8, 16]
     enable_center_crop: bool
     resize_interpolation_method: str
     ignore_exif_orientation: bool = False
+
+    @property
+    def tasks(self) -> dict[str, tuple[str, ...]]:
+        """Task -> its classes, of a model with several tasks."""
+        return {x.task: x.classes for x in self.heads}
 
 
 # Where a spec says what a model knows: field -> (section path, key).

@@ -170,7 +170,9 @@ class Task(abc.ABC):
         """The model, pictures and preprocessing that exported files are made of and checked with."""
 
 
-def stacked(batches: Iterable[tuple[ArrayLike, ArrayLike]]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """(inputs, targets) of all batches, each as one array."""
-    inputs, targets = zip(*[(np.asarray(a), np.asarray(b)) for a, b in batches], strict=True)
-    return np.concatenate(inputs), np.concatenate(targets)
+def stacked(batches: Iterable[tuple[ArrayLike, Any]]) -> tuple[NDArray[Any], Any]:
+    """(inputs, targets) of all batches, each as one array; targets of several outputs as a tuple of arrays."""
+    inputs, targets = zip(*batches, strict=True)
+    several = isinstance(targets[0], tuple)
+    joined = [np.concatenate([np.asarray(y) for y in ys]) for ys in zip(*(y if several else (y,) for y in targets), strict=True)]
+    return np.concatenate([np.asarray(x) for x in inputs]), tuple(joined) if several else joined[0]

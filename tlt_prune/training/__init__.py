@@ -4,6 +4,7 @@ from tlt_prune.training.distillation import Distillation, LabelAccuracy, with_te
 from tlt_prune.training.evaluation import ClassificationScores, score
 from tlt_prune.training.job import TrainingJob, TrainResult
 from tlt_prune.training.loop import train
+from tlt_prune.training.multitask import multitask_classification
 from tlt_prune.training.narrow_shortcuts import subsampled_first
 from tlt_prune.training.objective import Objective, Rows, classification
 from tlt_prune.training.rate_test import RateTest, find_peak_rate
@@ -31,6 +32,7 @@ __all__ = [
     "classification",
     "find_peak_rate",
     "learning_rate",
+    "multitask_classification",
     "regularizer",
     "retrain",
     "save_model",

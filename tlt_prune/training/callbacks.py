@@ -64,6 +64,17 @@ class Finite(keras.callbacks.Callback):
             )
 
 
+class Summary(keras.callbacks.Callback):
+    """Adds to the logs of an epoch what follows from them."""
+
+    def __init__(self, objective: Objective) -> None:
+        super().__init__()
+        self._objective = objective
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+        logs.update(self._objective.summary(logs))
+
+
 class History(keras.callbacks.Callback):
     """history.csv, which goes on from the rows of a checkpoint, whatever has become of the file."""
 

@@ -26,7 +26,10 @@ _Tensors: TypeAlias = "tf.Tensor | tuple[tf.Tensor, ...]"
 
 @keras.saving.register_keras_serializable(package=_PACKAGE)
 class Distillation(keras.losses.Loss):
-    """The loss, for labels `(n, classes)` or, with the teacher's probabilities beside them, `(n, 2 classes)`."""
+    """The loss, for labels `(n, classes)` or, with the teacher's probabilities beside them, `(n, 2 classes)`.
+
+    An example whose label is not known has zeros in its place; what the teacher says of it counts nevertheless.
+    """
 
     def __init__(
         self, alpha: float, temperature: float, label_smoothing: float = 0.0, name: str = "distillation", **kwargs: Any
@@ -37,6 +40,8 @@ class Distillation(keras.losses.Loss):
     def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
         labels, teacher = _parts(y_true, y_pred)
         hard = keras.losses.categorical_crossentropy(labels, y_pred, label_smoothing=self.label_smoothing)
+        # Smoothed, the label of an example that has none would be every class.
+        hard = hard * _labeled(labels, hard.dtype)
         if teacher is None:
             return hard
         return (1 - self.alpha) * hard + self.alpha * self.soft(teacher, y_pred)
@@ -55,16 +60,24 @@ class Distillation(keras.losses.Loss):
 
 @keras.saving.register_keras_serializable(package=_PACKAGE)
 class LabelAccuracy(keras.metrics.CategoricalAccuracy):
-    """Top-1 accuracy, whatever stands beside the labels."""
+    """Top-1 accuracy over the examples that have a label, whatever stands beside it."""
 
     def update_state(self, y_true: tf.Tensor, y_pred: tf.Tensor, sample_weight: tf.Tensor | None = None) -> Any:
-        return super().update_state(_parts(y_true, y_pred)[0], y_pred, sample_weight)
+        labels, _ = _parts(y_true, y_pred)
+        labeled = _labeled(labels, y_pred.dtype)
+        weight = labeled if sample_weight is None else labeled * ops.cast(sample_weight, labeled.dtype)
+        return super().update_state(labels, y_pred, weight)
 
 
 def _parts(y_true: tf.Tensor, y_pred: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | None]:
     """(labels, the teacher's probabilities or None)."""
     classes = y_pred.shape[-1]
     return (y_true, None) if y_true.shape[-1] == classes else (y_true[..., :classes], y_true[..., classes:])
+
+
+def _labeled(labels: tf.Tensor, dtype: str) -> tf.Tensor:
+    """1 for examples with a label, 0 for others."""
+    return ops.cast(ops.any(labels > 0, axis=-1), dtype)
 
 
 def check_teacher(teacher: keras.Model, student: keras.Model, what: str) -> None:

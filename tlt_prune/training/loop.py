@@ -18,7 +18,17 @@ import keras
 import pandas as pd
 
 from tlt_prune.io import checksums, files, load_keras
-from tlt_prune.training.callbacks import Best, Finite, History, LearningRateSchedule, Line, Save, TensorBoard, best_epoch
+from tlt_prune.training.callbacks import (
+    Best,
+    Finite,
+    History,
+    LearningRateSchedule,
+    Line,
+    Save,
+    Summary,
+    TensorBoard,
+    best_epoch,
+)
 from tlt_prune.training.checkpoints import Checkpoint, Checkpoints
 from tlt_prune.training.distillation import with_teacher
 from tlt_prune.training.job import TrainingJob, TrainResult
@@ -135,6 +145,7 @@ def _run(
             LearningRateSchedule(config, steps, objective),
             Finite(config, steps),
             *objective.callbacks(history.trained),
+            Summary(objective),
             history,
             *([] if sys.stdout.isatty() else [Line(config, objective, say)]),
             *best,
@@ -163,6 +174,7 @@ def _begin(job: TrainingJob, model: keras.Model, batches: Any, history: History,
     objective = job.objective
     scores = {f"val_{name}": float(x) for name, x in model.evaluate(job.validation, verbose=0, return_dict=True).items()}
     scores |= {name: float(x) for name, x in objective.scores(model).items()}
+    scores |= objective.summary(scores)
     told = f"Before retraining: {objective.label} {100 * scores[objective.measure]:.2f} %" if objective.measure in scores else ""
     if objective.rate_for is not None:
         scores[_PEAK] = find_peak_rate(model, enough_batches(batches)).peak

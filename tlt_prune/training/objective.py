@@ -31,6 +31,7 @@ class Objective:
         channel_axis: axis of the outputs along which a teacher's outputs are joined to the targets.
         rate_for: highest learning rate -> `rate`, where it is to be measured; None where the spec says all.
         scores: model -> scores before the first epoch that are not among the compiled metrics, by their columns in the logs.
+        summary: an epoch's logs -> what follows from them, to be added: a mean over outputs, say.
     """
 
     compile_arguments: Callable[[], dict[str, Any]]
@@ -42,6 +43,7 @@ class Objective:
     channel_axis: int = -1
     rate_for: Callable[[float], Callable[[int, int], float]] | None = None
     scores: Callable[[keras.Model], Mapping[str, float]] = lambda model: {}
+    summary: Callable[[Mapping[str, float]], Mapping[str, float]] = lambda logs: {}
 
 
 def classification(config: Train) -> Objective:

@@ -47,8 +47,10 @@ class ClassifierMaterial(ExportMaterial):
             dataset, depth = self.spec.dataset, self._form.depth
             batches = data.picture_batches(few, self._form, e.batch_size)
             return np.concatenate([np.asarray(preprocess(x, dataset, self.channels_first, depth)) for x in batches])
-        train_split, _ = data.load_splits(self.spec.dataset, self._form)
-        return self._inputs(train_split.sample(e.batches * e.batch_size, self.spec.train.random_seed))
+        return self._inputs(self._training_split().sample(e.batches * e.batch_size, self.spec.train.random_seed))
+
+    def _training_split(self) -> data.Split:
+        return data.load_splits(self.spec.dataset, self._form)[0]
 
     def training(self, epochs: int) -> Mapping[str, Any]:
         """Arguments of the training of its tf_keras twin."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 # Pictures on a contact sheet.
-_SHEET = 48
+SHEET = 48
 
 
 def infer(spec: Spec, path: str, folder: pathlib.Path, inputs: Inputs, *, draw: bool) -> None:
@@ -42,8 +42,8 @@ def _classify(spec: Spec, path: str, folder: pathlib.Path, *, draw: bool) -> Non
     outputs = []
     for pictures in batches:
         outputs.append(predictor(np.asarray(preprocess(pictures, spec.dataset, first, form.depth))))
-        if draw and len(sheet) < _SHEET:
-            sheet += [*pictures[: _SHEET - len(sheet)]]
+        if draw and len(sheet) < SHEET:
+            sheet += [*pictures[: SHEET - len(sheet)]]
     probabilities = np.concatenate(outputs)
     classes = _classes(spec, dataset_classes, predictor, probabilities.shape[1])
     best = probabilities.argmax(axis=1)
@@ -53,7 +53,8 @@ def _classify(spec: Spec, path: str, folder: pathlib.Path, *, draw: bool) -> Non
     if len(frame) > 20:
         say(f"... {len(frame) - 20} more")
     if draw:
-        contact_sheet(folder / "contact_sheet.png", sheet, frame)
+        titles = [f"{row['class']}  {100 * row['probability']:.0f} %" for _, row in frame.head(SHEET).iterrows()]
+        contact_sheet(folder / "contact_sheet.png", sheet, titles)
 
 
 def _pictures(spec: Spec, form: data.PictureFormat) -> tuple[list[str], tuple[str, ...], Iterator[Any]]:
@@ -84,14 +85,14 @@ def _classes(spec: Spec, dataset_classes: tuple[str, ...], predictor: Predictor,
     return tuple(classes)
 
 
-def contact_sheet(path: pathlib.Path, pictures: Sequence[NDArray[Any]], frame: pd.DataFrame) -> None:
-    """Draws a grid of pictures `(height, width, channels)`, each with its class and probability above it."""
+def contact_sheet(path: pathlib.Path, pictures: Sequence[NDArray[Any]], titles: Sequence[str]) -> None:
+    """Draws a grid of pictures `(height, width, channels)`, each with a title."""
     count = len(pictures)
     columns = min(8, count)
     rows = -(-count // columns)
     figure, axes = new_grid("A contact sheet", (1.5 * columns, 1.8 * rows), rows, columns)
-    for axis, picture, (_, row) in zip(axes, pictures, frame.head(count).iterrows(), strict=False):
+    for axis, picture, title in zip(axes, pictures, titles, strict=False):
         axis.imshow(picture.squeeze(), cmap="gray" if picture.shape[-1] == 1 else None)
-        axis.set_title(f"{row['class']}  {100 * row['probability']:.0f} %", fontsize=8, parse_math=False)
+        axis.set_title(title, fontsize=8, parse_math=False)
     figure.tight_layout()
     save_figure(figure, path)

@@ -31,7 +31,8 @@ def starting_model(spec: Spec, classes: int, whole: keras.Model | None = None) -
     return whole
 
 
-def _new_model(spec: Spec, classes: int) -> keras.Model:
+def architecture_options(spec: Spec, name: str) -> dict[str, Any]:
+    """Options of the section `model`, for an architecture by its name."""
     from tlt_prune import models
 
     m = spec.model
@@ -47,7 +48,14 @@ def _new_model(spec: Spec, classes: int) -> keras.Model:
         "bn_epsilon": spec.train.bn_config.epsilon,
     }
     own = {"use_pooling": m.use_pooling, "all_projections": m.all_projections}
-    shared |= {key: value for key, value in own.items() if key in models.own_options(m.backbone)}
+    return {**shared, **{key: value for key, value in own.items() if key in models.own_options(name)}}
+
+
+def _new_model(spec: Spec, classes: int) -> keras.Model:
+    from tlt_prune import models
+
+    m = spec.model
+    shared = architecture_options(spec, m.backbone)
     size = (m.input_height, m.input_width, m.input_channels)
     if m.retain_head and m.dropout:
         raise SpecError("model.dropout belongs to the toolkit's head. Expected 0 with model.retain_head: true.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -37,18 +38,9 @@ def training_job(spec: Spec, folder: pathlib.Path) -> training.TrainingJob:
     Raises:
         TltPruneError: something in the spec, the model or the data does not fit.
     """
-    seed(spec.train.random_seed)
-    start = load_predictor(spec.train.pretrained_model_path) if is_whole_model(spec) else None
-    if start is None:
-        form, channels_first = picture_format(spec), spec.model.data_format == "channels_first"
-    elif start.model is None:
-        raise SpecError(f"train.pretrained_model_path: expected a .keras, .h5 or .hdf5 file. Received: {start.path}.")
-    else:
-        spec, form, channels_first = agreed_format(spec, start)
-    spec = spec.model_copy(update={"train": retraining_defaults(spec.train, start)})
-    if spec.train.qat and start is None:
-        raise SpecError("train.qat: expected a trained model in train.pretrained_model_path (.keras), to be trained on in int8.")
-    teacher = _teacher(spec)
+    begun = begin(spec)
+    spec, start, form, channels_first = begun.spec, begun.start, begun.form, begun.channels_first
+    teacher = read_agreed_teacher(spec)
     splits = data.load_splits(spec.dataset, form)
     if start is not None and start.info is not None and set(start.info.classes) == set(splits[0].classes):
         # The head stays what it is, whatever the order of the folders.
@@ -90,7 +82,49 @@ def training_job(spec: Spec, folder: pathlib.Path) -> training.TrainingJob:
     )
 
 
-def _teacher(spec: Spec) -> Predictor | None:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Beginning:
+    """What a training of a classifier starts from.
+
+    Attributes:
+        spec: with what the model file knows, and with the recipe where it was pruned.
+        start: the model file; None for a new model.
+        form: of the pictures.
+        channels_first: whether the model takes them so.
+    """
+
+    spec: Spec
+    start: Predictor | None
+    form: data.PictureFormat
+    channels_first: bool
+
+
+def begin(spec: Spec) -> Beginning:
+    """Seeds the training and reads the model file that it starts from.
+
+    Raises:
+        SpecError: the file is no Keras model, or says otherwise than the spec.
+    """
+    seed(spec.train.random_seed)
+    start = load_predictor(spec.train.pretrained_model_path) if is_whole_model(spec) else None
+    if start is None:
+        form, channels_first = picture_format(spec), spec.model.data_format == "channels_first"
+    elif start.model is None:
+        raise SpecError(f"train.pretrained_model_path: expected a .keras, .h5 or .hdf5 file. Received: {start.path}.")
+    else:
+        spec, form, channels_first = agreed_format(spec, start)
+    spec = spec.model_copy(update={"train": retraining_defaults(spec.train, start)})
+    if spec.train.qat and start is None:
+        raise SpecError("train.qat: expected a trained model in train.pretrained_model_path (.keras), to be trained on in int8.")
+    return Beginning(spec, start, form, channels_first)
+
+
+def read_agreed_teacher(spec: Spec) -> Predictor | None:
+    """The teacher of the spec, if any.
+
+    Raises:
+        SpecError: it was trained on other pictures than the spec describes.
+    """
     teacher = read_teacher(spec.train.distill.teacher)
     if teacher is not None:
         # It must see what it was trained on.

@@ -11,6 +11,7 @@ from tlt_prune.io import AFTER, OTHER, new_figure
 from tlt_prune.tasks.task import Measure
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # Cells of larger matrices have no room for a number.
@@ -44,10 +45,17 @@ def draw_training(history: pd.DataFrame, measure: Measure) -> Figure:
 
 def draw_confusion(confusion: pd.DataFrame) -> Figure:
     """Draws a confusion matrix: rows are true classes, columns predicted ones; colors are shares of the row."""
+    side = min(max(3.5, 0.42 * len(confusion)), 24)
+    figure, axis = new_figure("Drawing a confusion matrix", (side + 1, side))
+    fill_confusion(axis, confusion)
+    figure.tight_layout()
+    return figure
+
+
+def fill_confusion(axis: Axes, confusion: pd.DataFrame) -> None:
+    """Draws a confusion matrix into an axis."""
     counts = confusion.to_numpy()
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    side = min(max(3.5, 0.42 * len(counts)), 24)
-    figure, axis = new_figure("Drawing a confusion matrix", (side + 1, side))
     axis.imshow(shares, cmap="Greens", vmin=0, vmax=1)
     names = [str(x) for x in confusion.columns]
     if len(names) <= _MOST_NUMBERS:
@@ -63,5 +71,3 @@ def draw_confusion(confusion: pd.DataFrame) -> Figure:
     for label in (*axis.get_xticklabels(), *axis.get_yticklabels()):
         label.set_parse_math(False)
     axis.set(xlabel="predicted", ylabel="true")
-    figure.tight_layout()
-    return figure
