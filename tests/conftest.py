@@ -29,6 +29,8 @@ gc.freeze()
 gc.set_threshold(100_000, 20, 100)
 
 
+# What a test says of one of the toolkit's records -> what that is.
+TAO = {"tao_template": "template variants", "tao": "pruning runs"}
 LONG = ("test_demo.py", "test_notebooks.py")
 
 
@@ -70,9 +72,8 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     for reports in terminalreporter.stats.values():
         for report in reports:
             for key, value in getattr(report, "user_properties", ()):
-                if key == "tao" and report.when == "call":
-                    kind = "template variants" if "templates" in report.nodeid else "pruning runs"
-                    counts[kind][value] += 1
+                if key in TAO and report.when == "call":
+                    counts[TAO[key]][value] += 1
                 if key == "detectnet_v2" and report.when == "call" and report.outcome == "passed":
                     detection.add(value)
     for kind, counter in sorted(counts.items()):

@@ -35,7 +35,9 @@ def names(folder: str) -> list[str]:
 def build(record: dict[str, Any]) -> keras.Model:
     """The model that a template's constructor makes, here."""
     given = dict(record["constructor_args"])
-    channels, height, width = given.get("input_shape") or given.get("image_size") or given.get("size") or record["input_shape"]
+    channels, height, width = (
+        given.get("input_shape") or given.get("image_size") or given.get("size") or record.get("input_shape", (3, 128, 128))
+    )
     family = record["family"]
     given |= given.pop("model_config", {})
     arch = given["arch"]

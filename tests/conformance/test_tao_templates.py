@@ -66,7 +66,7 @@ def test_variant(name: str, record_property: Any) -> None:
     model = build(name, record)
     assert_equal(model, record)
     assert model.name == record["model_name"].replace("model_1", "squeezenet")
-    record_property("tao", "equal")
+    record_property("tao_template", "equal")
 
 
 @pytest.mark.parametrize(

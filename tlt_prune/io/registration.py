@@ -18,6 +18,8 @@ _HOMES = (
     "tlt_prune.training.regularizers",
     "tlt_prune.training.distillation",
     "tlt_prune.detection.training",
+    "tlt_prune.models.anchors",
+    "tlt_prune.models.yolo_layers",
 )
 
 
