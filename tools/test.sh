@@ -14,7 +14,7 @@ checks >"$report" 2>&1 &
 checking=$!
 # Compiled quickly rather than well: hardly any program runs twice.
 failed=0
-KERAS_BACKEND=jax XLA_FLAGS=--xla_backend_optimization_level=0 "$PYTHON" -m pytest tests/graph tests/pruning tests/training/test_retrain.py tests/training/test_student.py -m "not slow" -n "$workers" || failed=1
+KERAS_BACKEND=jax XLA_FLAGS=--xla_backend_optimization_level=0 "$PYTHON" -m pytest tests/graph tests/pruning tests/training/test_retrain.py tests/training/test_student.py -m "not slow and not one_backend" -n "$workers" || failed=1
 wait "$checking" || failed=1
 cat "$report"
 [ "$failed" = 0 ] || fail "lint, types, import contracts or the tests on JAX failed: see above."

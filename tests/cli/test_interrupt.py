@@ -46,7 +46,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_training_ends_at_any_moment_and_goes_on(number: int, code: int, job: pathlib.Path, tmp_path: pathlib.Path) -> None:
     command = ["-e", job / "spec.yaml", "-r", tmp_path]
-    for moment in MOMENTS[:: 2 if number == signal.SIGTERM else 1]:
+    for moment in MOMENTS[number == signal.SIGTERM :: 2]:
         process = begun("train", *command)
         time.sleep(moment)
         process.send_signal(number)
@@ -76,7 +76,7 @@ def test_a_picture_that_is_cut_while_training_reads_it_ends_the_process(
     data = [f"dataset.{part}_dataset_path={tmp_path}/{part}" for part in ("train", "val")]
     lazily = "import tlt_prune.data.folders as folders\nfolders._MEMORY_BYTES = 0"
     command = ["-e", job / "spec.yaml", *data]
-    for i in range(4 if where == "train" else 2):
+    for i in range(2 if where == "train" else 1):
         process = begun("train", *command, "-r", tmp_path / f"r{i}", "train.num_epochs=2", prelude=lazily)
         _, err = process.communicate(timeout=90)
         assert process.returncode == 1
@@ -86,7 +86,7 @@ def test_a_picture_that_is_cut_while_training_reads_it_ends_the_process(
         assert "Traceback" not in err
 
 
-@pytest.mark.parametrize("closed", [(1,), (2,), (0, 1, 2)])
+@pytest.mark.parametrize("closed", [(2,), (0, 1, 2)])
 def test_closed_streams(closed: tuple[int, ...], job: pathlib.Path, tmp_path: pathlib.Path) -> None:
     close = "import os\n" + "\n".join(f"os.close({number})" for number in closed)
     code = f"{close}\nimport sys\nsys.argv[0] = 'tlt-train'\nfrom tlt_prune.cli import scripts\nscripts.train()"

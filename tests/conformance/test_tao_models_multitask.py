@@ -18,9 +18,11 @@ import tao_models
 from PIL import Image
 
 from tlt_prune import data, training
-from tlt_prune.config.specs import Dataset, Train
-from tlt_prune.errors import DataError
+from tlt_prune.config.specs import Dataset, Spec, Train, spec_from_dict
+from tlt_prune.errors import DataError, SpecError
+from tlt_prune.tasks.multitask import MultitaskClassification
 from tlt_prune.training.multitask import mean_accuracy
+from tlt_prune.training.objective import optimizer
 
 PICTURES = "cases/multitask_pictures.json.gz"
 CASES = [case for case in tao_models.load("cases/multitask.json.gz")["cases"] if case["kind"] in ("csv", "loss")]
@@ -89,3 +91,71 @@ def test_a_label_that_is_not_known_has_no_loss_and_no_gradient() -> None:
     accuracy = training.LabelAccuracy()
     accuracy.update_state(known, probabilities)
     assert float(accuracy.result()) == 1.0
+
+
+# The toolkit reads a parameter of RMSprop that it does not have, and fails.
+WORKS = {"optimizer_rmsprop"}
+SPEC = """
+random_seed: 7
+model_config {{ arch: "resnet" n_layers: 10 use_batch_norm: true all_projections: true input_image_size: "3,32,48" }}
+training_config {{
+  batch_size_per_gpu: 8 num_epochs: 2 pretrain_model_path: ""
+  learning_rate {{ {rate} }}
+  {regularizer}
+  optimizer {{ {optimizer} }}
+}}
+dataset_config {{ train_csv_path: "a.csv" val_csv_path: "b.csv" image_directory_path: "pictures" }}
+"""
+RATE = "soft_start_annealing_schedule{min_learning_rate:1e-4 max_learning_rate:1e-2 soft_start:0.1 annealing:0.6}"
+OF_TEXT = [c for c in tao_models.load("cases/multitask.json.gz")["cases"] if c["kind"] in ("lr", "optimizer", "regularizer")]
+
+
+def spec_of(folder: pathlib.Path, rate: str = RATE, regularizer: str = "", optimizer: str = "sgd{momentum:0.9}") -> Spec:
+    path = folder / "experiment.txt"
+    path.write_text(SPEC.format(rate=rate, regularizer=regularizer, optimizer=optimizer), "utf-8")
+    found = MultitaskClassification.sections_of_file(path)
+    assert found is not None
+    return spec_from_dict({"task": "multitask_classification", **found}, str(path))
+
+
+@pytest.mark.parametrize("case", OF_TEXT, ids=[x["id"] for x in OF_TEXT])
+def test_tao_models_text(case: dict[str, Any], tmp_path: pathlib.Path) -> None:
+    """What the toolkit's text says of rates, optimizers and regularizers; what it refuses is refused, but for `WORKS`."""
+    kind, expected = case["kind"], case["expected"]
+    given = {"rate" if kind == "lr" else kind: case["spec"]}
+    if "error" in expected and case["id"] not in WORKS:
+        with pytest.raises(SpecError, match="expected"):
+            spec_of(tmp_path, **given)
+        return
+    train = spec_of(tmp_path, **given).train
+    if kind == "lr":
+        for progress, wanted in zip(expected["progress"], expected["lr"], strict=True):
+            assert training.learning_rate(train.lr_config, round(progress * 10_000), 10_000) == pytest.approx(wanted, rel=1e-5)
+    elif kind == "regularizer":
+        weight = train.reg_config.weight_decay
+        found = {name: weight if train.reg_config.type.lower() == name else 0.0 for name in ("l1", "l2")}
+        assert found == pytest.approx({name: value or 0.0 for name, value in expected.items()}, rel=1e-6)
+    elif "error" not in expected:
+        made = optimizer(train.optim_config).get_config()
+        same = {k: v for k, v in expected["config"].items() if k in made and k not in ("decay", "lr")}
+        assert {k: made[k] for k in same} == pytest.approx(same, rel=1e-6)
+        assert made["name"].lower() == expected["class"].lower()
+
+
+def test_tao_models_text_as_a_spec(tmp_path: pathlib.Path) -> None:
+    spec = spec_of(tmp_path)
+    assert (spec.model.backbone, spec.model.input_channels, spec.model.input_height, spec.model.input_width) == (
+        "resnet10",
+        3,
+        32,
+        48,
+    )
+    assert (spec.train.random_seed, spec.train.batch_size_per_gpu, spec.train.num_epochs) == (7, 8, 2)
+    assert spec.model.all_projections
+    assert not spec.model.use_pooling
+    assert spec.experiment["dataset_config"]["train_csv_path"] == "a.csv"
+    (tmp_path / "other.txt").write_text("model_config { arch: 'resnet' }", "utf-8")
+    assert MultitaskClassification.sections_of_file(tmp_path / "other.txt") is None
+    (tmp_path / "broken.txt").write_text("dataset_config { train_csv_paths: 'a' }", "utf-8")
+    with pytest.raises(SpecError, match=r"expected protobuf text of the toolkit's spec. .*train_csv_paths"):
+        MultitaskClassification.sections_of_file(tmp_path / "broken.txt")

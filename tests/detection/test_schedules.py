@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from golden_detection import cases, ids
 
-from tlt_prune.detection.schedules import EarlyStoppingAnnealing, soft_start_annealing
+from tlt_prune.detection.schedules import EarlyStoppingAnnealing
 from tlt_prune.errors import SpecError
+from tlt_prune.training import soft_start_annealing
 
 FILE = "learning_rate.json"
 SOFT = [*cases(FILE, "soft_start_annealing"), *cases(FILE, "soft_start_annealing_steps")]

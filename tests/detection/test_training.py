@@ -13,9 +13,9 @@ from golden_detection import cases, ids
 from tlt_prune.detection.dataset import packed
 from tlt_prune.detection.geometry import Grid
 from tlt_prune.detection.losses import OBJECTIVES, ObjectiveWeights, TargetClass, objective_means
-from tlt_prune.detection.schedules import soft_start_annealing
 from tlt_prune.detection.targets import Ellipse, Rasterizer, padded
 from tlt_prune.detection.training import AutoWeighting, ObjectiveLoss, objective
+from tlt_prune.training import soft_start_annealing
 
 CASES = cases("training.json.gz")
 

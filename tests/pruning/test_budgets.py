@@ -15,6 +15,8 @@ from tlt_prune.errors import PlanError
 from tlt_prune.graph.tracer import trace
 from tlt_prune.pruning.cost.costs import costs
 
+pytestmark = pytest.mark.one_backend
+
 
 def chain(widths: tuple[int, ...] = (32, 64, 64)) -> keras.Model:
     x = y = keras.Input((16, 16, 3))

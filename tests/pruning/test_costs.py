@@ -12,6 +12,8 @@ import tlt_prune
 from tlt_prune.graph.tracer import trace
 from tlt_prune.pruning.cost.costs import costs
 
+pytestmark = pytest.mark.one_backend
+
 L = keras.layers
 
 

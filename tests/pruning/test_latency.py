@@ -18,6 +18,8 @@ from tlt_prune.pruning.cost import latency
 from tlt_prune.pruning.cost.latency import LatencyTable
 from tlt_prune.pruning.cost.terms import charged
 
+pytestmark = pytest.mark.one_backend
+
 
 @pytest.fixture(autouse=True)
 def _pretended(monkeypatch: pytest.MonkeyPatch) -> None:

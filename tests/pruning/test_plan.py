@@ -18,6 +18,8 @@ from tlt_prune.errors import LawError, PlanError, UnsupportedModelError
 from tlt_prune.graph import rules
 from tlt_prune.pruning.plan import PruningPlan
 
+pytestmark = pytest.mark.one_backend
+
 
 @pytest.fixture
 def model() -> keras.Model:

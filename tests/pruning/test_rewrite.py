@@ -60,6 +60,7 @@ LISTS = {
 }
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("name", LISTS)
 @pytest.mark.parametrize("half", [False, True])
 def test_layers_inside_lists_and_wrappers_keep_their_weights(name: str, half: bool) -> None:

@@ -10,6 +10,8 @@ import tlt_prune
 from tlt_prune.errors import PlanError
 from tlt_prune.pruning.select.select import equalize, normalize
 
+pytestmark = pytest.mark.one_backend
+
 
 def one_conv(norms: list[float]) -> keras.Model:
     """A convolution whose filters have exactly these norms, and a head."""

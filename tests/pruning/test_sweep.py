@@ -17,6 +17,8 @@ from tlt_prune.graph.family import Family, family_of
 from tlt_prune.io.figures import save_figure
 from tlt_prune.pruning import plots
 
+pytestmark = pytest.mark.one_backend
+
 
 @pytest.fixture
 def model() -> keras.Model:

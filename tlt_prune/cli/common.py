@@ -72,7 +72,7 @@ def _read(path: str | None, overrides: list[str], values: Mapping[str, object]) 
         return load_spec(path, overrides, values)
     # Before the first import of TensorFlow.
     import_frameworks()
-    for task in all_tasks():
+    for task in sorted(all_tasks(), key=lambda x: x.takes_any_file):
         sections = task.sections_of_file(pathlib.Path(path))
         if sections is not None:
             return spec_from_dict({"task": task.name, **sections}, path, {**parse_overrides(overrides), **values})

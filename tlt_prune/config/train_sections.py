@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
+import pydantic
 from pydantic import Field
+from pydantic_core import PydanticCustomError
 
 from tlt_prune.config.settings import Settings
 from tlt_prune.config.values import Batch, CalibrationMethod, Count, Epochs, NonNegative, Percentile, Positive, Share
@@ -58,8 +60,9 @@ class OptimConfig(Settings):
 class LRConfig(Settings):
     """Learning rate at every step: see `tlt_prune.training.learning_rate`."""
 
-    scheduler: Literal["soft_anneal", "cosine", "step", "exponential"] = "cosine"
-    """After a linear rise, "soft_anneal" is divided at `annealing_points`, "cosine" falls as half a cosine to 0, "step" falls by
+    scheduler: Literal["soft_anneal", "cosine", "step", "exponential", "soft_start_annealing"] = "cosine"
+    """That of "soft_start_annealing" rises from and falls back to `min_lr_ratio`, evenly on a logarithmic scale. The others rise
+    linearly; then "soft_anneal" is divided at `annealing_points`, "cosine" falls as half a cosine to 0, "step" falls by
     `gamma` at every `step_size`, and "exponential" by the same factor evenly."""
     gamma: Share = 0.1
     """Factor of "step" and "exponential"."""
@@ -73,11 +76,24 @@ class LRConfig(Settings):
     """Shares of the training at which "soft_anneal" falls."""
     annealing_divider: Positive = 10.0
     """Divisor of the rate at each of them."""
+    annealing: Share = 0.7
+    """Share of the training after which "soft_start_annealing" falls."""
     min_lr_ratio: Share = 0.0
     """Lowest rate, as a share of the highest."""
     rewind_to: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """For retraining: the schedule starts at that share of it (Renda et al., "Comparing Rewinding and Fine-tuning in Neural
     Network Pruning", 2020, arXiv:2003.02389: learning-rate rewinding)."""
+
+    @pydantic.model_validator(mode="after")
+    def _annealing_fits(self) -> Self:
+        if self.scheduler == "soft_start_annealing" and not (self.min_lr_ratio > 0 and self.soft_start <= self.annealing < 1):
+            raise PydanticCustomError(
+                "annealing",
+                "scheduler soft_start_annealing: expected min_lr_ratio above 0, and soft_start at most annealing, below 1. "
+                "Received: {ratio}, {start} and {end}",
+                {"ratio": self.min_lr_ratio, "start": self.soft_start, "end": self.annealing},
+            )
+        return self
 
     @property
     def peak(self) -> float:

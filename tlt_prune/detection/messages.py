@@ -20,9 +20,10 @@ import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory, text_format
+from google.protobuf import json_format, text_format
 
 from tlt_prune.config import read_lines, read_yaml
+from tlt_prune.config.protobuf_messages import message_classes, message_name
 from tlt_prune.errors import DataError, SpecError, first_line
 
 if TYPE_CHECKING:
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
 T = TypeVar("T")
-_PACKAGE = "detectnet_v2"
-_SCALARS = {"uint32": "UINT32", "int32": "INT32", "float": "FLOAT", "double": "DOUBLE", "bool": "BOOL", "string": "STRING"}
 # Fields that the toolkit does not have: message -> field -> type.
 _OURS = {
     "Experiment": {"compatibility": "string"},
@@ -177,59 +176,7 @@ def _schema() -> dict[str, Any]:
 @functools.cache
 def _messages() -> dict[str, type[Message]]:
     """Message classes by the schema's names."""
-    file = descriptor_pb2.FileDescriptorProto(name=f"{_PACKAGE}.proto", package=_PACKAGE, syntax="proto3")
-    for name in _schema()["messages"]:
-        message = file.message_type.add(name=_message_name(name))
-        for number, field in enumerate(message_fields(name), 1):
-            _add_field(message, field, number)
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return {
-        name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{_PACKAGE}.{_message_name(name)}"))
-        for name in _schema()["messages"]
-    }
-
-
-def _message_name(name: str) -> str:
-    return name.replace(".", "_")
-
-
-def _add_field(message: descriptor_pb2.DescriptorProto, field: Mapping[str, Any], number: int) -> None:
-    kinds = descriptor_pb2.FieldDescriptorProto
-    added = message.field.add(name=field["name"], number=number, label=kinds.LABEL_OPTIONAL)
-    if field.get("repeated") or field["type"] == "map":
-        added.label = kinds.LABEL_REPEATED
-    if field["type"] == "map":
-        entry = message.nested_type.add(name=f"{_camel(field['name'])}Entry")
-        entry.options.map_entry = True
-        for i, side in enumerate(("key", "value"), 1):
-            _set_type(entry.field.add(name=side, number=i, label=kinds.LABEL_OPTIONAL), field[side])
-        added.type, added.type_name = kinds.TYPE_MESSAGE, f".{_PACKAGE}.{message.name}.{entry.name}"
-    elif field["type"] == "enum":
-        enum = message.enum_type.add(name=f"{_camel(field['name'])}Enum")
-        for value, i in field["values"].items():
-            enum.value.add(name=value, number=i)
-        added.type, added.type_name = kinds.TYPE_ENUM, f".{_PACKAGE}.{message.name}.{enum.name}"
-    else:
-        _set_type(added, field.get("message", field["type"]))
-    if "oneof" in field:
-        names = [x.name for x in message.oneof_decl]
-        if field["oneof"] not in names:
-            message.oneof_decl.add(name=field["oneof"])
-            names.append(field["oneof"])
-        added.oneof_index = names.index(field["oneof"])
-
-
-def _set_type(field: descriptor_pb2.FieldDescriptorProto, kind: str) -> None:
-    kinds = descriptor_pb2.FieldDescriptorProto
-    if kind in _SCALARS:
-        field.type = getattr(kinds, f"TYPE_{_SCALARS[kind]}")
-    else:
-        field.type, field.type_name = kinds.TYPE_MESSAGE, f".{_PACKAGE}.{_message_name(kind)}"
-
-
-def _camel(name: str) -> str:
-    return "".join(word.capitalize() for word in name.split("_"))
+    return message_classes({name: message_fields(name) for name in _schema()["messages"]}, "detectnet_v2")
 
 
 def _check_values(message: Message, source: str, kind: str) -> None:
@@ -237,7 +184,7 @@ def _check_values(message: Message, source: str, kind: str) -> None:
     problems = [
         f"{name}: expected this section" for name in schema.get(f"{kind}_required_messages", ()) if not message.HasField(name)
     ]
-    required = {_message_name(name): fields for name, fields in _REQUIRED.items()} if kind == "train" else {}
+    required = {message_name(name): fields for name, fields in _REQUIRED.items()} if kind == "train" else {}
     checks = schema.get(f"{kind}_checks_by_field_name", {})
     for path, part in _messages_in(message, ""):
         for name in required.get(part.DESCRIPTOR.name, ()):

@@ -5,22 +5,7 @@ from __future__ import annotations
 import math
 
 from tlt_prune.errors import SpecError
-
-
-def soft_start_annealing(
-    progress: float, minimum: float, maximum: float, soft_start: float = 0.1, annealing: float = 0.7
-) -> float:
-    """The rate at `progress`, the share of all steps that is done.
-
-    It rises until `soft_start`, stays, and falls from `annealing` on; 0 <= soft_start <= annealing, soft_start < 1.
-    """
-    if progress < soft_start:
-        share = progress / soft_start
-    elif progress > annealing:
-        share = (1 - progress) / (1 - annealing)
-    else:
-        share = 1.0
-    return _between(minimum, maximum, share)
+from tlt_prune.training import rate_between
 
 
 class EarlyStoppingAnnealing:
@@ -59,7 +44,7 @@ class EarlyStoppingAnnealing:
             share = min(step / up, 1.0) if up else 1.0
         else:
             share = max(1 - (step - self._began) / down, 0.0) if down else 1.0
-        return _between(*self._rates, share)
+        return rate_between(*self._rates, share)
 
     def validated(self, cost: float, next_step: int) -> None:
         """Takes the cost of a validation, before step `next_step`."""
@@ -73,7 +58,3 @@ class EarlyStoppingAnnealing:
             self.stopped = True
             return
         self._began, self._best, self._waited = next_step, math.inf, 0
-
-
-def _between(minimum: float, maximum: float, share: float) -> float:
-    return math.exp(math.log(minimum) + share * (math.log(maximum) - math.log(minimum)))

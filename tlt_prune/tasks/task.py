@@ -78,6 +78,7 @@ class Task(abc.ABC):
     Attributes:
         name: the value of the key `task` in a spec.
         sections: top-level sections of a spec that only this task reads; they are in `spec.experiment`.
+        takes_any_file: whether it reads a spec file that is not YAML unless another task knows it for its own.
         pretrained_key: spec key of the model that a training starts from.
         measure: which epoch is best.
         score_files: names of the files that `evaluate` writes.
@@ -87,6 +88,7 @@ class Task(abc.ABC):
 
     name: ClassVar[str]
     sections: ClassVar[tuple[str, ...]] = ()
+    takes_any_file: ClassVar[bool] = False
     pretrained_key: ClassVar[str] = "train.pretrained_model_path"
     measure: ClassVar[Measure] = Measure("val_accuracy", "Accuracy", "accuracy")
     score_files: ClassVar[tuple[str, ...]] = ("evaluation.json",)

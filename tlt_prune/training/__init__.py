@@ -12,7 +12,7 @@ from tlt_prune.training.regularizers import GroupLasso, regularizer, set_regular
 from tlt_prune.training.retrain_callbacks import KeepBest, WarmUpCosine
 from tlt_prune.training.retraining import RetrainHistory, retrain
 from tlt_prune.training.saving import save_model
-from tlt_prune.training.schedules import learning_rate
+from tlt_prune.training.schedules import learning_rate, rate_between, soft_start_annealing
 from tlt_prune.training.student import Student
 
 __all__ = [
@@ -33,11 +33,13 @@ __all__ = [
     "find_peak_rate",
     "learning_rate",
     "multitask_classification",
+    "rate_between",
     "regularizer",
     "retrain",
     "save_model",
     "score",
     "set_regularizers",
+    "soft_start_annealing",
     "subsampled_first",
     "train",
     "with_teacher",

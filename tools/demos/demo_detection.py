@@ -29,11 +29,11 @@ PRECISION, FEWER_PARAMETERS, POINTS_LOST = 0.8, 5.0, 2.0
 SHOWN = 6
 
 
-def main(results: pathlib.Path, seed: int, epochs: tuple[int, int] = (30, 12)) -> None:
-    """`epochs` of the dense network, and of the pruned one."""
+def main(results: pathlib.Path, seed: int, epochs: tuple[int, int] = (30, 12), pictures: int = 1200) -> None:
+    """`epochs` of the dense network, and of the pruned one; a fifth of the `pictures` is held out."""
     started = time.perf_counter()
     data = results / "digits"
-    make_digit_boxes.main(data, classes=3, pictures=1200, size=128, seed=seed)
+    make_digit_boxes.main(data, classes=3, pictures=pictures, size=128, seed=seed)
     given = flags(SPEC, data, results, seed)
     models = {"dense": results / "train/model.keras", "pruned": results / "prune/model.keras"}
     models["retrained"] = results / "retrain/model.keras"

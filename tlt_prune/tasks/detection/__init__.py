@@ -35,6 +35,7 @@ class DetectionTask(Task):
         "dataset_export_config",
         "compatibility",
     )
+    takes_any_file = True
     pretrained_key = "model_config.pretrained_model_file"
     measure = Measure("val_map", "Mean average precision", "mAP")
     score_files = ("per_class.csv", "evaluation.json", "precision_recall.png")

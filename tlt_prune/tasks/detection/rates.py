@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tlt_prune.detection import EarlyStoppingAnnealing, soft_start_annealing
+from tlt_prune.detection import EarlyStoppingAnnealing
 from tlt_prune.errors import SpecError
+from tlt_prune.training import soft_start_annealing
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message

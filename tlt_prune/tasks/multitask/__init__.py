@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from tlt_prune.io import files
@@ -26,6 +27,12 @@ class MultitaskClassification(Task):
     sections = (SECTION,)
     measure = Measure("val_accuracy", "Mean accuracy over the tasks", "mean accuracy")
     score_files = ("scores.csv", "per_class.csv", "confusion.csv", "confusion_matrix.png", "evaluation.json")
+
+    @classmethod
+    def sections_of_file(cls, path: pathlib.Path) -> Mapping[str, Any] | None:
+        from tlt_prune.tasks.multitask.toolkit import sections_of
+
+        return sections_of(path)
 
     @property
     def has_data(self) -> bool:
