@@ -5,7 +5,7 @@
 
 Every recorded model of tests/data/tao_models, with the recorded weights but for transposed convolutions, at a threshold of 0.5
 with the defaults of its scripts: granularity 8, at least 16 filters, a UNet 8. The toolkit: its rule with its exclusions, which
-tests hold to the recorded runs index for index. Writes docs/pages/benchmarks/tao_models.csv. A quarter of an hour on two CPU cores.
+tests hold to the recorded runs index for index. Writes docs/pages/benchmarks/tao_models.csv. A quarter of an hour on two cores.
 """
 
 from __future__ import annotations
