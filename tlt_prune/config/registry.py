@@ -150,6 +150,10 @@ CRITERIA = Registry("criterion", "CRITERIA", "tlt_prune.pruning.criteria")
 COMPENSATIONS = Registry("compensation", "COMPENSATIONS", "tlt_prune.pruning.compensation")
 
 
+# Encoders of a UNet that are no backbone of anything else, by the toolkit's names.
+UNET_ENCODERS = ("vanilla_unet", "vanilla_unet_dynamic")
+
+
 def architecture_names() -> list[str]:
     """Names of the classification backbones, as `tlt_prune.models` registers them. Imports nothing."""
     uses = literal_arguments("tlt_prune.models", "register_architecture")

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from tlt_prune.config.options import Options
 from tlt_prune.config.plugins import EXPORT_FORMATS, TASKS, names_in
-from tlt_prune.config.registry import COMPENSATIONS, CRITERIA, architecture_names
+from tlt_prune.config.registry import COMPENSATIONS, CRITERIA, UNET_ENCODERS, architecture_names
 from tlt_prune.config.settings import OneOf, Settings, at_most
 from tlt_prune.config.train_sections import Train
 from tlt_prune.config.values import (
@@ -122,7 +122,7 @@ class Model(Settings):
     @pydantic.field_validator("backbone")
     @classmethod
     def _is_an_architecture(cls, value: str) -> str:
-        choices = architecture_names()
+        choices = [*architecture_names(), *UNET_ENCODERS]
         wanted = value.lower().replace("-", "").replace("_", "")
         if wanted not in (name.replace("_", "") for name in choices):
             near = difflib.get_close_matches(value.lower().replace("-", "_"), choices, n=1)
@@ -304,8 +304,9 @@ class Spec(Settings):
     """One experiment. Every script reads the sections it needs.
 
     Attributes:
-        task: "classification", or "detection": then the toolkit's sections of DetectNet_v2 stand beside these, in YAML or as the
-            toolkit's protobuf text (a file whose name does not end in .yaml).
+        task: "classification"; "multitask_classification" or "segmentation", with `dataset_config` beside these sections; or
+            "detection": then the toolkit's sections of DetectNet_v2 stand beside them. Files whose names do not end in .yaml are
+            the toolkit's protobuf text, of detection or of multitask classification.
         results_dir: folder for whatever the scripts write.
         experiment: the sections that only this task reads.
     """

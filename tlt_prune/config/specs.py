@@ -157,7 +157,7 @@ def spec_from_dict(data: Mapping[str, object], source: str = "spec", overrides: 
     try:
         return Spec.model_validate({**plain, "ignored": tuple(sorted(ignored))})
     except pydantic.ValidationError as error:
-        others = {key: [name for name, keys in tasks.items() if key in keys] for keys in tasks.values() for key in keys}
+        others = {key: sorted(x for x, keys in tasks.items() if key in keys) for keys in tasks.values() for key in keys}
         meant = {key: f"{key}, with task: {' or '.join(names)}" for key, names in others.items() if task not in names}
         raise SpecError(f"{source}: {' '.join(problems(error, Spec, sections, {**MEANT, **meant}))}") from error
 

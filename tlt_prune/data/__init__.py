@@ -2,6 +2,14 @@
 
 from tlt_prune.data.folders import picture_batches, pictures_of
 from tlt_prune.data.formats import PictureFormat
+from tlt_prune.data.mask_pipeline import (
+    MaskAugmentation,
+    MaskLayout,
+    classes_said,
+    mask_evaluation_pipeline,
+    mask_training_pipeline,
+)
+from tlt_prune.data.masks import MaskClasses, MaskSplit, load_masks, mask_classes
 from tlt_prune.data.pictures import SUFFIXES, by_name, list_pictures, open_picture, picture_files, picture_name
 from tlt_prune.data.pipeline import BatchOrder, Pipeline, evaluation_pipeline, preprocess, training_pipeline
 from tlt_prune.data.sources import load_splits, load_test_split
@@ -11,6 +19,10 @@ from tlt_prune.data.tables import MultitaskSplit, checked_size, class_titles, la
 __all__ = [
     "SUFFIXES",
     "BatchOrder",
+    "MaskAugmentation",
+    "MaskClasses",
+    "MaskLayout",
+    "MaskSplit",
     "MultitaskSplit",
     "PictureFormat",
     "Pipeline",
@@ -18,12 +30,17 @@ __all__ = [
     "by_name",
     "checked_size",
     "class_titles",
+    "classes_said",
     "evaluation_pipeline",
     "label_counts",
     "list_pictures",
+    "load_masks",
     "load_splits",
     "load_table",
     "load_test_split",
+    "mask_classes",
+    "mask_evaluation_pipeline",
+    "mask_training_pipeline",
     "matched",
     "missing_classes",
     "open_picture",

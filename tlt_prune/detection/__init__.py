@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     )
     from tlt_prune.detection.kitti import label_line
     from tlt_prune.detection.reading import fitted
-    from tlt_prune.detection.schedules import EarlyStoppingAnnealing
+    from tlt_prune.detection.schedules import EarlyStoppingAnnealing, soft_start_annealing
     from tlt_prune.detection.splits import read_splits
     from tlt_prune.detection.targets import Rasterizer
     from tlt_prune.detection.training import AutoWeighting, objective
@@ -50,6 +50,7 @@ __all__ = [
     "outputs_of",
     "read_splits",
     "scored",
+    "soft_start_annealing",
     "to_picture",
     "with_decoding",
 ]
@@ -74,7 +75,7 @@ __getattr__, __dir__ = lazy_face(
         ),
         "kitti": ("label_line",),
         "reading": ("fitted",),
-        "schedules": ("EarlyStoppingAnnealing",),
+        "schedules": ("EarlyStoppingAnnealing", "soft_start_annealing"),
         "splits": ("read_splits",),
         "targets": ("Rasterizer",),
         "training": ("AutoWeighting", "objective"),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 
 from tlt_prune.errors import SpecError
-from tlt_prune.training import rate_between
+from tlt_prune.training import rate_between, soft_start_annealing
+
+__all__ = ["EarlyStoppingAnnealing", "soft_start_annealing"]
 
 
 class EarlyStoppingAnnealing:

@@ -17,6 +17,7 @@ _HOMES = (
     "tlt_prune.quantization.layers",
     "tlt_prune.training.regularizers",
     "tlt_prune.training.distillation",
+    "tlt_prune.training.segmentation",
     "tlt_prune.detection.training",
     "tlt_prune.models.anchors",
     "tlt_prune.models.yolo_layers",

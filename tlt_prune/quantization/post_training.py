@@ -36,7 +36,8 @@ class Quantized:
         ranges: tensor name -> `Range`, of every float tensor of the original.
         examples: size of the calibration set.
         difference: largest difference of an output from the float file's on the calibration set, relative to its largest value.
-        agreement: share of calibration examples where both have the same largest class; NaN where the output has no classes.
+        agreement: share of calibration examples where both have the same largest class, over all outputs; NaN where none has
+            classes.
     """
 
     path: pathlib.Path
@@ -117,9 +118,10 @@ def _compared(
         if not all(np.isfinite(x).all() for x in received):
             raise QuantizationError("The quantized model computes values that are not finite; nothing was written.")
         difference = max(difference, relative_difference(expected, received))
-        if expected[0].ndim == 2 and expected[0].shape[1] > 1:
-            same += int((expected[0].argmax(1) == received[0].argmax(1)).sum())
-            count += len(expected[0])
+        for said, now in zip(expected, received, strict=True):
+            if said.ndim == 2 and said.shape[1] > 1:
+                same += int((said.argmax(1) == now.argmax(1)).sum())
+                count += len(said)
     return difference, same / count if count else float("nan")
 
 

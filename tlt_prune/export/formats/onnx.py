@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import pathlib
 from typing import TYPE_CHECKING, Any
 
@@ -107,10 +108,11 @@ def _write_calibrated(material: ExportMaterial, samples: NDArray[Any]) -> list[s
     e, source, cache = spec.export, _float_file(path), _cache_file(spec)
     lines = [_write(material, source, samples, "float32", "fp32")]
     result = _quantize(material, files.written(source), path)
-    lines.append(
-        f"Wrote {path}: int8 for {e.target}, calibrated by {e.calibration} on {result.examples} pictures; the largest class "
-        f"is that of the float file on {100 * result.agreement:.1f} % of them."
-    )
+    if math.isfinite(result.agreement):
+        told = f"the largest class is that of the float file on {100 * result.agreement:.1f} % of them"
+    else:
+        told = f"the largest difference from the float file is {100 * result.difference:.2g} % of the largest output"
+    lines.append(f"Wrote {path}: int8 for {e.target}, calibrated by {e.calibration} on {result.examples} pictures; {told}.")
     lines += _engine_lines(material, int8=True)
     write_calibration_cache(cache, result.scales, e.calibration)
     lines.append(f"or, where TensorRT is to place int8 by itself, by the scales in {cache}:")

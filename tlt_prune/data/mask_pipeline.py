@@ -1,0 +1,162 @@
+"""`tf.data` pipelines of pictures and masks, which depend on (seed, epoch, index) alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tlt_prune.config import Dataset
+from tlt_prune.data.masks import MaskSplit
+from tlt_prune.data.pipeline import BatchOrder, Pipeline, preprocess
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskAugmentation:
+    """Random changes of pictures and their masks, by the toolkit's names.
+
+    Attributes:
+        hflip_probability, vflip_probability: of mirroring.
+        crop_and_resize_prob: of cutting a part out and enlarging it.
+        crop_and_resize_ratio: largest share that is cut off at each side.
+        delta: largest change of brightness, in units of the model's input as the toolkit's preprocessing makes it: -1 to 1 for
+            `preprocess_mode: tf`, 0 to 1 for others.
+    """
+
+    hflip_probability: float = 0.5
+    vflip_probability: float = 0.5
+    crop_and_resize_prob: float = 0.5
+    crop_and_resize_ratio: float = 0.1
+    delta: float = 0.2
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskLayout:
+    """How a model takes pictures and masks.
+
+    Attributes:
+        channels_first: whether channels come before height and width.
+        one_channel: whether its output is one channel, for two classes.
+        size: (height, width) of its output, where that is smaller than its input; the middle of masks is taken.
+    """
+
+    channels_first: bool
+    one_channel: bool
+    size: tuple[int, int]
+
+
+def mask_training_pipeline(
+    split: MaskSplit, dataset: Dataset, layout: MaskLayout, order: BatchOrder, augmentation: MaskAugmentation | None
+) -> Pipeline:
+    """The epochs of `order`, one after the other, shuffled and, with an augmentation, changed at random."""
+    n, seed = len(split), order.seed
+    batch_size = min(order.batch_size, n)
+    load, finish = _loader(split), functools.partial(_finished, split, dataset, layout)
+    unit = 127.5 if dataset.preprocess_mode == "tf" else 255.0
+
+    def example(epoch: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        picture, mask = load(index)
+        if augmentation is None:
+            return picture, mask
+        key = tf.stack([seed * 1_000_003 + tf.cast(epoch, tf.int32), tf.cast(index, tf.int32)])
+        return changed_alike(picture, mask, augmentation, _draws(key), Values(0.0, 255.0, unit))
+
+    def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
+        indices = tf.random.experimental.stateless_shuffle(tf.range(n), seed=tf.stack([seed, tf.cast(epoch, tf.int32)]))
+        examples = tf.data.Dataset.from_tensor_slices(indices).map(
+            functools.partial(example, epoch), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+        )
+        return examples.batch(batch_size).map(finish, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+
+    batches = tf.data.Dataset.range(order.first_epoch, order.epochs).flat_map(one_epoch).prefetch(tf.data.AUTOTUNE)
+    return Pipeline(batches, math.ceil(n / batch_size))
+
+
+def mask_evaluation_pipeline(split: MaskSplit, dataset: Dataset, layout: MaskLayout, batch_size: int) -> Pipeline:
+    """The split in its order, as it is."""
+    batch_size = min(batch_size, len(split))
+    examples = tf.data.Dataset.range(len(split)).map(_loader(split), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    batches = examples.batch(batch_size).map(functools.partial(_finished, split, dataset, layout))
+    return Pipeline(batches.prefetch(tf.data.AUTOTUNE), math.ceil(len(split) / batch_size))
+
+
+def _loader(split: MaskSplit) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
+    if split.kept is not None:
+        pictures, masks = (tf.constant(x) for x in split.kept)
+        return lambda index: (tf.gather(pictures, index), tf.gather(masks, index))
+
+    def load(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        picture, mask = tf.numpy_function(lambda i: split.example(int(i)), [index], (split.form.dtype, tf.int32))
+        return tf.ensure_shape(picture, split.form.size), tf.ensure_shape(mask, split.form.size[:2])
+
+    return load
+
+
+def _finished(
+    split: MaskSplit, dataset: Dataset, layout: MaskLayout, pictures: tf.Tensor, masks: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """The model's input, and what its output is compared with: one-hot classes, zeros where there is none."""
+    height, width = layout.size
+    top, left = (split.form.height - height) // 2, (split.form.width - width) // 2
+    masks = masks[:, top : top + height, left : left + width]
+    targets = tf.cast(masks == 1, tf.float32)[..., None] if layout.one_channel else tf.one_hot(masks, len(split.classes.names))
+    x = preprocess(pictures, dataset, layout.channels_first, split.form.depth)
+    return x, tf.transpose(targets, (0, 3, 1, 2)) if layout.channels_first else targets
+
+
+def _draws(key: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Random numbers from 0 to 1, and one from -1 to 1 for the brightness."""
+    names = ("hflip", "vflip", "crop", "left", "right", "top", "bottom")
+    values = tf.random.stateless_uniform((len(names) + 1,), seed=key)
+    return {**{name: values[i] for i, name in enumerate(names)}, "brightness": 2 * values[-1] - 1}
+
+
+@dataclasses.dataclass(frozen=True)
+class Values:
+    """The values of a picture: the smallest, the largest, and how many are one of the model's."""
+
+    lowest: float
+    highest: float
+    unit: float
+
+
+def changed_alike(
+    picture: tf.Tensor, mask: tf.Tensor, config: MaskAugmentation, draws: Mapping[str, Any], values: Values
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """A picture `(h, w, c)` and its mask `(h, w)`, changed as `draws` say."""
+    x, y = tf.cast(picture, tf.float32), mask[..., None]
+    size = tf.shape(picture)[:2]
+    x, y = _if(draws["hflip"] < config.hflip_probability, lambda a: tf.reverse(a, [1]), x, y)
+    x, y = _if(draws["vflip"] < config.vflip_probability, lambda a: tf.reverse(a, [0]), x, y)
+
+    def cropped(a: tf.Tensor) -> tf.Tensor:
+        height, width = tf.cast(size[0], tf.float32), tf.cast(size[1], tf.float32)
+        ratio = config.crop_and_resize_ratio
+        left, right = (tf.cast(draws[x] * ratio * width, tf.int32) for x in ("left", "right"))
+        top, bottom = (tf.cast(draws[x] * ratio * height, tf.int32) for x in ("top", "bottom"))
+        part = a[top : size[0] - bottom, left : size[1] - right]
+        method = "bilinear" if a.dtype == tf.float32 else "nearest"
+        return tf.cast(tf.image.resize(part, size, method), a.dtype)
+
+    x, y = _if(draws["crop"] < config.crop_and_resize_prob, cropped, x, y)
+    x = tf.clip_by_value(x + draws["brightness"] * config.delta * values.unit, values.lowest, values.highest)
+    return tf.ensure_shape(x, picture.shape), tf.ensure_shape(y[..., 0], mask.shape)
+
+
+def _if(
+    condition: tf.Tensor, change: Callable[[tf.Tensor], tf.Tensor], x: tf.Tensor, y: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    return tf.cond(condition, lambda: (change(x), change(y)), lambda: (x, y))  # type: ignore[no-any-return]
+
+
+def classes_said(output: np.ndarray[Any, Any], layout: MaskLayout) -> np.ndarray[Any, Any]:
+    """The class of every pixel `(n, height, width)` that a model's output says: logits or probabilities alike, but for one
+    channel, which is a logit."""
+    if layout.channels_first:
+        output = np.moveaxis(output, 1, -1)
+    return (output[..., 0] >= 0).astype(np.int64) if layout.one_channel else output.argmax(-1)

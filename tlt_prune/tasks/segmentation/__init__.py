@@ -1,0 +1,70 @@
+"""Segmentation: a class for every pixel, by UNet."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import TYPE_CHECKING, Any
+
+from tlt_prune.tasks.registry import register
+from tlt_prune.tasks.steps.data import has_examples
+from tlt_prune.tasks.task import Examples, Inputs, Measure, Task
+
+if TYPE_CHECKING:
+    from tlt_prune.export import ExportMaterial
+    from tlt_prune.onnx import Predictor
+    from tlt_prune.training import TrainingJob
+
+DATA, NETWORK = "dataset_config", "segmentation_config"
+
+
+@register
+class Segmentation(Task):
+    """TLT's UNet: pictures and masks in `dataset_config`, loss and output in `segmentation_config`, and the sections of
+    classification."""
+
+    name = "segmentation"
+    sections = (DATA, NETWORK)
+    measure = Measure("val_miou", "Mean IoU", "mIoU")
+    score_files = ("per_class.csv", "confusion_matrix.csv", "confusion_matrix.png", "evaluation.json")
+
+    @property
+    def has_data(self) -> bool:
+        return bool(self._section().get("train_images_path"))
+
+    def data_inputs(self) -> dict[str, str]:
+        return {
+            f"{DATA}.{key}": value for key, value in self._section().items() if key.endswith("_path") and isinstance(value, str)
+        }
+
+    def training(self, folder: pathlib.Path) -> TrainingJob:
+        from tlt_prune.tasks.segmentation.training import training_job
+
+        return training_job(self, folder)
+
+    def evaluate(self, path: str, folder: pathlib.Path) -> None:
+        from tlt_prune.tasks.segmentation.scoring import evaluate
+
+        evaluate(self, path, folder)
+
+    def infer(self, path: str, folder: pathlib.Path, inputs: Inputs, *, draw: bool) -> None:
+        from tlt_prune.tasks.segmentation.inference import infer
+
+        # Pictures are tinted always: that is the result.
+        infer(self, path, folder, inputs)
+
+    def examples(self, predictor: Predictor, *, required: bool) -> Examples | None:
+        if not has_examples(self, required=required):
+            return None
+        from tlt_prune.tasks.segmentation.training import examples
+
+        return examples(self, predictor)
+
+    def export_material(self, predictor: Predictor) -> ExportMaterial:
+        from tlt_prune.tasks.segmentation.export import SegmentationMaterial
+
+        return SegmentationMaterial(self, predictor)
+
+    def _section(self) -> dict[str, Any]:
+        """`dataset_config` as it is written; empty where there is none, or something else in its place."""
+        section = self.spec.experiment.get(DATA)
+        return section if isinstance(section, dict) else {}
