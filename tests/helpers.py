@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 import tempfile
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -69,6 +71,20 @@ def randomize(model: Any, seed: int = 0) -> Any:
         if hasattr(layer, "finalize_state"):
             layer.finalize_state()
     return model
+
+
+@contextlib.contextmanager
+def without_random_weights() -> Iterator[None]:
+    """Models are built with zeros: drawing numbers that nobody looks at takes most of the time."""
+    kinds = (keras.initializers.VarianceScaling, keras.initializers.RandomNormal)
+    drawn = [kind.__call__ for kind in kinds]
+    for kind in kinds:
+        kind.__call__ = lambda self, shape, dtype=None: keras.ops.zeros(shape, dtype)
+    try:
+        yield
+    finally:
+        for kind, draw in zip(kinds, drawn, strict=True):
+            kind.__call__ = draw
 
 
 def around(layer: Any) -> keras.Model:

@@ -136,7 +136,7 @@ def test_the_whole_job(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
 def test_killed_and_resumed_it_ends_the_same(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     import keras
 
-    more = ("training_config.num_epochs=4", "cost_function_config.enable_autoweighting=true")
+    more = ("training_config.num_epochs=3", "cost_function_config.enable_autoweighting=true")
     run("train", "-e", folder / "spec.yaml", "-o", tmp_path / "whole", *more)
     process = start("train", "-e", folder / "spec.yaml", "-o", tmp_path / "killed", *more)
     deadline = time.monotonic() + 120

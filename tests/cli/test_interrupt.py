@@ -97,11 +97,13 @@ def test_closed_streams(closed: tuple[int, ...], job: pathlib.Path, tmp_path: pa
 
 def test_a_terminal_of_ascii_and_a_path_that_is_none(job: pathlib.Path, tmp_path: pathlib.Path) -> None:
     folder = tmp_path / "caf\N{LATIN SMALL LETTER E WITH ACUTE}\N{SMILING FACE WITH SUNGLASSES}"
-    process = begun(
-        "train", "-e", job / "spec.yaml", "-r", folder, "train.num_epochs=1", env={**os.environ, "PYTHONIOENCODING": "ascii"}
-    )
+    (tmp_path / "temporary").mkdir()
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "TMPDIR": str(tmp_path / "temporary")}
+    process = begun("train", "-e", job / "spec.yaml", "-r", folder, "train.num_epochs=1", env=environment)
     out, err = process.communicate(timeout=120)
     assert (process.returncode, err) == (0, "")
+    # What the process was ended without: TensorFlow's own tidying up.
+    assert list((tmp_path / "temporary").iterdir()) == []
     assert r"caf\xe9\U0001f60e" in out
     assert (folder / "train/model.keras").is_file()
 

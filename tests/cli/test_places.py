@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from scripts import finish, one_line, run, start
+from scripts import one_line, run, start
 
 SPEC = """
 results_dir: {folder}/results
@@ -138,7 +138,7 @@ def test_the_second_of_two_says_so_and_stops(script: str, job: pathlib.Path) -> 
     for _, err, code in ended:
         if code:
             assert "Another process is" in one_line(err, script)
-    finish(start(script, *(x.format(job=job) for x in M), "-o", target, cwd=job.parent))
+    run(script, *(x.format(job=job) for x in M), "-o", target, cwd=job.parent)
     assert not [x.name for x in (job / "out").iterdir() if x.name.startswith(".")]
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from helpers import without_random_weights
 
 DATA = pathlib.Path(__file__).resolve().parent.parent / "data" / "tao_golden"
 
@@ -75,11 +76,12 @@ def _role(layer: Any, weight: Any) -> str:
 
 
 def build_model(record: dict[str, Any]) -> keras.Model:
-    """The recorded topology in Keras 3, with the recorded layer names."""
+    """The recorded topology in Keras 3, with the recorded layer names; its weights are zeros."""
     tensors: dict[str, Any] = {}
-    for layer in record["layers"]:
-        inputs = [tensors[name] for name in layer["inbound"]]
-        tensors[layer["name"]] = _MAKERS[layer["class"]](layer, inputs)
+    with without_random_weights():
+        for layer in record["layers"]:
+            inputs = [tensors[name] for name in layer["inbound"]]
+            tensors[layer["name"]] = _MAKERS[layer["class"]](layer, inputs)
     return keras.Model(
         [tensors[name] for name in record["inputs"]],
         [tensors[name] for name in record["outputs"]],

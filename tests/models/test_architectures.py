@@ -18,15 +18,12 @@ from tlt_prune.training import subsampled_first
 # One of each shape.
 SHAPES = [
     "resnet18",
-    "resnet50",
     "vgg16",
     "alexnet",
-    "googlenet",
     "mobilenet_v1",
     "mobilenet_v2",
     "squeezenet",
     "darknet19",
-    "darknet53",
     "cspdarknet19",
     "cspdarknet_tiny",
     "efficientnet_b0",

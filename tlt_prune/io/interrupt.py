@@ -60,7 +60,16 @@ def end(code: int) -> NoReturn:
         # A stream that is closed, or a reader that is gone, takes no last words.
         with contextlib.suppress(OSError, ValueError, AttributeError):
             stream.flush()
+    _remove_sources()
     os._exit(code)
+
+
+def _remove_sources() -> None:
+    """TensorFlow writes the code that it makes of functions to temporary files, and removes them in an end that never comes."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("__autograph_generated_file"):
+            with contextlib.suppress(OSError, TypeError):
+                os.unlink(module.__file__ or "")
 
 
 def _handler(number: int, frame: FrameType | None) -> None:
@@ -78,4 +87,5 @@ def _stop(number: int) -> NoReturn:
         os.write(errors, f"{_line}\n".encode())
     for cleanup in _cleanups:
         cleanup()
+    _remove_sources()
     os._exit(_CODES[signal.Signals(number)])

@@ -188,7 +188,8 @@ class _Decoder:
         """As in FCN-8 (arXiv:1411.4038): scores at strides of 32, 16 and 8, each on the one above."""
         net, x = self.net, self._base.outputs[0]
         deep: dict[str, Any] = {"use_bias": False}
-        x = net.output_conv(x, outputs, 1)
+        # The name of that encoder's own head.
+        x = net.output_conv(x, outputs, 1, "score_fr", padding="valid")
         for skip in ("stage3_block8_relu_out", "stage2_block4_relu_out"):
             x = keras.layers.Conv2DTranspose(
                 outputs, 4, strides=2, padding="same", data_format=net.options.data_format,

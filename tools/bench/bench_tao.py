@@ -14,7 +14,7 @@ import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "tests" / "conformance"))
+sys.path[:0] = [str(pathlib.Path(__file__).resolve().parents[2] / x) for x in ("tests", "tests/conformance")]
 
 import golden
 import keras
