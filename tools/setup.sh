@@ -20,7 +20,8 @@ wanted=$(cat setup.cfg constraints.txt | cksum)
 if [ ! -x "$PYTHON" ] || [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
     echo "Setting up $venv (a few minutes, once) ..."
     "$base" -m venv "$venv" || fail "cannot create the virtual environment $venv."
-    "$PYTHON" -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]' ||
+    # What is imported is compiled then: TensorFlow has thousands of modules that are not, and take a minute.
+    "$PYTHON" -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt --editable '.[dev]' ||
         fail "pip could not install the packages. A package registry must be reachable; see the message above."
     echo "$wanted" >"$stamp"
 fi

@@ -46,7 +46,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_training_ends_at_any_moment_and_goes_on(number: int, code: int, job: pathlib.Path, tmp_path: pathlib.Path) -> None:
     command = ["-e", job / "spec.yaml", "-r", tmp_path]
-    for moment in MOMENTS[number == signal.SIGTERM :: 2]:
+    for moment in MOMENTS[::2] if number == signal.SIGINT else MOMENTS[3:4]:
         process = begun("train", *command)
         time.sleep(moment)
         process.send_signal(number)

@@ -29,7 +29,7 @@ segmentation_config: {{loss: cross_dice_sum, class_weights: {{square: 2}}}}
 dataset: {{preprocess_mode: tf}}
 model: {{backbone: resnet_10, input_width: 32, input_height: 32, width: 0.25, use_pooling: false}}
 train:
-  num_epochs: 12
+  num_epochs: 10
   batch_size_per_gpu: 8
   random_seed: 1
   bn_config: {{momentum: 0.9}}
@@ -68,7 +68,7 @@ def test_through_all_five_scripts(folder: pathlib.Path) -> None:
     out, _ = run("train", "-e", spec)
     assert "0.078 % of the pixels have values that no class names (99): they do not count." in out
     history = pd.read_csv(results / "train/history.csv")
-    assert history["val_miou"].iloc[-1] > 0.5
+    assert history["val_miou"].iloc[-1] > 0.45
     assert list((results / "train/tensorboard").glob("*.pictures"))
 
     dense = results / "train/best.keras"

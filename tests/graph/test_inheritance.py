@@ -12,6 +12,8 @@ from keras import ops
 
 import tlt_prune
 
+pytestmark = pytest.mark.one_backend
+
 
 def plan_of(model: keras.Model, **options: Any) -> Any:
     return tlt_prune.plan_pruning(model, ratio=0.5, granularity=1, min_num_filters=1, **options)

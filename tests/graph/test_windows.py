@@ -14,6 +14,8 @@ from keras import layers, ops
 import tlt_prune
 from tlt_prune.graph.labels import reshape
 
+pytestmark = pytest.mark.one_backend
+
 
 def to_windows(y: Any, batch: Any = -1) -> Any:
     y = ops.transpose(ops.reshape(y, (-1, 2, 4, 2, 4, 16)), (0, 1, 3, 2, 4, 5))
