@@ -7,6 +7,7 @@ import pathlib
 import bench_criteria
 import bench_peer
 import bench_published
+import bench_tao_models
 import bench_training
 import pandas as pd
 import pytest
@@ -16,6 +17,7 @@ TABLES = {
     "budgets": (bench_criteria.budget_rows, bench_criteria.TABLE, 8),
     "peer": (bench_peer.peer_rows, bench_peer.TABLE, 12),
     "published": (bench_published.published_rows, bench_published.TABLE, None),
+    "tao_models": (bench_tao_models.tao_rows, bench_tao_models.TABLE, 54),
     "scratch": (bench_training.scratch_rows, bench_training.SCRATCH, 2),
     "decay": (bench_training.decay_rows, bench_training.DECAY, 5),
 }
