@@ -6,7 +6,7 @@ import collections
 import dataclasses
 import math
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -233,10 +233,3 @@ def load_mask(path: pathlib.Path, classes: MaskClasses, form: PictureFormat) -> 
     indices = classes.indices(read_mask(path))
     scaled = Image.fromarray(indices).resize((form.width, form.height), Image.Resampling.NEAREST)
     return np.asarray(scaled).astype(np.int32)
-
-
-def mask_batches(split: MaskSplit, size: int) -> Iterator[tuple[NDArray[Any], NDArray[np.int32]]]:
-    """(pictures, classes of their pixels), `size` at a time, in order."""
-    for start in range(0, len(split), size):
-        examples = [split.example(i) for i in range(start, min(start + size, len(split)))]
-        yield np.stack([x for x, _ in examples]), np.stack([y for _, y in examples])
