@@ -97,6 +97,17 @@ class Task(abc.ABC):
         self.spec = spec
         self.source = source
 
+    def required_section(self, name: str, keys: str) -> Any:
+        """A section of the spec's `experiment` as it is written.
+
+        Raises:
+            SpecError: it is missing; the message names `keys`, what the section holds.
+        """
+        section = self.spec.experiment.get(name)
+        if section is None:
+            raise SpecError(f"{self.source}: task '{self.name}' expects the section {name} with {keys}.")
+        return section
+
     @classmethod
     def sections_of_file(cls, path: pathlib.Path) -> Mapping[str, Any] | None:
         """The sections of a spec file that is not YAML; None where this task has no such format."""

@@ -33,12 +33,7 @@ def tables_of(task: Task) -> Tables:
     Raises:
         SpecError: it is missing, or a key is.
     """
-    section = task.spec.experiment.get(SECTION)
-    if section is None:
-        raise SpecError(
-            f"{task.source}: task '{task.name}' expects the section {SECTION} with train_csv_path, val_csv_path and "
-            "image_directory_path."
-        )
+    section = task.required_section(SECTION, "train_csv_path, val_csv_path and image_directory_path")
     return checked(Tables, section, f"{task.source}: {SECTION}", SpecError)
 
 

@@ -93,12 +93,8 @@ def masks_of(task: Task) -> Masks:
     Raises:
         SpecError: it is missing, or a key is.
     """
-    section = task.spec.experiment.get(DATA)
-    if section is None:
-        raise SpecError(
-            f"{task.source}: task '{task.name}' expects the section {DATA} with train_images_path, train_masks_path, "
-            "val_images_path, val_masks_path and target_classes."
-        )
+    keys = "train_images_path, train_masks_path, val_images_path, val_masks_path and target_classes"
+    section = task.required_section(DATA, keys)
     plain = dict(section) if isinstance(section, Mapping) else section
     if isinstance(plain, dict) and isinstance(plain.get("target_classes"), list):
         plain["target_classes"] = tuple(plain["target_classes"])
