@@ -12,11 +12,12 @@ import sys
 import traceback
 
 import keras  # noqa: F401
-import matplotlib.figure  # noqa: F401
+import matplotlib.pyplot as plt  # noqa: F401
 import onnxruntime  # noqa: F401
 import pandas as pd  # noqa: F401
 import sklearn.datasets  # noqa: F401
 import tensorflow as tf  # noqa: F401
+import tf2onnx  # noqa: F401
 import tf_keras  # noqa: F401
 
 from tlt_prune.io.frameworks import import_frameworks

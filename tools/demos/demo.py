@@ -34,7 +34,8 @@ QAT_SPEC = "specs/demo_qat.yaml"
 FEWER_PARAMETERS, POINTS_LOST = 10.0, 0.5
 
 
-def main(results: pathlib.Path, seed: int) -> None:
+def main(results: pathlib.Path, seed: int, retrain_epochs: int = 24) -> None:
+    """`retrain_epochs`: of the pruned network."""
     started = time.perf_counter()
     models = {
         "dense": results / "train/model.keras",
@@ -49,6 +50,7 @@ def main(results: pathlib.Path, seed: int) -> None:
     script(
         *("train", "-e", RETRAIN_SPEC, "-r", results, "-o", results / "retrain", "--restart"),
         *("--set", seeded, "--set", f"train.pretrained_model_path={models['pruned']}"),
+        *("--set", f"train.num_epochs={retrain_epochs}"),
     )
     script(
         *("train", "-e", QAT_SPEC, "-r", results, "-o", results / "qat", "--restart"),
