@@ -256,7 +256,8 @@ class Export(Settings):
             whatever this says.
         litert_qat_epochs: epochs of quantization-aware training, at a tenth of `train.lr_config.learning_rate`, for an int8
             LiteRT file; 0 quantizes after training. The ONNX file's int8 comes from `train.qat` instead.
-        decoding: for a detector, write a second ONNX file, NAME_decoded.onnx, with boxes in pixels and their scores.
+        decoding: write a second ONNX file, NAME_decoded.onnx: of a detector, with boxes in pixels and their scores; of a
+            segmentation, with the class of every pixel.
         target: whose int8 kernels the ONNX file is made for: "tensorrt", or "onnxruntime" on CPUs.
         calibration: method that finds the ranges of activations: see `tlt_prune.quantization.ranges`.
         percentile: share of the values that lie in their range, in per cent, with `calibration: percentile`.

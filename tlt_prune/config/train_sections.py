@@ -60,10 +60,16 @@ class OptimConfig(Settings):
 class LRConfig(Settings):
     """Learning rate at every step: see `tlt_prune.training.learning_rate`."""
 
-    scheduler: Literal["soft_anneal", "cosine", "step", "exponential", "soft_start_annealing"] = "cosine"
+    scheduler: Literal[
+        "soft_anneal", "cosine", "step", "exponential", "soft_start_annealing", "constant", "cosine_decay", "exponential_decay"
+    ] = "cosine"
     """That of "soft_start_annealing" rises from and falls back to `min_lr_ratio`, evenly on a logarithmic scale. The others rise
     linearly; then "soft_anneal" is divided at `annealing_points`, "cosine" falls as half a cosine to 0, "step" falls by
-    `gamma` at every `step_size`, and "exponential" by the same factor evenly."""
+    `gamma` at every `step_size`, and "exponential" by the same factor evenly. Those of the toolkit's UNet do not rise:
+    "constant"; "cosine_decay", half a cosine down to `min_lr_ratio` in `decay_steps`; "exponential_decay", by `gamma` after
+    every `decay_steps`."""
+    decay_steps: Annotated[int, Field(ge=1, lt=2**31)] = 1000
+    """Batches, of "cosine_decay" and "exponential_decay"."""
     gamma: Share = 0.1
     """Factor of "step" and "exponential"."""
     step_size: Annotated[float, Field(gt=0, le=100)] = 10.0

@@ -2,14 +2,16 @@
 
 from tlt_prune.data.folders import picture_batches, pictures_of
 from tlt_prune.data.formats import PictureFormat
+from tlt_prune.data.mask_fitting import MaskFitting
 from tlt_prune.data.mask_pipeline import (
     MaskAugmentation,
     MaskLayout,
     classes_said,
     mask_evaluation_pipeline,
     mask_training_pipeline,
+    scores_said,
 )
-from tlt_prune.data.masks import MaskClasses, MaskSplit, load_masks, mask_classes
+from tlt_prune.data.masks import MaskClasses, MaskSplit, listed_pictures, load_masks, mask_classes
 from tlt_prune.data.pictures import SUFFIXES, by_name, list_pictures, open_picture, picture_files, picture_name
 from tlt_prune.data.pipeline import BatchOrder, Pipeline, evaluation_pipeline, preprocess, training_pipeline
 from tlt_prune.data.sources import load_splits, load_test_split
@@ -21,6 +23,7 @@ __all__ = [
     "BatchOrder",
     "MaskAugmentation",
     "MaskClasses",
+    "MaskFitting",
     "MaskLayout",
     "MaskSplit",
     "MultitaskSplit",
@@ -34,6 +37,7 @@ __all__ = [
     "evaluation_pipeline",
     "label_counts",
     "list_pictures",
+    "listed_pictures",
     "load_masks",
     "load_splits",
     "load_table",
@@ -49,6 +53,7 @@ __all__ = [
     "picture_name",
     "pictures_of",
     "preprocess",
+    "scores_said",
     "shared_images",
     "shared_pictures",
     "training_pipeline",

@@ -40,12 +40,14 @@ class MaskLayout:
     """How a model takes pictures and masks.
 
     Attributes:
-        channels_first: whether channels come before height and width.
+        channels_first: whether channels come before height and width in pictures.
+        outputs_first: the same of its output.
         one_channel: whether its output is one channel, for two classes.
         size: (height, width) of its output, where that is smaller than its input; the middle of masks is taken.
     """
 
     channels_first: bool
+    outputs_first: bool
     one_channel: bool
     size: tuple[int, int]
 
@@ -91,7 +93,7 @@ def _loader(split: MaskSplit) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tenso
         return lambda index: (tf.gather(pictures, index), tf.gather(masks, index))
 
     def load(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        picture, mask = tf.numpy_function(lambda i: split.example(int(i)), [index], (split.form.dtype, tf.int32))
+        picture, mask = tf.numpy_function(lambda i: split.example(int(i)), [index], (split.fitting.dtype, tf.int32))
         return tf.ensure_shape(picture, split.form.size), tf.ensure_shape(mask, split.form.size[:2])
 
     return load
@@ -106,7 +108,7 @@ def _finished(
     masks = masks[:, top : top + height, left : left + width]
     targets = tf.cast(masks == 1, tf.float32)[..., None] if layout.one_channel else tf.one_hot(masks, len(split.classes.names))
     x = preprocess(pictures, dataset, layout.channels_first, split.form.depth)
-    return x, tf.transpose(targets, (0, 3, 1, 2)) if layout.channels_first else targets
+    return x, tf.transpose(targets, (0, 3, 1, 2)) if layout.outputs_first else targets
 
 
 def _draws(key: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -154,9 +156,21 @@ def _if(
     return tf.cond(condition, lambda: (change(x), change(y)), lambda: (x, y))  # type: ignore[no-any-return]
 
 
-def classes_said(output: np.ndarray[Any, Any], layout: MaskLayout) -> np.ndarray[Any, Any]:
-    """The class of every pixel `(n, height, width)` that a model's output says: logits or probabilities alike, but for one
-    channel, which is a logit."""
-    if layout.channels_first:
+def scores_said(output: np.ndarray[Any, Any], layout: MaskLayout, classes: int) -> np.ndarray[Any, Any]:
+    """What a model's output says of each class `(n, height, width, classes)`: logits or probabilities alike, but for one channel,
+    which is a logit; or the class itself `(n, height, width)`, whose score is 1."""
+    if output.ndim == 3:
+        scores: np.ndarray[Any, Any] = np.eye(classes, dtype=np.float32)[output.astype(np.int64)]
+        return scores
+    if layout.outputs_first:
         output = np.moveaxis(output, 1, -1)
-    return (output[..., 0] >= 0).astype(np.int64) if layout.one_channel else output.argmax(-1)
+    if not layout.one_channel:
+        return output
+    # A tie is the second class.
+    return np.concatenate([-output - np.finfo(np.float32).tiny, output], axis=-1)
+
+
+def classes_said(output: np.ndarray[Any, Any], layout: MaskLayout) -> np.ndarray[Any, Any]:
+    """The class of every pixel `(n, height, width)` that a model's output says: see `scores_said`."""
+    classes: np.ndarray[Any, Any] = output if output.ndim == 3 else scores_said(output, layout, 0).argmax(-1)
+    return np.asarray(classes, np.int64)

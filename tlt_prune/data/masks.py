@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tlt_prune.config import read_lines, shown
-from tlt_prune.data.formats import PictureFormat, load_picture
-from tlt_prune.data.pictures import SUFFIXES, by_name, list_pictures
+from tlt_prune.data.formats import PictureFormat
+from tlt_prune.data.mask_fitting import MaskFitting, Tile
+from tlt_prune.data.pictures import SUFFIXES, by_name, list_pictures, open_picture
 from tlt_prune.errors import DataError, first_line
 from tlt_prune.io import checksums
 
@@ -33,14 +34,16 @@ class MaskClasses:
     Attributes:
         names: in the order of the model's channels.
         ids: value in a mask -> index of its class.
+        others: index of the class of all other values; -1 for none.
     """
 
     names: tuple[str, ...]
     ids: Mapping[int, int]
+    others: int = VOID
 
     def indices(self, mask: NDArray[np.integer[Any]]) -> NDArray[np.int32]:
-        """The class of every pixel; -1 for values that are not named."""
-        table = np.full(_LARGEST_ID + 1, VOID, np.int32)
+        """The class of every pixel."""
+        table = np.full(_LARGEST_ID + 1, self.others, np.int32)
         for value, index in self.ids.items():
             # No pixel has a value below 0.
             if value >= 0:
@@ -80,127 +83,199 @@ def mask_classes(targets: Sequence[Mapping[str, Any]]) -> MaskClasses:
     return MaskClasses(tuple(names), found)
 
 
+@dataclasses.dataclass(frozen=True)
+class MaskExample:
+    """Files of an example: a picture and its mask, or a tile of them."""
+
+    name: str
+    picture: pathlib.Path
+    mask: pathlib.Path
+    tile: Tile | None = None
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class MaskSplit:
-    """Pictures and their masks.
+    """Pictures with masks.
 
     Attributes:
-        names: of the pictures.
-        pictures: their files.
-        masks: the masks' files, beside them.
+        files: of the examples.
         classes: see `MaskClasses`.
-        form: of the pictures; masks get its height and width, by the nearest pixel.
-        kept: decoded pictures uint8 `(n, height, width, channels)` and classes int32 `(n, height, width)`; None for a set that is
-            read when needed.
+        fitting: how they get the model's size.
+        kept: decoded pictures `(n, height, width, channels)` and classes int32 `(n, height, width)`; None for a set that is read
+            when needed.
     """
 
-    names: tuple[str, ...]
-    pictures: tuple[pathlib.Path, ...]
-    masks: tuple[pathlib.Path, ...]
+    files: tuple[MaskExample, ...]
     classes: MaskClasses
-    form: PictureFormat
+    fitting: MaskFitting
     kept: tuple[NDArray[Any], NDArray[np.int32]] | None = None
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self.files)
+
+    @property
+    def form(self) -> PictureFormat:
+        """The format of fitted pictures."""
+        return self.fitting.form
 
     def example(self, index: int) -> tuple[NDArray[Any], NDArray[np.int32]]:
         """(picture `(height, width, channels)`, class of every pixel `(height, width)`)."""
         if self.kept is not None:
             return self.kept[0][index], self.kept[1][index]
-        return load_picture(self.pictures[index], self.form), load_mask(self.masks[index], self.classes, self.form)
+        file = self.files[index]
+        return self._fitted(_opened(file.picture, self.form), read_mask(file.mask), file.tile)
+
+    def _fitted(
+        self, picture: Image.Image, mask: NDArray[np.integer[Any]], tile: Tile | None
+    ) -> tuple[NDArray[Any], NDArray[np.int32]]:
+        fitting = self.fitting
+        return fitting.picture(picture, tile), fitting.mask(self.classes.indices(mask), self.classes.others, tile)
 
     def part(self, chosen: Sequence[int]) -> MaskSplit:
-        """The pictures with these numbers."""
-        picked = [tuple(values[i] for i in chosen) for values in (self.names, self.pictures, self.masks)]
+        """The examples with these numbers."""
         kept = None if self.kept is None else (self.kept[0][list(chosen)], self.kept[1][list(chosen)])
-        return MaskSplit(picked[0], picked[1], picked[2], self.classes, self.form, kept)  # type: ignore[arg-type]
+        return dataclasses.replace(self, files=tuple(self.files[i] for i in chosen), kept=kept)
 
     def sample(self, count: int, seed: int) -> MaskSplit:
-        """`count` pictures of all, drawn by chance, or all where there are no more."""
+        """`count` examples of all, drawn by chance, or all where there are no more."""
         return self.part(np.sort(np.random.default_rng(seed).permutation(len(self))[:count]).tolist())
 
     def checksum(self) -> int:
         """Of the names, sizes and times of all files."""
-        return checksums.of_files_on_disk([str(x) for x in (*self.pictures, *self.masks)])
+        named = dict.fromkeys(str(path) for file in self.files for path in (file.picture, file.mask))
+        return checksums.of_files_on_disk(list(named))
 
 
 def load_masks(
-    pictures: str | pathlib.Path, masks: str | pathlib.Path, classes: MaskClasses, form: PictureFormat
+    sources: Sequence[tuple[str | pathlib.Path, str | pathlib.Path]],
+    classes: MaskClasses,
+    fitting: MaskFitting,
+    *,
+    leave_out_missing: bool = False,
 ) -> tuple[MaskSplit, tuple[str, ...]]:
-    """Pictures and masks: two folders whose files have the same names, or two text files that list them line by line.
+    """Pictures and masks of one or more sources: two folders whose files have the same names, or two text files that list files.
+
+    Args:
+        sources: (pictures, masks) of each.
+        classes: see `MaskClasses`.
+        fitting: see `MaskFitting`.
+        leave_out_missing: listed files that are not there are left out with their partners.
 
     Returns:
-        The split, and notes: how many pixels have a value that no class names.
+        The split, and notes: how many pixels have a value that no class names, how many files were left out.
 
     Raises:
         DataError: something is missing or broken, or a mask has another size than its picture.
     """
-    pairs = _listed(pathlib.Path(pictures), pathlib.Path(masks))
-    split = MaskSplit(tuple(pairs), tuple(x for x, _ in pairs.values()), tuple(y for _, y in pairs.values()), classes, form)
-    unnamed: collections.Counter[int] = collections.Counter()
-    found = collections.Counter[int]()
-    for picture, mask in pairs.values():
-        values = read_mask(mask)
-        with Image.open(picture) as opened:
-            size = opened.size
-        if size != (values.shape[1], values.shape[0]):
+    counts: collections.Counter[int] = collections.Counter()
+    files: list[MaskExample] = []
+    kept: list[tuple[NDArray[Any], NDArray[np.int32]]] = []
+    bytes_each = math.prod(fitting.form.size) * np.dtype(fitting.dtype).itemsize + 4 * fitting.form.height * fitting.form.width
+    pairs, notes = _pairs(sources, leave_out_missing)
+    for name, (picture, mask) in pairs.items():
+        values, opened = read_mask(mask), _opened(picture, fitting.form)
+        if opened.size != (values.shape[1], values.shape[0]):
             raise DataError(
                 f"The mask {shown(mask)} has {values.shape[1]} x {values.shape[0]} pixels, and its picture "
-                f"{size[0]} x {size[1]}. Expected the same."
+                f"{opened.size[0]} x {opened.size[1]}. Expected the same."
             )
-        for value, count in zip(*np.unique(values, return_counts=True), strict=True):
-            (found if int(value) in classes.ids else unnamed)[int(value)] += int(count)
-    if not found:
-        raise DataError(
-            f"{masks}: no mask has a value that a class names ({', '.join(map(str, sorted(classes.ids)))}). Found: "
-            f"{', '.join(str(x) for x, _ in unnamed.most_common(5))}."
-        )
-    notes = []
-    if unnamed:
-        share = unnamed.total() / (unnamed.total() + found.total())
-        most = ", ".join(str(x) for x, _ in unnamed.most_common(5))
-        notes.append(f"{masks}: {100 * share:.2g} % of the pixels have values that no class names ({most}): they do not count.")
-    bytes_each = math.prod(form.size) + 4 * form.height * form.width
-    if len(split) * bytes_each <= _MEMORY_BYTES:
-        examples = [split.example(i) for i in range(len(split))]
-        kept = (np.stack([x for x, _ in examples]), np.stack([y for _, y in examples]))
-        split = dataclasses.replace(split, kept=kept)
-    return split, tuple(notes)
+        counts.update(dict(zip(*(x.tolist() for x in np.unique(values, return_counts=True)), strict=True)))
+        tiles = fitting.tiles_of(values.shape) if fitting.tiles else [None]  # type: ignore[arg-type]
+        new = [MaskExample(f"{name}@{x.top},{x.left}" if x else name, picture, mask, x) for x in tiles]
+        files += new
+        if len(files) * bytes_each <= _MEMORY_BYTES:
+            one = MaskSplit(tuple(new), classes, fitting)
+            kept += [one._fitted(opened, values, x.tile) for x in new]
+        else:
+            kept = []
+    notes += _notes(", ".join(str(x) for _, x in sources), classes, counts)
+    if len(kept) < len(files):
+        return MaskSplit(tuple(files), classes, fitting), notes
+    return MaskSplit(tuple(files), classes, fitting, (np.stack([x for x, _ in kept]), np.stack([y for _, y in kept]))), notes
 
 
-def _listed(pictures: pathlib.Path, masks: pathlib.Path) -> dict[str, tuple[pathlib.Path, pathlib.Path]]:
-    """Name -> (picture, mask)."""
-    if pictures.is_dir() and masks.is_dir():
-        found = []
-        for folder in (pictures, masks):
-            files = list_pictures(folder)
-            found.append(by_name(((x.relative_to(folder).as_posix(), x) for x in files), folder, SUFFIXES))
-        alone = sorted(set(found[0]) ^ set(found[1]))
-        if alone:
-            where, other = (pictures, masks) if alone[0] in found[0] else (masks, pictures)
+def _notes(masks: object, classes: MaskClasses, counts: collections.Counter[int]) -> tuple[str, ...]:
+    """What is not as it may be expected, of how many pixels have which value."""
+    unnamed = collections.Counter({value: count for value, count in counts.items() if value not in classes.ids})
+    most = ", ".join(str(x) for x, _ in unnamed.most_common(5))
+    if len(unnamed) == len(counts):
+        named = ", ".join(map(str, sorted(classes.ids)))
+        raise DataError(f"{masks}: no mask has a value that a class names ({named}). Found: {most}.")
+    if not unnamed:
+        return ()
+    share = unnamed.total() / counts.total()
+    then = "they do not count" if classes.others == VOID else f"they are {classes.names[classes.others]}"
+    return (f"{masks}: {100 * share:.2g} % of the pixels have values that no class names ({most}): {then}.",)
+
+
+def _opened(path: pathlib.Path, form: PictureFormat) -> Image.Image:
+    return open_picture(path, form.channels, depth=form.depth, oriented=form.oriented)
+
+
+Pairs = dict[str, tuple[pathlib.Path, pathlib.Path]]
+"""Name -> (picture, mask)."""
+
+
+def _pairs(sources: Sequence[tuple[str | pathlib.Path, str | pathlib.Path]], leave_out: bool) -> tuple[Pairs, tuple[str, ...]]:
+    found: Pairs = {}
+    notes: list[str] = []
+    for source in sources:
+        pictures, masks = (pathlib.Path(x) for x in source)
+        if pictures.is_dir() and masks.is_dir():
+            pairs = _in_folders(pictures, masks)
+        elif pictures.is_file() and masks.is_file():
+            pairs, missing = _in_lists(pictures, masks)
+            if missing and not leave_out:
+                raise DataError(
+                    f"{pictures}: {len(missing)} files are not there, the first: {shown(missing[0])}. Remove their lines from "
+                    "both lists, or say filter_data: true."
+                )
+            if missing:
+                notes.append(f"{pictures}: left out {len(missing)} files that are not there, the first: {shown(missing[0])}.")
+        else:
             raise DataError(
-                f"{shown(alone[0])} in {where} has no file of the same name in {other}. Expected a mask for each picture "
-                f"({len(alone)} are alone)."
+                f"Expected two folders, or two text files that list pictures and masks. Received: {pictures} and {masks}."
             )
-        pairs = {name: (found[0][name], found[1][name]) for name in sorted(found[0])}
-    elif pictures.is_file() and masks.is_file():
-        lists = [[x.strip() for x in read_lines(path) if x.strip()] for path in (pictures, masks)]
-        if len(lists[0]) != len(lists[1]):
-            raise DataError(
-                f"{pictures} lists {len(lists[0])} pictures, and {masks} {len(lists[1])} masks. Expected one for each."
-            )
-        pairs = {x: (pathlib.Path(x), pathlib.Path(y)) for x, y in zip(*lists, strict=True)}
-        missing = [path for pair in pairs.values() for path in pair if not path.is_file()]
-        if missing:
-            raise DataError(f"{pictures}: {len(missing)} files are not there, the first: {shown(missing[0])}.")
-    else:
+        if not pairs:
+            raise DataError(f"{pictures}: expected pictures. There are none.")
+        twice = found.keys() & pairs.keys()
+        if twice:
+            raise DataError(f"{pictures}: {shown(min(twice))} is in another source too. Expected each picture once.")
+        found |= pairs
+    return found, tuple(notes)
+
+
+def _in_folders(pictures: pathlib.Path, masks: pathlib.Path) -> Pairs:
+    """By their names."""
+    found = []
+    for folder in (pictures, masks):
+        files = list_pictures(folder)
+        found.append(by_name(((x.relative_to(folder).as_posix(), x) for x in files), folder, SUFFIXES))
+    alone = sorted(set(found[0]) ^ set(found[1]))
+    if alone:
+        where, other = (pictures, masks) if alone[0] in found[0] else (masks, pictures)
         raise DataError(
-            f"Expected two folders, or two text files that list pictures and masks. Received: {pictures} and {masks}."
+            f"{shown(alone[0])} in {where} has no file of the same name in {other}. Expected a mask for each picture "
+            f"({len(alone)} are alone)."
         )
-    if not pairs:
-        raise DataError(f"{pictures}: expected pictures. There are none.")
-    return pairs
+    return {name: (found[0][name], found[1][name]) for name in sorted(found[0])}
+
+
+def _in_lists(pictures: pathlib.Path, masks: pathlib.Path) -> tuple[Pairs, list[pathlib.Path]]:
+    """By their lines; those of which a file is missing, apart."""
+    lists = [listed_pictures(path) for path in (pictures, masks)]
+    if len(lists[0]) != len(lists[1]):
+        raise DataError(f"{pictures} lists {len(lists[0])} pictures, and {masks} {len(lists[1])} masks. Expected one for each.")
+    pairs = {x: (pathlib.Path(x), pathlib.Path(y)) for x, y in zip(*lists, strict=True)}
+    if len(pairs) < len(lists[0]):
+        raise DataError(f"{pictures} lists {len(lists[0]) - len(pairs)} pictures twice. Expected each once.")
+    missing = [path for pair in pairs.values() for path in pair if not path.is_file()]
+    return {name: pair for name, pair in pairs.items() if pair[0].is_file() and pair[1].is_file()}, missing
+
+
+def listed_pictures(path: pathlib.Path) -> list[str]:
+    """The lines of a text file that lists pictures."""
+    return [x.strip() for x in read_lines(path) if x.strip()]
 
 
 def read_mask(path: pathlib.Path) -> NDArray[np.integer[Any]]:
@@ -226,10 +301,3 @@ def read_mask(path: pathlib.Path) -> NDArray[np.integer[Any]]:
     if values.min(initial=0) < 0 or values.max(initial=0) > _LARGEST_ID:
         raise DataError(f"The mask {shown(path)} has values up to {values.max()}. Expected 0 to {_LARGEST_ID}.")
     return values
-
-
-def load_mask(path: pathlib.Path, classes: MaskClasses, form: PictureFormat) -> NDArray[np.int32]:
-    """The class of every pixel `(height, width)` at the form's size, by the nearest pixel."""
-    indices = classes.indices(read_mask(path))
-    scaled = Image.fromarray(indices).resize((form.width, form.height), Image.Resampling.NEAREST)
-    return np.asarray(scaled).astype(np.int32)

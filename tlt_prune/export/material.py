@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import pathlib
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -79,8 +80,16 @@ class ExportMaterial(abc.ABC):
         """
 
     @abc.abstractmethod
-    def decoded(self) -> keras.Model:
-        """The model with its outputs decoded, for `export.decoding`.
+    def write_decoded(self, onnx: pathlib.Path, path: pathlib.Path, samples: NDArray[Any]) -> str:
+        """Writes the model with its outputs decoded, for `export.decoding`, as an ONNX file.
+
+        Args:
+            onnx: the ONNX file of this export, where `export.formats` has one.
+            path: the file to write.
+            samples: see `samples`.
+
+        Returns:
+            What is in it, after the words "Wrote PATH: ".
 
         Raises:
             SpecError: the task's outputs need no decoding.

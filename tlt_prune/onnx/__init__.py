@@ -13,6 +13,7 @@ from tlt_prune.onnx.graphs import (
 from tlt_prune.onnx.names import with_call_scopes, with_layer_names
 from tlt_prune.onnx.noise import quiet, quiet_natively
 from tlt_prune.onnx.parity import InputArrays, Run, check_parity, fits, relative_difference, samples_of, session_of
+from tlt_prune.onnx.pixel_classes import write_classes
 from tlt_prune.onnx.predictor import (
     Predictor,
     check_stateless,
@@ -52,4 +53,5 @@ __all__ = [
     "with_call_scopes",
     "with_layer_names",
     "with_outputs",
+    "write_classes",
 ]

@@ -39,7 +39,12 @@ def learning_rate(config: LRConfig, step: int, total_steps: int) -> float:
 
     "soft_start_annealing" rises from `min_lr_ratio * learning_rate` over `soft_start` and falls there again from `annealing` on,
     both evenly on a logarithmic scale.
+
+    "constant", "cosine_decay" and "exponential_decay" are those of the toolkit's UNet: they do not rise, and count steps, however
+    long the training is.
     """
+    if config.scheduler in ("constant", "cosine_decay", "exponential_decay"):
+        return _by_steps(config, step + config.rewind_to * total_steps)
     rewound = config.rewind_to
     progress = min(rewound + (1 - rewound) * step / total_steps, 1.0)
     base, lowest = config.peak, config.min_lr_ratio * config.peak
@@ -56,3 +61,12 @@ def learning_rate(config: LRConfig, step: int, total_steps: int) -> float:
         return max(base * config.gamma ** (math.floor(steps + 1e-9) if config.scheduler == "step" else steps), lowest)
     share = (progress - config.soft_start) / (1.0 - config.soft_start) if config.soft_start < 1 else 1.0
     return max(base * 0.5 * (1.0 + math.cos(math.pi * share)), lowest)
+
+
+def _by_steps(config: LRConfig, step: float) -> float:
+    """The rate of a schedule that counts batches, whatever the length of the training."""
+    if config.scheduler == "cosine_decay":
+        share = min(step / config.decay_steps, 1.0)
+        return config.peak * (config.min_lr_ratio + (1 - config.min_lr_ratio) * 0.5 * (1 + math.cos(math.pi * share)))
+    falls = step // config.decay_steps if config.scheduler == "exponential_decay" else 0
+    return max(config.peak * config.gamma**falls, config.min_lr_ratio * config.peak)

@@ -117,7 +117,7 @@ class Material:
     def training(self, epochs: int) -> Mapping[str, Any]:
         return self._task.twin_training(self.predictor, epochs, "export.litert_qat_epochs").arguments
 
-    def decoded(self) -> Any:
+    def write_decoded(self, onnx: pathlib.Path, path: pathlib.Path, samples: Any) -> str:
         raise SpecError("export.decoding: expected false for a number.")
 
     def pictures(self) -> None:

@@ -1,4 +1,4 @@
-"""The export format of `export.decoding`: a second ONNX file of a detector, with boxes and scores as outputs."""
+"""The export format of `export.decoding`: a second ONNX file, with boxes of a detector or classes of pixels as outputs."""
 
 from __future__ import annotations
 
@@ -31,9 +31,5 @@ class Decoding(ExportFormat):
         return [onnx_output(spec), Output("The decoding file, beside -o", self.path(spec))]
 
     def write(self, material: ExportMaterial, samples: NDArray[Any]) -> list[str]:
-        from tlt_prune.export.onnx_file import export_onnx
-
-        e, path = material.spec.export, self.path(material.spec)
-        info = material.predictor.info
-        export_onnx(material.decoded(), path, samples, opset=e.opset, layout=e.onnx_layout, info=info)
-        return [f"Wrote {path}: boxes (pictures, classes, cells, 4) in pixels, and scores (pictures, classes, cells)."]
+        path = self.path(material.spec)
+        return [f"Wrote {path}: {material.write_decoded(onnx_path(material.spec), path, samples)}"]

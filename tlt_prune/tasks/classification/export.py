@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +57,7 @@ class ClassifierMaterial(ExportMaterial):
         """Arguments of the training of its tf_keras twin."""
         return self._task.twin_training(self.predictor, epochs, "export.litert_qat_epochs").arguments
 
-    def decoded(self) -> Any:
+    def write_decoded(self, onnx: pathlib.Path, path: pathlib.Path, samples: NDArray[Any]) -> str:
         raise SpecError("export.decoding: expected false for a classifier, which says no boxes.")
 
     def pictures(self) -> PicturePreprocessing:

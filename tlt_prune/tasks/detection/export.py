@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -9,13 +10,12 @@ import numpy as np
 
 from tlt_prune.detection import as_input, experiment, with_decoding
 from tlt_prune.errors import SpecError
-from tlt_prune.export import ExportMaterial, PicturePreprocessing
+from tlt_prune.export import ExportMaterial, PicturePreprocessing, export_onnx
 from tlt_prune.onnx import Predictor
 from tlt_prune.tasks.detection.job import DetectionJob, output_size
 from tlt_prune.tasks.task import Task
 
 if TYPE_CHECKING:
-    import keras
     import tensorflow as tf
     from numpy.typing import NDArray
 
@@ -46,9 +46,12 @@ class DetectorMaterial(ExportMaterial):
     def training(self, epochs: int) -> Mapping[str, Any]:
         return self._task.twin_training(self.predictor, epochs, "export.litert_qat_epochs").arguments
 
-    def decoded(self) -> keras.Model:
+    def write_decoded(self, onnx: pathlib.Path, path: pathlib.Path, samples: NDArray[Any]) -> str:
         columns, rows, first = self._output
-        return with_decoding(self.predictor.model, experiment.grid(self._job.message, columns, rows), first)
+        decoded = with_decoding(self.predictor.model, experiment.grid(self._job.message, columns, rows), first)
+        e = self.spec.export
+        export_onnx(decoded, path, samples, opset=e.opset, layout=e.onnx_layout, info=self.predictor.info)
+        return "boxes (pictures, classes, cells, 4) in pixels, and scores (pictures, classes, cells)."
 
     def pictures(self) -> PicturePreprocessing:
         import tensorflow as tf

@@ -30,9 +30,9 @@ class MultitaskClassification(Task):
 
     @classmethod
     def sections_of_file(cls, path: pathlib.Path) -> Mapping[str, Any] | None:
-        from tlt_prune.tasks.multitask.toolkit import sections_of
+        from tlt_prune.tasks.multitask.toolkit import read_multitask_spec
 
-        return sections_of(path)
+        return read_multitask_spec(path)
 
     @property
     def has_data(self) -> bool:

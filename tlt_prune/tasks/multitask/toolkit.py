@@ -5,93 +5,57 @@ What is not set is 0, "" or false, as there. Its checks: Adam's and SGD's parame
 
 from __future__ import annotations
 
-import functools
 import pathlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from google.protobuf import json_format, text_format
+from google.protobuf import json_format
 
-from tlt_prune.config import read_lines
-from tlt_prune.config.protobuf_messages import message_classes
-from tlt_prune.errors import DataError, SpecError, first_line
-
-if TYPE_CHECKING:
-    from google.protobuf.message import Message
-
-
-def _fields(**types: str) -> list[dict[str, Any]]:
-    """Fields by their names: a scalar, the name of a message, or "[scalar]" for a list."""
-    found: list[dict[str, Any]] = []
-    for name, kind in types.items():
-        field: dict[str, Any] = {"name": name, "type": kind.strip("[]"), "repeated": kind.startswith("[")}
-        found.append(field | ({"type": "message", "message": kind} if kind[0].isupper() else {}))
-    return found
-
-
-def _names(name: str, *values: str) -> list[dict[str, Any]]:
-    """A field that is one of some names."""
-    return [{"name": name, "type": "enum", "values": {value: i for i, value in enumerate(values)}}]
-
+from tlt_prune.errors import SpecError
+from tlt_prune.tasks.steps.toolkit_text import backbone, enumeration, fields, message_of, regularizer_section
 
 SCHEMA: dict[str, list[dict[str, Any]]] = {
-    "Experiment": _fields(
+    "Experiment": fields(
         random_seed="uint32", dataset_config="DatasetConfig", model_config="ModelConfig", training_config="TrainingConfig"
     ),
-    "DatasetConfig": _fields(train_csv_path="string", val_csv_path="string", image_directory_path="string"),
+    "DatasetConfig": fields(train_csv_path="string", val_csv_path="string", image_directory_path="string"),
     "ModelConfig": [
-        *_fields(
+        *fields(
             arch="string", input_image_size="string", n_layers="uint32", use_pooling="bool", use_batch_norm="bool",
             use_bias="bool", all_projections="bool", freeze_bn="bool", freeze_blocks="[uint32]", dropout="float",
             retain_head="bool", use_imagenet_head="bool", byom_model="string",
         ),
-        *_names("resize_interpolation_method", "BILINEAR", "BICUBIC"),
+        *enumeration("resize_interpolation_method", "BILINEAR", "BICUBIC"),
     ],
-    "TrainingConfig": _fields(
+    "TrainingConfig": fields(
         batch_size_per_gpu="uint32", num_epochs="uint32", checkpoint_interval="uint32", enable_qat="bool",
         learning_rate="LearningRate", regularizer="Regularizer", optimizer="Optimizer", pretrain_model_path="string",
         resume_model_path="string", pruned_model_path="string", n_workers="uint32", use_multiprocessing="bool",
     ),
-    "LearningRate": _fields(soft_start_annealing_schedule="Annealing", soft_start_cosine_annealing_schedule="Cosine"),
-    "Annealing": _fields(min_learning_rate="float", max_learning_rate="float", soft_start="float", annealing="float"),
-    "Cosine": _fields(max_learning_rate="float", soft_start="float", min_learning_rate="float"),
-    "Regularizer": [*_names("type", "NO_REG", "L1", "L2"), *_fields(weight="float")],
-    "Optimizer": _fields(adam="Adam", sgd="Sgd", rmsprop="Rmsprop"),
-    "Adam": _fields(epsilon="float", beta1="float", beta2="float", amsgrad="bool"),
-    "Sgd": _fields(momentum="float", nesterov="bool"),
-    "Rmsprop": _fields(rho="float", momentum="float", epsilon="float", centered="bool"),
+    "LearningRate": fields(soft_start_annealing_schedule="Annealing", soft_start_cosine_annealing_schedule="Cosine"),
+    "Annealing": fields(min_learning_rate="float", max_learning_rate="float", soft_start="float", annealing="float"),
+    "Cosine": fields(max_learning_rate="float", soft_start="float", min_learning_rate="float"),
+    "Regularizer": [*enumeration("type", "NO_REG", "L1", "L2"), *fields(weight="float")],
+    "Optimizer": fields(adam="Adam", sgd="Sgd", rmsprop="Rmsprop"),
+    "Adam": fields(epsilon="float", beta1="float", beta2="float", amsgrad="bool"),
+    "Sgd": fields(momentum="float", nesterov="bool"),
+    "Rmsprop": fields(rho="float", momentum="float", epsilon="float", centered="bool"),
 }  # fmt: skip
 # Backbones whose names end in the number of layers.
 _NUMBERED = ("resnet", "vgg", "darknet", "cspdarknet")
-_MOST_LAYERS = 1000
 _AS_THEY_ARE = ("use_batch_norm", "use_bias", "use_pooling", "all_projections", "freeze_bn", "dropout")
 
 
-def sections_of(path: pathlib.Path) -> dict[str, Any] | None:
+def read_multitask_spec(path: pathlib.Path) -> dict[str, Any] | None:
     """The sections of a file; None where it is not about tables of labels.
 
     Raises:
         SpecError: it cannot be read as such a spec; the message says in which line, or which value is wrong.
     """
-    try:
-        text = "\n".join(read_lines(path))
-    except (OSError, DataError):
-        return None
-    if "train_csv_path" not in text and "val_csv_path" not in text:
-        return None
-    message = _messages()["Experiment"]()
-    try:
-        text_format.Merge(text, message)
-    except text_format.ParseError as error:
-        raise SpecError(f"{path}: expected protobuf text of the toolkit's spec. {first_line(error, 200)}") from error
-    return sections(message, str(path))
+    message = message_of(path, SCHEMA, "multitask_classification", ("train_csv_path", "val_csv_path"))
+    return None if message is None else multitask_sections(message, str(path))
 
 
-@functools.cache
-def _messages() -> dict[str, type[Message]]:
-    return message_classes(SCHEMA, "multitask_classification")
-
-
-def sections(message: Any, source: str) -> dict[str, Any]:
+def multitask_sections(message: Any, source: str) -> dict[str, Any]:
     """The sections of a spec here, from the toolkit's message.
 
     Raises:
@@ -101,15 +65,12 @@ def sections(message: Any, source: str) -> dict[str, Any]:
     if model.byom_model:
         raise SpecError(f"{source}: model_config.byom_model is one of TAO's encrypted files. Expected none.")
     size = _size(model.input_image_size, source)
-    layers = model.n_layers or 18
-    if layers > _MOST_LAYERS:
-        raise SpecError(f"{source}: model_config.n_layers: expected at most {_MOST_LAYERS}. Received: {layers}.")
     start = train.pretrain_model_path or train.resume_model_path or train.pruned_model_path
     return {
         "dataset_config": json_format.MessageToDict(message.dataset_config, preserving_proto_field_name=True),
         "dataset": {"preprocess_mode": "caffe", "augmentation": {"enable_center_crop": False}},
         "model": {
-            "backbone": f"{model.arch}{layers}" if model.arch in _NUMBERED else model.arch,
+            "backbone": backbone(model.arch, model.n_layers or 18, _NUMBERED, source),
             **dict(zip(("input_channels", "input_height", "input_width"), size, strict=True)),
             "freeze_blocks": list(model.freeze_blocks),
             "resize_interpolation_method": "nearest",
@@ -123,7 +84,7 @@ def sections(message: Any, source: str) -> dict[str, Any]:
             "qat": train.enable_qat,
             "pretrained_model_path": start,
             "lr_config": _rate(train.learning_rate, source),
-            "reg_config": _regularizer(train.regularizer, source),
+            "reg_config": regularizer_section(train.regularizer, source),
             "optim_config": _optimizer(train.optimizer, source),
         },
     }
@@ -155,12 +116,6 @@ def _rate(config: Any, source: str) -> dict[str, Any]:
             raise SpecError(f"{source}: learning_rate.{name}: expected soft_start below annealing.")
         return {**found, "annealing": schedule.annealing}
     raise SpecError(f"{source}: training_config.learning_rate: expected a schedule, such as soft_start_annealing_schedule.")
-
-
-def _regularizer(config: Any, source: str) -> dict[str, Any]:
-    if not 0 <= config.weight < 1:
-        raise SpecError(f"{source}: regularizer.weight: expected 0 or more, below 1. Received: {config.weight}.")
-    return {"type": ("none", "L1", "L2")[config.type], "weight_decay": config.weight}
 
 
 def _optimizer(config: Any, source: str) -> dict[str, Any]:

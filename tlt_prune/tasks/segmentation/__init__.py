@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from tlt_prune.tasks.registry import register
@@ -14,27 +15,36 @@ if TYPE_CHECKING:
     from tlt_prune.onnx import Predictor
     from tlt_prune.training import TrainingJob
 
-DATA, NETWORK = "dataset_config", "segmentation_config"
+DATA, NETWORK, COMPATIBILITY = "dataset_config", "segmentation_config", "compatibility"
 
 
 @register
 class Segmentation(Task):
-    """TLT's UNet: pictures and masks in `dataset_config`, loss and output in `segmentation_config`, and the sections of
-    classification."""
+    """TLT's UNet: pictures and masks in `dataset_config`, loss and output in `segmentation_config`, `compatibility`, and the
+    sections of classification."""
 
     name = "segmentation"
-    sections = (DATA, NETWORK)
+    sections = (DATA, NETWORK, COMPATIBILITY)
     measure = Measure("val_miou", "Mean IoU", "mIoU")
     score_files = ("per_class.csv", "confusion_matrix.csv", "confusion_matrix.png", "evaluation.json")
+
+    @classmethod
+    def sections_of_file(cls, path: pathlib.Path) -> Mapping[str, Any] | None:
+        from tlt_prune.tasks.segmentation.toolkit import read_unet_spec
+
+        return read_unet_spec(path)
 
     @property
     def has_data(self) -> bool:
         return bool(self._section().get("train_images_path"))
 
     def data_inputs(self) -> dict[str, str]:
-        return {
-            f"{DATA}.{key}": value for key, value in self._section().items() if key.endswith("_path") and isinstance(value, str)
-        }
+        found = {}
+        for key, value in self._section().items():
+            if key.endswith("_path"):
+                listed = list(value) if isinstance(value, (list, tuple)) else [value]
+                found.update({f"{DATA}.{key}{f'[{i}]' if i else ''}": x for i, x in enumerate(listed) if isinstance(x, str)})
+        return found
 
     def training(self, folder: pathlib.Path) -> TrainingJob:
         from tlt_prune.tasks.segmentation.training import training_job

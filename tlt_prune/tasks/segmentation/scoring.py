@@ -14,7 +14,7 @@ from tlt_prune.data import MaskLayout, MaskSplit, classes_said, mask_evaluation_
 from tlt_prune.io import files, save_figure, say
 from tlt_prune.onnx import latency_ms, load_predictor
 from tlt_prune.tasks.classification.pictures import agreed_format
-from tlt_prune.tasks.segmentation.data import classes_in, layout_of_predictor, load_part, masks_of
+from tlt_prune.tasks.segmentation.data import classes_in, layout_of_predictor, load_part
 from tlt_prune.tasks.segmentation.drawing import tinted
 from tlt_prune.tasks.steps.figures import draw_confusion
 from tlt_prune.tasks.steps.reports import cost_line, model_facts
@@ -30,11 +30,11 @@ def evaluate(task: Task, path: str, folder: pathlib.Path) -> None:
     """Writes precision, recall, F1 and IoU of each class, their means, and the confusion matrix over pixels."""
     predictor = load_predictor(path)
     spec, form, first = agreed_format(task.spec, predictor)
-    names = predictor.info.classes if predictor.info is not None else classes_in(masks_of(task)).names
-    split = load_part(task, "val", form, names)
+    names = predictor.info.classes if predictor.info is not None else classes_in(task).names
+    layout = layout_of_predictor(predictor, len(names), form, first=first)
+    split = load_part(task, "val", form, layout, names)
     say(f"Scoring {path} on {len(split)} pictures of {len(names)} classes.")
     one = np.asarray(preprocess(split.example(0)[0][None], spec.dataset, first, form.depth))
-    layout = layout_of_predictor(predictor, len(names), form, one)
     batches = mask_evaluation_pipeline(split, spec.dataset, layout, spec.evaluate.batch_size).batches
     scores = training.scores_of_pixels(confusion_of(predictor, batches, layout, len(names)), names)
     report = {**model_facts(predictor, path), **scores.means, "pictures": len(split), "latency_ms": latency_ms(predictor, one)}
@@ -60,7 +60,7 @@ def confusion_of(predict: Predict, batches: Iterable[Any], layout: MaskLayout, c
 
 def _true(targets: NDArray[Any], layout: MaskLayout) -> NDArray[np.int64]:
     """Classes of one-hot targets; -1 where there is none."""
-    targets = np.moveaxis(targets, 1, -1) if layout.channels_first else targets
+    targets = np.moveaxis(targets, 1, -1) if layout.outputs_first else targets
     if layout.one_channel:
         return targets[..., 0].astype(np.int64)
     found: NDArray[np.int64] = np.where(targets.any(axis=-1), targets.argmax(axis=-1), -1)

@@ -23,8 +23,8 @@ from tlt_prune.tasks.segmentation.data import (
     augmentation_of,
     classes_in,
     layout_of_model,
+    like_toolkit,
     load_part,
-    masks_of,
     network_of,
 )
 from tlt_prune.tasks.segmentation.scoring import DrawnMasks, confusion_of
@@ -41,17 +41,17 @@ def training_job(task: Task, folder: pathlib.Path) -> training.TrainingJob:
         raise SpecError("train.qat: expected false for a segmentation; its files are exported in int8 after training.")
     teacher, network = read_agreed_teacher(spec), network_of(task)
     known = start.info.classes if start is not None and start.info is not None else None
-    train_split, held_out = (load_part(task, part, form, known) for part in ("train", "val"))  # type: ignore[arg-type]
-    names = train_split.classes.names
+    names = known or classes_in(task).names
     check_classes(teacher, names)
     model = start.model if start is not None and start.model is not None else _new_model(spec, len(names), network)
     layout = layout_of_model(model, len(names), form)
+    train_split, held_out = (load_part(task, part, form, layout, names) for part in ("train", "val"))  # type: ignore[arg-type]
     what = spec.train.pretrained_model_path or f"a new UNet on {spec.model.backbone}"
     say(
         f"Training {what} for {spec.train.num_epochs} epochs on {len(train_split)} pictures of {len(names)} classes; "
         f"{len(held_out)} pictures are held out. Results: {folder}"
     )
-    augmentation = augmentation_of(masks_of(task))
+    augmentation = augmentation_of(task)
 
     def make_batches(first_epoch: int) -> tuple[Any, int]:
         order = BatchOrder(spec.train.batch_size_per_gpu, spec.train.random_seed, first_epoch, spec.train.num_epochs)
@@ -71,7 +71,7 @@ def training_job(task: Task, folder: pathlib.Path) -> training.TrainingJob:
         validation,
         spec.train,
         training.segmentation_objective(
-            spec.train, loss_of(spec, network, layout, names), scores, lambda: [LoggedScores(scores, drawn)]
+            spec.train, loss_of(task, spec, layout, names), scores, lambda: [LoggedScores(scores, drawn)]
         ),
         identity={
             "model": spec.model.model_dump(),
@@ -98,25 +98,29 @@ class LoggedScores(keras.callbacks.Callback):
             self._drawn.write(self.model.predict_on_batch, epoch + 1)
 
 
-def loss_of(spec: Spec, network: NetworkSettings, layout: MaskLayout, names: tuple[str, ...]) -> training.SegmentationLoss:
+def loss_of(task: Task, spec: Spec, layout: MaskLayout, names: tuple[str, ...]) -> training.SegmentationLoss:
     """The loss that the spec describes.
 
     Raises:
         SpecError: it weighs a class that there is not.
     """
+    network = network_of(task)
     strange = sorted(set(network.class_weights) - set(names))
     if strange:
         raise SpecError(
             f"segmentation_config.class_weights: there is no class {strange[0]!r}. Expected some of {', '.join(names)}."
         )
-    weights = [network.class_weights.get(name, 1.0) for name in names] if network.class_weights else None
+    # In the toolkit they are in specs and read nowhere.
+    weighed = bool(network.class_weights) and not like_toolkit(task)
+    weights = [network.class_weights.get(name, 1.0) for name in names] if weighed else None
     return training.SegmentationLoss(
         network.loss,
         one_channel=layout.one_channel,
-        channels_first=layout.channels_first,
+        channels_first=layout.outputs_first,
         class_weights=weights,
         alpha=spec.train.distill.alpha,
         temperature=spec.train.distill.temperature,
+        per_pixel=like_toolkit(task),
     )
 
 
@@ -140,10 +144,10 @@ def examples(task: Task, predictor: Predictor) -> Examples:
     """See `Task.examples`."""
     spec, form, _ = agreed_format(task.spec, predictor)
     assert predictor.model is not None
-    names = predictor.info.classes if predictor.info is not None else classes_in(masks_of(task)).names
-    few = load_part(task, "train", form, names).sample(spec.prune.samples, spec.train.random_seed)
+    names = predictor.info.classes if predictor.info is not None else classes_in(task).names
     layout = layout_of_model(predictor.model, len(names), form)
-    loss = loss_of(spec, network_of(task), layout, names)
+    few = load_part(task, "train", form, layout, names).sample(spec.prune.samples, spec.train.random_seed)
+    loss = loss_of(task, spec, layout, names)
 
     def of_all(true: Any, said: Any) -> Any:
         return loss(true, said)
