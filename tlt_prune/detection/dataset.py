@@ -117,7 +117,8 @@ def joined(parts: Sequence[BoxSplit], weights: Sequence[float]) -> BoxSplit:
         DataError: two have a name in common.
     """
     names = tuple(name for part in parts for name in part.names)
-    twice = [name for name, count in collections.Counter(names).items() if count > 1]
+    # Within a source, records may have one several times.
+    twice = [name for name, count in collections.Counter(x for part in parts for x in set(part.names)).items() if count > 1]
     if twice:
         raise DataError(f"dataset_config.data_sources: expected different names of pictures. '{twice[0]}' is in several.")
     most = max(part.numbers.shape[1] for part in parts)

@@ -241,6 +241,31 @@ def _check_sizes(split: BoxSplit, rows: Mapping[str, Mapping[str, object]], sour
             )
 
 
+def labeled_split(
+    wanted: Wanted,
+    source: object,
+    files: Mapping[str, pathlib.Path],
+    objects: Mapping[str, Sequence[Label]],
+    stated: Mapping[str, Mapping[str, object]],
+) -> BoxSplit:
+    """Pictures with labels that another file has of them.
+
+    Args:
+        wanted: what is to be made of them.
+        source: that file, for errors and notes.
+        files: name -> picture.
+        objects: name -> labels.
+        stated: name -> "width" and "height" that the file says the picture has.
+
+    Raises:
+        DataError: a picture cannot be read or has another size, a box is outside of it, no object is left.
+    """
+    split = _Reader(wanted, source).split(files, objects)
+    if wanted.resize != "pad":
+        _check_sizes(split, stated, source)
+    return split
+
+
 class _Reader:
     """Labels held against their pictures.
 

@@ -7,12 +7,13 @@ import pathlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from tlt_prune.config import read_json, read_lines
+from tlt_prune.config import read_json, read_lines, shown
 from tlt_prune.data import SUFFIXES, picture_name
 from tlt_prune.detection import dataset, experiment
 from tlt_prune.detection.dataset import BoxSplit
 from tlt_prune.detection.kitti import SampleModifier, parse_labels, random_folds, sequence_folds
 from tlt_prune.detection.reading import load_coco, load_kitti, require_objects
+from tlt_prune.detection.records import load_records, of_fold, record_files
 from tlt_prune.errors import DataError, SpecError
 
 if TYPE_CHECKING:
@@ -23,8 +24,8 @@ def read_splits(spec: Message, *, tao: bool = False) -> tuple[BoxSplit, BoxSplit
     """(training, validation) of the message of a spec.
 
     Validation pictures are, the first of these that the spec has: those of `validation_data_source`; those that `val_names_path`
-    lists; those of fold `validation_fold` where `dataset_export_config`, the toolkit's converter spec, says how folds are made;
-    else `val_split` per cent.
+    lists; those of fold `validation_fold` where `dataset_export_config`, the toolkit's converter spec, says how folds are made,
+    or where the sources are the toolkit's records; else `val_split` per cent.
 
     Args:
         spec: see `experiment`.
@@ -38,12 +39,13 @@ def read_splits(spec: Message, *, tao: bool = False) -> tuple[BoxSplit, BoxSplit
     converted = [x.kitti_config for x in spec.dataset_export_config]
     if len(converted) > 1:
         raise SpecError(f"dataset_export_config: expected one. Received: {len(converted)}; list them as data_sources.")
+    sources = list(config.data_sources)
     if converted:
         parts = _folds(spec, converted[0], tao)
+    elif not config.HasField("validation_data_source") and not config.train_names_path and all(map(_records, sources)):
+        parts = _by_fold(spec, tao)
     else:
-        everything = dataset.joined(
-            [_source(spec, x, tao) for x in config.data_sources], [x.source_weight or 1.0 for x in config.data_sources]
-        )
+        everything = dataset.joined([_source(spec, x, tao) for x in sources], [x.source_weight or 1.0 for x in sources])
         if config.HasField("validation_data_source"):
             parts = everything, _source(spec, config.validation_data_source, tao)
         elif config.train_names_path or config.val_names_path:
@@ -74,17 +76,55 @@ def _options(spec: Message, tao: bool) -> dict[str, Any]:
 
 def _source(spec: Message, source: Message, tao: bool) -> BoxSplit:
     where, options = (experiment.mapping(spec), experiment.canvas(spec).size), _options(spec, tao)
+    files = _records(source)
+    if files:
+        return _of_records(spec, source, files, tao)
     if source.coco_annotations_path:
         return load_coco(source.coco_annotations_path, source.image_directory_path, *where, **options)
     if source.label_directory_path:
         suffixes = _suffixes(spec.dataset_config.image_extension)
         folders = source.image_directory_path, source.label_directory_path
         return load_kitti(*folders, *where, **options, suffixes=suffixes)
+    if source.tfrecords_path:
+        raise DataError(f"dataset_config.data_sources.tfrecords_path: there are no records {shown(source.tfrecords_path)!r}.")
     raise SpecError(
-        "dataset_config.data_sources: expected label_directory_path (KITTI's text files) or coco_annotations_path. The "
-        "toolkit's records (tfrecords_path) are not read: they were made from such labels. The converter's spec may be given as "
-        "dataset_export_config instead."
+        "dataset_config.data_sources: expected label_directory_path (KITTI's text files), coco_annotations_path, or "
+        "tfrecords_path (the toolkit's records). The converter's spec may be given as dataset_export_config instead."
     )
+
+
+def _records(source: Message) -> list[pathlib.Path]:
+    """The record files of a source; none where it has annotations of COCO."""
+    return [] if source.coco_annotations_path or not source.tfrecords_path else record_files(source.tfrecords_path)
+
+
+def _of_records(spec: Message, source: Message, files: list[pathlib.Path], tao: bool) -> BoxSplit:
+    return load_records(
+        files,
+        source.image_directory_path,
+        experiment.mapping(spec),
+        experiment.canvas(spec).size,
+        labels=source.label_directory_path,
+        suffixes=_suffixes(spec.dataset_config.image_extension),
+        **_options(spec, tao),
+    )
+
+
+def _by_fold(spec: Message, tao: bool) -> tuple[BoxSplit, BoxSplit]:
+    """Records whose name has the number of the validation fold are for validation, all others for training."""
+    number, sources = int(spec.dataset_config.validation_fold), spec.dataset_config.data_sources
+    inside, outside = zip(*(of_fold(_records(x), number) for x in sources), strict=True)
+    for files, what in ((inside, f"called fold-{number:03d}-of-..., for validation"), (outside, "of another fold, for training")):
+        if not any(files):
+            raise DataError(
+                f"dataset_config.validation_fold: there is no record file {what}. Expected the number of a fold, of two or more."
+            )
+    both = []
+    for parts in (outside, inside):
+        used = [(x, files) for x, files in zip(sources, parts, strict=True) if files]
+        weights = [x.source_weight or 1.0 for x, _ in used]
+        both.append(dataset.joined([_of_records(spec, x, files, tao) for x, files in used], weights))
+    return both[0], both[1]
 
 
 def _suffixes(extension: str) -> tuple[str, ...]:
