@@ -16,7 +16,7 @@ from tlt_prune.graph.tracer import trace
 from tlt_prune.pruning.compensation import compensate
 from tlt_prune.pruning.compensation.moments import Moments, behind_activation, moments, relu
 from tlt_prune.pruning.compensation.synthetic import pictures_for
-from tlt_prune.pruning.compensation.windows import WindowPositions, window_rows
+from tlt_prune.pruning.compensation.windows import WindowPositions, as_kernel, filter_count, kernel_rows, window_rows
 from tlt_prune.pruning.rewrite.rewrite import rewrite
 
 RNG = np.random.default_rng(0)
@@ -56,6 +56,10 @@ def pruned_with(model: keras.Model, compensation: Any) -> Any:
 
 def in_conv(**options: Any) -> Any:
     return lambda x: keras.layers.Conv2D(6, 3, name="consumer", **options)(x)
+
+
+def in_conv_transpose(x: Any) -> Any:
+    return keras.layers.Conv2DTranspose(6, 4, strides=2, padding="same", name="consumer")(x)
 
 
 def in_conv_bn(x: Any) -> Any:
@@ -104,9 +108,10 @@ def test_at_a_padded_border_the_constant_is_the_interiors(kind: str) -> None:
     assert difference(whole, pruned_with(whole, compensation), x) > 1e-4
 
 
-def test_least_squares_finds_what_the_others_can_explain() -> None:
+@pytest.mark.parametrize("consumer", [in_conv(padding="same"), in_conv_transpose])
+def test_least_squares_finds_what_the_others_can_explain(consumer: Any) -> None:
     """The removed filters are sums of retained ones: nothing is lost."""
-    model = conv_net(in_conv(padding="same"), activation="linear")
+    model = conv_net(consumer, activation="linear")
     kernel = model.get_layer("conv").get_weights()[0]
     kernel[..., 0::2] = kernel[..., 1::2] @ np.array([[1, 0.5, 0, 0], [0, 1, 2, 0], [0, 0, 1, -1], [1, 0, 0, 1]], np.float32)
     model.get_layer("conv").set_weights([kernel])
@@ -242,7 +247,7 @@ def test_every_layer_that_is_left_alone_says_why() -> None:
     shared = keras.layers.Conv2D(8, 3, padding="same", name="shared")
     y = shared(shared(y))
     y = keras.layers.Conv2D(8, 3, groups=2, name="grouped")(y)
-    y = keras.layers.Conv2DTranspose(8, 3, name="transposed")(keras.layers.BatchNormalization()(y))
+    y = keras.layers.Conv2DTranspose(8, 3, dilation_rate=2, name="transposed")(keras.layers.BatchNormalization()(y))
     y = keras.layers.Conv2D(8, 3, use_bias=False, activation="relu", name="homeless")(keras.layers.BatchNormalization()(y))
     model = randomize(keras.Model(x, keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(y))))
     data = RNG.standard_normal((8, 8, 8, 4)).astype("float32")
@@ -333,6 +338,12 @@ def test_made_up_pictures_have_the_mean_and_contrast_that_the_model_was_trained_
         keras.layers.Conv2D(4, 5, strides=3, padding="same", use_bias=False),
         keras.layers.Conv3D(4, 2, strides=2, padding="same", use_bias=False),
         keras.layers.Dense(4, use_bias=False),
+        keras.layers.Conv1DTranspose(4, 3, strides=2, padding="same", use_bias=False),
+        keras.layers.Conv2DTranspose(4, 4, strides=2, padding="same", use_bias=False),
+        keras.layers.Conv2DTranspose(4, (2, 5), strides=(2, 3), padding="valid", use_bias=False),
+        keras.layers.Conv2DTranspose(4, 2, strides=3, padding="same", use_bias=False),
+        keras.layers.Conv2DTranspose(4, 3, padding="same", use_bias=False),
+        keras.layers.Conv3DTranspose(4, 3, strides=2, padding="valid", use_bias=False),
     ],
 )
 def test_window_rows_times_the_kernel_is_the_layer(layer: Any) -> None:
@@ -341,5 +352,7 @@ def test_window_rows_times_the_kernel_is_the_layer(layer: Any) -> None:
     expected = np.asarray(layer(x))
     positions = WindowPositions.of(x, layer, np.arange(WindowPositions.count(x, layer)))
     rows = window_rows(x, layer, positions)
-    found = rows @ np.asarray(layer.kernel).reshape(-1, 4)
-    np.testing.assert_allclose(found, expected.reshape(-1, 4), rtol=1e-4, atol=1e-5)
+    kernel = np.asarray(layer.kernel)
+    np.testing.assert_allclose(rows @ kernel_rows(kernel, layer), expected.reshape(-1, 4), rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(as_kernel(kernel_rows(kernel, layer), layer), kernel)
+    assert filter_count(layer) == 4

@@ -6,7 +6,7 @@ from tlt_prune.graph.classes import is_keras_class
 from tlt_prune.graph.execute import Execution, PendingCall, filled, rewired, run_through
 from tlt_prune.graph.family import Family, all_layers, dtype_name, family_of, producing_layer
 from tlt_prune.graph.finite import assign_finite, refuse_not_finite
-from tlt_prune.graph.kinds import has_trait, is_batch_norm, is_convolution, is_dense
+from tlt_prune.graph.kinds import has_kernel, has_trait, is_batch_norm, is_convolution, is_dense
 from tlt_prune.graph.labels import Alive, Labels, kept_shape
 from tlt_prune.graph.opening import open_layer
 from tlt_prune.graph.outputs import by_output, labels_by_output, loss_function, output_names
@@ -56,6 +56,7 @@ __all__ = [
     "dtype_name",
     "family_of",
     "filled",
+    "has_kernel",
     "has_trait",
     "inherits_trait",
     "is_batch_norm",

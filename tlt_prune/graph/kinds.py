@@ -24,3 +24,17 @@ def is_convolution(family: Family, op: object) -> bool:
 def is_dense(family: Family, op: object) -> bool:
     """Whether an operation is a dense layer."""
     return has_trait(family, op, "dense")
+
+
+def is_transposed_convolution(family: Family, op: object) -> bool:
+    """One whose output is as large as its padding says: neither dilated nor with an `output_padding` of its own."""
+    if not has_trait(family, op, "transposed convolution"):
+        return False
+    dilation = getattr(op, "dilation_rate", 1)
+    given = getattr(op, "output_padding", None)
+    return given is None and all(x == 1 for x in (dilation if isinstance(dilation, (tuple, list)) else (dilation,)))
+
+
+def has_kernel(family: Family, op: object) -> bool:
+    """Whether an operation multiplies its input with a kernel, every output channel with every input channel."""
+    return is_convolution(family, op) or is_dense(family, op) or is_transposed_convolution(family, op)

@@ -4,8 +4,8 @@
     python tools/datasets/make_crown_masks.py TREES_DIR OUT_DIR
 
 TREES_DIR is what `tools/datasets/get_trees.py TREES_DIR` writes: tiles of scenes, called SCENE_TOP_LEFT. A crown is the ellipse
-that fills its box; a mask is 1 there and 0 elsewhere. Held out is the column of tiles in the middle of each scene that has several:
-ground that no training picture shows, in the same light. Writes OUT_DIR/{train,val}/{images,masks}/*.png.
+that fills its box; a mask is 1 there and 0 elsewhere. Held out is the column of tiles in the middle of each scene that has
+several: ground that no training picture shows, in the same light. Writes OUT_DIR/{train,val}/{images,masks}/*.png.
 """
 
 from __future__ import annotations

@@ -18,10 +18,9 @@ from tlt_prune.graph import (
     Projection,
     Variable,
     assign_finite,
+    has_kernel,
     has_trait,
     is_batch_norm,
-    is_convolution,
-    is_dense,
 )
 
 
@@ -64,11 +63,11 @@ def _linear(op: Projection) -> bool:
 
 
 def shortcuts(graph: Graph) -> dict[int, Shortcut]:
-    """For each convolution and dense layer of a model that something is added to, by the `id` of the layer."""
+    """For each layer with a kernel (see `has_kernel`) that something is added to, by the `id` of the layer."""
     family, readers = graph.family, graph.readers_by_tensor()
     by_layer = {}
     for call in graph.walk():
-        if call.inner is not None or not (is_convolution(family, call.op) or is_dense(family, call.op)) or not _linear(call.op):
+        if call.inner is not None or not has_kernel(family, call.op) or not _linear(call.op):
             continue
         key, norm = call.outputs[0].key, None
         behind = readers[key]
@@ -85,12 +84,12 @@ def _is_add(family: Family, call: Call) -> bool:
 
 
 def homes(graph: Graph) -> dict[int, Home]:
-    """For each convolution and dense layer of a model that has one, by the `id` of the layer."""
+    """For each layer with a kernel (see `has_kernel`) that has one, by the `id` of the layer."""
     family, readers = graph.family, graph.readers_by_tensor()
     by_layer = {}
     for call in graph.walk():
         op = call.op
-        if call.inner is not None or not (is_convolution(family, op) or is_dense(family, op)):
+        if call.inner is not None or not has_kernel(family, op):
             continue
         if op.use_bias:
             by_layer[id(op)] = Home(op.bias, 1)

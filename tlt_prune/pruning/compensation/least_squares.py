@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 
 from tlt_prune.config import COMPENSATIONS
 from tlt_prune.errors import PlanError
-from tlt_prune.graph import Alive, ChannelGraph, Family, KerasModel, Projection, assign_finite, is_convolution, is_dense
+from tlt_prune.graph import Alive, ChannelGraph, Family, KerasModel, Projection, assign_finite, has_kernel
 from tlt_prune.pruning.compensation.consumers import Home, Shortcut, homes, shortcuts
 from tlt_prune.pruning.compensation.synthetic import pictures_for
-from tlt_prune.pruning.compensation.windows import WindowPositions, window_rows
+from tlt_prune.pruning.compensation.windows import WindowPositions, as_kernel, filter_count, kernel_rows, window_rows
 from tlt_prune.pruning.running.batches import Batches, TakesData, UserData
 from tlt_prune.pruning.running.walk import Step, Values, side_by_side, watched
 
@@ -56,7 +56,7 @@ class _Fit:
 
 @COMPENSATIONS.register("least_squares", needs="inputs")
 class LeastSquares(TakesData):
-    """Fits the kernels of convolutions and dense layers again after a prune.
+    """Fits the kernels of convolutions, transposed ones too, and dense layers again after a prune.
 
     Args:
         data: inputs, labeled or not (a thousand pictures are plenty): arrays, a `tf.data.Dataset`, a `PyDataset` or batches.
@@ -104,7 +104,7 @@ class LeastSquares(TakesData):
                 rows.append((path, False, reason))
                 continue
             home = rooms.get(id(new.call.op))
-            keep = outputs.get((id(op), 0), np.ones(op.kernel.shape[-1], dtype=bool))
+            keep = outputs.get((id(op), 0), np.ones(filter_count(op), dtype=bool))
             constant = np.zeros(int(keep.sum()))
             if home is not None:
                 # Of what is compared, the original's constant belongs to what is to be reached.
@@ -116,9 +116,8 @@ class LeastSquares(TakesData):
 
     def _fit(self, family: Family, old: Step, new: Step, fit: _Fit, rng: np.random.Generator) -> None:
         before, after = old.call.op, new.call.op
-        wide = family.numpy(before.kernel).astype(np.float64).reshape(-1, before.kernel.shape[-1])[:, fit.keep]
-        kernel = family.numpy(after.kernel)
-        start = kernel.astype(np.float64).reshape(-1, kernel.shape[-1])
+        wide = kernel_rows(family.numpy(before.kernel), before).astype(np.float64)[:, fit.keep]
+        start = kernel_rows(family.numpy(after.kernel), after).astype(np.float64)
         unknowns = len(start)
         gram = np.zeros((unknowns + 1, unknowns + 1))
         moment = np.zeros((unknowns + 1, start.shape[1]))
@@ -135,7 +134,7 @@ class LeastSquares(TakesData):
             gram, moment = gram[:-1, :-1], moment[:-1]
         change = _solved(gram, moment, self._ridge, unknowns, old.call.path)
         who = f"LeastSquares, at '{old.call.path}'"
-        assign_finite(family, after.kernel, (start + change[:unknowns]).reshape(kernel.shape), who)
+        assign_finite(family, after.kernel, as_kernel(start + change[:unknowns], after), who)
         if fit.home is not None:
             fit.home.add(family, change[unknowns], who)
 
@@ -149,8 +148,11 @@ def _reason_not_fitted(family: Family, step: Step) -> str:
     op = step.call.op
     if not step.only_call:
         return "it is called several times"
-    if not (is_convolution(family, op) or is_dense(family, op)):
-        return f"{type(op).__name__} is not fitted: expected a convolution without groups or a dense layer"
+    if not has_kernel(family, op):
+        return (
+            f"{type(op).__name__} is not fitted: expected a dense layer, or a convolution without groups and, where it is "
+            "transposed, without dilation"
+        )
     return "" if len(step.call.inputs) == 1 else "it is called with several tensors"
 
 

@@ -1,6 +1,6 @@
 """Inputs of a convolution's or dense layer's kernel at chosen positions, as rows of a matrix.
 
-`window_rows(x, op, positions) @ kernel.reshape(-1, filters)` is what the layer computes there, before its bias and activation.
+`window_rows(x, op, positions) @ kernel_rows(kernel, op)` is what the layer computes there, before its bias and activation.
 """
 
 from __future__ import annotations
@@ -20,6 +20,30 @@ def _has_windows(op: Projection) -> TypeGuard[Convolution]:
     return hasattr(op, "kernel_size")
 
 
+def _is_transposed(op: Projection) -> bool:
+    """Whether a layer is a transposed convolution: the last axis of its kernel is the channels of its input."""
+    return hasattr(op, "output_padding")
+
+
+def filter_count(op: Projection) -> int:
+    """Channels of a layer's output."""
+    return int(op.kernel.shape[-2 if _is_transposed(op) else -1])
+
+
+def kernel_rows(kernel: NDArray[Any], op: Projection) -> NDArray[Any]:
+    """A kernel as `(kernel size * channels, filters)`."""
+    kernel = np.swapaxes(kernel, -1, -2) if _is_transposed(op) else kernel
+    return kernel.reshape(-1, kernel.shape[-1])
+
+
+def as_kernel(rows: NDArray[Any], op: Projection) -> NDArray[Any]:
+    """The kernel that `kernel_rows` makes such rows of."""
+    shape = list(op.kernel.shape)
+    if not _is_transposed(op):
+        return rows.reshape(shape)
+    return np.swapaxes(rows.reshape(*shape[:-2], shape[-1], shape[-2]), -1, -2)
+
+
 def _spatial(op: Projection) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], str]:
     """(kernel size, strides, dilation, padding) of a convolution; of a dense layer none."""
     if not _has_windows(op):
@@ -36,6 +60,11 @@ def _sizes(x: TensorLike, op: Projection) -> tuple[int, ...]:
 
 def _out_sizes(x: TensorLike, op: Projection) -> tuple[int, ...]:
     kernel, strides, dilation, padding = _spatial(op)
+    if _is_transposed(op):
+        return tuple(
+            size * s + (max(k - s, 0) if padding == "valid" else 0)
+            for size, k, s in zip(_sizes(x, op), kernel, strides, strict=True)
+        )
     sizes = []
     for size, k, s, d in zip(_sizes(x, op), kernel, strides, dilation, strict=True):
         reach = d * (k - 1) + 1
@@ -85,6 +114,8 @@ def window_rows(x: NDArray[Any], op: Projection, positions: WindowPositions) -> 
         return np.asarray(x[positions.indices])
     if op.data_format == "channels_first":
         x = np.moveaxis(x, 1, -1)
+    if _is_transposed(op):
+        return _transposed_rows(x, op, positions)
     kernel, strides, dilation, _ = _spatial(op)
     around = padding_before(tuple(x.shape[1:-1]), op)
     padded = np.pad(x, [(0, 0), *around, (0, 0)])
@@ -95,3 +126,21 @@ def window_rows(x: NDArray[Any], op: Projection, positions: WindowPositions) -> 
         offsets = at[:, None] * s + np.arange(k) * d
         index.append(offsets.reshape(len(at), *[k if i == axis else 1 for i in range(rank)]))
     return np.asarray(padded[tuple(index)].reshape(len(example), -1))
+
+
+def _transposed_rows(x: NDArray[Any], op: Projection, positions: WindowPositions) -> NDArray[Any]:
+    """The same of a transposed convolution: output p is the sum of input i times tap t where i * stride + t - before = p."""
+    kernel, strides, _, padding = _spatial(op)
+    rank = len(kernel)
+    example, *where = positions.indices
+    index: list[Any] = [example.reshape(-1, *[1] * rank)]
+    met: Any = True
+    for axis, (at, k, s) in enumerate(zip(where, kernel, strides, strict=True)):
+        before = 0 if padding == "valid" else max(k - s, 0) // 2
+        reached = at[:, None] + before - np.arange(k)
+        place, there = reached // s, (reached % s == 0) & (reached >= 0) & (reached // s < x.shape[axis + 1])
+        shape = (len(at), *[k if i == axis else 1 for i in range(rank)])
+        index.append(np.where(there, place, 0).reshape(shape))
+        met = met & there.reshape(shape)
+    taken = np.where(met[..., None], x[tuple(index)], 0)
+    return np.asarray(taken.reshape(len(example), -1))
