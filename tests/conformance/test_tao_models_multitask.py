@@ -19,24 +19,26 @@ from PIL import Image
 
 from tlt_prune import data, training
 from tlt_prune.config.specs import Dataset, Spec, Train, spec_from_dict
+from tlt_prune.data.pipeline import moved
 from tlt_prune.errors import DataError, SpecError
 from tlt_prune.tasks.multitask import MultitaskClassification
 from tlt_prune.training.multitask import mean_accuracy
 from tlt_prune.training.objective import optimizer
 
 PICTURES = "cases/multitask_pictures.json.gz"
-CASES = [case for case in tao_models.load("cases/multitask.json.gz")["cases"] if case["kind"] in ("csv", "loss")]
+CASES = [case for case in tao_models.load("cases/multitask.json.gz")["cases"] if case["kind"] in ("csv", "loss", "augment")]
 # Kind of table -> what the toolkit does with it, and what ours does.
 DEVIATIONS = {
     "a missing value": "fails while sorting; here the label is not known, and has no loss",
     "a missing picture": "fails when a batch is read; here before the training begins",
     "one class": "trains on it; here it is refused",
+    "zoom": "about a point one pixel below and right of the middle; here about the middle",
 }
 
 
 @pytest.mark.parametrize("case", CASES, ids=[x["id"] for x in CASES])
 def test_tao_models_case(case: dict[str, Any], tmp_path: pathlib.Path) -> None:
-    {"csv": table, "loss": losses}[case["kind"]](case, tmp_path)
+    {"csv": table, "loss": losses, "augment": augmentation}[case["kind"]](case, tmp_path)
 
 
 def table(case: dict[str, Any], folder: pathlib.Path) -> None:
@@ -64,6 +66,15 @@ def table(case: dict[str, Any], folder: pathlib.Path) -> None:
     np.testing.assert_allclose(np.asarray(pictures), expected["batch_x"], atol=1e-3)
     for target, wanted in zip(keras.tree.flatten(targets), expected["batch_y"], strict=True):
         np.testing.assert_array_equal(np.asarray(target), wanted)
+
+
+def augmentation(case: dict[str, Any], folder: pathlib.Path) -> None:
+    params = case["params"]
+    shift, zoom = ([params.get(x, rest) for x in names] for names, rest in ((("tx", "ty"), 0.0), (("zx", "zy"), 1.0)))
+    picture = np.moveaxis(np.asarray(case["x"], np.float32), 0, -1)
+    off_the_middle = 1 - np.float32(zoom)
+    found = moved(picture, np.float32(shift) + off_the_middle, np.float32(zoom))
+    np.testing.assert_allclose(np.moveaxis(np.asarray(found), -1, 0), case["expected"], atol=2e-3)
 
 
 def losses(case: dict[str, Any], folder: pathlib.Path) -> None:

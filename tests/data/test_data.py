@@ -12,7 +12,7 @@ from PIL import Image
 from tlt_prune import data
 from tlt_prune.config.specs import AugmentationConfig, Dataset
 from tlt_prune.data import folders, formats
-from tlt_prune.data.pipeline import preprocess
+from tlt_prune.data.pipeline import moved, preprocess
 from tlt_prune.errors import DataError
 
 FORM = data.PictureFormat(8, 8, 3)
@@ -185,6 +185,23 @@ def test_channels_first_and_colour_augmentation() -> None:
     assert preprocess(x, Dataset(), channels_first=True).shape == (2, 3, 4, 6)
     augmented = digits_pipeline(0, enable_color_augmentation=True)
     assert all(x.min() >= 0 and x.max() <= 1 for x, _ in augmented)
+
+
+def test_pictures_are_shifted_and_zoomed_about_their_middle() -> None:
+    picture = np.arange(48, dtype=np.float32).reshape(6, 8, 1)
+    np.testing.assert_allclose(moved(picture, np.float32([0, 0]), np.float32([1, 1])), picture)
+    shifted = np.asarray(moved(picture, np.float32([1, -2]), np.float32([1, 1])))
+    np.testing.assert_allclose(shifted[:5, 2:], picture[1:, :6])
+    # The border is carried on.
+    np.testing.assert_allclose(shifted[:5, 0], picture[1:, 0])
+    zoomed = np.asarray(moved(picture, np.float32([0, 0]), np.float32([0.8, 1.2])))
+    assert zoomed.mean() == pytest.approx(picture.mean(), abs=1e-3)
+    plain = {"enable_random_crop": False, "disable_horizontal_flip": True}
+    still, changed = digits_pipeline(0, **plain), digits_pipeline(0, **plain, shift=0.1, zoom=0.2)
+    for (x, _), (y, _) in zip(still, changed, strict=True):
+        assert (x != y).any(axis=(1, 2, 3)).all()
+        assert y.min() >= x.min() - 1e-6
+        assert y.max() <= x.max() + 1e-6
 
 
 @pytest.mark.parametrize("kind", ["named", "npz", "folder"])

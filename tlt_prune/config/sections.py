@@ -35,6 +35,8 @@ class AugmentationConfig(Settings):
     Attributes:
         enable_random_crop: shift by up to `crop_fraction` of the size, zero-padded.
         crop_fraction: largest shift, as a share of the picture's height and width.
+        shift: shift by up to that share of height and width, with the border carried on; between pixels too.
+        zoom: make larger or smaller by up to that share, height and width each by itself, with the border carried on.
         enable_center_crop: held-out pictures that are not of the model's size are scaled to cover it with 16 pixels more on
             every side, and cropped in the middle, as in the toolkit; without it they are stretched.
         disable_horizontal_flip: do not mirror. Digits and text must not be mirrored.
@@ -44,6 +46,8 @@ class AugmentationConfig(Settings):
 
     enable_random_crop: bool = True
     crop_fraction: Share = 0.1
+    shift: Share = 0.0
+    zoom: Annotated[float, Field(ge=0, lt=1)] = 0.0
     enable_center_crop: bool = True
     disable_horizontal_flip: bool = False
     enable_color_augmentation: bool = False

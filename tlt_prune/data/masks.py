@@ -118,6 +118,11 @@ class MaskSplit:
         """The format of fitted pictures."""
         return self.fitting.form
 
+    @property
+    def counted(self) -> str:
+        """How many there are of what."""
+        return f"{len(self)} {'tiles of pictures' if self.fitting.tiles else 'pictures'}"
+
     def example(self, index: int) -> tuple[NDArray[Any], NDArray[np.int32]]:
         """(picture `(height, width, channels)`, class of every pixel `(height, width)`)."""
         if self.kept is not None:

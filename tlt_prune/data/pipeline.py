@@ -157,6 +157,11 @@ def _augmented(image: tf.Tensor, augmentation: AugmentationConfig, key: tf.Tenso
         dy, dx = (max(1, round(n * augmentation.crop_fraction)) for n in (height, width))
         padded = tf.pad(image, ((dy, dy), (dx, dx), (0, 0)))
         image = tf.image.stateless_random_crop(padded, (height, width, channels), seed=key)
+    if augmentation.shift > 0 or augmentation.zoom > 0:
+        shift, zoom = (
+            tf.random.stateless_uniform((2,), key + i, -x, x) for i, x in ((4, augmentation.shift), (5, augmentation.zoom))
+        )
+        image = moved(image, shift * tf.constant([height, width], tf.float32), 1.0 + zoom)
     if not augmentation.disable_horizontal_flip:
         image = tf.image.stateless_random_flip_left_right(image, seed=key + 1)
     if augmentation.enable_color_augmentation:
@@ -164,6 +169,25 @@ def _augmented(image: tf.Tensor, augmentation: AugmentationConfig, key: tf.Tenso
         bright = tf.image.stateless_random_brightness(tf.cast(image, tf.float32), 0.2 * top, seed=key + 2)
         image = tf.clip_by_value(tf.image.stateless_random_contrast(bright, 0.8, 1.2, seed=key + 3), 0, top)
     return image
+
+
+def moved(image: tf.Tensor, shift: tf.Tensor, zoom: tf.Tensor) -> tf.Tensor:
+    """A picture `(height, width, channels)` shifted and zoomed, as float32, with its border carried on.
+
+    Args:
+        image: the picture.
+        shift: `(2,)`: what is added to the row and the column that a pixel is taken from.
+        zoom: `(2,)`: what their distance from the middle is multiplied with; above 1 makes things smaller.
+    """
+    size = tf.cast(tf.shape(image)[:2], tf.float32)
+    middle = size / 2 - 0.5
+    offset = middle * (1 - zoom) + shift
+    transform = tf.stack([zoom[1], 0.0, offset[1], 0.0, zoom[0], offset[0], 0.0, 0.0])
+    found = tf.raw_ops.ImageProjectiveTransformV3(
+        images=tf.cast(image, tf.float32)[None], transforms=transform[None], output_shape=tf.shape(image)[:2], fill_value=0.0,
+        interpolation="BILINEAR", fill_mode="NEAREST",
+    )  # fmt: skip
+    return tf.ensure_shape(found[0], image.shape)
 
 
 def _mixed(images: tf.Tensor, labels: Any, alpha: float, key: tf.Tensor) -> tuple[tf.Tensor, Any]:

@@ -68,7 +68,10 @@ def multitask_sections(message: Any, source: str) -> dict[str, Any]:
     start = train.pretrain_model_path or train.resume_model_path or train.pruned_model_path
     return {
         "dataset_config": json_format.MessageToDict(message.dataset_config, preserving_proto_field_name=True),
-        "dataset": {"preprocess_mode": "caffe", "augmentation": {"enable_center_crop": False}},
+        "dataset": {
+            "preprocess_mode": "caffe",
+            "augmentation": {"enable_center_crop": False, "enable_random_crop": False, "shift": 0.1, "zoom": 0.2},
+        },
         "model": {
             "backbone": backbone(model.arch, model.n_layers or 18, _NUMBERED, source),
             **dict(zip(("input_channels", "input_height", "input_width"), size, strict=True)),

@@ -33,7 +33,7 @@ def evaluate(task: Task, path: str, folder: pathlib.Path) -> None:
     names = predictor.info.classes if predictor.info is not None else classes_in(task).names
     layout = layout_of_predictor(predictor, len(names), form, first=first)
     split = load_part(task, "val", form, layout, names)
-    say(f"Scoring {path} on {len(split)} pictures of {len(names)} classes.")
+    say(f"Scoring {path} on {split.counted} of {len(names)} classes.")
     one = np.asarray(preprocess(split.example(0)[0][None], spec.dataset, first, form.depth))
     batches = mask_evaluation_pipeline(split, spec.dataset, layout, spec.evaluate.batch_size).batches
     scores = training.scores_of_pixels(confusion_of(predictor, batches, layout, len(names)), names)

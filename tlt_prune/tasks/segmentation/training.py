@@ -48,8 +48,8 @@ def training_job(task: Task, folder: pathlib.Path) -> training.TrainingJob:
     train_split, held_out = (load_part(task, part, form, layout, names) for part in ("train", "val"))  # type: ignore[arg-type]
     what = spec.train.pretrained_model_path or f"a new UNet on {spec.model.backbone}"
     say(
-        f"Training {what} for {spec.train.num_epochs} epochs on {len(train_split)} pictures of {len(names)} classes; "
-        f"{len(held_out)} pictures are held out. Results: {folder}"
+        f"Training {what} for {spec.train.num_epochs} epochs on {train_split.counted} of {len(names)} classes; "
+        f"{held_out.counted} are held out. Results: {folder}"
     )
     augmentation = augmentation_of(task)
 
