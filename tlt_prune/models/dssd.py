@@ -11,10 +11,9 @@ import keras
 
 from tlt_prune.models.anchors import checked_classes, fields_spelled_out
 from tlt_prune.models.blocks import ArchitectureOptions, Net
-from tlt_prune.models.feature_maps import family
+from tlt_prune.models.feature_maps import DETECTOR_DEFAULTS, family
 from tlt_prune.models.registry import register_network
 from tlt_prune.models.ssd import (
-    DEFAULTS,
     NARROW_BACKBONES,
     SSD_BACKBONES,
     SsdOptions,
@@ -25,7 +24,7 @@ from tlt_prune.models.ssd import (
 )
 
 
-@register_network("dssd", SSD_BACKBONES, DEFAULTS)
+@register_network("dssd", SSD_BACKBONES, DETECTOR_DEFAULTS)
 @fields_spelled_out(SsdOptions)
 def dssd(
     base: keras.Model, backbone: str, classes: int | None = 4, *, options: ArchitectureOptions | None = None, **own: Any

@@ -28,6 +28,8 @@ _LAYERS: dict[str, tuple[str, ...]] = {
     "squeezenet": ("fire8", "fire9"),
     "googlenet": ("inception_3b_output", "inception_5b_output"),
 }
+# Options of a backbone under a detector that are others than those of a classifier.
+DETECTOR_DEFAULTS = {"data_format": "channels_first", "input_name": "Input", "use_bias": False}
 BACKBONES: Mapping[str, Mapping[str, Any]] = {
     **{name: {} for name in ("darknet19", "darknet53", "efficientnet_b0", "squeezenet", "googlenet")},
     **{f"resnet{n}": {"use_pooling": False, "all_projections": True} for n in (10, 18, 34, 50, 101)},

@@ -20,7 +20,7 @@ from tlt_prune.models.anchors import (
     predictions,
 )
 from tlt_prune.models.blocks import ArchitectureOptions, Net
-from tlt_prune.models.feature_maps import BACKBONES, family, feature_maps
+from tlt_prune.models.feature_maps import BACKBONES, DETECTOR_DEFAULTS, family, feature_maps
 from tlt_prune.models.registry import register_network
 
 SCALES = (0.045, 0.09, 0.2, 0.4, 0.55, 0.7)
@@ -52,7 +52,7 @@ class RetinaOptions(AnchorOptions):
             )
 
 
-@register_network("retinanet", BACKBONES, {"data_format": "channels_first", "input_name": "Input", "use_bias": False})
+@register_network("retinanet", BACKBONES, DETECTOR_DEFAULTS)
 @fields_spelled_out(RetinaOptions)
 def retinanet(
     base: keras.Model, backbone: str, classes: int | None = 4, *, options: ArchitectureOptions | None = None, **own: Any

@@ -12,14 +12,13 @@ import keras
 
 from tlt_prune.models.anchors import AnchorBoxes, AnchorOptions, checked_classes, fields_spelled_out, of_all_maps, predictions
 from tlt_prune.models.blocks import ArchitectureOptions, Net
-from tlt_prune.models.feature_maps import BACKBONES, family, feature_maps
+from tlt_prune.models.feature_maps import BACKBONES, DETECTOR_DEFAULTS, family, feature_maps
 from tlt_prune.models.registry import register_network
 
 MAPS = 6
 SCALES = (0.05, 0.1, 0.25, 0.4, 0.55, 0.7, 0.85)
 # A DarkNet's activation is leaky elsewhere.
 SSD_BACKBONES = {name: {**own, "activation": "relu"} if name.startswith("darknet") else own for name, own in BACKBONES.items()}
-DEFAULTS = {"data_format": "channels_first", "input_name": "Input", "use_bias": False}
 # Number of an expansion block -> widths of its two convolutions, stride of the second.
 _Blocks = dict[int, tuple[int, int, int]]
 _WIDE: _Blocks = {0: (512, 512, 1), 1: (256, 512, 2), 2: (128, 256, 2), 3: (128, 256, 2), 4: (128, 256, 2)}
@@ -48,7 +47,7 @@ class SsdOptions(AnchorOptions):
             )
 
 
-@register_network("ssd", SSD_BACKBONES, DEFAULTS)
+@register_network("ssd", SSD_BACKBONES, DETECTOR_DEFAULTS)
 @fields_spelled_out(SsdOptions)
 def ssd(
     base: keras.Model, backbone: str, classes: int | None = 4, *, options: ArchitectureOptions | None = None, **own: Any

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 
 from tlt_prune.models.blocks import ArchitectureOptions, Net
-from tlt_prune.models.feature_maps import BACKBONES
+from tlt_prune.models.feature_maps import BACKBONES, DETECTOR_DEFAULTS
 from tlt_prune.models.registry import register_network
 from tlt_prune.models.yolo_layers import BBoxPostProcessingLayer, YOLOAnchorBox, checked_boxes
 
@@ -73,7 +73,7 @@ MAPS: dict[str, BackboneMaps] = {
 @register_network(
     "yolov3",
     {**BACKBONES, "cspdarknet19": {}, "cspdarknet53": {}},
-    {"data_format": "channels_first", "use_bias": False, "input_name": "Input"},
+    DETECTOR_DEFAULTS,
 )
 def yolo_v3(
     base: keras.Model,

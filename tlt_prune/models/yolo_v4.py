@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import keras
 
 from tlt_prune.models.blocks import ArchitectureOptions
-from tlt_prune.models.feature_maps import BACKBONES
+from tlt_prune.models.feature_maps import BACKBONES, DETECTOR_DEFAULTS
 from tlt_prune.models.registry import register_network
 from tlt_prune.models.yolo_v3 import ANCHORS, MAPS, Anchors, BackboneMaps, Neck, checked_anchors, detections
 
@@ -36,7 +36,7 @@ _MAPS: dict[str, BackboneMaps] = {
 @register_network(
     "yolov4",
     {**BACKBONES, "cspdarknet19": {}, "cspdarknet53": {}, "cspdarknet_tiny": {}},
-    {"data_format": "channels_first", "use_bias": False, "input_name": "Input"},
+    DETECTOR_DEFAULTS,
 )
 def yolo_v4(
     base: keras.Model,

@@ -108,6 +108,11 @@ class Task(abc.ABC):
             raise SpecError(f"{self.source}: task '{self.name}' expects the section {name} with {keys}.")
         return section
 
+    def optional_section(self, name: str) -> dict[str, Any]:
+        """A section as it is written; empty where there is none, or something else in its place."""
+        section = self.spec.experiment.get(name)
+        return section if isinstance(section, dict) else {}
+
     @classmethod
     def sections_of_file(cls, path: pathlib.Path) -> Mapping[str, Any] | None:
         """The sections of a spec file that is not YAML; None where this task has no such format."""

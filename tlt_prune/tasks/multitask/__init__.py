@@ -36,10 +36,10 @@ class MultitaskClassification(Task):
 
     @property
     def has_data(self) -> bool:
-        return bool(self._section().get("train_csv_path"))
+        return bool(self.optional_section(SECTION).get("train_csv_path"))
 
     def data_inputs(self) -> dict[str, str]:
-        return {f"{SECTION}.{key}": value for key, value in self._section().items() if isinstance(value, str)}
+        return {f"{SECTION}.{key}": value for key, value in self.optional_section(SECTION).items() if isinstance(value, str)}
 
     def training(self, folder: pathlib.Path) -> TrainingJob:
         from tlt_prune.tasks.multitask.training import training_job
@@ -75,8 +75,3 @@ class MultitaskClassification(Task):
         from tlt_prune.tasks.multitask.export import MultitaskMaterial
 
         return MultitaskMaterial(self, predictor)
-
-    def _section(self) -> dict[str, Any]:
-        """`dataset_config` as it is written; empty where there is none, or something else in its place."""
-        section = self.spec.experiment.get(SECTION)
-        return section if isinstance(section, dict) else {}

@@ -36,11 +36,11 @@ class Segmentation(Task):
 
     @property
     def has_data(self) -> bool:
-        return bool(self._section().get("train_images_path"))
+        return bool(self.optional_section(DATA).get("train_images_path"))
 
     def data_inputs(self) -> dict[str, str]:
         found = {}
-        for key, value in self._section().items():
+        for key, value in self.optional_section(DATA).items():
             if key.endswith("_path"):
                 listed = list(value) if isinstance(value, (list, tuple)) else [value]
                 found.update({f"{DATA}.{key}{f'[{i}]' if i else ''}": x for i, x in enumerate(listed) if isinstance(x, str)})
@@ -73,8 +73,3 @@ class Segmentation(Task):
         from tlt_prune.tasks.segmentation.export import SegmentationMaterial
 
         return SegmentationMaterial(self, predictor)
-
-    def _section(self) -> dict[str, Any]:
-        """`dataset_config` as it is written; empty where there is none, or something else in its place."""
-        section = self.spec.experiment.get(DATA)
-        return section if isinstance(section, dict) else {}
