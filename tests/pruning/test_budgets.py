@@ -27,7 +27,7 @@ def chain(widths: tuple[int, ...] = (32, 64, 64)) -> keras.Model:
 
 
 @pytest.mark.parametrize("resource", ["macs", "params", "size_mb"])
-@pytest.mark.parametrize("ranking", ["local", "global"])
+@pytest.mark.parametrize("ranking", ["local", "global", "isomorphic"])
 @pytest.mark.parametrize("granularity", [1, 4, 8])
 def test_what_is_predicted_is_what_the_model_has(resource: str, ranking: str, granularity: int) -> None:
     model = randomize(models.build("resnet20", (16, 16, 3), 10))
@@ -96,6 +96,31 @@ def test_global_ranking_does_not_cut_a_layer_through() -> None:
     assert all(2 * x.filters_after >= x.filters_before for x in wide.layers)
 
 
+def test_isomorphic_ranking_compares_layers_of_one_structure() -> None:
+    """Of 3 x 3 and of 1 x 1 convolutions goes the same share, whatever their scores; among each, those that score least."""
+    x = y = keras.Input((8, 8, 3))
+    for name, size in (("wide0", 3), ("narrow0", 1), ("wide1", 3), ("narrow1", 1)):
+        y = keras.layers.Conv2D(64, size, padding="same", activation="relu", name=name)(y)
+    model = randomize(keras.Model(x, keras.layers.Dense(10)(keras.layers.GlobalAveragePooling2D()(y))))
+    # One of each kind scores from 0 to 1, the other from .5 to 1.5; all 3 x 3 a hundred times more.
+    lowest = {"wide0": 0.0, "narrow0": 0.5, "wide1": 50.0, "narrow1": 0.0}
+
+    def says(network: Any) -> Any:
+        unit = {x.name: 100.0 if x.name.startswith("wide") else 1.0 for x in network.layers}
+        return {x.name: lowest.get(x.name, 0.0) + unit[x.name] * np.linspace(0, 1, x.count) for x in network.layers}
+
+    options = {"criterion": says, "normalizer": "off", "granularity": 1, "min_num_filters": 1, "params": 0.4}
+    plan = tlt_prune.plan_pruning(model, ranking="isomorphic", **options)
+    left = plan.to_frame()["filters_after"]
+    wide, narrow = left["wide0"] + left["wide1"], left["narrow0"] + left["narrow1"]
+    assert abs(wide - narrow) <= 4
+    # The same threshold in both layers of a kind: half a unit between them.
+    assert left["wide1"] - left["wide0"] == pytest.approx(32, abs=3)
+    assert left["narrow0"] - left["narrow1"] == pytest.approx(32, abs=3)
+    without = tlt_prune.plan_pruning(model, ranking="global", **options).to_frame()["filters_after"]
+    assert abs(without["wide0"] + without["wide1"] - without["narrow0"] - without["narrow1"]) > 8
+
+
 def test_layers_of_their_own_rules() -> None:
     plan = tlt_prune.plan_pruning(
         chain((64, 64, 64)),
@@ -135,6 +160,7 @@ def open_sizes() -> keras.Model:
         ({"params": 10.0}, r"params=10.0 cannot be met.*parameters"),
         ({"size_mb": 0.001}, r"size_mb=0.001 cannot be met.* MB"),
         ({"ratio": 0.5, "ranking": "global"}, "needs a budget for the whole network"),
+        ({"ratio": 0.5, "ranking": "isomorphic"}, "anking='isomorphic' needs a budget for the whole network"),
         ({"macs": 0.5, "max_ratio": 1.0}, "'max_ratio': expected a number of at least 0 and below 1"),
         ({"macs": 0.5, "layer_options": {"x9": {"ratio": 0.5}}}, "no layer with filters matches 'x9'"),
         ({"macs": 0.5, "layer_options": {"c0": {"rate": 0.5}}}, "unknown key.*rate"),

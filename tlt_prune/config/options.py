@@ -92,13 +92,14 @@ class Options(Settings):
     equalization_criterion: Literal["union", "intersection", "arithmetic_mean", "geometric_mean", "sum", "mean"] = "union"
     """Combined score of layers that must keep the same channels: max, min, a mean (arithmetic, "mean" for short, or geometric)
     or the sum of their scores."""
-    ranking: Literal["auto", "local", "global"] = "auto"
+    ranking: Literal["auto", "local", "global", "isomorphic"] = "auto"
     """With a budget: "local" takes the same share of every group, to its nearest step, "global" what scores least for what it
-    saves, wherever it is. "auto" is global where a criterion's scores compare as they are (Taylor, Fisher, Ablation, LAMP), else
+    saves, wherever it is, "isomorphic" the same share of all layers of one structure (same type and kernel size), of these what
+    scores least. "auto" is global where a criterion's scores compare as they are (Taylor, Fisher, Ablation, LAMP), else
     local."""
     max_ratio: Ratio | None = None
-    """Largest share of a group's channels that may go; none by default, 0.9 with global ranking, which must not cut a layer
-    through."""
+    """Largest share of a group's channels that may go; none by default, 0.9 with global and isomorphic ranking, which must not
+    cut a layer through."""
     latency_table: str | None = None
     """File that keeps measured latencies; without one all are measured anew."""
     granularity: Whole | Literal["auto"] = 8
@@ -128,9 +129,9 @@ class Options(Settings):
             raise ValueError(
                 f"expected one of {', '.join(BUDGETS)}. Received: {', '.join(f'{name}={value}' for name, value in given.items())}"
             )
-        if self.ranking == "global" and given.keys() & {"threshold", "ratio"}:
+        if self.ranking in ("global", "isomorphic") and given.keys() & {"threshold", "ratio"}:
             raise ValueError(
-                f"ranking='global' needs a budget for the whole network. Expected params, macs, size_mb or latency_ms. "
+                f"ranking={self.ranking!r} needs a budget for the whole network. Expected params, macs, size_mb or latency_ms. "
                 f"Received: {', '.join(f'{name}={value}' for name, value in given.items())}"
             )
         by_largest = self.normalizer == "max" or (
@@ -156,7 +157,7 @@ class OptionArguments(TypedDict, total=False):
     criterion: str | Callable[..., Any]
     normalizer: Literal["auto", "max", "L2", "off"]
     equalization_criterion: Literal["union", "intersection", "arithmetic_mean", "geometric_mean", "sum", "mean"]
-    ranking: Literal["auto", "local", "global"]
+    ranking: Literal["auto", "local", "global", "isomorphic"]
     max_ratio: float | str | None
     latency_table: str | None
     granularity: int | Literal["auto"]

@@ -1,7 +1,9 @@
 """Counts of channels per group with which the whole model keeps to a budget.
 
-Local: every group gives the same share. Global: what scores least for what it saves goes first, wherever it is. Both end with
-the same step: whatever still fits into the budget comes back, so that no group could keep one step more.
+Local: every group gives the same share. Global: what scores least for what it saves goes first, wherever it is. Isomorphic: all
+groups of one structure together give the same share as those of any other, and in each structure what scores least goes (Fang
+et al., "Isomorphic Pruning for Vision Models", ECCV 2024, arXiv:2407.04616). All end with the same step: whatever still fits into
+the budget comes back, so that no group could keep one step more.
 """
 
 from __future__ import annotations
@@ -13,12 +15,15 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from tlt_prune.config import Options
 from tlt_prune.errors import PlanError
 from tlt_prune.graph import ChannelGraph
 from tlt_prune.pruning.cost.granularity import chosen_granularity
 from tlt_prune.pruning.cost.latency import table_at
 from tlt_prune.pruning.cost.terms import Term, byte_terms, charged, mac_terms, param_terms
+from tlt_prune.pruning.criteria.network import FilterScores
 from tlt_prune.pruning.select.groups import Group, Grouping, largest_share
 from tlt_prune.pruning.select.ledger import Ledger
 
@@ -70,8 +75,8 @@ def within_budget(grouping: Grouping, options: Options) -> list[int]:
     reach = search.cost(least)
     if reach > target * (1 + _ROUNDING):
         raise PlanError(_unreachable(resource, amount, target, reach, search.whole, options, grouping))
-    start = _locally if options.ranking == "local" else _globally
-    return search.filled(start(search, least, most, target), most, target, by_share=options.ranking == "local")
+    start = {"local": _locally, "isomorphic": _isomorphically}.get(options.ranking, _globally)
+    return search.filled(start(search, least, most, target), most, target, _RETURNING[options.ranking](grouping.groups))
 
 
 def resource_of(options: Options) -> tuple[Resource, float | str]:
@@ -103,6 +108,35 @@ def absolute(resource: Resource, amount: float | str, whole: float) -> float:
     return amount * whole if amount <= 1 and resource.name in ("params", "macs") else float(amount)
 
 
+Worth = Callable[[int, int], float]
+"""(number of a group, how many of it stay) -> how much one step more is worth."""
+
+
+def _of_small_shares(groups: Sequence[Group]) -> Worth:
+    return lambda g, count: -_middle(groups[g], count)
+
+
+def _of_scores(groups: Sequence[Group]) -> Worth:
+    return lambda g, count: float(groups[g].scores[count])
+
+
+def _of_ranks(groups: Sequence[Group]) -> Worth:
+    """By the place of a score among all of its structure, 0 to 1."""
+    pools = _pools(groups)
+    return lambda g, count: float(np.searchsorted(pool := pools[groups[g].structure], groups[g].scores[count])) / len(pool)
+
+
+_RETURNING = {"local": _of_small_shares, "global": _of_scores, "isomorphic": _of_ranks}
+
+
+def _pools(groups: Sequence[Group]) -> dict[tuple[str, ...], FilterScores]:
+    """Structure -> the scores of all of its groups, ascending."""
+    return {
+        structure: np.sort(np.concatenate([x.scores for x in groups if x.structure == structure]))
+        for structure in dict.fromkeys(x.structure for x in groups)
+    }
+
+
 class _Search:
     """Costs of counts, stepwise, and settled where layers feed several groups."""
 
@@ -116,8 +150,8 @@ class _Search:
         """Exact cost of the model with these counts."""
         return charged(self._terms, self.grouping.alive(counts))
 
-    def filled(self, counts: list[int], most: Sequence[int], target: float, *, by_share: bool) -> list[int]:
-        """Brings steps back as long as one fits: with `by_share` where the smallest share is left, else the best score first."""
+    def filled(self, counts: list[int], most: Sequence[int], target: float, worth: Worth) -> list[int]:
+        """Brings steps back as long as one fits, what is worth most first."""
         groups = self.grouping.groups
         limit = target * (1 + _ROUNDING)
         self.ledger.set_all(counts)
@@ -126,10 +160,7 @@ class _Search:
             open_groups = [g for g in range(len(groups)) if g not in stuck and counts[g] < most[g]]
             if not open_groups:
                 return counts
-            if by_share:
-                g = min(open_groups, key=lambda g: _middle(groups[g], counts[g]))
-            else:
-                g = max(open_groups, key=lambda g: float(groups[g].scores[counts[g]]))
+            g = max(open_groups, key=lambda g: worth(g, counts[g]))
             more = _one_step_more(groups[g], counts[g])
             tried = [*counts[:g], more, *counts[g + 1 :]]
             # Stepwise first, because exact is slow; exact, because layers that feed several groups may bring more back.
@@ -172,6 +203,26 @@ def _locally(search: _Search, least: Sequence[int], most: Sequence[int], target:
     shares = {_middle(group, k) for group in groups for k in range(0, group.depth, group.step)}
     descending = [1.0, *sorted(shares, reverse=True)]
     # The last, which removes everything that may go, is taken where none is enough.
+    first = bisect.bisect_left(descending, True, hi=len(descending) - 1, key=lambda share: search.cost(counts(share)) <= target)
+    nearest = counts(descending[first])
+    return nearest if search.cost(nearest) <= target * (1 + _ROUNDING) else list(least)
+
+
+def _isomorphically(search: _Search, least: Sequence[int], most: Sequence[int], target: float) -> list[int]:
+    """The smallest share that every structure can give, its lowest scores, each group to its nearest step."""
+    groups = search.grouping.groups
+    pools = _pools(groups)
+
+    def counts(share_left: float) -> list[int]:
+        found = []
+        for group, low, high in zip(groups, least, most, strict=True):
+            pool = pools[group.structure]
+            gone = round((1 - share_left) * len(pool))
+            kept = group.depth if gone == 0 else int(np.sum(group.scores > pool[gone - 1]))
+            found.append(min(max(_nearest_count(group, kept / group.depth), low), high))
+        return found
+
+    descending = sorted({k / len(pool) for pool in pools.values() for k in range(len(pool) + 1)}, reverse=True)
     first = bisect.bisect_left(descending, True, hi=len(descending) - 1, key=lambda share: search.cost(counts(share)) <= target)
     nearest = counts(descending[first])
     return nearest if search.cost(nearest) <= target * (1 + _ROUNDING) else list(least)

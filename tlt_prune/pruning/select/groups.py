@@ -14,7 +14,7 @@ from tlt_prune.errors import PlanError
 from tlt_prune.graph import Alive, ChannelGraph, Labels, matches, nearest_name
 from tlt_prune.pruning.criteria.network import FilterScores
 
-# With global ranking, unless the user says otherwise: a layer cut through trains to chance.
+# With a ranking beyond single groups, unless the user says otherwise: a layer cut through trains to chance.
 _MAX_RATIO_GLOBAL = 0.9
 
 
@@ -30,6 +30,7 @@ class Group:
         fewest: the number that stays at least.
         ratio: share to remove there, whatever the budget; None for none.
         why_fewest, why_step: the options that `fewest` and `step` come from, as "min_num_filters=16".
+        structure: kinds of the layers: groups of one structure compare with each other.
     """
 
     members: Labels
@@ -40,6 +41,7 @@ class Group:
     ratio: float | None = None
     why_fewest: str = ""
     why_step: str = ""
+    structure: tuple[str, ...] = ()
 
     @property
     def depth(self) -> int:
@@ -130,11 +132,13 @@ def grouping(channels: ChannelGraph, statistic: FilterScores, options: Options, 
     number, members = channels.grouped(free)
     layers = _layers(channels, number, len(members))
     special = _layer_options(channels, options)
+    kinds = {p.name: _kind(p.call.op) for p in channels.producers}
     groups = []
     for each, made_by in zip(members, layers, strict=True):
         # Stable: ties go to the lower index.
         ranked = each[np.argsort(-statistic[each], kind="stable")]
-        groups.append(_group(ranked, statistic[ranked], made_by, options, special, granularity))
+        group = _group(ranked, statistic[ranked], made_by, options, special, granularity)
+        groups.append(dataclasses.replace(group, structure=tuple(sorted({kinds[name] for name, _ in made_by}))))
     names = tuple(sorted(path for _, path in excluded.values()))
     return Grouping(channels, statistic, tuple(groups), frozen, number, names, granularity)
 
@@ -174,9 +178,16 @@ def _group(
     )
 
 
+def _kind(op: Any) -> str:
+    """What a layer computes, whatever its width: its type, and of a convolution its kernel size and whether it has groups."""
+    size = getattr(op, "kernel_size", ())
+    grouped = " in groups" if getattr(op, "groups", 1) > 1 else ""
+    return f"{type(op).__name__} {'x'.join(map(str, size if isinstance(size, (tuple, list)) else (size,)))}{grouped}"
+
+
 def largest_share(options: Options) -> float | None:
     """Largest share of a group's channels that may go; None for no limit."""
-    return _MAX_RATIO_GLOBAL if options.max_ratio is None and options.ranking == "global" else options.max_ratio
+    return _MAX_RATIO_GLOBAL if options.max_ratio is None and options.ranking in ("global", "isomorphic") else options.max_ratio
 
 
 def _layers(channels: ChannelGraph, number: Labels, n_groups: int) -> list[list[tuple[str, int]]]:

@@ -113,7 +113,7 @@ def _kept_beyond(divided: Grouping, counts: Sequence[int], alive: Alive, options
 
 
 def ranking_of(options: Options) -> str:
-    """ "local" or "global"."""
+    """ "local", "global" or "isomorphic"."""
     if options.ranking != "auto":
         return options.ranking
     return "global" if getattr(criterion_of(options.criterion), "comparable", False) else "local"
