@@ -5,6 +5,7 @@ from __future__ import annotations
 import pathlib
 
 import bench_criteria
+import bench_crowns
 import bench_peer
 import bench_published
 import bench_tao_models
@@ -15,6 +16,7 @@ import pytest
 TABLES = {
     "criteria": (bench_criteria.criterion_rows, bench_criteria.TABLE, 12),
     "budgets": (bench_criteria.budget_rows, bench_criteria.TABLE, 8),
+    "crowns": (bench_crowns.crown_rows, bench_crowns.TABLE, 4),
     "peer": (bench_peer.peer_rows, bench_peer.TABLE, 12),
     "published": (bench_published.published_rows, bench_published.TABLE, None),
     "tao_models": (bench_tao_models.tao_rows, bench_tao_models.TABLE, 54),

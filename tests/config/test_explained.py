@@ -72,7 +72,7 @@ def test_values_in_words() -> None:
         return values(fields[name].annotation, fields[name].metadata)
 
     assert words("granularity") == ["whole number, ≥ 1", '`"auto"`']
-    assert words("ranking") == ['`"auto"`', '`"local"`', '`"global"`']
+    assert words("ranking") == ['`"auto"`', '`"local"`', '`"global"`', '`"isomorphic"`']
     assert words("excluded_layers") == ["list of text, class"]
 
 

@@ -68,7 +68,7 @@ class MaskFitting:
             scaled = self._as_values(picture.resize(self._scaled(picture.size)[::-1], resampling(self.form.resample)))
         else:
             scaled = _toolkit_resized(np.asarray(picture), self._scaled(picture.size), _TOOLKIT_METHODS[self.form.resample])
-        return self._placed(scaled.reshape(*scaled.shape[:2], self.form.channels), 0)
+        return self._placed(scaled.reshape(*scaled.shape[:2], self.form.channels), 0, self._place(picture.size))
 
     def mask(self, classes: NDArray[np.int32], nothing: int, tile: Tile | None = None) -> NDArray[np.int32]:
         """The class of every pixel `(height, width)` at the input's size; `nothing` around."""
@@ -76,13 +76,14 @@ class MaskFitting:
             part = self._cut(classes, tile, nothing, (0, 0))
             part[: tile.done_rows] = nothing
             part[:, : tile.done_columns] = nothing
-            return self._placed(part, nothing)
-        size = self._scaled(classes.shape[::-1])  # type: ignore[arg-type]
+            return self._placed(part, nothing, (0, 0))
+        of_mask: Size = classes.shape[::-1]  # type: ignore[assignment]
+        size = self._scaled(of_mask)
         if self.like_toolkit:
             scaled = _toolkit_resized(classes[..., None], size, "nearest")[..., 0].astype(np.int32)
         else:
             scaled = np.asarray(Image.fromarray(classes).resize(size[::-1], Image.Resampling.NEAREST))
-        return self._placed(scaled, nothing)
+        return self._placed(scaled, nothing, self._place(of_mask))
 
     def tiles_of(self, size: Size, overlap: float = 0.0) -> list[Tile]:
         """The tiles of a picture of `size`; neighbors overlap by that share, and more where the picture ends."""
@@ -103,7 +104,7 @@ class MaskFitting:
         if not self.tiles:
             found = predict(self.picture(picture)).argmax(-1).astype(np.int32)
             rows, columns = self._scaled(picture.size)
-            top, left = ((a - b) // 2 for a, b in zip(self.output, (rows, columns), strict=True))
+            top, left = self._place(picture.size)
             part = Image.fromarray(found[top : top + rows, left : left + columns])
             return np.asarray(part.resize((width, height), Image.Resampling.NEAREST)).astype(np.int64)
         # A pixel at the border of a tile is seen with less around it than one in the middle.
@@ -125,15 +126,26 @@ class MaskFitting:
 
     def _scaled(self, size: Size) -> Size:
         """(height, width) that a picture of (width, height) is scaled to."""
+        return tuple(max(int(x), 1) for x in self._exactly(size))  # type: ignore[return-value]
+
+    def _exactly(self, size: Size) -> tuple[float, float]:
+        """The same before it is rounded down."""
         if not self.padding:
             return self.output
         ratio = max(size[1] / self.output[0], size[0] / self.output[1])
-        return max(int(size[1] / ratio), 1), max(int(size[0] / ratio), 1)
+        return size[1] / ratio, size[0] / ratio
 
-    def _placed(self, part: NDArray[Any], nothing: int) -> NDArray[Any]:
-        """A scaled part in the middle of the input."""
+    def _place(self, size: Size) -> tuple[int, int]:
+        """(row, column) of the output where a scaled picture of (width, height) begins."""
+        # TensorFlow 1 takes the half of what is left before it rounds.
+        there = self._exactly(size) if self.like_toolkit else self._scaled(size)
+        top, left = (int((a - b) // 2) for a, b in zip(self.output, there, strict=True))
+        return top, left
+
+    def _placed(self, part: NDArray[Any], nothing: int, place: Size) -> NDArray[Any]:
+        """A scaled part in the input, which begins at a place of the output."""
         whole = np.full((self.form.height, self.form.width, *part.shape[2:]), nothing, part.dtype)
-        top, left = (margin + (a - b) // 2 for margin, a, b in zip(self._margin, self.output, part.shape[:2], strict=True))
+        top, left = (margin + x for margin, x in zip(self._margin, place, strict=True))
         whole[top : top + part.shape[0], left : left + part.shape[1]] = part
         return whole
 

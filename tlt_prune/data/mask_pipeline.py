@@ -136,14 +136,14 @@ def changed_alike(
     x, y = _if(draws["hflip"] < config.hflip_probability, lambda a: tf.reverse(a, [1]), x, y)
     x, y = _if(draws["vflip"] < config.vflip_probability, lambda a: tf.reverse(a, [0]), x, y)
 
+    ratio = config.crop_and_resize_ratio
+    top, left, bottom, right = (draws[side] * ratio for side in ("top", "left", "bottom", "right"))
+
     def cropped(a: tf.Tensor) -> tf.Tensor:
-        height, width = tf.cast(size[0], tf.float32), tf.cast(size[1], tf.float32)
-        ratio = config.crop_and_resize_ratio
-        left, right = (tf.cast(draws[x] * ratio * width, tf.int32) for x in ("left", "right"))
-        top, bottom = (tf.cast(draws[x] * ratio * height, tf.int32) for x in ("top", "bottom"))
-        part = a[top : size[0] - bottom, left : size[1] - right]
         method = "bilinear" if a.dtype == tf.float32 else "nearest"
-        return tf.cast(tf.image.resize(part, size, method), a.dtype)
+        box = tf.cast(tf.stack([top, left, 1 - bottom, 1 - right]), tf.float32)
+        # Classes are below 0 where there is none.
+        return tf.cast(tf.image.crop_and_resize(tf.cast(a, tf.float32)[None], box[None], [0], size, method)[0], a.dtype)
 
     x, y = _if(draws["crop"] < config.crop_and_resize_prob, cropped, x, y)
     x = tf.clip_by_value(x + draws["brightness"] * config.delta * values.unit, values.lowest, values.highest)

@@ -86,7 +86,7 @@ def unet_sections(message: Any, source: str) -> dict[str, Any]:
     model, train, data = message.model_config, message.training_config, message.dataset_config
     if model.byom_model:
         raise SpecError(f"{source}: model_config.byom_model is one of TAO's encrypted files. Expected none.")
-    epochs = train.epochs or train.num_epochs
+    gray, epochs = data.input_image_type == "grayscale", train.epochs or train.num_epochs
     if not epochs:
         raise SpecError(f"{source}: training_config.epochs: expected the number of epochs. Received none.")
     classes = (data.data_class_config if data.data_class_config.target_classes else message.data_class_config).target_classes
@@ -99,11 +99,14 @@ def unet_sections(message: Any, source: str) -> dict[str, Any]:
             "initializer": ("glorot_uniform", "he_normal", "he_uniform")[model.initializer],
             "class_weights": {} if set(weights.values()) <= {1.0} else weights,
         },
-        "dataset": {"preprocess_mode": _one_of(_MODES, data.preprocess, f"{source}: dataset_config.preprocess")},
+        "dataset": {
+            # Gray pictures are from -1 to 1 there, whatever it says.
+            "preprocess_mode": "tf" if gray else _one_of(_MODES, data.preprocess, f"{source}: dataset_config.preprocess")
+        },
         "model": {
             "backbone": backbone(model.arch or "resnet", model.num_layers or 18, _NUMBERED, source),
             **{f"input_{side}": size for side in ("height", "width") if (size := getattr(model, f"model_input_{side}"))},
-            "input_channels": 1 if data.input_image_type == "grayscale" else model.model_input_channels or 3,
+            "input_channels": 1 if gray else model.model_input_channels or 3,
             "resize_interpolation_method": _one_of(_METHODS, data.resize_method, f"{source}: dataset_config.resize_method"),
             "freeze_blocks": [int(x) for x in model.freeze_blocks],
             "dropout": model.dropout_rate,
