@@ -232,7 +232,7 @@ def test_names_that_are_no_files(tmp_path: pathlib.Path) -> None:
 
 # --- anything at all ---
 
-INPUTS = int(os.environ.get("TLT_PRUNE_FUZZ_TEXTS", "400"))
+INPUTS = int(os.environ.get("TLT_PRUNE_FUZZ_TEXTS", "250"))
 _SEEDS = [
     *YAML.values(), *JSON, json.dumps(PLAN), "car 0 0 0 1 2 30 40 0 0 0 0 0 0 0",
     "train: {num_epochs: 3}\nmodel: {backbone: resnet_10}",

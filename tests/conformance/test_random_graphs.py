@@ -20,7 +20,7 @@ from tlt_prune.pruning.rewrite.law import check_law, random_inputs, relative_err
 NORMALIZING = (keras.layers.LayerNormalization, keras.layers.RMSNormalization, keras.layers.GroupNormalization)
 # Layers that hold others in a list, and models two wrappers deep.
 WITHOUT_A_RULE = {"Pipeline", "Sequential"}
-EXAMPLES = int(os.environ.get("TLT_PRUNE_FUZZ_EXAMPLES", "30"))
+EXAMPLES = int(os.environ.get("TLT_PRUNE_FUZZ_EXAMPLES", "20"))
 # Without one, the same graphs every time.
 SEED = os.environ.get("TLT_PRUNE_FUZZ_SEED")
 

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from tlt_prune.config import Dataset
 from tlt_prune.data.masks import MaskSplit
-from tlt_prune.data.pipeline import BatchOrder, Pipeline, preprocess
+from tlt_prune.data.pipeline import BatchOrder, Pipeline, epochs_of, picture_key, preprocess
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,27 +56,19 @@ def mask_training_pipeline(
     split: MaskSplit, dataset: Dataset, layout: MaskLayout, order: BatchOrder, augmentation: MaskAugmentation | None
 ) -> Pipeline:
     """The epochs of `order`, one after the other, shuffled and, with an augmentation, changed at random."""
-    n, seed = len(split), order.seed
-    batch_size = min(order.batch_size, n)
-    load, finish = _loader(split), functools.partial(_finished, split, dataset, layout)
-    unit = 127.5 if dataset.preprocess_mode == "tf" else 255.0
+    load, unit = _loader(split), 127.5 if dataset.preprocess_mode == "tf" else 255.0
 
     def example(epoch: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         picture, mask = load(index)
         if augmentation is None:
             return picture, mask
-        key = tf.stack([seed * 1_000_003 + tf.cast(epoch, tf.int32), tf.cast(index, tf.int32)])
-        return changed_alike(picture, mask, augmentation, _draws(key), Values(0.0, 255.0, unit))
+        draws = _draws(picture_key(order.seed, epoch, index))
+        return changed_alike(picture, mask, augmentation, draws, Values(0.0, 255.0, unit))
 
-    def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
-        indices = tf.random.experimental.stateless_shuffle(tf.range(n), seed=tf.stack([seed, tf.cast(epoch, tf.int32)]))
-        examples = tf.data.Dataset.from_tensor_slices(indices).map(
-            functools.partial(example, epoch), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-        )
-        return examples.batch(batch_size).map(finish, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    def finish(epoch: tf.Tensor, step: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        return _finished(split, dataset, layout, *batch)
 
-    batches = tf.data.Dataset.range(order.first_epoch, order.epochs).flat_map(one_epoch).prefetch(tf.data.AUTOTUNE)
-    return Pipeline(batches, math.ceil(n / batch_size))
+    return epochs_of(len(split), order, example, finish)
 
 
 def mask_evaluation_pipeline(split: MaskSplit, dataset: Dataset, layout: MaskLayout, batch_size: int) -> Pipeline:

@@ -55,37 +55,57 @@ def training_pipeline(
 
     The order and the augmentation of an epoch follow from the seed and the epoch's number.
     """
-    n, seed = len(split), order.seed
-    batch_size = min(order.batch_size, n)
-    steps = math.ceil(n / batch_size)
+    seed, augmentation = order.seed, dataset.augmentation
     # Training pictures are stretched, never cropped.
     load = _loader(split, dataclasses.replace(form, center_crop=False))
-    augmentation = dataset.augmentation
 
     def example(epoch: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         image, label = load(index)
-        key = tf.stack([seed * 1_000_003 + tf.cast(epoch, tf.int32), tf.cast(index, tf.int32)])
-        return _augmented(image, augmentation, key, form.depth), label
+        return _augmented(image, augmentation, picture_key(seed, epoch, index), form.depth), label
+
+    def finish(epoch: tf.Tensor, step: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        images = preprocess(batch[0], dataset, channels_first, form.depth)
+        labels = split.targets(batch[1])
+        if augmentation.mixup_alpha > 0:
+            key = tf.stack([seed + 7919 * tf.cast(epoch, tf.int32), tf.cast(step, tf.int32)])
+            return _mixed(images, labels, augmentation.mixup_alpha, key)
+        return images, labels
+
+    return epochs_of(len(split), order, example, finish)
+
+
+def epochs_of(
+    count: int,
+    order: BatchOrder,
+    example: Callable[[tf.Tensor, tf.Tensor], Any],
+    finish: Callable[[tf.Tensor, tf.Tensor, Any], Any],
+) -> Pipeline:
+    """The epochs of `order` over `count` examples, one after the other, each shuffled by the seed and its number.
+
+    Args:
+        count: how many examples there are.
+        order: see `BatchOrder`.
+        example: (epoch, number) -> the example.
+        finish: (epoch, number of a batch, batch of examples) -> the batch.
+    """
+    batch_size = min(order.batch_size, count)
 
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
-        indices = tf.random.experimental.stateless_shuffle(tf.range(n), seed=tf.stack([seed, tf.cast(epoch, tf.int32)]))
+        key = tf.stack([order.seed, tf.cast(epoch, tf.int32)])
+        indices = tf.random.experimental.stateless_shuffle(tf.range(count), seed=key)
         examples = tf.data.Dataset.from_tensor_slices(indices).map(
             functools.partial(example, epoch), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
         )
         batches = examples.batch(batch_size).enumerate()
-
-        def finish(step: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-            images = preprocess(batch[0], dataset, channels_first, form.depth)
-            labels = split.targets(batch[1])
-            if augmentation.mixup_alpha > 0:
-                key = tf.stack([seed + 7919 * tf.cast(epoch, tf.int32), tf.cast(step, tf.int32)])
-                return _mixed(images, labels, augmentation.mixup_alpha, key)
-            return images, labels
-
-        return batches.map(finish, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        return batches.map(functools.partial(finish, epoch), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
     batches = tf.data.Dataset.range(order.first_epoch, order.epochs).flat_map(one_epoch).prefetch(tf.data.AUTOTUNE)
-    return Pipeline(batches, steps)
+    return Pipeline(batches, math.ceil(count / batch_size))
+
+
+def picture_key(seed: int, epoch: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
+    """`(2,)`: what the random changes of a picture in an epoch follow from."""
+    return tf.stack([seed * 1_000_003 + tf.cast(epoch, tf.int32), tf.cast(index, tf.int32)])
 
 
 def evaluation_pipeline(
