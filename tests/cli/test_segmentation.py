@@ -164,6 +164,9 @@ def test_mistakes_get_one_line(folder: pathlib.Path, tmp_path: pathlib.Path) -> 
     }.items():
         _, err = tlt("train", folder, "-o", tmp_path / "a", override, code=1)
         assert expected in one_line(err, "train")
+    both = ("compatibility=tao", "model.resize_interpolation_method=lanczos")
+    _, err = tlt("train", folder, "-o", tmp_path / "a", *both, code=1)
+    assert "the toolkit has no 'lanczos'" in one_line(err, "train")
     Image.new("L", (8, 8)).save(tmp_path / "00.png")
     (tmp_path / "pictures.txt").write_text(f"{folder}/train/images/00.png\n")
     (tmp_path / "masks.txt").write_text(f"{tmp_path}/00.png\n")

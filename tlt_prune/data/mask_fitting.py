@@ -15,8 +15,8 @@ from tlt_prune.data.pictures import resampling
 
 Size = tuple[int, int]
 """(height, width)."""
-# TensorFlow's name of an interpolation, by Pillow's.
-_TOOLKIT_METHODS = {"bilinear": "bilinear", "bicubic": "bicubic", "nearest": "nearest", "box": "area"}
+# TensorFlow's name of an interpolation that the toolkit has, by Pillow's.
+TOOLKIT_METHODS = {"bilinear": "bilinear", "bicubic": "bicubic", "nearest": "nearest", "box": "area"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,17 +63,18 @@ class MaskFitting:
     def picture(self, picture: Image.Image, tile: Tile | None = None) -> NDArray[Any]:
         """A decoded picture as `(height, width, channels)` of the input."""
         if tile is not None:
-            return self._cut(np.asarray(picture), tile, 0, self._margin).reshape(self.form.size)
+            top, left = (a - b for a, b in zip((tile.top, tile.left), self._margin, strict=True))
+            return _part(self._as_values(picture), (top, left), self.form.size[:2], 0).reshape(self.form.size)
         if not self.like_toolkit:
             scaled = self._as_values(picture.resize(self._scaled(picture.size)[::-1], resampling(self.form.resample)))
         else:
-            scaled = _toolkit_resized(np.asarray(picture), self._scaled(picture.size), _TOOLKIT_METHODS[self.form.resample])
+            scaled = _toolkit_resized(np.asarray(picture), self._scaled(picture.size), TOOLKIT_METHODS[self.form.resample])
         return self._placed(scaled.reshape(*scaled.shape[:2], self.form.channels), 0, self._place(picture.size))
 
     def mask(self, classes: NDArray[np.int32], nothing: int, tile: Tile | None = None) -> NDArray[np.int32]:
         """The class of every pixel `(height, width)` at the input's size; `nothing` around."""
         if tile is not None:
-            part = self._cut(classes, tile, nothing, (0, 0))
+            part = _part(classes, (tile.top, tile.left), self.output, nothing)
             part[: tile.done_rows] = nothing
             part[:, : tile.done_columns] = nothing
             return self._placed(part, nothing, (0, 0))
@@ -149,22 +150,17 @@ class MaskFitting:
         whole[top : top + part.shape[0], left : left + part.shape[1]] = part
         return whole
 
-    def _cut(self, values: NDArray[Any], tile: Tile, nothing: int, margin: Size) -> NDArray[Any]:
-        """The part of a tile, with a margin around it; `nothing` where the picture ends."""
-        if values.ndim == 2 and margin == (0, 0):
-            size: Size = self.output
-        else:
-            size = (self.form.height, self.form.width)
-        part = np.full((*size, *values.shape[2:]), nothing, values.dtype)
-        (a, b), (c, d) = (_overlapping(x - m, n, whole) for x, m, n, whole in zip(
-            (tile.top, tile.left), margin, size, values.shape[:2], strict=True
-        ))  # fmt: skip
-        part[b, d] = values[a, c]
-        return part
-
     def _as_values(self, picture: Image.Image) -> NDArray[Any]:
         values = np.asarray(picture)
         return np.clip(np.round(values), 0, 65535).astype(np.uint16) if self.form.depth == 16 else values
+
+
+def _part(values: NDArray[Any], start: Size, size: Size, nothing: int) -> NDArray[Any]:
+    """The part of `size` that begins at (row, column) `start`; `nothing` where the values end."""
+    part = np.full((*size, *values.shape[2:]), nothing, values.dtype)
+    (rows, to_rows), (columns, to_columns) = map(_overlapping, start, size, values.shape[:2])
+    part[to_rows, to_columns] = values[rows, columns]
+    return part
 
 
 def _overlapping(start: int, length: int, whole: int) -> tuple[slice, slice]:

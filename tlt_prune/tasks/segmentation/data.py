@@ -21,6 +21,7 @@ from tlt_prune.data import (
     load_masks,
     mask_classes,
 )
+from tlt_prune.data.mask_fitting import TOOLKIT_METHODS
 from tlt_prune.errors import SpecError
 from tlt_prune.io import say
 from tlt_prune.onnx import Predictor
@@ -195,12 +196,17 @@ def fitting_of(task: Task, form: PictureFormat, layout: MaskLayout) -> MaskFitti
     """How pictures and masks get the size of a model.
 
     Raises:
-        SpecError: two keys say how.
+        SpecError: two keys say how, or the toolkit has no such way.
     """
     masks = masks_of(task)
     if masks.tiles and (masks.resize_padding or like_toolkit(task)):
         other = "resize_padding: false" if masks.resize_padding else "no compatibility: tao"
         raise SpecError(f"{task.source}: {DATA}.tiles: parts of pictures are not scaled. Expected {other} beside it.")
+    if like_toolkit(task) and form.resample not in TOOLKIT_METHODS:
+        raise SpecError(
+            f"{task.source}: model.resize_interpolation_method: the toolkit has no {form.resample!r}. Expected, with "
+            f"compatibility: tao, one of {', '.join(TOOLKIT_METHODS)}."
+        )
     return MaskFitting(form, layout.size, masks.resize_padding, masks.tiles, like_toolkit(task))
 
 
