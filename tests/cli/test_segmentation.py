@@ -159,6 +159,7 @@ def test_mistakes_get_one_line(folder: pathlib.Path, tmp_path: pathlib.Path) -> 
         "dataset_config.target_classes=[{name: a, label_id: 1}]": "expected two classes or more",
         "model.backbone=alexnet": "There is no architecture name='unet_alexnet'",
         "train.qat=true": "train.qat",
+        "model.input_width=40": "Expected height and width of a UNet on resnet10 to be multiples of 16. Received: (32, 40)",
         "compatibility=toolkit": "compatibility: expected '' or 'tao'. Received: 'toolkit'",
         "dataset_config={tiles: true, resize_padding: true}": "parts of pictures are not scaled. Expected resize_padding: false",
     }.items():

@@ -56,14 +56,19 @@ def unet(
         A model whose output has the channels in the data format's place.
 
     Raises:
-        ValueError: the classes are missing or do not fit the output.
+        ValueError: the classes are missing or do not fit the output, or the input has another size.
     """
     if output not in ("softmax", "sigmoid"):
         raise ValueError(f"Expected output to be 'softmax' or 'sigmoid'. Received: {output!r}.")
     if classes is None or classes < 2 or (output == "sigmoid" and classes != 2):
         wanted = "2, one of them the background, for output='sigmoid'" if output == "sigmoid" else "at least 2"
         raise ValueError(f"Expected classes to be {wanted}. Received: classes={classes}.")
-    decoder = _Decoder(base, options or ArchitectureOptions(), kernel_initializer)
+    options = options or ArchitectureOptions()
+    shape, multiple = base.inputs[0].shape, 16 if backbone.startswith("resnet") else 32
+    sizes = shape[2:] if options.data_format == "channels_first" else shape[1:3]
+    if backbone != "vanilla" and any(n is not None and n % multiple for n in sizes):
+        raise ValueError(f"Expected height and width of a UNet on {backbone} to be multiples of {multiple}. Received: {sizes}.")
+    decoder = _Decoder(base, options, kernel_initializer)
     x = decoder.run(backbone, 1 if output == "sigmoid" else classes)
     if probabilities and output == "softmax":
         x = keras.layers.Softmax(name=decoder.net.name("Softmax"))(decoder.net.last(x))
