@@ -9,6 +9,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Sequence
 
 
 def start(name: str, *arguments: object, **options: object) -> subprocess.Popen[str]:
@@ -40,6 +41,15 @@ def run(name: str, *arguments: object, code: int = 0, cwd: str | os.PathLike[str
         server.stdin.flush()
         received = int(server.stdout.readline())
         return _checked(received, out.read_text("utf-8"), err.read_text("utf-8"), code, f"{name} {words}")
+
+
+def with_overrides(overrides: Sequence[str]) -> Callable[..., tuple[str, str]]:
+    """`run` with the spec.txt of a folder and overrides, in which {folder} is that folder; of two, the later one counts."""
+
+    def tlt(name: str, folder: pathlib.Path, *arguments: object, code: int = 0) -> tuple[str, str]:
+        return run(name, "-e", folder / "spec.txt", *(x.format(folder=folder) for x in overrides), *arguments, code=code)
+
+    return tlt
 
 
 def _checked(received: int, out: str, err: str, code: int, what: str) -> tuple[str, str]:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from scripts import one_line, run
+from scripts import one_line, run, with_overrides
 
 # As the toolkit's documentation has them.
 SPEC = """
@@ -39,11 +39,11 @@ dataset_config {{
 }}
 """
 # What the toolkit has no keys for.
-OURS = (
+tlt = with_overrides((
     "results_dir={folder}/results", "model.width=0.125", "train.bn_config.momentum=0.9", "train.tensorboard=false",
     "prune.macs=0.6", "prune.granularity=4", "prune.min_num_filters=4", "prune.samples=64", "export.formats=[onnx]",
     "export.batches=2",
-)  # fmt: skip
+))  # fmt: skip
 COLORS, SHADES = {"blue": (20, 20, 200), "green": (20, 200, 20), "red": (200, 20, 20)}, {"dark": 0.5, "light": 1.0}
 
 
@@ -63,11 +63,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     frame[96:].to_csv(place / "val.csv", index=False)
     (place / "spec.txt").write_text(SPEC.format(folder=place), "utf-8")
     return place
-
-
-def tlt(name: str, folder: pathlib.Path, *arguments: object, code: int = 0) -> tuple[str, str]:
-    """A script with the spec of the folder; later overrides replace earlier ones."""
-    return run(name, "-e", folder / "spec.txt", *(x.format(folder=folder) for x in OURS), *arguments, code=code)
 
 
 def test_through_all_five_scripts(folder: pathlib.Path) -> None:

@@ -11,7 +11,7 @@ import onnx
 import pandas as pd
 import pytest
 from PIL import Image, ImageDraw
-from scripts import one_line, run
+from scripts import one_line, with_overrides
 
 # As the toolkit's documentation has them.
 SPEC = """
@@ -54,10 +54,10 @@ dataset_config {{
 }}
 """
 # What the toolkit has no keys for.
-OURS = (
+tlt = with_overrides((
     "results_dir={folder}/results", "model.width=0.25", "train.bn_config.momentum=0.9", "prune.macs=0.5",
     "prune.min_num_filters=8", "prune.samples=32", "export.formats=[onnx]", "export.batches=2", "export.decoding=true",
-)  # fmt: skip
+))  # fmt: skip
 COLORS = {10: (230, 60, 60), 20: (60, 200, 230)}
 
 
@@ -81,11 +81,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
             mask.save(place / part / f"masks/{i:02d}.png")
     (place / "spec.txt").write_text(SPEC.format(folder=place), "utf-8")
     return place
-
-
-def tlt(name: str, folder: pathlib.Path, *arguments: object, code: int = 0) -> tuple[str, str]:
-    """A script with the spec of the folder; later overrides replace earlier ones."""
-    return run(name, "-e", folder / "spec.txt", *(x.format(folder=folder) for x in OURS), *arguments, code=code)
 
 
 def test_through_all_five_scripts(folder: pathlib.Path) -> None:

@@ -12,7 +12,7 @@ from tlt_prune.data.mask_pipeline import (
     scores_said,
 )
 from tlt_prune.data.masks import MaskClasses, MaskSplit, listed_pictures, load_masks, mask_classes
-from tlt_prune.data.pictures import SUFFIXES, by_name, list_pictures, open_picture, picture_files, picture_name
+from tlt_prune.data.pictures import SUFFIXES, by_name, named_pictures, open_picture, picture_files, picture_name
 from tlt_prune.data.pipeline import BatchOrder, Pipeline, evaluation_pipeline, preprocess, training_pipeline
 from tlt_prune.data.sources import load_splits, load_test_split
 from tlt_prune.data.splits import Split, matched, missing_classes, shared_images, shared_pictures
@@ -36,7 +36,6 @@ __all__ = [
     "classes_said",
     "evaluation_pipeline",
     "label_counts",
-    "list_pictures",
     "listed_pictures",
     "load_masks",
     "load_splits",
@@ -47,6 +46,7 @@ __all__ = [
     "mask_training_pipeline",
     "matched",
     "missing_classes",
+    "named_pictures",
     "open_picture",
     "picture_batches",
     "picture_files",

@@ -16,7 +16,7 @@ from PIL import Image
 from tlt_prune.config import read_lines, shown
 from tlt_prune.data.formats import PictureFormat
 from tlt_prune.data.mask_fitting import MaskFitting, Tile
-from tlt_prune.data.pictures import SUFFIXES, by_name, list_pictures, open_picture
+from tlt_prune.data.pictures import named_pictures, open_picture
 from tlt_prune.errors import DataError, first_line
 from tlt_prune.io import checksums
 
@@ -252,10 +252,7 @@ def _pairs(sources: Sequence[tuple[str | pathlib.Path, str | pathlib.Path]], lea
 
 def _in_folders(pictures: pathlib.Path, masks: pathlib.Path) -> Pairs:
     """By their names."""
-    found = []
-    for folder in (pictures, masks):
-        files = list_pictures(folder)
-        found.append(by_name(((x.relative_to(folder).as_posix(), x) for x in files), folder, SUFFIXES))
+    found = [named_pictures(folder) for folder in (pictures, masks)]
     alone = sorted(set(found[0]) ^ set(found[1]))
     if alone:
         where, other = (pictures, masks) if alone[0] in found[0] else (masks, pictures)

@@ -43,6 +43,16 @@ def list_pictures(path: pathlib.Path, suffixes: Iterable[str] = SUFFIXES) -> lis
     return [check_name(x) for x in sorted(pictures)]
 
 
+def named_pictures(folder: pathlib.Path, suffixes: Collection[str] = SUFFIXES) -> dict[str, pathlib.Path]:
+    """The picture files below a folder, by their names: see `by_name`.
+
+    Raises:
+        DataError: two have one name, or a name is not in UTF-8.
+    """
+    files = [x for x in list_pictures(folder, suffixes) if x != folder]
+    return by_name(((x.relative_to(folder).as_posix(), x) for x in files), folder, suffixes)
+
+
 def picture_files(source: str) -> list[pathlib.Path]:
     """Pictures below a folder, or one file.
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tlt_prune.config import nfc, read_json, read_lines, shown
-from tlt_prune.data import SUFFIXES, by_name, list_pictures, open_picture, picture_name
+from tlt_prune.data import SUFFIXES, by_name, named_pictures, open_picture, picture_name
 from tlt_prune.detection.dataset import Array, BoxSplit, Resize, check_size, large_enough, stretched_as_tf1
 from tlt_prune.detection.kitti import Label, parse_labels
 from tlt_prune.detection.masks import LabelFilter
@@ -117,8 +117,7 @@ def load_kitti(
     """
     folder, texts, suffixes = pathlib.Path(images), pathlib.Path(labels), frozenset(suffixes)
     wanted = Wanted(mapping, size, **options)
-    pictures = [x for x in list_pictures(folder, suffixes) if x != folder]
-    found = by_name(((x.relative_to(folder).as_posix(), x) for x in pictures), folder, suffixes)
+    found = named_pictures(folder, suffixes)
     if not found:
         raise DataError(f"{folder}: expected pictures ({', '.join(sorted(suffixes))}). There are none.")
     chosen = sorted(found) if names is None else [picture_name(x, suffixes) for x in names]

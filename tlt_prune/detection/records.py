@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tlt_prune.config import nfc, read_lines, shown
-from tlt_prune.data import SUFFIXES, by_name, list_pictures
+from tlt_prune.data import SUFFIXES, named_pictures
 from tlt_prune.detection.kitti import Label, parse_labels
 from tlt_prune.detection.reading import Wanted, labeled_split
 from tlt_prune.errors import DataError, first_line
@@ -172,8 +172,7 @@ def load_records(
 def _pictures(folder: pathlib.Path, names: Iterable[str], suffixes: Iterable[str]) -> dict[str, pathlib.Path]:
     """Name -> file."""
     suffixes = frozenset(suffixes)
-    files = [x for x in list_pictures(folder, suffixes) if x != folder]
-    found = by_name(((x.relative_to(folder).as_posix(), x) for x in files), folder, suffixes)
+    found = named_pictures(folder, suffixes)
     missing = [name for name in names if name not in found]
     if missing:
         raise DataError(

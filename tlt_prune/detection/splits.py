@@ -40,10 +40,11 @@ def read_splits(spec: Message, *, tao: bool = False) -> tuple[BoxSplit, BoxSplit
     if len(converted) > 1:
         raise SpecError(f"dataset_export_config: expected one. Received: {len(converted)}; list them as data_sources.")
     sources = list(config.data_sources)
+    records = [_records(x) for x in sources]
     if converted:
         parts = _folds(spec, converted[0], tao)
-    elif not config.HasField("validation_data_source") and not config.train_names_path and all(map(_records, sources)):
-        parts = _by_fold(spec, tao)
+    elif not config.HasField("validation_data_source") and not config.train_names_path and all(records):
+        parts = _by_fold(spec, records, tao)
     else:
         everything = dataset.joined([_source(spec, x, tao) for x in sources], [x.source_weight or 1.0 for x in sources])
         if config.HasField("validation_data_source"):
@@ -110,10 +111,10 @@ def _of_records(spec: Message, source: Message, files: list[pathlib.Path], tao: 
     )
 
 
-def _by_fold(spec: Message, tao: bool) -> tuple[BoxSplit, BoxSplit]:
-    """Records whose name has the number of the validation fold are for validation, all others for training."""
+def _by_fold(spec: Message, records: list[list[pathlib.Path]], tao: bool) -> tuple[BoxSplit, BoxSplit]:
+    """Records, of each source, whose name has the number of the validation fold are for validation, all others for training."""
     number, sources = int(spec.dataset_config.validation_fold), spec.dataset_config.data_sources
-    inside, outside = zip(*(of_fold(_records(x), number) for x in sources), strict=True)
+    inside, outside = zip(*(of_fold(x, number) for x in records), strict=True)
     for files, what in ((inside, f"called fold-{number:03d}-of-..., for validation"), (outside, "of another fold, for training")):
         if not any(files):
             raise DataError(
