@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from tlt_prune.cli.common import foreseeable
+from tlt_prune.io import import_frameworks
 
 
 @pytest.mark.parametrize(
@@ -43,3 +46,13 @@ def test_out_of_memory_is_one_line(error: Exception) -> None:
 def test_a_full_disk_is_not_called_out_of_memory() -> None:
     line = "/out/variables; No space left on device"
     assert foreseeable(ResourceExhaustedError(f"RESOURCE_EXHAUSTED\n{line}")) == line
+
+
+@pytest.mark.parametrize(("given", "used"), [(None, "1"), ("0", "0")])
+def test_scripts_turn_onednn_on(monkeypatch: pytest.MonkeyPatch, given: str | None, used: str) -> None:
+    """Without it an older CPU has no channels-first convolutions, and detectors are channels-first."""
+    monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
+    if given is not None:
+        monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", given)
+    import_frameworks()
+    assert os.environ["TF_ENABLE_ONEDNN_OPTS"] == used

@@ -84,6 +84,23 @@ def test_a_file_that_differs_is_not_written(model: keras.Model, tmp_path: pathli
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_cpu_without_channels_first_layers(tmp_path: pathlib.Path) -> None:
+    """As TensorFlow says it on a CPU where it leaves oneDNN off."""
+    import tensorflow as tf
+
+    def refuse(x: tf.Tensor) -> tf.Tensor:
+        raise tf.errors.UnimplementedError(None, None, "The Conv2D op currently only supports the NHWC tensor format on the CPU.")
+
+    def call(x: tf.Tensor) -> tf.Tensor:
+        return tf.ensure_shape(tf.py_function(refuse, [x], tf.float32), x.shape)
+
+    image = keras.Input((3, 8, 8))
+    net = keras.Model(image, keras.layers.Lambda(call, output_shape=(3, 8, 8))(image))
+    with pytest.raises(ExportError, match=r"channels-first layers, which need oneDNN.*TF_ENABLE_ONEDNN_OPTS=1"):
+        export.export_saved_model(net, tmp_path / "saved", samples(net))
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [({"opset": 12}, "13 to 17"), ({"layout": "HWC"}, "NHWC or NCHW"), ({"precision": "float8"}, "float32, float16")],

@@ -27,6 +27,8 @@ _CHATTER = re.compile(
 def import_frameworks() -> None:
     """Imports TensorFlow and Keras; anything but their chatter still reaches standard error."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    # TensorFlow has channels-first convolutions on a CPU by oneDNN alone, which it turns on by itself for newer CPUs only.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     os.environ["KERAS_BACKEND"] = os.environ.get("KERAS_BACKEND") or "tensorflow"
     if os.environ["KERAS_BACKEND"] not in ("tensorflow", "jax"):
         backend = os.environ["KERAS_BACKEND"]

@@ -138,7 +138,11 @@ def latency_ms(predictor: Predictor, batch: NDArray[Any], runs: int = 50) -> flo
 
 
 def keras_runner(model: keras.Model) -> Run:
-    """A compiled forward pass in inference mode."""
+    """A compiled forward pass in inference mode.
+
+    Raises:
+        ExportError: TensorFlow has no channels-first operations on this CPU.
+    """
     extras.require_tensorflow("Running a model file")
     import keras
     import tensorflow as tf
@@ -148,9 +152,20 @@ def keras_runner(model: keras.Model) -> Run:
 
     specs = [tf.TensorSpec(x.shape, x.dtype) for x in model.inputs]
     compiled = tf.function(forward).get_concrete_function(*specs)
-    return lambda batch: [
-        np.asarray(y) for y in compiled(*(tf.constant(x, s.dtype) for x, s in zip(arrays_of(batch), specs, strict=True)))
-    ]
+
+    def run(batch: InputArrays) -> list[NDArray[Any]]:
+        tensors = [tf.constant(x, s.dtype) for x, s in zip(arrays_of(batch), specs, strict=True)]
+        try:
+            return [np.asarray(y) for y in compiled(*tensors)]
+        except tf.errors.OpError as error:
+            if "NHWC" not in str(error):
+                raise
+            raise ExportError(
+                f"TensorFlow cannot run '{model.name}' on this CPU: it has channels-first layers, which need oneDNN there. Set "
+                "TF_ENABLE_ONEDNN_OPTS=1 before TensorFlow is imported."
+            ) from error
+
+    return run
 
 
 def check_stateless(model: keras.Model, form: str) -> None:
