@@ -20,9 +20,15 @@ wanted=$(cat setup.cfg constraints.txt | cksum)
 if [ ! -x "$PYTHON" ] || [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
     echo "Setting up $venv (a few minutes, once) ..."
     "$base" -m venv "$venv" || fail "cannot create the virtual environment $venv."
-    # What is imported is compiled then: TensorFlow has thousands of modules that are not, and take a minute.
-    "$PYTHON" -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt --editable '.[dev]' ||
-        fail "pip could not install the packages. A package registry must be reachable; see the message above."
+    # uv installs the same in a quarter of the time. pip does it where uv cannot: pip knows what a machine says of registries.
+    if "$PYTHON" -m pip install --quiet --disable-pip-version-check uv 2>/dev/null &&
+        "$venv/bin/uv" pip install --quiet --python "$PYTHON" --constraint constraints.txt --editable '.[dev]' 2>/dev/null; then
+        :
+    else
+        # What is imported is compiled then: TensorFlow has thousands of modules that are not, and take a minute.
+        "$PYTHON" -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt --editable '.[dev]' ||
+            fail "pip could not install the packages. A package registry must be reachable; see the message above."
+    fi
     echo "$wanted" >"$stamp"
 fi
 export PYTHON PATH="$(cd "$venv/bin" && pwd):$PATH"
