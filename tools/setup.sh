@@ -31,4 +31,6 @@ if [ ! -x "$PYTHON" ] || [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
     fi
     echo "$wanted" >"$stamp"
 fi
+# Where it is set, every process compiles TensorFlow's modules again: ten seconds each.
+unset PYTHONDONTWRITEBYTECODE
 export PYTHON PATH="$(cd "$venv/bin" && pwd):$PATH"
