@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tlt_prune.pruning.compensation import Bias, LeastSquares, RecalibrateBatchNorm, recalibrate_batch_norm
     from tlt_prune.pruning.plan import PruningPlan
     from tlt_prune.pruning.schedule import iterative_prune
+    from tlt_prune.pruning.search import SearchResult, search
     from tlt_prune.pruning.sensitivity import Sensitivity, sensitivity
     from tlt_prune.pruning.sweep import sweep
     from tlt_prune.training.retraining import retrain
@@ -33,6 +34,7 @@ _HOMES = {
     "Options": "tlt_prune.config.options",
     "PruningPlan": "tlt_prune.pruning.plan",
     "RecalibrateBatchNorm": "tlt_prune.pruning.compensation",
+    "SearchResult": "tlt_prune.pruning.search",
     "Sensitivity": "tlt_prune.pruning.sensitivity",
     "TltPruneError": "tlt_prune.errors",
     "iterative_prune": "tlt_prune.pruning.schedule",
@@ -41,6 +43,7 @@ _HOMES = {
     "recalibrate_batch_norm": "tlt_prune.pruning.compensation",
     "register_rule": "tlt_prune.graph.rules",
     "retrain": "tlt_prune.training.retraining",
+    "search": "tlt_prune.pruning.search",
     "sensitivity": "tlt_prune.pruning.sensitivity",
     "sweep": "tlt_prune.pruning.sweep",
 }
@@ -54,6 +57,7 @@ __all__ = [
     "Options",
     "PruningPlan",
     "RecalibrateBatchNorm",
+    "SearchResult",
     "Sensitivity",
     "TltPruneError",
     "config",
@@ -70,6 +74,7 @@ __all__ = [
     "recalibrate_batch_norm",
     "register_rule",
     "retrain",
+    "search",
     "sensitivity",
     "sweep",
     "training",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from tlt_prune.config import Options
@@ -37,18 +38,24 @@ class Decision:
         return carry_out(self.channels, self.alive, **arguments)
 
 
-def decide(channels: ChannelGraph, options: Options, statistic: FilterScores | None = None) -> Decision:
+def decide(
+    channels: ChannelGraph,
+    options: Options,
+    statistic: FilterScores | None = None,
+    weights: Sequence[float] | None = None,
+) -> Decision:
     """Decides which channels of a traced model stay.
 
     Args:
         channels: the traced model.
         options: how much goes and how it is decided.
         statistic: result of `bundle_scores` for this model and these options, where it is at hand.
+        weights: for each group how large the share that goes is beside that of the others, in place of a ranking.
 
     Raises:
         PlanError: as for `tlt_prune.plan_pruning`.
     """
-    selection = select(channels, options, statistic)
+    selection = select(channels, options, statistic, weights)
     alive = selection.alive
     before, after = costs(channels), costs(channels, alive)
     latency = _latency(channels, alive, options)

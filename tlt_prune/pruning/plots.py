@@ -75,6 +75,34 @@ def draw_sensitivity(frame: pd.DataFrame, whole: float, metric: str, layers: Map
     return figure
 
 
+def draw_search(frame: pd.DataFrame, shares: pd.Series[float]) -> Any:
+    """A matplotlib figure: the score of every candidate and the best so far, beside the shares of the best one.
+
+    Args:
+        frame: one row per candidate in the order they were tried, with columns "origin" and "score".
+        shares: group -> share of its channels that goes in the best candidate.
+    """
+    figure, axis = new_figure("Drawing a search", (10, max(3.2, 0.26 * len(shares) + 1.2)))
+    axis.remove()
+    scores, groups = figure.subplots(1, 2, width_ratios=(3, 2))
+    colors = {"options": "#444444", "sensitivity": OTHER, "start": "#999999", "best": AFTER}
+    for origin, rows in frame.groupby("origin", sort=False):
+        scores.plot(rows.index, rows["score"], "o", color=colors[str(origin)], label=f"from {origin}", markersize=5)
+    scores.plot(frame.index, frame["score"].cummax(), color=AFTER, linewidth=1, label="best so far")
+    scores.set_xlabel("candidate")
+    scores.set_ylabel("score")
+    scores.legend(frameon=False, fontsize=8)
+    groups.barh([str(x) for x in shares.index], 100 * shares, color=AFTER)
+    groups.invert_yaxis()
+    groups.set_xlim(0, 100)
+    groups.set_xlabel("channels that go in the best candidate, %")
+    groups.tick_params(axis="y", labelsize=8)
+    for each in (scores, groups):
+        each.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    return figure
+
+
 def channels_as_html(frame: pd.DataFrame, text: str) -> str:
     """A table with one bar per layer, for notebooks, under a line of text.
 

@@ -2,37 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
-from collections.abc import Mapping
-from typing import Annotated
 
 import numpy as np
 from keras import tree
-from pydantic import Field
 
-from tlt_prune.config import CRITERIA, Settings, checked, read_json_lines
-from tlt_prune.errors import DataError, PlanError
+from tlt_prune.config import CRITERIA
+from tlt_prune.errors import PlanError
 from tlt_prune.graph import Labels
-from tlt_prune.io import checksums, files
+from tlt_prune.io import checksums
 from tlt_prune.pruning.criteria.network import FilterScores, Network
 from tlt_prune.pruning.criteria.norms import L2
 from tlt_prune.pruning.running.batches import Batches, TakesData, UserData, progress
+from tlt_prune.pruning.running.result_file import ResultFile
 from tlt_prune.pruning.running.switched_off import Metric, consumers, metric_of, metrics_without
-
-
-class _Header(Settings):
-    """First line of a cache. Earlier versions wrote all metrics there."""
-
-    of: str
-    metrics: Mapping[str, Annotated[float, Field(allow_inf_nan=False)]] = {}
-
-
-class _Line(Settings):
-    """Every further line: the metric without a chunk."""
-
-    chunk: str
-    metric: Annotated[float, Field(allow_inf_nan=False)]
 
 
 @CRITERIA.register("Ablation", needs="metric", by_script={"chunk": 8})
@@ -80,16 +63,22 @@ class Ablation(TakesData):
         batches = self._read(channels.graph, "criterion Ablation", labeled=True)
         sets = [np.zeros(0, np.int64), *_chunks(network, self._chunk)]
         keys = [",".join(map(str, x.tolist())) for x in sets]
-        identity = self._identity(network, batches)
-        metrics = self._cached(identity)
-        self._begin(identity, metrics)
+        results = ResultFile(
+            self._cache,
+            self._identity(network, batches),
+            what="criterion Ablation",
+            of="an ablation",
+            names=("chunk", "metric"),
+            depends="model, other data or another metric",
+        )
+        metrics = results.begin()
         missing = [i for i, key in enumerate(keys) if key not in metrics]
 
         with progress(len(missing), f"Ablation of {len(sets) - 1} chunks on {self.used}") as advance:
 
             def done(i: int, value: float) -> None:
                 metrics[keys[missing[i]]] = value
-                self._append(keys[missing[i]], value)
+                results.append(keys[missing[i]], value)
                 advance()
 
             metrics_without(channels, [sets[i] for i in missing], batches, self._metric[1], done)
@@ -108,42 +97,6 @@ class Ablation(TakesData):
             for weight in network.weights(layer.op)
         ]
         return f"{self._metric[0]} {checksums.of_arrays([*weights, *tree.flatten(list(batches))]):08x}"
-
-    def _cached(self, identity: str) -> dict[str, float]:
-        if self._cache is None or not self._cache.exists():
-            return {}
-        try:
-            header, *lines = read_json_lines(self._cache, "results of an ablation", most=2**26)
-            head = checked(_Header, header, str(self._cache), PlanError)
-            metrics = dict(head.metrics)
-            for line in lines:
-                entry = checked(_Line, line, str(self._cache), PlanError)
-                metrics[entry.chunk] = entry.metric
-        except (DataError, PlanError) as error:
-            raise PlanError(
-                f"criterion Ablation: {self._cache} holds no results of an ablation. {error} Expected another file."
-            ) from error
-        if head.of == identity:
-            return metrics
-        raise PlanError(
-            f"criterion Ablation: {self._cache} holds the results of another model, other data or another metric. "
-            "Expected another file, or none there."
-        )
-
-    def _begin(self, identity: str, metrics: Mapping[str, float]) -> None:
-        """Writes what is known already, without the end of a line that another run was ended in."""
-        if self._cache is not None:
-            lines = [json.dumps({"of": identity}), *(_line(chunk, metric) for chunk, metric in metrics.items())]
-            with files.apart():
-                files.write_text(self._cache, "".join(f"{line}\n" for line in lines))
-
-    def _append(self, chunk: str, metric: float) -> None:
-        if self._cache is not None:
-            files.append_line(self._cache, _line(chunk, metric))
-
-
-def _line(chunk: str, metric: float) -> str:
-    return json.dumps({"chunk": chunk, "metric": metric})
 
 
 def _chunks(network: Network, size: int) -> list[Labels]:

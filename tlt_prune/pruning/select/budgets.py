@@ -56,12 +56,13 @@ _RESOURCES = (
 )
 
 
-def within_budget(grouping: Grouping, options: Options) -> list[int]:
+def within_budget(grouping: Grouping, options: Options, weights: Sequence[float] | None = None) -> list[int]:
     """Number of bundles of each group that stay.
 
     Args:
         grouping: the groups of a traced model.
         options: with one of `params`, `macs`, `size_mb` and `latency_ms`.
+        weights: for each group how large the share that goes is beside that of the others, in place of a ranking.
 
     Raises:
         PlanError: the budget cannot be met, or cannot be counted.
@@ -75,8 +76,21 @@ def within_budget(grouping: Grouping, options: Options) -> list[int]:
     reach = search.cost(least)
     if reach > target * (1 + _ROUNDING):
         raise PlanError(_unreachable(resource, amount, target, reach, search.whole, options, grouping))
+    if weights is not None:
+        return _weighted(search, least, most, target, weights)
     start = {"local": _locally, "isomorphic": _isomorphically}.get(options.ranking, _globally)
     return search.filled(start(search, least, most, target), most, target, _RETURNING[options.ranking](grouping.groups))
+
+
+def reachable(grouping: Grouping, options: Options) -> tuple[Resource, float, float, float]:
+    """The resource of the budget, and in its units: the least that can be reached, the budget, and the whole model's.
+
+    Raises:
+        PlanError: the budget is of no resource, or cannot be counted.
+    """
+    resource, amount = resource_of(options)
+    search = _Search(grouping, resource.terms(grouping.channels, options))
+    return resource, search.cost([x.rounded(0) for x in grouping.groups]), absolute(resource, amount, search.whole), search.whole
 
 
 def resource_of(options: Options) -> tuple[Resource, float | str]:
@@ -206,6 +220,27 @@ def _locally(search: _Search, least: Sequence[int], most: Sequence[int], target:
     first = bisect.bisect_left(descending, True, hi=len(descending) - 1, key=lambda share: search.cost(counts(share)) <= target)
     nearest = counts(descending[first])
     return nearest if search.cost(nearest) <= target * (1 + _ROUNDING) else list(least)
+
+
+def _weighted(search: _Search, least: Sequence[int], most: Sequence[int], target: float, weights: Sequence[float]) -> list[int]:
+    """Each group gives a share in proportion to its weight, to its nearest step, as little of all as is enough."""
+    groups = search.grouping.groups
+
+    def shares_left(scale: float) -> list[float]:
+        return [max(1 - scale * weight, 0.0) for weight in weights]
+
+    def counts(scale: float) -> list[int]:
+        wanted = (_nearest_count(group, share) for group, share in zip(groups, shares_left(scale), strict=True))
+        return [min(max(count, low), high) for count, low, high in zip(wanted, least, most, strict=True)]
+
+    # From here on every group with a weight has given all that it may.
+    too_much = 1 / min((x for x in weights if x > 0), default=1.0)
+    scales = np.linspace(0, 1, 4097) ** 3 * too_much
+    first = bisect.bisect_left(scales, True, hi=len(scales) - 1, key=lambda scale: search.cost(counts(scale)) <= target)
+    nearest, wanted = counts(scales[first]), shares_left(scales[first])
+    if search.cost(nearest) > target * (1 + _ROUNDING):
+        nearest = list(least)
+    return search.filled(nearest, most, target, lambda g, count: wanted[g] - _middle(groups[g], count))
 
 
 def _isomorphically(search: _Search, least: Sequence[int], most: Sequence[int], target: float) -> list[int]:

@@ -57,13 +57,19 @@ class Selection:
     excluded: tuple[str, ...]
 
 
-def select(channels: ChannelGraph, options: Options, statistic: FilterScores | None = None) -> Selection:
+def select(
+    channels: ChannelGraph,
+    options: Options,
+    statistic: FilterScores | None = None,
+    weights: Sequence[float] | None = None,
+) -> Selection:
     """Decides which channels stay.
 
     Args:
         channels: the traced model.
         options: how much goes and how it is decided.
         statistic: result of `bundle_scores`, where it is at hand.
+        weights: as for `within_budget`.
 
     Raises:
         PlanError: an excluded layer is not in the model, a weight is not finite, or a budget cannot be met.
@@ -73,7 +79,7 @@ def select(channels: ChannelGraph, options: Options, statistic: FilterScores | N
     options = options.model_copy(update={"ranking": ranking_of(options)})
     statistic = bundle_scores(channels, options) if statistic is None else statistic
     divided = grouping(channels, statistic, options, granularity)
-    counts = _counts(divided, options)
+    counts = _counts(divided, options) if weights is None else within_budget(divided, options, weights)
     alive = divided.alive(counts)
     return Selection(
         alive=alive,
