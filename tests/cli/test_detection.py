@@ -38,6 +38,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     for config in spec["postprocessing_config"]["target_class_config"].values():
         config["clustering_config"] |= {"clustering_algorithm": "NMS", "nms_confidence_threshold": 0.01, "nms_iou_threshold": 0.3}
     spec["prune"]["samples"] = 16
+    # Weights that follow the losses: a resumption must bring them back.
+    spec["cost_function_config"]["enable_autoweighting"] = True
     (folder / "spec.yaml").write_text(dump_yaml(spec), "utf-8")
     return folder
 
@@ -56,9 +58,14 @@ def changed(folder: pathlib.Path, target: pathlib.Path, **changes: Any) -> pathl
     return path
 
 
-def test_the_whole_job(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    spec, results = folder / "spec.yaml", folder / "results"
-    out, _ = run("train", "-e", spec)
+@pytest.fixture(scope="module")
+def trained(folder: pathlib.Path) -> str:
+    """What the training of that spec said; it is in its folder of results."""
+    return run("train", "-e", folder / "spec.yaml")[0]
+
+
+def test_the_whole_job(folder: pathlib.Path, trained: str, tmp_path: pathlib.Path) -> None:
+    spec, results, out = folder / "spec.yaml", folder / "results", trained
     assert "a new resnet10" in out
     lines = [x for x in out.splitlines() if x.startswith("epoch ")]
     assert [", mAP " in x for x in lines] == [True, False, True], lines
@@ -133,23 +140,23 @@ def test_the_whole_job(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     assert len(list((tmp_path / "found/images").iterdir())) == 8
 
 
+@pytest.mark.usefixtures("trained")
 def test_killed_and_resumed_it_ends_the_same(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     import keras
 
-    more = ("training_config.num_epochs=3", "cost_function_config.enable_autoweighting=true")
-    run("train", "-e", folder / "spec.yaml", "-o", tmp_path / "whole", *more)
-    process = start("train", "-e", folder / "spec.yaml", "-o", tmp_path / "killed", *more)
+    process = start("train", "-e", folder / "spec.yaml", "-o", tmp_path / "killed")
     deadline = time.monotonic() + 120
     while not list((tmp_path / "killed/checkpoints").glob("epoch_*.keras")) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    out, _ = run("train", "-e", folder / "spec.yaml", "-o", tmp_path / "killed", *more)
+    out, _ = run("train", "-e", folder / "spec.yaml", "-o", tmp_path / "killed")
     assert "Going on after epoch" in out
-    models = [keras.models.load_model(tmp_path / name / "model.keras") for name in ("whole", "killed")]
+    folders = (folder / "results/train", tmp_path / "killed")
+    models = [keras.models.load_model(x / "model.keras") for x in folders]
     for a, b in zip(*(model.get_weights() for model in models), strict=True):
         np.testing.assert_array_equal(a, b)
-    histories = [pd.read_csv(tmp_path / name / "history.csv").drop(columns="seconds") for name in ("whole", "killed")]
+    histories = [pd.read_csv(x / "history.csv").drop(columns="seconds") for x in folders]
     pd.testing.assert_frame_equal(*histories)
 
 
