@@ -15,10 +15,10 @@ from tlt_prune.config.options import OptionArguments, Options
 
 def test_public_names() -> None:
     assert tlt_prune.__all__ == [
-        "Bias", "CallTrace", "LeastSquares", "Options", "PruningPlan", "RecalibrateBatchNorm", "SearchResult", "Sensitivity",
-        "TltPruneError", "config", "criteria", "data", "detection", "errors", "export", "iterative_prune", "models",
-        "plan_pruning", "prune_model", "quantization", "recalibrate_batch_norm", "register_rule", "retrain", "search",
-        "sensitivity", "sweep", "training",
+        "Bias", "BlockSensitivity", "CallTrace", "LeastSquares", "Options", "PruningPlan", "RecalibrateBatchNorm",
+        "SearchResult", "Sensitivity", "TltPruneError", "block_sensitivity", "config", "criteria", "data", "detection",
+        "errors", "export", "iterative_prune", "models", "plan_pruning", "prune_model", "quantization",
+        "recalibrate_batch_norm", "register_rule", "remove_blocks", "retrain", "search", "sensitivity", "sweep", "training",
     ]  # fmt: skip
     for name in tlt_prune.__all__:
         assert getattr(tlt_prune, name).__doc__

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tlt_prune.graph.rules import register_rule
     from tlt_prune.pruning.api import plan_pruning, prune_model
     from tlt_prune.pruning.compensation import Bias, LeastSquares, RecalibrateBatchNorm, recalibrate_batch_norm
+    from tlt_prune.pruning.depth import BlockSensitivity, block_sensitivity, remove_blocks
     from tlt_prune.pruning.plan import PruningPlan
     from tlt_prune.pruning.schedule import iterative_prune
     from tlt_prune.pruning.search import SearchResult, search
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Bias": "tlt_prune.pruning.compensation",
+    "BlockSensitivity": "tlt_prune.pruning.depth",
     "CallTrace": "tlt_prune.graph.call_trace",
     "LeastSquares": "tlt_prune.pruning.compensation",
     "Options": "tlt_prune.config.options",
@@ -37,11 +39,13 @@ _HOMES = {
     "SearchResult": "tlt_prune.pruning.search",
     "Sensitivity": "tlt_prune.pruning.sensitivity",
     "TltPruneError": "tlt_prune.errors",
+    "block_sensitivity": "tlt_prune.pruning.depth",
     "iterative_prune": "tlt_prune.pruning.schedule",
     "plan_pruning": "tlt_prune.pruning.api",
     "prune_model": "tlt_prune.pruning.api",
     "recalibrate_batch_norm": "tlt_prune.pruning.compensation",
     "register_rule": "tlt_prune.graph.rules",
+    "remove_blocks": "tlt_prune.pruning.depth",
     "retrain": "tlt_prune.training.retraining",
     "search": "tlt_prune.pruning.search",
     "sensitivity": "tlt_prune.pruning.sensitivity",
@@ -52,6 +56,7 @@ _MODULES = ("config", "criteria", "data", "detection", "errors", "export", "mode
 
 __all__ = [
     "Bias",
+    "BlockSensitivity",
     "CallTrace",
     "LeastSquares",
     "Options",
@@ -60,6 +65,7 @@ __all__ = [
     "SearchResult",
     "Sensitivity",
     "TltPruneError",
+    "block_sensitivity",
     "config",
     "criteria",
     "data",
@@ -73,6 +79,7 @@ __all__ = [
     "quantization",
     "recalibrate_batch_norm",
     "register_rule",
+    "remove_blocks",
     "retrain",
     "search",
     "sensitivity",

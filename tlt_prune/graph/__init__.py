@@ -1,5 +1,6 @@
 """A Keras model read once: calls, labels of channels, rules, and the channel graph."""
 
+from tlt_prune.graph.blocks import ResidualBlock, chosen_blocks, residual_blocks
 from tlt_prune.graph.call_trace import CallTrace
 from tlt_prune.graph.channel_graph import ChannelGraph, Edit, Producer, resolve
 from tlt_prune.graph.classes import is_keras_class
@@ -44,6 +45,7 @@ __all__ = [
     "PendingCall",
     "Producer",
     "Projection",
+    "ResidualBlock",
     "SymbolicTensor",
     "Tensor",
     "TensorLike",
@@ -53,6 +55,7 @@ __all__ = [
     "all_layers",
     "assign_finite",
     "by_output",
+    "chosen_blocks",
     "dtype_name",
     "family_of",
     "filled",
@@ -73,6 +76,7 @@ __all__ = [
     "producing_layer",
     "read",
     "refuse_not_finite",
+    "residual_blocks",
     "resolve",
     "rewired",
     "run_through",

@@ -81,6 +81,7 @@ class Graph:
         calls: in topological order.
         opened: whether it is what a layer does inside (see `opening`), and `model` is that layer.
         runnable: whether its calls can be run one by one, whatever the sizes of the inputs.
+        unused: variables of the model that none of its calls needs, because blocks of it were left out.
     """
 
     model: Any
@@ -91,6 +92,7 @@ class Graph:
     calls: tuple[Call, ...]
     opened: bool = False
     runnable: bool = True
+    unused: tuple[Any, ...] = ()
 
     def __repr__(self) -> str:
         return f"<Graph of '{self.model.name}': {len(self.calls)} calls>"

@@ -16,6 +16,7 @@ import numpy as np
 
 from tlt_prune.errors import PlanError, RuleError, UnsupportedModelError
 from tlt_prune.graph import rules
+from tlt_prune.graph.blocks import chosen_blocks, without_blocks
 from tlt_prune.graph.call_trace import CallTrace
 from tlt_prune.graph.channel_graph import ChannelGraph, TensorLabels, made_roots
 from tlt_prune.graph.comparing import Comparison
@@ -35,7 +36,9 @@ from tlt_prune.graph.types import KerasModel
 __all__ = ["ChannelGraph", "trace"]
 
 
-def trace(model: KerasModel, channelwise_layers: Sequence[str] = (), *, inline: bool = False) -> ChannelGraph:
+def trace(
+    model: KerasModel, channelwise_layers: Sequence[str] = (), *, inline: bool = False, without: Sequence[str] = ()
+) -> ChannelGraph:
     """Traces channel labels through `model`.
 
     Args:
@@ -43,16 +46,19 @@ def trace(model: KerasModel, channelwise_layers: Sequence[str] = (), *, inline: 
         channelwise_layers: names, paths or shell patterns of layers without a rule (Lambda, custom ones) that treat
             every channel by itself and have no weights a channel.
         inline: whether layers without a rule are replaced by what they do, and not rebuilt from their configurations.
+        without: names, paths or shell patterns of the additions of residual blocks that are left out.
 
     Returns:
         The channel graph. The model is not touched.
 
     Raises:
         UnsupportedModelError: the model has no graph (subclassed, or not built).
-        PlanError: one of `channelwise_layers` names no layer without a rule.
+        PlanError: one of `channelwise_layers` names no layer without a rule, or one of `without` no residual block.
         RuleError: a registered rule contradicts the call it describes.
     """
     read_graph = _read(model)
+    if without:
+        read_graph = without_blocks(read_graph, chosen_blocks(read_graph, without))
     is_closed = functools.partial(_is_closed, read_graph.family, channelwise_layers)
     graph, closed = with_opened_layers(read_graph, is_closed)
     why_not = _WhyNotInlined(graph.family)

@@ -46,9 +46,10 @@ def unary(call: CallTrace, x: Labels) -> Labels:
     return x
 
 
+@tf_op("math.add", "__operators__.add", traits=["elementwise", "sum"])
 @tf_op(
-    "math.add", "math.subtract", "math.multiply", "math.truediv", "math.maximum", "math.minimum", "math.pow",
-    "math.squared_difference", "math.divide_no_nan", "compat.v1.floor_div", "math.atan2", "where", "__operators__.add",
+    "math.subtract", "math.multiply", "math.truediv", "math.maximum", "math.minimum", "math.pow",
+    "math.squared_difference", "math.divide_no_nan", "compat.v1.floor_div", "math.atan2", "where",
     "math.greater", "math.less", "math.greater_equal", "math.less_equal", "math.equal", "math.not_equal",
     "math.floormod", "math.logical_and", "math.logical_or", "compat.v1.where", "math.add_n",
     traits=["elementwise"],

@@ -136,7 +136,7 @@ class _Rewriter:
             new = self._model(graph)
             self._transfer.begin(self._ops.values())
             self._inliner.give_variables()
-        self._transfer.finish(graph.model, new, self._gates.variables.values())
+        self._transfer.finish(graph, new, self._gates.variables.values())
         self._finish()
         copy_compile_state(graph.model, new, self._family)
         return new

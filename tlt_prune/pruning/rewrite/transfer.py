@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tlt_prune.errors import UnsupportedModelError
-from tlt_prune.graph import Alive, ChannelGraph, KerasModel, Layer, Variable, is_keras_class
+from tlt_prune.graph import Alive, ChannelGraph, Graph, KerasModel, Layer, Variable, is_keras_class
 from tlt_prune.graph.rebuild import layer_pairs
 
 
@@ -111,11 +111,11 @@ class Transfer:
                 "keras.saving.serialize_keras_object(layer)."
             )
 
-    def finish(self, model: KerasModel, new: KerasModel, added: Iterable[Variable] = ()) -> None:
+    def finish(self, graph: Graph, new: KerasModel, added: Iterable[Variable] = ()) -> None:
         """Gives the other variables their values, once the new model is whole, and counts.
 
         Args:
-            model: the original.
+            graph: of the original.
             new: what became of it.
             added: variables of the new model that the original has none for.
 
@@ -125,7 +125,8 @@ class Transfer:
         for target, value in self._late:
             target.assign(value())
         # What a model of the user's own class has beside its graph.
-        rest = [v for v in self._family.weights(model) if id(v) not in self._pairs]
+        model, unused = graph.model, {id(v) for v in graph.unused}
+        rest = [v for v in self._family.weights(model) if id(v) not in self._pairs and id(v) not in unused]
         given = self._source.keys() | {id(v) for v in added}
         more = [v for v in self._family.weights(new) if id(v) not in given]
         if type(new) is type(model) and [tuple(v.shape) for v in rest] == [tuple(v.shape) for v in more]:

@@ -124,7 +124,7 @@ def _metrics_of_sets(channels: ChannelGraph, sets: Sequence[Labels], start: int,
     for i in range(len(sets)):
         flat = [concatenated([np.asarray(x) for x in column[i * count : (i + 1) * count]]) for column in walk.outputs]
         outputs = tree.pack_sequence_as(channels.graph.outputs, flat)
-        values.append(_number(metric, labels, outputs))
+        values.append(number_of(metric, labels, outputs))
     return values
 
 
@@ -137,7 +137,12 @@ def concatenated(parts: Sequence[object]) -> Any:
     return tree.map_structure(lambda *x: np.concatenate(x), *parts)
 
 
-def _number(metric: Metric, labels: object, outputs: object) -> float:
+def number_of(metric: Metric, labels: object, outputs: object) -> float:
+    """What a metric says, as a number.
+
+    Raises:
+        PlanError: it fails, or says something else.
+    """
     try:
         value = float(metric(labels, outputs))
     # What a metric raises is its own: it does not fit the labels or the outputs.

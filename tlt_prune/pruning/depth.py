@@ -1,0 +1,190 @@
+"""Pruning in depth: whole residual blocks go, by what the metric loses without them.
+
+Huang et al., "Deep Networks with Stochastic Depth", ECCV 2016, arXiv:1603.09382, and Veit et al., "Residual Networks Behave Like
+Ensembles of Relatively Shallow Networks", NIPS 2016, arXiv:1605.06431, show that residual networks bear the loss of blocks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import pandas as pd
+from keras import tree
+from numpy.typing import NDArray
+
+from tlt_prune.errors import LawError, PlanError
+from tlt_prune.graph import ChannelGraph, KerasModel, ResidualBlock, chosen_blocks, residual_blocks, rewired, trace
+from tlt_prune.pruning.cost.costs import costs
+from tlt_prune.pruning.pipeline import carry_out
+from tlt_prune.pruning.rewrite.law import outputs_of, random_inputs, relative_error
+from tlt_prune.pruning.rewrite.rewrite import rewrite
+from tlt_prune.pruning.running.batches import Batches, UserData, progress
+from tlt_prune.pruning.running.switched_off import Metric, concatenated, metric_of, number_of
+from tlt_prune.pruning.running.walk import Walk
+
+_TOLERANCE = 1e-4
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class BlockSensitivity:
+    """What a metric loses without each residual block.
+
+    Attributes:
+        frame: one row per block, named by its addition (the index), in the order of the model: "metric", that of the model
+            without the block; "layers", how many with weights go; "params" and "macs", the shares of the model's that go.
+        whole: the metric of the whole model.
+        metric: its name.
+        used: how much data it was.
+    """
+
+    frame: pd.DataFrame
+    whole: float
+    metric: str
+    used: str
+
+    def weakest(self, count: int) -> list[str]:
+        """The blocks that cost least, each alone: what `remove_blocks` takes.
+
+        Raises:
+            PlanError: there are fewer.
+        """
+        if not 1 <= count <= len(self.frame):
+            raise PlanError(f"weakest: expected 1 to {len(self.frame)} blocks. Received: {count}.")
+        return [str(x) for x in self.frame["metric"].sort_values(ascending=False, kind="stable").index[:count]]
+
+    def __repr__(self) -> str:
+        return f"<BlockSensitivity of {len(self.frame)} blocks: {self.metric} {self.whole:.4f} on {self.used}>"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{self.metric} {self.whole:.4f} on {self.used}</p>{self.frame.round(4).to_html()}"
+
+
+def block_sensitivity(
+    model: KerasModel,
+    data: UserData,
+    *,
+    metric: str | Metric = "accuracy",
+    steps: int | None = None,
+    batch_size: int = 64,
+) -> BlockSensitivity:
+    """Measures the metric without each residual block, one at a time.
+
+    Args:
+        model: a functional or Sequential Keras model. It is only read.
+        data: `(x, y)`: arrays, a `tf.data.Dataset`, a `PyDataset` or batches.
+        metric: "accuracy"; a Keras loss, of which less is better; or a function `(labels, outputs) -> number`, the higher the
+            better.
+        steps: batches to read; None for all.
+        batch_size: of arrays.
+
+    Raises:
+        PlanError: the model has no residual block, or the data or the metric does not fit it.
+        UnsupportedModelError: the model has no graph.
+    """
+    channels = trace(model)
+    graph = channels.graph
+    blocks = residual_blocks(graph)
+    if not blocks:
+        raise PlanError(f"block_sensitivity: '{model.name}' has no residual block. Expected additions x + branch(x).")
+    name, function = metric_of(metric)
+    batches = Batches(data, graph, steps=steps, batch_size=batch_size, labeled=True, what="block_sensitivity")
+    whole_costs = costs(channels)
+    rows = []
+    with progress(len(blocks) + 1, f"Sensitivity of {len(blocks)} blocks on {batches}") as advance:
+        whole = _metric_without(channels, None, batches, function)
+        advance()
+        for block in blocks:
+            left = costs(trace(model, without=[block.name]))
+            gone = 1 - left.total_params / whole_costs.total_params, 1 - left.total_macs / whole_costs.total_macs
+            layers = sum(1 for call in block.branch if graph.family.is_layer(call.op) and call.op.weights)
+            rows.append((_metric_without(channels, block, batches, function), layers, *gone))
+            advance()
+    index = pd.Index([x.name for x in blocks], name="block")
+    frame = pd.DataFrame(rows, columns=["metric", "layers", "params", "macs"], index=index)
+    return BlockSensitivity(frame, whole, name, str(batches))
+
+
+def remove_blocks(model: KerasModel, blocks: Sequence[str] | str, *, verify: bool = False) -> Any:
+    """Returns `model` without some of its residual blocks: each addition x + branch(x) becomes x.
+
+    Where the shortcut has a layer of its own, that is what is left. The result equals the original with the outputs of those
+    branches set to zero. `prune_model` makes what is left narrower.
+
+    Args:
+        model: a functional Keras 3 or tf_keras model. It stays as it is.
+        blocks: names, paths or shell patterns of the additions, as `block_sensitivity` lists them.
+        verify: check that equality on random inputs before returning.
+
+    Returns:
+        A model of the same kind and class, with the same layer names and compile arguments.
+
+    Raises:
+        PlanError: `blocks` is empty, or names no residual block.
+        UnsupportedModelError: the model has no graph, or a layer cannot be rebuilt.
+        LawError: `verify` found a difference.
+    """
+    names = [blocks] if isinstance(blocks, str) else list(blocks)
+    if not names:
+        raise PlanError("remove_blocks: expected the name of at least one block. Received none.")
+    channels = trace(model, without=names)
+    smaller = carry_out(channels, np.ones(channels.n_labels, dtype=bool)).model
+    if verify:
+        _check(trace(model), names, smaller)
+    return smaller
+
+
+def _metric_without(channels: ChannelGraph, block: ResidualBlock | None, batches: Batches, metric: Metric) -> float:
+    walk = Walk(channels.graph, batches)
+    for step in walk:
+        if block is not None and step.call is block.addition:
+            step.replaced[block.end.key] = [x * 0 for x in step.known[block.end.key]]
+    flat = [concatenated([np.asarray(x) for x in column]) for column in walk.outputs]
+    labels = concatenated([y for _, y in batches])
+    return number_of(metric, labels, tree.pack_sequence_as(channels.graph.outputs, flat))
+
+
+def _check(channels: ChannelGraph, names: Sequence[str], smaller: KerasModel) -> None:
+    """Compares the smaller model with the original whose branches are multiplied by zero.
+
+    Raises:
+        LawError: they differ.
+    """
+    inputs = random_inputs(channels, 0, 2)
+    family = channels.graph.family
+    expected = _zeroed(channels, names, inputs)
+    received = outputs_of(smaller, family, inputs)
+    error = max(relative_error(a, b) for a, b in zip(expected, received, strict=True))
+    if not error <= _TOLERANCE:
+        raise LawError(
+            f"'{smaller.name}' without {', '.join(names)} differs from the original with those branches set to zero by "
+            f"{error:.2e} of the largest output. Expected at most {_TOLERANCE:.0e}. Report the model: this is a bug."
+        )
+
+
+def _zeroed(channels: ChannelGraph, names: Sequence[str], inputs: object) -> list[NDArray[Any]]:
+    """The outputs of the original, with the branches of blocks set to zero."""
+    family = channels.graph.family
+    # Of its own: its layers are called once more.
+    copy = trace(rewrite(channels, np.ones(channels.n_labels, dtype=bool)))
+    ends = {id(x.addition): x for x in chosen_blocks(copy.graph, names)}
+    if family.name == "keras":
+
+        def visit(call: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if id(call) in ends:
+                given = zip(tree.flatten((call.args, call.kwargs)), tree.flatten((args, kwargs)), strict=True)
+                end = ends[id(call)].end
+                flat = [keras.ops.zeros_like(x) if y is end else x for y, x in given]
+                args, kwargs = tree.pack_sequence_as((args, kwargs), flat)
+            return call.op(*args, **kwargs)
+
+        return outputs_of(rewired(copy.graph, visit), family, inputs)
+    walk = Walk(copy.graph, [(inputs, None)])
+    for step in walk:
+        if id(step.call) in ends:
+            end = ends[id(step.call)].end
+            step.replaced[end.key] = [x * 0 for x in step.known[end.key]]
+    return [np.asarray(column[0], np.float64) for column in walk.outputs]
