@@ -20,7 +20,7 @@ from tlt_prune.errors import LawError, PlanError
 from tlt_prune.graph import ChannelGraph, KerasModel, ResidualBlock, chosen_blocks, residual_blocks, rewired, trace
 from tlt_prune.pruning.cost.costs import costs
 from tlt_prune.pruning.pipeline import carry_out
-from tlt_prune.pruning.rewrite.law import outputs_of, random_inputs, relative_error
+from tlt_prune.pruning.rewrite.law import inference_outputs, random_inputs, relative_error
 from tlt_prune.pruning.rewrite.rewrite import rewrite
 from tlt_prune.pruning.running.batches import Batches, UserData, progress
 from tlt_prune.pruning.running.switched_off import Metric, concatenated, metric_of, number_of
@@ -156,7 +156,7 @@ def _check(channels: ChannelGraph, names: Sequence[str], smaller: KerasModel) ->
     inputs = random_inputs(channels, 0, 2)
     family = channels.graph.family
     expected = _zeroed(channels, names, inputs)
-    received = outputs_of(smaller, family, inputs)
+    received = inference_outputs(smaller, family, inputs)
     error = max(relative_error(a, b) for a, b in zip(expected, received, strict=True))
     if not error <= _TOLERANCE:
         raise LawError(
@@ -181,7 +181,7 @@ def _zeroed(channels: ChannelGraph, names: Sequence[str], inputs: object) -> lis
                 args, kwargs = tree.pack_sequence_as((args, kwargs), flat)
             return call.op(*args, **kwargs)
 
-        return outputs_of(rewired(copy.graph, visit), family, inputs)
+        return inference_outputs(rewired(copy.graph, visit), family, inputs)
     walk = Walk(copy.graph, [(inputs, None)])
     for step in walk:
         if id(step.call) in ends:

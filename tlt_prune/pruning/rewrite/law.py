@@ -88,18 +88,18 @@ def check_law(
     model, family = channels.graph.model, channels.graph.family
     inputs, original = _run_original(channels, seed, batch_size)
     reference, variables = full_size(channels)
-    if not _error(original, outputs_of(reference, family, inputs)) <= tolerance:
+    if not _error(original, inference_outputs(reference, family, inputs)) <= tolerance:
         raise LawError(_differs_once_rebuilt(model, family, original, inputs, tolerance))
     reasons = {root: why for root, why in channels.bundles.approximate.items() if not alive[root]}
     exact = alive | np.isin(channels.bundles.root, list(reasons))
     _zero(channels, variables, exact)
     compared = rewrite(channels, exact) if reasons else pruned
     with _unsaturated(reference), _unsaturated(compared), _unsaturated(pruned):
-        error = _error(outputs_of(reference, family, inputs), outputs_of(compared, family, inputs))
+        error = _error(inference_outputs(reference, family, inputs), inference_outputs(compared, family, inputs))
         approximate_error = 0.0
         if reasons:
             _zero(channels, variables, alive)
-            approximate_error = _error(outputs_of(reference, family, inputs), outputs_of(pruned, family, inputs))
+            approximate_error = _error(inference_outputs(reference, family, inputs), inference_outputs(pruned, family, inputs))
     in_training = _difference_in_training(channels, exact, inputs)
     if in_training is not None and not in_training <= _LOOSER_IN_TRAINING * tolerance:
         raise LawError(
@@ -158,7 +158,7 @@ def _run_original(channels: ChannelGraph, seed: int, batch_size: int) -> tuple[A
             continue
         try:
             with channels.graph.family.untouched(channels.graph.model):
-                return inputs, outputs_of(channels.graph.model, channels.graph.family, inputs)
+                return inputs, inference_outputs(channels.graph.model, channels.graph.family, inputs)
         # Whatever a model raises, it is the model that cannot be checked.
         except Exception as error:  # noqa: BLE001
             failures[shapes] = error
@@ -183,8 +183,8 @@ def _differs_once_rebuilt(
 def _is_random(model: KerasModel, family: Family, original: list[NDArray[Any]], inputs: object, tolerance: float) -> bool:
     """Whether another run of the original on the same inputs has other results."""
     with family.untouched(model):
-        outputs_of(model, family, inputs)
-        return _error(original, outputs_of(model, family, inputs)) > tolerance
+        inference_outputs(model, family, inputs)
+        return _error(original, inference_outputs(model, family, inputs)) > tolerance
 
 
 def _random_itself(model: KerasModel) -> str:
@@ -238,7 +238,7 @@ def relative_error(expected: NDArray[Any], received: NDArray[Any]) -> float:
     return float(np.max(np.abs(expected - received), initial=0.0)) / (scale or 1.0)
 
 
-def outputs_of(model: KerasModel, family: Family, inputs: object) -> list[NDArray[Any]]:
+def inference_outputs(model: KerasModel, family: Family, inputs: object) -> list[NDArray[Any]]:
     """Outputs in inference mode. Compiling a model takes longer than running it once; but eagerly, Keras 3.15 adds the bias of a
     channels-first map that is as wide as it has channels on the wrong axis."""
     family.reset_states(model)
