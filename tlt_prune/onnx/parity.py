@@ -91,6 +91,8 @@ def session_of(serialized: bytes, *, optimize: bool = True, threads: int = 0) ->
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
+    # Without VNNI a CPU adds products of uint8 and int8 in 16 bits, which overflow: then int8 weights are computed with as uint8.
+    options.add_session_config_entry("session.x64quantprecision", "1")
     if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return onnxruntime.InferenceSession(serialized, options, providers=["CPUExecutionProvider"])
