@@ -29,7 +29,7 @@ def measured_ms(model: keras.Model) -> float:
         path = pathlib.Path(folder) / "model.onnx"
         export_onnx(model, path, x)
         predictor = load_predictor(path)
-        return min(latency_ms(predictor, x, runs=30) for _ in range(5))
+        return latency_ms(predictor, x, runs=30)
 
 
 def calibrate(model: keras.Model, channels: ChannelGraph, options: Options) -> None:
