@@ -6,9 +6,10 @@ For each layer, in topological order: minimize over W (and b, where the layer or
 
 x' is what the pruned layer is given, all layers before it being fitted already, so that errors do not pile up; y is what
 the original computes there from all of its channels; W0 the kernel that was left. The normal equations
-(X'X + r I)(W - W0) = X'(y - X W0) are gathered batch by batch in float64. He et al., "Channel Pruning for Accelerating Very Deep
-Neural Networks", ICCV 2017, arXiv:1707.06168, section 3.1, step (ii); ridge toward W0 rather than toward zero. Where something
-is added to what the layer computes (a shortcut), y includes what that has lost already, as in section 3.3 there.
+(X'X + r I)(W - W0) = X'(y - X W0) are computed in float32 for each batch, summed and solved in float64. He et al., "Channel
+Pruning for Accelerating Very Deep Neural Networks", ICCV 2017, arXiv:1707.06168, section 3.1, step (ii); ridge toward W0 rather
+than toward zero. Where something is added to what the layer computes (a shortcut), y includes what that has lost already, as in
+section 3.3 there.
 """
 
 from __future__ import annotations
@@ -116,20 +117,24 @@ class LeastSquares(TakesData):
 
     def _fit(self, family: Family, old: Step, new: Step, fit: _Fit, rng: np.random.Generator) -> None:
         before, after = old.call.op, new.call.op
-        wide = kernel_rows(family.numpy(before.kernel), before).astype(np.float64)[:, fit.keep]
-        start = kernel_rows(family.numpy(after.kernel), after).astype(np.float64)
+        wide = kernel_rows(family.numpy(before.kernel), before).astype(np.float32)[:, fit.keep]
+        start = kernel_rows(family.numpy(after.kernel), after).astype(np.float32)
         unknowns = len(start)
         gram = np.zeros((unknowns + 1, unknowns + 1))
         moment = np.zeros((unknowns + 1, start.shape[1]))
         old_values, new_values = old.input(), new.input()
         most = max(_FEWEST_ROWS, _ROWS_PER_UNKNOWN * unknowns)
         for i, (positions, x_old, x_new) in enumerate(_chosen(after, old_values, new_values, most, rng)):
-            rows = window_rows(x_new, after, positions).astype(np.float64)
-            error = window_rows(x_old, before, positions).astype(np.float64) @ wide + fit.constant - rows @ start
-            error += _lost_by_shortcut(family, old, new, fit, positions, i)
-            rows = np.concatenate([rows, np.ones((len(rows), 1))], axis=1)
-            gram += rows.T @ rows
-            moment += rows.T @ error
+            rows = window_rows(x_new, after, positions).astype(np.float32, copy=False)
+            error = window_rows(x_old, before, positions).astype(np.float32, copy=False) @ wide - rows @ start
+            error += (fit.constant + _lost_by_shortcut(family, old, new, fit, positions, i)).astype(np.float32)
+            sums = rows.sum(axis=0, dtype=np.float64)
+            gram[:-1, :-1] += rows.T @ rows
+            gram[-1, :-1] += sums
+            gram[:-1, -1] += sums
+            gram[-1, -1] += len(rows)
+            moment[:-1] += rows.T @ error
+            moment[-1] += error.sum(axis=0, dtype=np.float64)
         if fit.home is None:
             gram, moment = gram[:-1, :-1], moment[:-1]
         change = _solved(gram, moment, self._ridge, unknowns, old.call.path)
