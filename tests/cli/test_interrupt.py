@@ -98,6 +98,8 @@ def test_a_terminal_of_ascii_and_a_path_that_is_none(job: pathlib.Path, tmp_path
     folder = tmp_path / "caf\N{LATIN SMALL LETTER E WITH ACUTE}\N{SMILING FACE WITH SUNGLASSES}"
     (tmp_path / "temporary").mkdir()
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "TMPDIR": str(tmp_path / "temporary")}
+    # What Python compiles of temporary files goes as well.
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     process = begun("train", "-e", job / "spec.yaml", "-r", folder, "train.num_epochs=1", env=environment)
     out, err = process.communicate(timeout=120)
     assert (process.returncode, err) == (0, "")

@@ -65,11 +65,17 @@ def end(code: int) -> NoReturn:
 
 
 def _remove_sources() -> None:
-    """TensorFlow writes the code that it makes of functions to temporary files, and removes them in an end that never comes."""
+    """TensorFlow writes the code that it makes of functions to temporary files, and removes them in an end that never comes.
+
+    What Python compiles of them goes too, and the folder of that, where nobody else has anything in it.
+    """
     for name, module in list(sys.modules.items()):
         if name.startswith("__autograph_generated_file"):
-            with contextlib.suppress(OSError, TypeError):
-                os.unlink(module.__file__ or "")
+            for path in (module.__file__, module.__cached__):
+                with contextlib.suppress(OSError, TypeError):
+                    os.unlink(path or "")
+            with contextlib.suppress(OSError):
+                os.rmdir(os.path.dirname(module.__cached__ or ""))
 
 
 def _handler(number: int, frame: FrameType | None) -> None:

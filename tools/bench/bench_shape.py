@@ -1,0 +1,116 @@
+#!/usr/bin/env python3
+"""Where to cut: narrower layers, fewer blocks, or what a search finds, at the same MACs; straight after pruning and retrained.
+
+    python tools/bench/bench_shape.py [DATA]
+
+The ResNet-20 of docs/pages/benchmarks/resnet20_cifar10.keras. DATA is a folder with cifar10.npz; without it Keras downloads it.
+Chosen by Taylor, fitted by LeastSquares, and scored by whatever chooses, on 1,000 training pictures, others for each of three
+seeds; accuracy on the 10,000 test pictures; retrained by `tlt_prune.retrain`, two epochs on 10,000 training pictures, the best
+state by 2,000 others; latency in onnxruntime at batch 1. Rows are written as soon as they are measured: run again, it goes on.
+Writes shape.csv in docs/pages/benchmarks. An hour on two CPU cores.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import pathlib
+import sys
+import tempfile
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import pandas as pd
+from by_scripts import PAGES, ROOT, Experiment
+
+import tlt_prune
+from tlt_prune import criteria, data, export
+from tlt_prune.config.specs import load_spec
+from tlt_prune.onnx.predictor import latency_ms
+from tlt_prune.tasks.classification.pictures import picture_format
+
+TABLE = PAGES / "shape.csv"
+SPEC, WEIGHTS = "specs/cifar10_resnet20_full.yaml", PAGES / "resnet20_cifar10.keras"
+SEEDS, BUDGETS = (1, 2, 3), (0.5, 0.35)
+WAYS = {"widths": "widths alone", "1": "1 block, then widths", "2": "2 blocks, then widths", "search": "widths, by search"}
+CALIBRATION, TRAINED, HELD_OUT, SCORED, CANDIDATES = 1000, 10_000, 2000, 10_000, 24
+KEYS = ["seed", "budget", "way"]
+OPTIONS = {"granularity": 4, "min_num_filters": 4}
+
+
+def pictures(folder: pathlib.Path | None) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
+    """(x, y) to train with and (x, y) to score with, as the network takes them."""
+    spec = load_spec(ROOT / SPEC, Experiment(SPEC, str(folder / "cifar10.npz") if folder is not None else "", 1).overrides)
+    form = picture_format(spec)
+    found = []
+    for split, count in zip(data.load_splits(spec.dataset, form), (TRAINED + HELD_OUT, SCORED), strict=True):
+        batches = data.evaluation_pipeline(split.head(count), spec.dataset, form, batch_size=500, channels_first=False).batches
+        x, y = zip(*[(a.numpy(), b.numpy()) for a, b in batches], strict=True)
+        found.append((np.concatenate(x), np.concatenate(y)))
+    return found[0], found[1]
+
+
+def accuracy(model: Any, x: Any, y: Any) -> float:
+    return float(np.mean(model.predict(x, batch_size=500, verbose=0).argmax(1) == y.argmax(1)))
+
+
+def cut(model: Any, way: str, macs: float, few: tuple[Any, Any], seed: int) -> Any:
+    """The pruned model."""
+    options = {**OPTIONS, "criterion": criteria.Taylor(few, "categorical_crossentropy", batch_size=250)}
+    options["compensation"] = tlt_prune.LeastSquares(few[0], batch_size=250)
+    if way == "search":
+        return tlt_prune.search(model, lambda m: accuracy(m, *few), macs=macs, candidates=CANDIDATES, seed=seed, **options).model
+    if way == "widths":
+        return tlt_prune.prune_model(model, macs=macs, **options)
+    blocks = tlt_prune.block_sensitivity(model, few, metric="categorical_crossentropy", batch_size=250).weakest(int(way))
+    shorter = tlt_prune.remove_blocks(model, blocks)
+    whole = [tlt_prune.plan_pruning(x, ratio=0).macs_before for x in (model, shorter)]
+    return tlt_prune.prune_model(shorter, macs=macs * whole[0] / whole[1], **options)
+
+
+def milliseconds(model: Any, one: Any) -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        export.export_onnx(model, f"{folder}/m.onnx", one)
+        return latency_ms(export.load_predictor(f"{folder}/m.onnx"), one, runs=200)
+
+
+def main(folder: pathlib.Path | None) -> None:
+    table = pd.read_csv(TABLE, dtype={"way": str}) if TABLE.exists() else pd.DataFrame(columns=KEYS)
+    rows = table.to_dict("records")
+    done = {tuple(row) for row in table[KEYS].itertuples(index=False)}
+    train, test = pictures(folder)
+    model = keras.models.load_model(WEIGHTS, compile=False)
+    for seed, budget, way in itertools.product(SEEDS, BUDGETS, WAYS):
+        if (seed, budget, way) in done:
+            continue
+        chosen = np.random.default_rng(seed).choice(TRAINED, CALIBRATION, replace=False)
+        pruned = cut(model, way, budget, (train[0][chosen], train[1][chosen]), seed)
+        plan = tlt_prune.plan_pruning(pruned, ratio=0)
+        row = {"seed": seed, "budget": budget, "way": way, "macs": plan.macs_before, "params": plan.params_before}
+        row |= {"accuracy": accuracy(pruned, *test), "milliseconds": milliseconds(pruned, test[0][:1])}
+        keras.utils.set_random_seed(seed)
+        most, held_out = (tuple(z[part] for z in train) for part in (slice(TRAINED), slice(TRAINED, None)))
+        tlt_prune.retrain(pruned, most, held_out, teacher=model, epochs=2, loss="categorical_crossentropy", verbose=0)
+        rows.append({**row, "retrained": accuracy(pruned, *test)})
+        print(rows[-1], flush=True)
+        pd.DataFrame(rows).to_csv(TABLE, index=False, float_format="%.5g", lineterminator="\n")
+    print("\n".join(shape_rows(pd.DataFrame(rows))))
+
+
+def shape_rows(table: pd.DataFrame) -> list[str]:
+    """Markdown: a row for each budget and way, means of the seeds."""
+    rows = []
+    for (budget, way), part in table.astype({"way": str}).groupby(["budget", "way"], sort=False):
+        means = part.mean(numeric_only=True)
+        cells = f"{100 * means.accuracy:.1f} % | {100 * means.retrained:.1f} % | {means.milliseconds:.2f} ms"
+        rows.append(f"| {100 * float(budget):.0f} % | {WAYS[str(way)]} | {means.params / 1000:.0f} k | {cells} |")  # type: ignore[arg-type]
+    return rows
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 2:
+        sys.exit(__doc__)
+    main(pathlib.Path(sys.argv[1]).resolve() if len(sys.argv) == 2 else None)
