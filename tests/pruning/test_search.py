@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
 from typing import Any
@@ -76,6 +77,9 @@ def test_around_sensitivities(model: keras.Model) -> None:
     found = tlt_prune.search(model, width, candidates=3, around=measured, **OPTIONS)
     ratios = measured.layer_options(macs=0.5)
     assert found.frame["origin"].tolist()[1] == "sensitivity"
+    # Where they say what the options say, nothing is tried twice.
+    even = dataclasses.replace(measured, frame=measured.frame * 0 + measured.whole)
+    assert not tlt_prune.search(model, width, candidates=4, around=even, **OPTIONS).shares.duplicated().any()
     # Rounded, and what still fits into the budget comes back.
     for layer in ("a", "b", "c"):
         assert found.shares.loc[1, layer] == pytest.approx(ratios[layer]["ratio"], abs=0.2)
@@ -109,9 +113,14 @@ def test_an_interrupted_search_goes_on(model: keras.Model, tmp_path: pathlib.Pat
     longer = tlt_prune.search(model, counted, candidates=10, cache=cache, **OPTIONS)
     assert len(calls) == 11
     assert longer.frame.iloc[:8].equals(whole.frame)
-    for change in ({"seed": 1}, {"macs": 0.6}, {"criterion": "L1"}):
-        with pytest.raises(PlanError, match="results of another model, other options, sensitivities or another seed"):
+    said = "results of another model, other options, sensitivities, compensations or another seed"
+    for change in ({"seed": 1}, {"macs": 0.6}, {"criterion": "L1"}, {"compensation": "bias"}):
+        with pytest.raises(PlanError, match=said):
             tlt_prune.search(model, counted, cache=cache, **{**OPTIONS, **change})
+    # The same kernels before another head: the candidates are the same, what they score is not.
+    model.get_layer("head").bias.assign([1.0, 2.0])
+    with pytest.raises(PlanError, match=said):
+        tlt_prune.search(model, counted, cache=cache, **OPTIONS)
 
 
 def test_mistakes(model: keras.Model) -> None:

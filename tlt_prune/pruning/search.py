@@ -99,7 +99,7 @@ def search(
         candidates: how many different ones are scored at most; fewer where no others are found.
         around: what `tlt_prune.sensitivity` measured of this model.
         cache: a file of JSON lines that scores are appended to as they come: the same search goes on from there. Another
-            `score` needs another file.
+            `score`, or a compensation by other data, needs another file.
         seed: of the draws.
         compensation: as for `tlt_prune.prune_model`, of each candidate.
         **options: the fields of `tlt_prune.Options`, with one of the budgets `params`, `macs`, `size_mb` and `latency_ms`.
@@ -114,7 +114,7 @@ def search(
     chosen = options_of(options)
     drawing = _Drawing(trace_for(model, chosen), chosen, around, seed)
     print(drawing.reach(), flush=True)
-    file = drawing.results(cache)
+    file = drawing.results(cache, compensation)
     known = file.begin()
     scores: list[float] = []
     with progress(candidates, f"Search of {candidates} candidates") as advance:
@@ -162,17 +162,21 @@ class _Drawing:
         reach = f"{resource.shown(least)} to {resource.shown(whole)} can be reached"
         return f"{resource.name}: {reach}; the candidates have at most {resource.shown(target)}."
 
-    def results(self, cache: str | pathlib.Path | None) -> ResultFile:
+    def results(self, cache: str | pathlib.Path | None, compensation: Compensations | None) -> ResultFile:
         """The file of scores; it belongs to all that the candidates depend on."""
+        graph = self._channels.graph
         given = [] if self._around is None else [self._around.frame.to_numpy().tolist(), list(self._around.frame.index)]
-        settings = [self._options.model_dump(exclude={"criterion"}), given, self._seed, checksums.of_arrays([self._statistic])]
+        several = list(compensation) if isinstance(compensation, (list, tuple)) else [compensation]
+        fitted = [x if isinstance(x, str) else type(x).__name__ for x in several]
+        arrays = [self._statistic, *map(graph.family.numpy, graph.family.weights(graph.model))]
+        settings = [self._options.model_dump(exclude={"criterion"}), given, self._seed, fitted, checksums.of_arrays(arrays)]
         return ResultFile(
             cache,
             checksums.of_settings(settings),
             what="search",
             of="a search",
             names=("candidate", "score"),
-            depends="model, other options, sensitivities or another seed",
+            depends="model, other options, sensitivities, compensations or another seed",
         )
 
     def draw(self, scores: Sequence[float]) -> Decision | None:
@@ -180,12 +184,14 @@ class _Drawing:
         number = len(scores)
         if number == 0:
             return self._taken("options", decide(self._channels, self._options, self._statistic))
+        tried = {x.alive.tobytes() for x in self.decisions}
         if number == 1 and self._by_sensitivity is not None:
-            return self._taken("sensitivity", self._decided(self._by_sensitivity))
+            decision = self._decided(self._by_sensitivity)
+            if decision.alive.tobytes() not in tried:
+                return self._taken("sensitivity", decision)
         # Every other one looks closer, around what was best so far.
         near = number % 2 == 0 and number > 3
         start = self._shares[int(np.argmax(scores))] if near else self._by_sensitivity or self._shares[0]
-        tried = {x.alive.tobytes() for x in self.decisions}
         for attempt in range(_ATTEMPTS):
             rng = np.random.default_rng([self._seed, number, attempt])
             spread = (_NEAR if near else _FAR) * (1 + attempt / 4)
