@@ -9,6 +9,7 @@ import bench_crowns
 import bench_peer
 import bench_published
 import bench_ranking
+import bench_shape
 import bench_tao_models
 import bench_training
 import pandas as pd
@@ -20,6 +21,7 @@ TABLES = {
     "crowns": (bench_crowns.crown_rows, bench_crowns.TABLE, 4),
     "peer": (bench_peer.peer_rows, bench_peer.TABLE, 12),
     "ranking": (bench_ranking.ranking_rows, bench_ranking.TABLE, 8),
+    "shape": (bench_shape.shape_rows, bench_shape.TABLE, None),
     "published": (bench_published.published_rows, bench_published.TABLE, None),
     "tao_models": (bench_tao_models.tao_rows, bench_tao_models.TABLE, 54),
     "scratch": (bench_training.scratch_rows, bench_training.SCRATCH, 2),

@@ -6,8 +6,8 @@
 The ResNet-20 of docs/pages/benchmarks/resnet20_cifar10.keras. DATA is a folder with cifar10.npz; without it Keras downloads it.
 Chosen by Taylor, fitted by LeastSquares, and scored by whatever chooses, on 1,000 training pictures, others for each of three
 seeds; accuracy on the 10,000 test pictures; retrained by `tlt_prune.retrain`, two epochs on 10,000 training pictures, the best
-state by 2,000 others; latency in onnxruntime at batch 1. Rows are written as soon as they are measured: run again, it goes on.
-Writes shape.csv in docs/pages/benchmarks. An hour on two CPU cores.
+state by 2,000 others. Rows are written as soon as they are measured: run again, it goes on. Writes shape.csv in
+docs/pages/benchmarks. An hour on two CPU cores.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import itertools
 import os
 import pathlib
 import sys
-import tempfile
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -27,9 +26,8 @@ import pandas as pd
 from by_scripts import PAGES, ROOT, Experiment
 
 import tlt_prune
-from tlt_prune import criteria, data, export
+from tlt_prune import criteria, data
 from tlt_prune.config.specs import load_spec
-from tlt_prune.onnx.predictor import latency_ms
 from tlt_prune.tasks.classification.pictures import picture_format
 
 TABLE = PAGES / "shape.csv"
@@ -71,12 +69,6 @@ def cut(model: Any, way: str, macs: float, few: tuple[Any, Any], seed: int) -> A
     return tlt_prune.prune_model(shorter, macs=macs * whole[0] / whole[1], **options)
 
 
-def milliseconds(model: Any, one: Any) -> float:
-    with tempfile.TemporaryDirectory() as folder:
-        export.export_onnx(model, f"{folder}/m.onnx", one)
-        return latency_ms(export.load_predictor(f"{folder}/m.onnx"), one, runs=200)
-
-
 def main(folder: pathlib.Path | None) -> None:
     table = pd.read_csv(TABLE, dtype={"way": str}) if TABLE.exists() else pd.DataFrame(columns=KEYS)
     rows = table.to_dict("records")
@@ -90,7 +82,7 @@ def main(folder: pathlib.Path | None) -> None:
         pruned = cut(model, way, budget, (train[0][chosen], train[1][chosen]), seed)
         plan = tlt_prune.plan_pruning(pruned, ratio=0)
         row = {"seed": seed, "budget": budget, "way": way, "macs": plan.macs_before, "params": plan.params_before}
-        row |= {"accuracy": accuracy(pruned, *test), "milliseconds": milliseconds(pruned, test[0][:1])}
+        row["accuracy"] = accuracy(pruned, *test)
         keras.utils.set_random_seed(seed)
         most, held_out = (tuple(z[part] for z in train) for part in (slice(TRAINED), slice(TRAINED, None)))
         tlt_prune.retrain(pruned, most, held_out, teacher=model, epochs=2, loss="categorical_crossentropy", verbose=0)
@@ -105,7 +97,7 @@ def shape_rows(table: pd.DataFrame) -> list[str]:
     rows = []
     for (budget, way), part in table.astype({"way": str}).groupby(["budget", "way"], sort=False):
         means = part.mean(numeric_only=True)
-        cells = f"{100 * means.accuracy:.1f} % | {100 * means.retrained:.1f} % | {means.milliseconds:.2f} ms"
+        cells = f"{100 * means.accuracy:.1f} % | {100 * means.retrained:.1f} %"
         rows.append(f"| {100 * float(budget):.0f} % | {WAYS[str(way)]} | {means.params / 1000:.0f} k | {cells} |")  # type: ignore[arg-type]
     return rows
 
