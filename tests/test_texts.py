@@ -27,7 +27,7 @@ def refused(call: Any, *errors: type[TltPruneError]) -> str:
     with pytest.raises(errors or (TltPruneError,)) as raised:  # type: ignore[arg-type]
         call()
     message = str(raised.value)
-    assert time.process_time() - started < 3
+    assert time.process_time() - started < 30  # A slow machine takes 3; what grows without bound takes minutes.
     assert message.isprintable(), ascii(message)
     assert len(message) < 1100
     return message
@@ -310,5 +310,5 @@ def test_any_text_is_read_or_refused_in_a_line(tmp_path: pathlib.Path) -> None:
                 fine += str(error).isprintable() and len(str(error)) < 1100
             else:
                 fine += 1
-            assert time.process_time() - started < 3, (number, text)
+            assert time.process_time() - started < 30, (number, text)
     assert fine == INPUTS * len(readers)

@@ -88,7 +88,7 @@ def test_the_normalizer_that_is_called_off() -> None:
 def test_large_texts_take_seconds(text: str) -> None:
     started = time.process_time()
     parse_yaml(text)
-    assert time.process_time() - started < 10
+    assert time.process_time() - started < 60
 
 
 def test_written_as_it_is_read() -> None:
