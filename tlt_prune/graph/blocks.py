@@ -38,6 +38,11 @@ class ResidualBlock:
         """The calls that go with it."""
         return (*self.branch, self.addition)
 
+    @property
+    def layers(self) -> int:
+        """How many of the branch's calls have weights."""
+        return _weighted(self.branch)
+
 
 def residual_blocks(graph: Graph) -> list[ResidualBlock]:
     """The residual blocks of a model, in order, those inside nested models included."""
@@ -96,7 +101,8 @@ def _block_at(addition: Call, scope: Graph, readers: Mapping[int, Sequence[Call 
     if not rules.states_trait(addition.op, "sum", is_layer=family.is_layer(addition.op)):
         return None
     whole = addition.outputs[0]
-    sides = [(len(_weighted(branch)), x, branch) for x in inputs for branch in [_behind(x, addition, scope, readers)]]
+    branches = [_behind(x, addition, scope, readers) for x in inputs]
+    sides = [(_weighted(branch), x, branch) for x, branch in zip(inputs, branches, strict=True)]
     (fewer, shortcut, other), (more, end, branch) = sorted(sides, key=lambda side: side[0])
     origin = _entries(branch)
     same_shape = (shortcut.shape, shortcut.dtype) == (whole.shape, whole.dtype)
@@ -128,8 +134,8 @@ def _entries(branch: Sequence[Call]) -> set[int]:
     return {x.key for call in branch for x in call.inputs} - made
 
 
-def _weighted(branch: Sequence[Call]) -> list[Call]:
-    return [call for call in branch if getattr(call.op, "weights", ())]
+def _weighted(branch: Sequence[Call]) -> int:
+    return sum(1 for call in branch if getattr(call.op, "weights", ()))
 
 
 class _Reduction:

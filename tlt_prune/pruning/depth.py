@@ -7,7 +7,7 @@ Ensembles of Relatively Shallow Networks", NIPS 2016, arXiv:1605.06431, show tha
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -17,14 +17,25 @@ from keras import tree
 from numpy.typing import NDArray
 
 from tlt_prune.errors import LawError, PlanError
-from tlt_prune.graph import ChannelGraph, KerasModel, ResidualBlock, chosen_blocks, residual_blocks, rewired, trace
+from tlt_prune.graph import (
+    Call,
+    ChannelGraph,
+    Graph,
+    KerasModel,
+    ResidualBlock,
+    chosen_blocks,
+    read,
+    residual_blocks,
+    rewired,
+    trace,
+)
 from tlt_prune.pruning.cost.costs import costs
 from tlt_prune.pruning.pipeline import carry_out
-from tlt_prune.pruning.rewrite.law import inference_outputs, random_inputs, relative_error
+from tlt_prune.pruning.rewrite.law import inference_outputs, largest_error, random_inputs
 from tlt_prune.pruning.rewrite.rewrite import rewrite
-from tlt_prune.pruning.running.batches import Batches, UserData, progress
-from tlt_prune.pruning.running.switched_off import Metric, concatenated, metric_of, number_of
-from tlt_prune.pruning.running.walk import Walk
+from tlt_prune.pruning.running.batches import Batch, Batches, UserData, progress
+from tlt_prune.pruning.running.switched_off import Metric, metric_of, metric_of_outputs
+from tlt_prune.pruning.running.walk import Values, Walk
 
 _TOLERANCE = 1e-4
 
@@ -95,13 +106,13 @@ def block_sensitivity(
     whole_costs = costs(channels)
     rows = []
     with progress(len(blocks) + 1, f"Sensitivity of {len(blocks)} blocks on {batches}") as advance:
-        whole = _metric_without(channels, None, batches, function)
+        whole = metric_of_outputs(graph, batches, _outputs_without(graph, [], batches), function)
         advance()
         for block in blocks:
             left = costs(trace(model, without=[block.name]))
             gone = 1 - left.total_params / whole_costs.total_params, 1 - left.total_macs / whole_costs.total_macs
-            layers = sum(1 for call in block.branch if graph.family.is_layer(call.op) and call.op.weights)
-            rows.append((_metric_without(channels, block, batches, function), layers, *gone))
+            value = metric_of_outputs(graph, batches, _outputs_without(graph, [block], batches), function)
+            rows.append((value, block.layers, *gone))
             advance()
     index = pd.Index([x.name for x in blocks], name="block")
     frame = pd.DataFrame(rows, columns=["metric", "layers", "params", "macs"], index=index)
@@ -137,14 +148,15 @@ def remove_blocks(model: KerasModel, blocks: Sequence[str] | str, *, verify: boo
     return smaller
 
 
-def _metric_without(channels: ChannelGraph, block: ResidualBlock | None, batches: Batches, metric: Metric) -> float:
-    walk = Walk(channels.graph, batches)
+def _outputs_without(graph: Graph, blocks: Sequence[ResidualBlock], batches: Sequence[Batch]) -> list[Values]:
+    """Values of the model's flat outputs, with the branches of blocks set to zero."""
+    ends = {id(x.addition): x.end.key for x in blocks}
+    walk = Walk(graph, batches)
     for step in walk:
-        if block is not None and step.call is block.addition:
-            step.replaced[block.end.key] = [x * 0 for x in step.known[block.end.key]]
-    flat = [concatenated([np.asarray(x) for x in column]) for column in walk.outputs]
-    labels = concatenated([y for _, y in batches])
-    return number_of(metric, labels, tree.pack_sequence_as(channels.graph.outputs, flat))
+        if id(step.call) in ends:
+            end = ends[id(step.call)]
+            step.replaced[end] = [x * 0 for x in step.known[end]]
+    return walk.outputs
 
 
 def _check(channels: ChannelGraph, names: Sequence[str], smaller: KerasModel) -> None:
@@ -154,10 +166,7 @@ def _check(channels: ChannelGraph, names: Sequence[str], smaller: KerasModel) ->
         LawError: they differ.
     """
     inputs = random_inputs(channels, 0, 2)
-    family = channels.graph.family
-    expected = _zeroed(channels, names, inputs)
-    received = inference_outputs(smaller, family, inputs)
-    error = max(relative_error(a, b) for a, b in zip(expected, received, strict=True))
+    error = largest_error(_zeroed(channels, names, inputs), inference_outputs(smaller, channels.graph.family, inputs))
     if not error <= _TOLERANCE:
         raise LawError(
             f"'{smaller.name}' without {', '.join(names)} differs from the original with those branches set to zero by "
@@ -168,23 +177,18 @@ def _check(channels: ChannelGraph, names: Sequence[str], smaller: KerasModel) ->
 def _zeroed(channels: ChannelGraph, names: Sequence[str], inputs: object) -> list[NDArray[Any]]:
     """The outputs of the original, with the branches of blocks set to zero."""
     family = channels.graph.family
-    # Of its own: its layers are called once more.
-    copy = trace(rewrite(channels, np.ones(channels.n_labels, dtype=bool)))
-    ends = {id(x.addition): x for x in chosen_blocks(copy.graph, names)}
-    if family.name == "keras":
+    if family.name != "keras":
+        outputs = _outputs_without(channels.graph, chosen_blocks(channels.graph, names), [(inputs, None)])
+        return [np.asarray(column[0], np.float64) for column in outputs]
+    # Compiled where it is channels-first: see `inference_outputs`. A copy, because its layers are called once more.
+    copy = read(rewrite(channels, np.ones(channels.n_labels, dtype=bool)))
+    ends = {id(x.addition): x.end for x in chosen_blocks(copy, names)}
 
-        def visit(call: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            if id(call) in ends:
-                given = zip(tree.flatten((call.args, call.kwargs)), tree.flatten((args, kwargs)), strict=True)
-                end = ends[id(call)].end
-                flat = [keras.ops.zeros_like(x) if y is end else x for y, x in given]
-                args, kwargs = tree.pack_sequence_as((args, kwargs), flat)
-            return call.op(*args, **kwargs)
+    def visit(call: Call, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        end = ends.get(id(call))
+        given = zip(tree.flatten((call.args, call.kwargs)), tree.flatten((args, kwargs)), strict=True)
+        flat = [keras.ops.zeros_like(x) if end is not None and y is end else x for y, x in given]
+        args, kwargs = tree.pack_sequence_as((args, kwargs), flat)
+        return call.op(*args, **kwargs)
 
-        return inference_outputs(rewired(copy.graph, visit), family, inputs)
-    walk = Walk(copy.graph, [(inputs, None)])
-    for step in walk:
-        if id(step.call) in ends:
-            end = ends[id(step.call)].end
-            step.replaced[end.key] = [x * 0 for x in step.known[end.key]]
-    return [np.asarray(column[0], np.float64) for column in walk.outputs]
+    return inference_outputs(rewired(copy, visit), family, inputs)

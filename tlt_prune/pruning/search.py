@@ -1,7 +1,7 @@
 """Search for a plan: candidates at one budget, drawn around a first guess, each scored as the model it leads to, the best kept.
 
-Random search around a start (Bergstra and Bengio, "Random Search for Hyper-Parameter
-Optimization", JMLR 13, 2012), every other time around the best so far instead, as an evolution strategy does.
+Random search around a start (Bergstra and Bengio, "Random Search for Hyper-Parameter Optimization", JMLR 13, 2012), every other
+time around the best so far instead, as an evolution strategy does.
 """
 
 from __future__ import annotations
@@ -154,12 +154,11 @@ class _Drawing:
         self._by_sensitivity = self._measured() if around is not None else None
         self.decisions: list[Decision] = []
         self._origins: list[str] = []
-        self._shares: list[list[float]] = []
 
     def reach(self) -> str:
         """What can be reached, in one line."""
-        resource, least, target, whole = self._reach
-        reach = f"{resource.shown(least)} to {resource.shown(whole)} can be reached"
+        resource, least, target, most = self._reach
+        reach = f"{resource.shown(least)} to {resource.shown(most)} can be reached"
         return f"{resource.name}: {reach}; the candidates have at most {resource.shown(target)}."
 
     def results(self, cache: str | pathlib.Path | None, compensation: Compensations | None) -> ResultFile:
@@ -191,7 +190,7 @@ class _Drawing:
                 return self._taken("sensitivity", decision)
         # Every other one looks closer, around what was best so far.
         near = number % 2 == 0 and number > 3
-        start = self._shares[int(np.argmax(scores))] if near else self._by_sensitivity or self._shares[0]
+        start = (not near and self._by_sensitivity) or self._shares(self.decisions[int(np.argmax(scores)) if near else 0])
         for attempt in range(_ATTEMPTS):
             rng = np.random.default_rng([self._seed, number, attempt])
             spread = (_NEAR if near else _FAR) * (1 + attempt / 4)
@@ -212,13 +211,17 @@ class _Drawing:
             "macs": [x.macs_after for x in plans],
         }
         groups = [x.layers[0] for x in self._groups.groups]
-        return pd.DataFrame(columns, index=index), pd.DataFrame(self._shares, columns=groups, index=index)
+        shares = [self._shares(x) for x in self.decisions]
+        return pd.DataFrame(columns, index=index), pd.DataFrame(shares, columns=groups, index=index)
 
     def _taken(self, origin: str, decision: Decision) -> Decision:
         self.decisions.append(decision)
         self._origins.append(origin)
-        self._shares.append([1 - float(decision.alive[group.members].mean()) for group in self._groups.groups])
         return decision
+
+    def _shares(self, decision: Decision) -> list[float]:
+        """The share of each group that goes."""
+        return [1 - float(decision.alive[group.members].mean()) for group in self._groups.groups]
 
     def _decided(self, weights: Sequence[float]) -> Decision:
         return decide(self._channels, self._options, self._statistic, weights)

@@ -88,18 +88,19 @@ def check_law(
     model, family = channels.graph.model, channels.graph.family
     inputs, original = _run_original(channels, seed, batch_size)
     reference, variables = full_size(channels)
-    if not _error(original, inference_outputs(reference, family, inputs)) <= tolerance:
+    if not largest_error(original, inference_outputs(reference, family, inputs)) <= tolerance:
         raise LawError(_differs_once_rebuilt(model, family, original, inputs, tolerance))
     reasons = {root: why for root, why in channels.bundles.approximate.items() if not alive[root]}
     exact = alive | np.isin(channels.bundles.root, list(reasons))
     _zero(channels, variables, exact)
     compared = rewrite(channels, exact) if reasons else pruned
     with _unsaturated(reference), _unsaturated(compared), _unsaturated(pruned):
-        error = _error(inference_outputs(reference, family, inputs), inference_outputs(compared, family, inputs))
+        error = largest_error(inference_outputs(reference, family, inputs), inference_outputs(compared, family, inputs))
         approximate_error = 0.0
         if reasons:
             _zero(channels, variables, alive)
-            approximate_error = _error(inference_outputs(reference, family, inputs), inference_outputs(pruned, family, inputs))
+            zeroed = inference_outputs(reference, family, inputs)
+            approximate_error = largest_error(zeroed, inference_outputs(pruned, family, inputs))
     in_training = _difference_in_training(channels, exact, inputs)
     if in_training is not None and not in_training <= _LOOSER_IN_TRAINING * tolerance:
         raise LawError(
@@ -184,7 +185,7 @@ def _is_random(model: KerasModel, family: Family, original: list[NDArray[Any]], 
     """Whether another run of the original on the same inputs has other results."""
     with family.untouched(model):
         inference_outputs(model, family, inputs)
-        return _error(original, inference_outputs(model, family, inputs)) > tolerance
+        return largest_error(original, inference_outputs(model, family, inputs)) > tolerance
 
 
 def _random_itself(model: KerasModel) -> str:
@@ -252,5 +253,6 @@ def inference_outputs(model: KerasModel, family: Family, inputs: object) -> list
     return [np.asarray(x, dtype=np.float64) for x in tree.flatten(outputs)]
 
 
-def _error(expected: list[NDArray[Any]], received: list[NDArray[Any]]) -> float:
+def largest_error(expected: list[NDArray[Any]], received: list[NDArray[Any]]) -> float:
+    """`relative_error` of the output where it is largest."""
     return max(relative_error(a, b) for a, b in zip(expected, received, strict=True))

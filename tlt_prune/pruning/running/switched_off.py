@@ -16,9 +16,9 @@ from keras import tree
 from numpy.typing import ArrayLike, NDArray
 
 from tlt_prune.errors import PlanError, first_line
-from tlt_prune.graph import ChannelGraph, Labels
+from tlt_prune.graph import ChannelGraph, Graph, Labels
 from tlt_prune.pruning.running.batches import Batches
-from tlt_prune.pruning.running.walk import Walk, calls_of
+from tlt_prune.pruning.running.walk import Values, Walk, calls_of
 
 # Values of activations that are kept at a time, about.
 _MOST_VALUES = 200_000_000
@@ -119,13 +119,19 @@ def _metrics_of_sets(channels: ChannelGraph, sets: Sequence[Labels], start: int,
                 x if masks[i // count].all() else _masked(x, masks[i // count].reshape(shape))
                 for i, x in enumerate(step.known[tensor.key])
             ]
+    columns = ([column[i * count : (i + 1) * count] for column in walk.outputs] for i in range(len(sets)))
+    return [metric_of_outputs(channels.graph, batches, x, metric) for x in columns]
+
+
+def metric_of_outputs(graph: Graph, batches: Batches, outputs: Sequence[Values], metric: Metric) -> float:
+    """A metric over all batches; `outputs` are values of the model's flat outputs, one per batch.
+
+    Raises:
+        PlanError: the metric fails, or is no finite number.
+    """
+    flat = [concatenated([np.asarray(x) for x in column]) for column in outputs]
     labels = concatenated([y for _, y in batches])
-    values = []
-    for i in range(len(sets)):
-        flat = [concatenated([np.asarray(x) for x in column[i * count : (i + 1) * count]]) for column in walk.outputs]
-        outputs = tree.pack_sequence_as(channels.graph.outputs, flat)
-        values.append(number_of(metric, labels, outputs))
-    return values
+    return _number(metric, labels, tree.pack_sequence_as(graph.outputs, flat))
 
 
 def _masked(x: Any, mask: NDArray[np.float32]) -> Any:
@@ -137,12 +143,7 @@ def concatenated(parts: Sequence[object]) -> Any:
     return tree.map_structure(lambda *x: np.concatenate(x), *parts)
 
 
-def number_of(metric: Metric, labels: object, outputs: object) -> float:
-    """What a metric says, as a number.
-
-    Raises:
-        PlanError: it fails, or says something else.
-    """
+def _number(metric: Metric, labels: object, outputs: object) -> float:
     try:
         value = float(metric(labels, outputs))
     # What a metric raises is its own: it does not fit the labels or the outputs.

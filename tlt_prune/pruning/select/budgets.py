@@ -70,27 +70,26 @@ def within_budget(grouping: Grouping, options: Options, weights: Sequence[float]
     resource, amount = resource_of(options)
     search = _Search(grouping, resource.terms(grouping.channels, options))
     target = absolute(resource, amount, search.whole)
-    fixed = {g: group.without_share(group.ratio) for g, group in enumerate(grouping.groups) if group.ratio is not None}
-    least = [fixed.get(g, group.rounded(0)) for g, group in enumerate(grouping.groups)]
-    most = [fixed.get(g, group.depth) for g, group in enumerate(grouping.groups)]
-    reach = search.cost(least)
+    reach = search.cost(search.least)
     if reach > target * (1 + _ROUNDING):
         raise PlanError(_unreachable(resource, amount, target, reach, search.whole, options, grouping))
     if weights is not None:
-        return _weighted(search, least, most, target, weights)
-    start = {"local": _locally, "isomorphic": _isomorphically}.get(options.ranking, _globally)
-    return search.filled(start(search, least, most, target), most, target, _RETURNING[options.ranking](grouping.groups))
+        counts, worth = _weighted(search, target, weights)
+    else:
+        start = {"local": _locally, "isomorphic": _isomorphically}.get(options.ranking, _globally)
+        counts, worth = start(search, target), _RETURNING[options.ranking](grouping.groups)
+    return search.filled(counts, target, worth)
 
 
 def reachable(grouping: Grouping, options: Options) -> tuple[Resource, float, float, float]:
-    """The resource of the budget, and in its units: the least that can be reached, the budget, and the whole model's.
+    """The resource of the budget, and in its units: the least that can be reached, the budget, and the most.
 
     Raises:
         PlanError: the budget is of no resource, or cannot be counted.
     """
     resource, amount = resource_of(options)
     search = _Search(grouping, resource.terms(grouping.channels, options))
-    return resource, search.cost([x.rounded(0) for x in grouping.groups]), absolute(resource, amount, search.whole), search.whole
+    return resource, search.cost(search.least), absolute(resource, amount, search.whole), search.cost(search.most)
 
 
 def resource_of(options: Options) -> tuple[Resource, float | str]:
@@ -124,6 +123,8 @@ def absolute(resource: Resource, amount: float | str, whole: float) -> float:
 
 Worth = Callable[[int, int], float]
 """(number of a group, how many of it stay) -> how much one step more is worth."""
+Shares = Callable[[float], Sequence[float]]
+"""A point -> for each group the share of it that is to stay there."""
 
 
 def _of_small_shares(groups: Sequence[Group]) -> Worth:
@@ -152,26 +153,44 @@ def _pools(groups: Sequence[Group]) -> dict[tuple[str, ...], FilterScores]:
 
 
 class _Search:
-    """Costs of counts, stepwise, and settled where layers feed several groups."""
+    """Costs of counts, stepwise, and settled where layers feed several groups; each group has its least and most counts."""
 
     def __init__(self, grouping: Grouping, terms: Sequence[Term]) -> None:
         self._terms = terms
         self.grouping = grouping
         self.ledger = Ledger(grouping, terms)
         self.whole = self.ledger.total
+        fixed = {g: group.without_share(group.ratio) for g, group in enumerate(grouping.groups) if group.ratio is not None}
+        self.least = [fixed.get(g, group.rounded(0)) for g, group in enumerate(grouping.groups)]
+        self.most = [fixed.get(g, group.depth) for g, group in enumerate(grouping.groups)]
 
     def cost(self, counts: Sequence[int]) -> float:
         """Exact cost of the model with these counts."""
         return charged(self._terms, self.grouping.alive(counts))
 
-    def filled(self, counts: list[int], most: Sequence[int], target: float, worth: Worth) -> list[int]:
+    def first_enough(self, points: Sequence[float], shares: Shares, target: float) -> tuple[float, list[int]]:
+        """The first of some points at which the groups, each at the count nearest to its share, meet a target; and these counts.
+
+        The last point, where all goes that may, is taken where none is enough. Costs fall from point to point.
+        """
+        groups = self.grouping.groups
+
+        def counts(point: float) -> list[int]:
+            nearest = (_nearest_count(group, share) for group, share in zip(groups, shares(point), strict=True))
+            return [min(max(count, low), high) for count, low, high in zip(nearest, self.least, self.most, strict=True)]
+
+        first = bisect.bisect_left(points, True, hi=len(points) - 1, key=lambda point: self.cost(counts(point)) <= target)
+        found = counts(points[first])
+        return points[first], found if self.cost(found) <= target * (1 + _ROUNDING) else list(self.least)
+
+    def filled(self, counts: list[int], target: float, worth: Worth) -> list[int]:
         """Brings steps back as long as one fits, what is worth most first."""
         groups = self.grouping.groups
         limit = target * (1 + _ROUNDING)
         self.ledger.set_all(counts)
         stuck: set[int] = set()
         while True:
-            open_groups = [g for g in range(len(groups)) if g not in stuck and counts[g] < most[g]]
+            open_groups = [g for g in range(len(groups)) if g not in stuck and counts[g] < self.most[g]]
             if not open_groups:
                 return counts
             g = max(open_groups, key=lambda g: worth(g, counts[g]))
@@ -206,68 +225,53 @@ def _nearest_count(group: Group, share_left: float) -> int:
     return lower if _middle(group, lower) >= share_left else _one_step_more(group, lower)
 
 
-def _locally(search: _Search, least: Sequence[int], most: Sequence[int], target: float) -> list[int]:
+def _locally(search: _Search, target: float) -> list[int]:
     """The smallest share that every group can give, to its nearest step: by bisection over the shares where a count changes."""
     groups = search.grouping.groups
-
-    def counts(share_left: float) -> list[int]:
-        wanted = (_nearest_count(group, share_left) for group in groups)
-        return [min(max(count, low), high) for count, low, high in zip(wanted, least, most, strict=True)]
-
-    shares = {_middle(group, k) for group in groups for k in range(0, group.depth, group.step)}
-    descending = [1.0, *sorted(shares, reverse=True)]
-    # The last, which removes everything that may go, is taken where none is enough.
-    first = bisect.bisect_left(descending, True, hi=len(descending) - 1, key=lambda share: search.cost(counts(share)) <= target)
-    nearest = counts(descending[first])
-    return nearest if search.cost(nearest) <= target * (1 + _ROUNDING) else list(least)
+    changes = {_middle(group, k) for group in groups for k in range(0, group.depth, group.step)}
+    descending = [1.0, *sorted(changes, reverse=True)]
+    return search.first_enough(descending, lambda share_left: [share_left] * len(groups), target)[1]
 
 
-def _weighted(search: _Search, least: Sequence[int], most: Sequence[int], target: float, weights: Sequence[float]) -> list[int]:
-    """Each group gives a share in proportion to its weight, to its nearest step, as little of all as is enough."""
+def _weighted(search: _Search, target: float, weights: Sequence[float]) -> tuple[list[int], Worth]:
+    """Each group gives a share in proportion to its weight, to its nearest step, as little of all as is enough.
+
+    Steps come back where the rounding took most beyond these shares.
+    """
     groups = search.grouping.groups
 
     def shares_left(scale: float) -> list[float]:
         return [max(1 - scale * weight, 0.0) for weight in weights]
 
-    def counts(scale: float) -> list[int]:
-        wanted = (_nearest_count(group, share) for group, share in zip(groups, shares_left(scale), strict=True))
-        return [min(max(count, low), high) for count, low, high in zip(wanted, least, most, strict=True)]
-
     # From here on every group with a weight has given all that it may.
     too_much = 1 / min((x for x in weights if x > 0), default=1.0)
-    scales = np.linspace(0, 1, 4097) ** 3 * too_much
-    first = bisect.bisect_left(scales, True, hi=len(scales) - 1, key=lambda scale: search.cost(counts(scale)) <= target)
-    nearest, wanted = counts(scales[first]), shares_left(scales[first])
-    if search.cost(nearest) > target * (1 + _ROUNDING):
-        nearest = list(least)
-    return search.filled(nearest, most, target, lambda g, count: wanted[g] - _middle(groups[g], count))
+    scale, counts = search.first_enough((np.linspace(0, 1, 4097) ** 3 * too_much).tolist(), shares_left, target)
+    wanted = shares_left(scale)
+    return counts, lambda g, count: wanted[g] - _middle(groups[g], count)
 
 
-def _isomorphically(search: _Search, least: Sequence[int], most: Sequence[int], target: float) -> list[int]:
+def _isomorphically(search: _Search, target: float) -> list[int]:
     """The smallest share that every structure can give, its lowest scores, each group to its nearest step."""
     groups = search.grouping.groups
     pools = _pools(groups)
 
-    def counts(share_left: float) -> list[int]:
+    def shares_left(share_left: float) -> list[float]:
         found = []
-        for group, low, high in zip(groups, least, most, strict=True):
+        for group in groups:
             pool = pools[group.structure]
             gone = round((1 - share_left) * len(pool))
-            kept = group.depth if gone == 0 else int(np.sum(group.scores > pool[gone - 1]))
-            found.append(min(max(_nearest_count(group, kept / group.depth), low), high))
+            found.append(1.0 if gone == 0 else int(np.sum(group.scores > pool[gone - 1])) / group.depth)
         return found
 
     descending = sorted({k / len(pool) for pool in pools.values() for k in range(len(pool) + 1)}, reverse=True)
-    first = bisect.bisect_left(descending, True, hi=len(descending) - 1, key=lambda share: search.cost(counts(share)) <= target)
-    nearest = counts(descending[first])
-    return nearest if search.cost(nearest) <= target * (1 + _ROUNDING) else list(least)
+    return search.first_enough(descending, shares_left, target)[1]
 
 
-def _globally(search: _Search, least: Sequence[int], most: Sequence[int], target: float) -> list[int]:
+def _globally(search: _Search, target: float) -> list[int]:
     """Steps go in the order of score lost for what is saved, until the budget is met."""
     groups = search.grouping.groups
     ledger_ = search.ledger
-    ledger_.set_all(most)
+    ledger_.set_all(search.most)
     counter = itertools.count()
 
     def price(g: int) -> float:
@@ -276,7 +280,7 @@ def _globally(search: _Search, least: Sequence[int], most: Sequence[int], target
         return float(groups[g].scores[after:before].sum()) / saved if saved > 0 else math.inf
 
     def can_go(g: int) -> bool:
-        return _one_step_less(groups[g], ledger_.counts[g]) >= least[g]
+        return _one_step_less(groups[g], ledger_.counts[g]) >= search.least[g]
 
     heap = [(price(g), next(counter), g) for g in range(len(groups)) if can_go(g)]
     heapq.heapify(heap)
@@ -300,7 +304,7 @@ def _globally(search: _Search, least: Sequence[int], most: Sequence[int], target
         ledger_.set(g, after)
         if can_go(g):
             heapq.heappush(heap, (price(g), next(counter), g))
-    return counts if search.cost(counts) <= target * (1 + _ROUNDING) else list(least)
+    return counts if search.cost(counts) <= target * (1 + _ROUNDING) else list(search.least)
 
 
 def _unreachable(
