@@ -20,15 +20,13 @@ wanted=$(cat setup.cfg constraints.txt | cksum)
 if [ ! -x "$PYTHON" ] || [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
     echo "Setting up $venv (a few minutes, once) ..."
     "$base" -m venv "$venv" || fail "cannot create the virtual environment $venv."
+    wish=(--constraint constraints.txt --editable '.[dev]')
     # uv installs the same in a quarter of the time. pip does it where uv cannot: pip knows what a machine says of registries.
-    if "$PYTHON" -m pip install --quiet --disable-pip-version-check uv 2>/dev/null &&
-        "$venv/bin/uv" pip install --quiet --python "$PYTHON" --constraint constraints.txt --editable '.[dev]' 2>/dev/null; then
-        :
-    else
-        # What is imported is compiled then: TensorFlow has thousands of modules that are not, and take a minute.
-        "$PYTHON" -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt --editable '.[dev]' ||
-            fail "pip could not install the packages. A package registry must be reachable; see the message above."
-    fi
+    # What is imported is compiled then: TensorFlow has thousands of modules that are not, and take a minute.
+    { "$PYTHON" -m pip install --quiet --disable-pip-version-check uv &&
+        "$venv/bin/uv" pip install --quiet --python "$PYTHON" "${wish[@]}"; } 2>/dev/null ||
+        "$PYTHON" -m pip install --quiet --no-compile --disable-pip-version-check "${wish[@]}" ||
+        fail "pip could not install the packages. A package registry must be reachable; see the message above."
     echo "$wanted" >"$stamp"
 fi
 # Where it is set, every process compiles TensorFlow's modules again: ten seconds each.
