@@ -28,12 +28,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import pandas as pd
-from by_scripts import PAGES, ROOT, Experiment
+from by_scripts import PAGES, Experiment, Pictures, accuracy
 
 import tlt_prune
-from tlt_prune import criteria, data
-from tlt_prune.config.specs import load_spec
-from tlt_prune.tasks.classification.pictures import picture_format
+from tlt_prune import criteria
 
 TABLE = PAGES / "criteria.csv"
 NETWORKS = {"vgg16": ("specs/fashion_vgg16.yaml", "fashion_mnist"), "resnet20": ("specs/cifar10_resnet20.yaml", "cifar10")}
@@ -109,20 +107,9 @@ def dense(network: str, folder: pathlib.Path | None, results: pathlib.Path, seed
     return experiment(network, folder, seed).trained(results / f"{network}_s{seed}/train")
 
 
-def pictures(network: str, folder: pathlib.Path | None) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
+def pictures(network: str, folder: pathlib.Path | None) -> tuple[Pictures, Pictures]:
     """(x, y) to train with and (x, y) to score with, as the network takes them."""
-    spec = load_spec(ROOT / NETWORKS[network][0], experiment(network, folder).overrides)
-    form = picture_format(spec)
-    found = []
-    for split, count in zip(data.load_splits(spec.dataset, form), (RETRAINED, SCORED), strict=True):
-        batches = data.evaluation_pipeline(split.head(count), spec.dataset, form, batch_size=500, channels_first=False).batches
-        x, y = zip(*[(a.numpy(), b.numpy()) for a, b in batches], strict=True)
-        found.append((np.concatenate(x), np.concatenate(y)))
-    return found[0], found[1]
-
-
-def accuracy(model: Any, test: tuple[Any, Any]) -> float:
-    return float(np.mean(model.predict(test[0], batch_size=500, verbose=0).argmax(1) == test[1].argmax(1)))
+    return experiment(network, folder).pictures(RETRAINED, SCORED)
 
 
 def retrained(model: Any, dense: Any, train: tuple[Any, Any], test: tuple[Any, Any]) -> float:
@@ -142,7 +129,7 @@ def main(results: pathlib.Path, folder: pathlib.Path | None) -> None:
         few = (train[0][:CALIBRATION], train[1][:CALIBRATION])
         keras.backend.clear_session()
         model = keras.models.load_model(path, compile=False)
-        before = accuracy(model, test)
+        before = accuracy(model, *test)
         chosen = {name: Once(criterion) for name, criterion in criteria_of(*few, seed).items()}
         for share, (name, criterion) in itertools.product(MACS, chosen.items()):
             wanted = {
@@ -178,7 +165,7 @@ def measured(
             "macs_left": plan.macs_after / plan.macs_before,
             "params_left": plan.params_after / plan.params_before,
             "seconds": chosen + time.perf_counter() - start,
-            "accuracy": accuracy(network, test),
+            "accuracy": accuracy(network, *test),
         }
         if kind in RETRAINED_TOO:
             row["retrained"] = retrained(network, model, train, test)

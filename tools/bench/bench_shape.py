@@ -23,12 +23,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import pandas as pd
-from by_scripts import PAGES, ROOT, Experiment
+from by_scripts import PAGES, Experiment, accuracy
 
 import tlt_prune
-from tlt_prune import criteria, data
-from tlt_prune.config.specs import load_spec
-from tlt_prune.tasks.classification.pictures import picture_format
+from tlt_prune import criteria
 
 TABLE = PAGES / "shape.csv"
 SPEC, WEIGHTS = "specs/cifar10_resnet20_full.yaml", PAGES / "resnet20_cifar10.keras"
@@ -37,22 +35,6 @@ WAYS = {"widths": "widths alone", "1": "1 block, then widths", "2": "2 blocks, t
 CALIBRATION, TRAINED, HELD_OUT, SCORED, CANDIDATES = 1000, 10_000, 2000, 10_000, 24
 KEYS = ["seed", "budget", "way"]
 OPTIONS = {"granularity": 4, "min_num_filters": 4}
-
-
-def pictures(folder: pathlib.Path | None) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
-    """(x, y) to train with and (x, y) to score with, as the network takes them."""
-    spec = load_spec(ROOT / SPEC, Experiment(SPEC, str(folder / "cifar10.npz") if folder is not None else "", 1).overrides)
-    form = picture_format(spec)
-    found = []
-    for split, count in zip(data.load_splits(spec.dataset, form), (TRAINED + HELD_OUT, SCORED), strict=True):
-        batches = data.evaluation_pipeline(split.head(count), spec.dataset, form, batch_size=500, channels_first=False).batches
-        x, y = zip(*[(a.numpy(), b.numpy()) for a, b in batches], strict=True)
-        found.append((np.concatenate(x), np.concatenate(y)))
-    return found[0], found[1]
-
-
-def accuracy(model: Any, x: Any, y: Any) -> float:
-    return float(np.mean(model.predict(x, batch_size=500, verbose=0).argmax(1) == y.argmax(1)))
 
 
 def cut(model: Any, way: str, macs: float, few: tuple[Any, Any], seed: int) -> Any:
@@ -73,7 +55,8 @@ def main(folder: pathlib.Path | None) -> None:
     table = pd.read_csv(TABLE, dtype={"way": str}) if TABLE.exists() else pd.DataFrame(columns=KEYS)
     rows = table.to_dict("records")
     done = {tuple(row) for row in table[KEYS].itertuples(index=False)}
-    train, test = pictures(folder)
+    experiment = Experiment(SPEC, str(folder / "cifar10.npz") if folder is not None else "")
+    train, test = experiment.pictures(TRAINED + HELD_OUT, SCORED)
     model = keras.models.load_model(WEIGHTS, compile=False)
     for seed, budget, way in itertools.product(SEEDS, BUDGETS, WAYS):
         if (seed, budget, way) in done:

@@ -7,8 +7,17 @@ import json
 import pathlib
 import subprocess
 import sys
+from typing import Any, TypeAlias
 
 import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from tlt_prune import data
+from tlt_prune.config.specs import load_spec
+from tlt_prune.tasks.classification.pictures import picture_format
+
+Pictures: TypeAlias = tuple[NDArray[Any], NDArray[Any]]
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PAGES = ROOT / "docs/pages/benchmarks"
@@ -66,12 +75,29 @@ class Experiment:
         found = json.loads((out / "evaluation.json").read_text("utf-8"))
         return {name: float(found[name] or 0) for name in ("accuracy", "macs", "params")}
 
+    def pictures(self, trained: int, scored: int) -> tuple[Pictures, Pictures]:
+        """(x, y) to train with and (x, y) to score with, as the network takes them: the first so many of both splits."""
+        spec = load_spec(ROOT / self.spec, self.overrides)
+        form = picture_format(spec)
+        found = []
+        for split, count in zip(data.load_splits(spec.dataset, form), (trained, scored), strict=True):
+            few = split.head(count)
+            pipeline = data.evaluation_pipeline(few, spec.dataset, form, batch_size=500, channels_first=False)
+            x, y = zip(*[(a.numpy(), b.numpy()) for a, b in pipeline.batches], strict=True)
+            found.append((np.concatenate(x), np.concatenate(y)))
+        return found[0], found[1]
+
     def int8(self, model: pathlib.Path) -> pathlib.Path:
         """Its ONNX file in int8, beside it."""
         path = model.parent / "int8.onnx"
         if not path.exists():
             self.run("export", "-m", model, "-o", path, settings=("export.data_type=int8",))
         return path
+
+
+def accuracy(model: Any, x: NDArray[Any], y: NDArray[Any]) -> float:
+    """Top-1 accuracy; labels are one-hot."""
+    return float(np.mean(model.predict(x, batch_size=500, verbose=0).argmax(1) == y.argmax(1)))
 
 
 def untrained(model: pathlib.Path, path: pathlib.Path, seed: int) -> pathlib.Path:
