@@ -150,6 +150,22 @@ def test_blocks_inside_blocks_and_inside_models() -> None:
     assert smaller.count_params() == 0
 
 
+def test_a_path_means_one_block() -> None:
+    """As `block_sensitivity` lists them: what it measures is what goes."""
+    x = keras.Input((8, 8, 4))
+    nested = keras.Model(x, keras.layers.Add(name="sum")([x, keras.layers.Conv2D(4, 1, name="inside")(x)]), name="nested")
+    y = keras.Input((8, 8, 4))
+    z = nested(y)
+    model = randomize(keras.Model(y, keras.layers.Add(name="sum")([z, keras.layers.Conv2D(4, 3, padding="same", name="out")(z)])))
+    assert sorted(names(model)) == ["nested/sum", "sum"]
+    data = (np.zeros((2, 8, 8, 4), np.float32), np.zeros((2, 8, 8, 4), np.float32))
+    found = tlt_prune.block_sensitivity(model, data, metric="mean_squared_error")
+    assert found.frame["params"].to_dict() == pytest.approx({"sum": 148 / 168, "nested/sum": 20 / 168})
+    assert names(tlt_prune.remove_blocks(model, "sum", verify=True)) == ["nested/sum"]
+    assert names(tlt_prune.remove_blocks(model, "nested/sum", verify=True)) == ["sum"]
+    assert names(tlt_prune.remove_blocks(model, "*sum", verify=True)) == []
+
+
 FOUND = {"resnet18": 8, "mobilenet_v2": 10, "efficientnet_b0": 9, "darknet53": 23}
 
 

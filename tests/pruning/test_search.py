@@ -135,10 +135,13 @@ def test_mistakes(model: keras.Model) -> None:
         tlt_prune.search(model, width, macs=0.001)
 
 
-def test_layers_with_options_of_their_own_keep_them(model: keras.Model) -> None:
+def test_layers_with_options_of_their_own_keep_them(model: keras.Model, capsys: pytest.CaptureFixture[str]) -> None:
     own = {"a": {"ratio": 0.25}, "c": {"min_num_filters": 24}}
     found = tlt_prune.search(model, width, candidates=6, layer_options=own, excluded_layers="b", **{**OPTIONS, "macs": 0.8})
     assert list(found.shares) == ["a", "c"]
+    # They bound what can be reached, too.
+    most = tlt_prune.plan_pruning(model, ratio=0, layer_options={"a": {"ratio": 0.25}}, granularity=1, min_num_filters=2)
+    assert f"MACs to {most.macs_after:,.0f} MACs can be reached" in capsys.readouterr().out
     assert (found.shares["a"] == 0.25).all()
     assert (found.shares["c"] <= 0.25).all()
 

@@ -66,7 +66,8 @@ def chosen_blocks(graph: Graph, names: Iterable[str]) -> list[ResidualBlock]:
     every = residual_blocks(graph)
     chosen: dict[int, ResidualBlock] = {}
     for name in names:
-        matching = [x for x in every if matches(x.addition, name)]
+        # A whole path means that block, though an addition inside a nested model may be called the same.
+        matching = [x for x in every if x.name == name] or [x for x in every if matches(x.addition, name)]
         if not matching:
             known = [x.name for x in every]
             listed = f"It has {', '.join(known[:8])}{', ...' if len(known) > 8 else ''}." if known else "It has none."

@@ -183,6 +183,9 @@ def _zeroed(channels: ChannelGraph, names: Sequence[str], inputs: object) -> lis
     # Compiled where it is channels-first: see `inference_outputs`. A copy, because its layers are called once more.
     copy = read(rewrite(channels, np.ones(channels.n_labels, dtype=bool)))
     ends = {id(x.addition): x.end for x in chosen_blocks(copy, names)}
+    # Layers of nested models come to stand beside the others, whose names they may have.
+    for i, op in enumerate({id(call.op): call.op for call in copy.walk()}.values()):
+        op.name = f"{op.name}_{i}"
 
     def visit(call: Call, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         end = ends.get(id(call))
