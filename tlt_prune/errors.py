@@ -53,6 +53,10 @@ class TrainingError(TltPruneError):
     """A training cannot go on: its loss is not finite, or its folder belongs to another training."""
 
 
+class WorkersError(TltPruneError):
+    """The processes of a job on several machines or GPUs cannot be started together."""
+
+
 class FolderInUseError(TltPruneError):
     """Another process writes to the folder."""
 

@@ -13,7 +13,7 @@ from absl import app, flags, logging
 
 from tlt_prune.config import Spec, load_spec, parse_overrides, shown, spec_from_dict
 from tlt_prune.errors import SpecError, TltPruneError, first_line
-from tlt_prune.io import import_frameworks, interrupt, say
+from tlt_prune.io import import_frameworks, interrupt, say, workers
 from tlt_prune.tasks import Task, all_tasks, task_of
 
 FLAGS = flags.FLAGS
@@ -28,7 +28,9 @@ def define_flags() -> None:
     flags.DEFINE_multi_string("set", [], "Override of a spec value, such as train.num_epochs=3. Can be repeated.")
     flags.DEFINE_string("results_dir", None, "Folder for results; overrides results_dir of the spec.", short_name="r")
     flags.DEFINE_string("key", None, "Accepted and ignored: models are not encrypted here.", short_name="k")
-    flags.DEFINE_integer("gpus", None, "Accepted and ignored: TensorFlow uses the devices it finds.")
+    flags.DEFINE_integer(
+        "gpus", None, "GPUs of this machine that tlt-train uses together; a batch has batch_size_per_gpu pictures for each."
+    )
     flags.DEFINE_bool("print_spec", False, "Print the spec (-e, or the default one) with every key explained, and end.")
     flags.DEFINE_bool("completion", False, "Print a line for ~/.bashrc that completes this script's flags, and end.")
 
@@ -79,8 +81,11 @@ def _read(path: str | None, overrides: list[str], values: Mapping[str, object]) 
     return load_spec(path, overrides, values)
 
 
-def run(main: Callable[[list[str]], None]) -> None:
-    """Runs a script, and ends the process; every foreseeable failure becomes one line and exit code 1."""
+def run(main: Callable[[list[str]], None], *, shared: bool = False) -> None:
+    """Runs a script, and ends the process; every foreseeable failure becomes one line and exit code 1.
+
+    Where several workers are started, they share the work of a script that is `shared`; worker 0 alone does that of others.
+    """
     module = sys.modules[main.__module__]
     script = "tlt-" + pathlib.Path(str(module.__file__)).stem
     onwards = " Run the same command again to go on from the last checkpoint." if script == "tlt-train" else ""
@@ -95,7 +100,7 @@ def run(main: Callable[[list[str]], None]) -> None:
     logging.set_verbosity(logging.WARNING)
     code = 0
     try:
-        app.run(lambda argv: _guarded(main, argv, script), flags_parser=lambda argv: _parsed(argv, script))
+        app.run(lambda argv: _guarded(main, argv, script, shared), flags_parser=lambda argv: _parsed(argv, script))
     except SystemExit as ended:
         if isinstance(ended.code, str):
             print(ended.code, file=sys.stderr)
@@ -137,20 +142,24 @@ def _completion(script: str) -> str:
     return f"complete -o default -W '{' '.join(names)}' {script}"
 
 
-def _guarded(main: Callable[[list[str]], None], argv: list[str], script: str) -> None:
+def _guarded(main: Callable[[list[str]], None], argv: list[str], script: str, shared: bool) -> None:
     try:
         if FLAGS.completion:
             say(_completion(script))
         elif FLAGS.print_spec:
             say(load_task(argv[1:], {}).explained().rstrip())
         else:
+            workers.expect(FLAGS.gpus if script == "tlt-train" else None, shared=shared)
+            if not shared and not workers.is_chief():
+                return
             main(argv[1:])
+            workers.wait_for_all()
     except TltPruneError as error:
         fail(script, str(error))
     except OSError as error:
         fail(script, _os_error(error))
     except Exception as error:
-        known = foreseeable(error)
+        known = workers.lost(error) or foreseeable(error)
         if known is None:
             raise
         fail(script, known)

@@ -46,7 +46,7 @@ def main(argv: list[str]) -> None:
 
 
 def entry() -> None:
-    common.run(main)
+    common.run(main, shared=True)
 
 
 if __name__ == "__main__":

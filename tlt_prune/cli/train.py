@@ -74,7 +74,7 @@ def _which(result: TrainResult) -> str:
 
 
 def entry() -> None:
-    common.run(main)
+    common.run(main, shared=True)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,8 @@ class BNConfig(Settings):
     """Of the moving mean and variance. With few steps per epoch 0.9 follows better."""
     epsilon: Positive = 1e-3
     """Added to the variance."""
+    synchronized: bool = False
+    """Statistics of the whole batch where several GPUs or machines train; else each has those of its part."""
 
 
 class OptimConfig(Settings):

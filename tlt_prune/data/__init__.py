@@ -13,7 +13,7 @@ from tlt_prune.data.mask_pipeline import (
 )
 from tlt_prune.data.masks import MaskClasses, MaskSplit, listed_pictures, load_masks, mask_classes
 from tlt_prune.data.pictures import SUFFIXES, by_name, named_pictures, open_picture, picture_files, picture_name
-from tlt_prune.data.pipeline import BatchOrder, Pipeline, evaluation_pipeline, preprocess, training_pipeline
+from tlt_prune.data.pipeline import BatchOrder, Pipeline, evaluation_pipeline, preprocess, training_pipeline, unconverted
 from tlt_prune.data.sources import load_splits, load_test_split
 from tlt_prune.data.splits import Split, matched, missing_classes, shared_images, shared_pictures
 from tlt_prune.data.tables import MultitaskSplit, checked_size, class_titles, label_counts, load_table
@@ -57,4 +57,5 @@ __all__ = [
     "shared_images",
     "shared_pictures",
     "training_pipeline",
+    "unconverted",
 ]

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from tlt_prune.config import Dataset
 from tlt_prune.data.masks import MaskSplit
-from tlt_prune.data.pipeline import BatchOrder, Pipeline, epochs_of, picture_key, preprocess
+from tlt_prune.data.pipeline import BatchOrder, Pipeline, epochs_of, picture_key, preprocess, unconverted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,8 +74,9 @@ def mask_training_pipeline(
 def mask_evaluation_pipeline(split: MaskSplit, dataset: Dataset, layout: MaskLayout, batch_size: int) -> Pipeline:
     """The split in its order, as it is."""
     batch_size = min(batch_size, len(split))
-    examples = tf.data.Dataset.range(len(split)).map(_loader(split), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    batches = examples.batch(batch_size).map(functools.partial(_finished, split, dataset, layout))
+    load = unconverted(_loader(split))
+    examples = tf.data.Dataset.range(len(split)).map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    batches = examples.batch(batch_size).map(unconverted(functools.partial(_finished, split, dataset, layout)))
     return Pipeline(batches.prefetch(tf.data.AUTOTUNE), math.ceil(len(split) / batch_size))
 
 

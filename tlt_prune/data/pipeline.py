@@ -74,6 +74,12 @@ def training_pipeline(
     return epochs_of(len(split), order, example, finish)
 
 
+def unconverted(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function for a dataset, traced as it is. AutoGraph would read the source of all that it calls, for seconds, and find no
+    Python `if` over a tensor there."""
+    return tf.autograph.experimental.do_not_convert(function)  # type: ignore[no-any-return]
+
+
 def epochs_of(
     count: int,
     order: BatchOrder,
@@ -94,12 +100,12 @@ def epochs_of(
         key = tf.stack([order.seed, tf.cast(epoch, tf.int32)])
         indices = tf.random.experimental.stateless_shuffle(tf.range(count), seed=key)
         examples = tf.data.Dataset.from_tensor_slices(indices).map(
-            functools.partial(example, epoch), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+            unconverted(functools.partial(example, epoch)), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
         )
         batches = examples.batch(batch_size).enumerate()
-        return batches.map(functools.partial(finish, epoch), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        return batches.map(unconverted(functools.partial(finish, epoch)), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
-    batches = tf.data.Dataset.range(order.first_epoch, order.epochs).flat_map(one_epoch).prefetch(tf.data.AUTOTUNE)
+    batches = tf.data.Dataset.range(order.first_epoch, order.epochs).flat_map(unconverted(one_epoch)).prefetch(tf.data.AUTOTUNE)
     return Pipeline(batches, math.ceil(count / batch_size))
 
 
@@ -118,8 +124,8 @@ def evaluation_pipeline(
     def finish(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return preprocess(images, dataset, channels_first, form.depth), split.targets(labels)
 
-    examples = tf.data.Dataset.range(len(split)).map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    batches = examples.batch(batch_size).map(finish, num_parallel_calls=tf.data.AUTOTUNE)
+    examples = tf.data.Dataset.range(len(split)).map(unconverted(load), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    batches = examples.batch(batch_size).map(unconverted(finish), num_parallel_calls=tf.data.AUTOTUNE)
     if split.images.dtype == form.dtype:
         batches = batches.cache()
     return Pipeline(batches.prefetch(tf.data.AUTOTUNE), math.ceil(len(split) / batch_size))

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from tlt_prune.data import BatchOrder
+from tlt_prune.data import BatchOrder, unconverted
 from tlt_prune.detection.augmentation import Augmentation, Canvas, clipped, colored, moved_boxes, spatial_matrices, warp
 from tlt_prune.detection.targets import Rasterizer, Targets
 from tlt_prune.errors import DataError
@@ -187,9 +187,11 @@ def training_batches(
                 pictures, boxes, numbers = augmented(pictures, boxes, numbers, augmentation, key)
             return _example(pictures, raster(boxes, numbers), weights, channels_first)
 
-        return batches.map(finish, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        return batches.map(unconverted(finish), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
-    return tf.data.Dataset.range(order.first_epoch, order.epochs).flat_map(one_epoch).prefetch(tf.data.AUTOTUNE), steps
+    return tf.data.Dataset.range(order.first_epoch, order.epochs).flat_map(unconverted(one_epoch)).prefetch(
+        tf.data.AUTOTUNE
+    ), steps
 
 
 def _order(split: BoxSplit, seed: tf.Tensor) -> tf.Tensor:
@@ -224,7 +226,7 @@ def evaluation_batches(split: BoxSplit, raster: Rasterizer, *, batch_size: int, 
         return _example(pictures, raster(boxes, numbers), weights, channels_first)
 
     batches = tf.data.Dataset.range(len(split)).batch(batch_size)
-    return batches.map(finish, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
+    return batches.map(unconverted(finish), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
 
 
 def augmented(

@@ -144,4 +144,4 @@ def _write_twin(model: tf_keras.Model, folder: str) -> None:
     holder = tf.Module()
     holder.model = model
     with quiet():
-        tf.saved_model.save(holder, folder, signatures=tf.function(serve, input_signature=specs))
+        tf.saved_model.save(holder, folder, signatures=tf.function(serve, input_signature=specs, autograph=False))

@@ -47,7 +47,7 @@ def converted_graph(model: keras.Model, opset: int, turned: list[bool], batch_si
         outputs = keras.tree.flatten(run(*x))
         return {f"{i:03d}_{name}": y for i, (name, y) in enumerate(zip(names, outputs, strict=True))}
 
-    function = tf.function(forward, input_signature=signature)
+    function = tf.function(forward, input_signature=signature, autograph=False)
     with _inlined_functions():
         concrete = function.get_concrete_function()
     as_nchw = [name for name, turn in zip(inputs, turned, strict=True) if turn]

@@ -1,5 +1,5 @@
 """Whole files and folders: written in a folder of their own beside their place, then renamed, so that nobody ever finds half of
-one; several of them together, or none."""
+one; several of them together, or none. Of several workers, the chief's outputs alone come to their places."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 
 from tlt_prune.errors import FolderInUseError, NotReplacedError
-from tlt_prune.io import interrupt
+from tlt_prune.io import interrupt, workers
 
 Path = str | pathlib.Path
 
@@ -87,6 +87,8 @@ class _Outputs:
                 _sign(self.new(target))
                 # Somebody may have put a file there since.
                 _check_ours(target, target)
+        if not workers.is_chief():
+            return
         done: list[pathlib.Path] = []
         with interrupt.held():
             try:
@@ -247,8 +249,9 @@ def write_text(path: Path, text: str) -> None:
 
 def append_line(path: Path, line: str) -> None:
     """Adds a line to a text file in UTF-8, at once."""
-    with pathlib.Path(path).open("a", encoding="utf-8") as file:
-        file.write(f"{line}\n")
+    if workers.is_chief():
+        with pathlib.Path(path).open("a", encoding="utf-8") as file:
+            file.write(f"{line}\n")
 
 
 def write_json(path: Path, data: Mapping[str, object]) -> None:
@@ -303,7 +306,8 @@ def read_from_zip(path: pathlib.Path, name: str, limit: int = 2**24) -> bytes | 
 
 @contextlib.contextmanager
 def locked(folder: pathlib.Path, what: str) -> Iterator[None]:
-    """Keeps other processes out of a folder; the lock ends with the process, however it ends.
+    """Keeps other processes out of a folder; the lock ends with the process, however it ends. Of several workers, the chief has
+    it.
 
     Raises:
         FolderInUseError: another process holds it; the message says `what` it does.
@@ -330,6 +334,9 @@ def claimed(paths: Iterable[Path], what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _lock(path: pathlib.Path, refusal: str) -> Iterator[None]:
+    if not workers.is_chief():
+        yield
+        return
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
         try:

@@ -13,8 +13,8 @@ import sys
 import tempfile
 import warnings
 
-from tlt_prune.errors import MissingPackageError, SpecError, first_line
-from tlt_prune.io import interrupt
+from tlt_prune.errors import MissingPackageError, SpecError, WorkersError, first_line
+from tlt_prune.io import interrupt, workers
 
 _CHATTER = re.compile(
     rb"^(WARNING: All log messages before absl::InitializeLog\(\) is called are written to STDERR"
@@ -26,7 +26,8 @@ _CHATTER = re.compile(
 
 def import_frameworks() -> None:
     """Imports TensorFlow and Keras; anything but their chatter still reaches standard error."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    # What goes wrong between workers comes as an exception, too; TensorFlow tells it in dozens of lines.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1" if workers.count() == 1 else "3")
     # TensorFlow has channels-first convolutions on a CPU by oneDNN alone, which it turns on by itself for newer CPUs only.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     os.environ["KERAS_BACKEND"] = os.environ.get("KERAS_BACKEND") or "tensorflow"
@@ -42,8 +43,11 @@ def import_frameworks() -> None:
             import keras  # noqa: F401
             import tensorflow as tf
 
+            workers.join()
             # The first operation initializes the device layer, which talks too.
             tf.constant(0)
+        except WorkersError:
+            raise
         # Whatever is missing or broken in an installation.
         except Exception as error:
             raise MissingPackageError(

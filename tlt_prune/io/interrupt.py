@@ -32,8 +32,15 @@ def install(line: str) -> None:
     """Ends this process with `line` and the usual exit code when it is interrupted (130) or terminated (143)."""
     global _line
     _line = line
-    for number in _CODES:
-        signal.signal(number, _handler)
+    renew()
+
+
+def renew() -> None:
+    """Takes the signals back from a library that has put a handler of its own in the place of this one; nothing else than that,
+    where `install` was not called."""
+    if _line:
+        for number in _CODES:
+            signal.signal(number, _handler)
 
 
 def at_stop(cleanup: Callable[[], None]) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from tlt_prune import extras
 from tlt_prune.errors import ExportError, first_line
 from tlt_prune.graph import all_layers
-from tlt_prune.io import ModelInfo, load_keras, machine_error, model_info, refuse_foreign
+from tlt_prune.io import ModelInfo, load_keras, machine_error, model_info, refuse_foreign, workers
 from tlt_prune.onnx.graphs import quantization_constants
 from tlt_prune.onnx.noise import quiet_natively
 from tlt_prune.onnx.parity import InputArrays, Run, session_of
@@ -111,7 +111,7 @@ class Predictor:
 
 
 def load_predictor(path: str | pathlib.Path) -> Predictor:
-    """Loads a model file of any format.
+    """Loads a model file of any format; several workers run it together.
 
     Raises:
         ExportError: the file is missing or no model.
@@ -120,13 +120,9 @@ def load_predictor(path: str | pathlib.Path) -> Predictor:
     refuse_foreign(path)
     if not path.exists():
         raise ExportError(f"There is no model {path}. Expected a .keras, .onnx or .tflite file, or a SavedModel folder.")
-    if path.is_dir():
-        return _open_saved_model(path)
-    if path.suffix == ".onnx":
-        return _open_onnx(path)
-    if path.suffix == ".tflite":
-        return _open_litert(path)
-    return keras_predictor(path)
+    open_kind = {".onnx": _open_onnx, ".tflite": _open_litert}.get(path.suffix, keras_predictor)
+    predictor = (_open_saved_model if path.is_dir() else open_kind)(path)
+    return dataclasses.replace(predictor, run=workers.spread(predictor.run))
 
 
 def latency_ms(predictor: Predictor, batch: NDArray[Any], runs: int = 50) -> float:
@@ -166,7 +162,7 @@ def keras_runner(model: keras.Model) -> Run:
         return keras.tree.flatten(model(keras.tree.pack_sequence_as(input_structure(model), x), training=False))
 
     specs = [tf.TensorSpec(x.shape, x.dtype) for x in model.inputs]
-    compiled = tf.function(forward).get_concrete_function(*specs)
+    compiled = tf.function(forward, autograph=False).get_concrete_function(*specs)
 
     def run(batch: InputArrays) -> list[NDArray[Any]]:
         tensors = [tf.constant(x, s.dtype) for x, s in zip(arrays_of(batch), specs, strict=True)]

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 import pandas as pd
+from numpy.typing import NDArray
 
 from tlt_prune.config import Train
 from tlt_prune.errors import TrainingError
-from tlt_prune.io import files
+from tlt_prune.io import files, workers
 from tlt_prune.training.checkpoints import Checkpoints
 from tlt_prune.training.objective import Objective
 from tlt_prune.training.saving import save_result
@@ -192,3 +193,14 @@ class TensorBoard(keras.callbacks.Callback):
             for name, value in (logs or {}).items():
                 self._summary.scalar(name, float(value))
         self._writer.flush()
+
+
+def write_pictures(folder: pathlib.Path, name: str, pictures: NDArray[Any], epoch: int) -> None:
+    """Writes pictures `(n, height, width, channels)` for TensorBoard; of several workers, the chief does."""
+    import tensorflow as tf
+
+    if workers.is_chief():
+        writer = tf.summary.create_file_writer(str(folder), filename_suffix=".pictures")
+        with writer.as_default(step=epoch):
+            tf.summary.image(name, pictures, max_outputs=len(pictures))
+        writer.close()

@@ -20,7 +20,7 @@ from pydantic import Field
 from tlt_prune.config import Settings, checked, decoded, json_of
 from tlt_prune.errors import ExportError, TrainingError, first_line
 from tlt_prune.graph import all_layers
-from tlt_prune.io import files, load_keras
+from tlt_prune.io import files, load_keras, workers
 
 _RECORD = "tlt_prune/checkpoint.json"
 _STATE = "tlt_prune/random_state.npz"
@@ -35,6 +35,7 @@ class Checkpoint:
         finished: nothing is left to train.
         fingerprint: everything that decides what the training computes, by dotted name; None in a file of another program.
         history: one row for each finished epoch.
+        replicas: copies of the model that the training began with.
     """
 
     path: pathlib.Path
@@ -42,6 +43,7 @@ class Checkpoint:
     finished: bool
     fingerprint: Mapping[str, Any] | None
     history: tuple[Mapping[str, Any], ...] = ()
+    replicas: int = 1
 
 
 class _Record(Settings):
@@ -53,6 +55,7 @@ class _Record(Settings):
     history: tuple[Mapping[str, float | None], ...]
     members: Mapping[str, Annotated[int, Field(ge=0, lt=2**32)]]
     """CRC-32 of each part of the archive."""
+    replicas: Annotated[int, Field(ge=1, lt=2**20)] = 1
 
 
 class Checkpoints:
@@ -88,13 +91,16 @@ class Checkpoints:
         return newest
 
     def clear(self) -> int:
-        """Removes all checkpoints; returns how many there were."""
-        checkpoints = self._files()
+        """Removes all checkpoints; returns how many there were. Of several workers, the chief does."""
+        checkpoints = self._files() if workers.is_chief() else []
         for _, path in checkpoints:
             path.unlink()
         return len(checkpoints)
 
     def save(self, model: keras.Model, epochs_done: int, *, finished: bool, history: Sequence[Mapping[Any, Any]] = ()) -> None:
+        """Writes a checkpoint in the place of the others; of several workers, the chief does."""
+        if not workers.is_chief():
+            return
         newest = self._folder / f"epoch_{epochs_done:03d}.keras"
         state = io.BytesIO()
         np.savez(state, *[keras.ops.convert_to_numpy(v) for v in _random_states(model)])
@@ -110,6 +116,7 @@ class Checkpoints:
                 "fingerprint": self._fingerprint,
                 "history": rows,
                 "members": members,
+                "replicas": workers.batch_size(1),
             }
             files.add_to_zip(partial, _RECORD, json.dumps(record).encode())
         for _, old in self._files():
@@ -182,7 +189,7 @@ def _read(epoch: int, path: pathlib.Path) -> Checkpoint:
         raise _damaged(path, f"{changed} is not what was written")
     if record.epoch != epoch:
         raise _damaged(path, f"it is the checkpoint of epoch {record.epoch}, renamed")
-    return Checkpoint(path, epoch, record.finished, record.fingerprint, record.history)
+    return Checkpoint(path, epoch, record.finished, record.fingerprint, record.history, record.replicas)
 
 
 def _damaged(path: pathlib.Path, reason: str) -> TrainingError:

@@ -9,6 +9,7 @@ where a network's probabilities at temperature T are softmax(log p / T). What th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import keras
@@ -106,14 +107,27 @@ def with_teacher(batches: tf.data.Dataset, teacher: keras.Model, student: keras.
     Raises:
         TrainingError: the teacher's inputs or outputs have other shapes than the student's.
     """
+    import tensorflow as tf
+
+    return batches.map(tf.autograph.experimental.do_not_convert(beside(teacher, student, axis))).prefetch(tf.data.AUTOTUNE)
+
+
+def beside(
+    teacher: keras.Model, student: keras.Model, axis: int = -1
+) -> Callable[[_Tensors, _Tensors], tuple[_Tensors, _Tensors]]:
+    """(x, y) -> the same, as `with_teacher` has it.
+
+    Raises:
+        TrainingError: the teacher's inputs or outputs have other shapes than the student's.
+    """
     check_teacher(teacher, student, "train.distill")
     import tensorflow as tf
 
     teacher.trainable = False
 
-    def beside(x: _Tensors, y: _Tensors) -> tuple[_Tensors, _Tensors]:
+    def both(x: _Tensors, y: _Tensors) -> tuple[_Tensors, _Tensors]:
         taught = keras.tree.flatten(teacher(x, training=False))
-        both = [tf.concat([tf.cast(a, b.dtype), b], axis=axis) for a, b in zip(keras.tree.flatten(y), taught, strict=True)]
-        return x, keras.tree.pack_sequence_as(y, both)
+        pairs = [tf.concat([tf.cast(a, b.dtype), b], axis=axis) for a, b in zip(keras.tree.flatten(y), taught, strict=True)]
+        return x, keras.tree.pack_sequence_as(y, pairs)
 
-    return batches.map(beside).prefetch(tf.data.AUTOTUNE)
+    return both

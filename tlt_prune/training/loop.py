@@ -2,22 +2,25 @@
 
 An epoch is the unit of resumption. Data order, augmentation and learning rate follow from the epoch and
 step numbers, and a checkpoint holds the optimizer and the state of random numbers, so a training that was killed and
-started again ends where an uninterrupted one does.
+started again ends where an uninterrupted one does. Several replicas (see `io.workers`) train by the same loop: every process goes
+through it, and the chief writes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 import math
 import pathlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 import pandas as pd
 
-from tlt_prune.io import checksums, files, load_keras
+from tlt_prune.io import checksums, files, load_keras, workers
 from tlt_prune.training.callbacks import (
     Best,
     Finite,
@@ -30,12 +33,13 @@ from tlt_prune.training.callbacks import (
     best_epoch,
 )
 from tlt_prune.training.checkpoints import Checkpoint, Checkpoints
-from tlt_prune.training.distillation import with_teacher
+from tlt_prune.training.distillation import beside, with_teacher
 from tlt_prune.training.job import TrainingJob, TrainResult
 from tlt_prune.training.narrow_shortcuts import subsampled_first
 from tlt_prune.training.objective import optimizer
 from tlt_prune.training.rate_test import STEPS, enough_batches, find_peak_rate
 from tlt_prune.training.regularizers import set_regularizers
+from tlt_prune.training.replicas import Averaged, cut, shared, synchronize
 from tlt_prune.training.saving import save_result
 
 
@@ -55,14 +59,22 @@ def train(job: TrainingJob, folder: pathlib.Path, *, restart: bool = False, say:
     """
     with files.locked(folder, "training"):
         checkpoints = Checkpoints(folder / "checkpoints", {"train": _deciding(job), **job.identity})
-        for place in (folder, folder / "checkpoints"):
-            files.remove_leftovers(place)
-        checkpoint = checkpoints.to_resume(restart=restart)
-        model = _first_model(job, checkpoints, checkpoint, folder, say)
+        with workers.first_the_chief():
+            for place in (folder, folder / "checkpoints"):
+                files.remove_leftovers(place)
+            checkpoint = checkpoints.to_resume(restart=restart)
+        workers.agree("what is trained on what", json.dumps(job.identity, default=str, sort_keys=True))
+        workers.agree(f"the checkpoints in {folder}", str(checkpoint.epoch if checkpoint is not None else None))
+        # Only what makes variables is in the scope: while a model is saved, Keras makes some that the chief alone would have.
+        with workers.scope():
+            model = _first_model(job, checkpoints, checkpoint, folder, say)
+            if checkpoint is None:
+                model.compile(optimizer=optimizer(job.config.optim_config), **job.objective.compile_arguments())
         rows = [] if checkpoint is None else [dict(row) for row in checkpoint.history]
         history = History(folder / "history.csv", rows)
         if checkpoint is None or not checkpoint.finished:
             _run(job, model, folder, checkpoints, checkpoint, history, say)
+        workers.wait_for_all()
         return _result(job, model, folder, history, checkpoint, say)
 
 
@@ -70,6 +82,7 @@ def _first_model(
     job: TrainingJob, checkpoints: Checkpoints, checkpoint: Checkpoint | None, folder: pathlib.Path, say: Callable[[str], None]
 ) -> keras.Model:
     """The model of the last checkpoint, or a new one."""
+    workers.went_on(checkpoint.replicas if checkpoint is not None else None)
     if checkpoint is None:
         model = job.make_model()
         removed = checkpoints.clear()
@@ -80,7 +93,11 @@ def _first_model(
     if checkpoint.finished:
         say(f"This training is finished: all {checkpoint.epoch} epochs are done. Give --restart to repeat it.")
     else:
-        say(f"Going on after epoch {checkpoint.epoch}, from the last checkpoint.")
+        now = workers.replicas()
+        kept = f" Batches stay as they were with {checkpoint.replicas} replicas; now {now} share them." * (
+            checkpoint.replicas != now
+        )
+        say(f"Going on after epoch {checkpoint.epoch}, from the last checkpoint.{kept}")
     return model
 
 
@@ -101,7 +118,9 @@ def _result(
     first_epoch = checkpoint.epoch if checkpoint is not None else 0
     epoch = epochs = max(len(history.trained), first_epoch)
     if job.pruned and best is not None and best != epoch:
-        epoch, model = best, load_keras(folder / "best.keras")
+        epoch = best
+        with workers.scope():
+            model = load_keras(folder / "best.keras")
     save_result(model, folder / "model.keras", job.config, job.info)
     return TrainResult(
         model,
@@ -129,14 +148,10 @@ def _run(
     first_epoch = checkpoint.epoch if checkpoint is not None else 0
     set_regularizers(model, job.config.reg_config)
     batches, steps = job.make_batches(first_epoch)
-    if checkpoint is None:
-        model.compile(optimizer=optimizer(job.config.optim_config), **job.objective.compile_arguments())
-    if job.teacher is not None:
-        batches = with_teacher(batches, job.teacher, model, job.objective.channel_axis)
     best = [Best(folder / "best.keras", history, job)] if job.config.keep_best else []
-    with subsampled_first(model):
+    with subsampled_first(model), _fed(job, model, batches) as fed:
         if checkpoint is None and job.pruned:
-            _begin(job, model, batches, history, say)
+            _begin(job, model, fed, history, say)
             for callback in best:
                 callback.keep(model, 0)
         job = _at_measured_rate(job, history)
@@ -144,40 +159,73 @@ def _run(
         callbacks: list[keras.callbacks.Callback] = [
             LearningRateSchedule(config, steps, objective),
             Finite(config, steps),
+            *([Averaged(steps)] if workers.replicas() > 1 else []),
             *objective.callbacks(history.trained),
             Summary(objective),
             history,
             *([] if sys.stdout.isatty() else [Line(config, objective, say)]),
             *best,
             Save(checkpoints, history, config, objective),
-            *([TensorBoard(folder / "tensorboard")] if config.tensorboard else []),
+            *([TensorBoard(folder / "tensorboard")] if config.tensorboard and workers.is_chief() else []),
         ]
         model.fit(
-            batches,
+            fed.training,
             initial_epoch=first_epoch,
             epochs=config.num_epochs,
             steps_per_epoch=steps,
-            validation_data=job.validation,
+            validation_data=fed.validation,
+            validation_steps=fed.validation_steps,
             callbacks=callbacks,
             # A bar is for a person at a terminal; a log gets a line for each epoch, from `Line`.
-            verbose=1 if sys.stdout.isatty() else 0,
+            verbose=1 if sys.stdout.isatty() and workers.is_chief() else 0,
             shuffle=False,
         )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Fed:
+    """What `fit` takes.
+
+    Attributes:
+        batches: of the whole job, with what a teacher says, for one process.
+        training, validation: the same, cut for replicas where there are several.
+        validation_steps: of an evaluation; None where the data ends by itself.
+    """
+
+    batches: Any
+    training: Any
+    validation: Any
+    validation_steps: int | None = None
+
+
+@contextlib.contextmanager
+def _fed(job: TrainingJob, model: keras.Model, batches: Any) -> Iterator[_Fed]:
+    """Data for `fit`, with the teacher, on the replicas that there are."""
+    if workers.replicas() == 1:
+        taught = batches if job.teacher is None else with_teacher(batches, job.teacher, model, job.objective.channel_axis)
+        yield _Fed(taught, taught, job.validation)
+        return
+    synchronize(model, job.config.bn_config.synchronized)
+    said = None if job.teacher is None else beside(job.teacher, model, job.objective.channel_axis)
+    steps = int(job.validation.cardinality())
+    with shared(model, batches, said):
+        yield _Fed(batches, cut(batches), cut(job.validation), steps)
 
 
 # Column of history.csv, in the row of epoch 0.
 _PEAK = "peak_learning_rate"
 
 
-def _begin(job: TrainingJob, model: keras.Model, batches: Any, history: History, say: Callable[[str], None]) -> None:
+def _begin(job: TrainingJob, model: keras.Model, fed: _Fed, history: History, say: Callable[[str], None]) -> None:
     """Scores a pruned model and measures how fast it may learn, where the spec leaves that open."""
     objective = job.objective
-    scores = {f"val_{name}": float(x) for name, x in model.evaluate(job.validation, verbose=0, return_dict=True).items()}
+    found = model.evaluate(fed.validation, steps=fed.validation_steps, verbose=0, return_dict=True)
+    scores = {f"val_{name}": float(x) for name, x in found.items()}
     scores |= {name: float(x) for name, x in objective.scores(model).items()}
     scores |= objective.summary(scores)
     told = f"Before retraining: {objective.label} {100 * scores[objective.measure]:.2f} %" if objective.measure in scores else ""
     if objective.rate_for is not None:
-        scores[_PEAK] = find_peak_rate(model, enough_batches(batches)).peak
+        scores[_PEAK] = find_peak_rate(model, enough_batches(fed.batches)).peak
         told += f"; the learning rate rises to {scores[_PEAK]:.2g}, by a range test of {STEPS} batches"
     history.start(scores)
     if told:

@@ -19,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tlt_prune.errors import TrainingError
+from tlt_prune.io import workers
+from tlt_prune.training import replicas
 
 STEPS = 60
 """Of a test."""
@@ -112,13 +114,16 @@ def _loss(model: keras.Model, batch: Any, rate: float) -> float:
     model.optimizer.learning_rate = rate
     # Else it is the mean of all batches so far.
     model.reset_metrics()
+    if workers.replicas() > 1:
+        return replicas.train_on_batch(model, *batch)["loss"]
     return float(model.train_on_batch(*batch, return_dict=True)["loss"])
 
 
 @contextlib.contextmanager
 def unchanged(model: keras.Model) -> Iterator[None]:
     """Puts back all variables of a compiled model and of its optimizer."""
-    model.optimizer.build(model.trainable_variables)
+    with workers.scope():
+        model.optimizer.build(model.trainable_variables)
     before = [(v, keras.ops.convert_to_numpy(v)) for v in (*model.variables, *model.optimizer.variables)]
     try:
         yield

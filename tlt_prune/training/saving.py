@@ -9,12 +9,17 @@ from collections.abc import Iterator
 import keras
 
 from tlt_prune.config import Train
-from tlt_prune.io import ModelInfo, files, model_info
+from tlt_prune.io import ModelInfo, files, model_info, workers
 from tlt_prune.training.regularizers import set_regularizers
 
 
 def save_model(model: keras.Model, path: pathlib.Path, *, info: ModelInfo | None = None, include_optimizer: bool = True) -> None:
-    """Writes a .keras file, with class names and preprocessing inside. A killed process leaves no partial file."""
+    """Writes a .keras file, with class names and preprocessing inside. A killed process leaves no partial file.
+
+    Of several workers, the chief writes.
+    """
+    if not workers.is_chief():
+        return
     with files.whole_file(path) as partial:
         with contextlib.nullcontext() if include_optimizer else _without_optimizer(model):
             model.save(partial)

@@ -8,16 +8,17 @@ import keras
 import numpy as np
 
 from tlt_prune.detection import Evaluation, annotated, boxes_of, dataset, outputs_of
-from tlt_prune.io import say
+from tlt_prune.io import say, workers
 from tlt_prune.onnx import keras_runner
 from tlt_prune.tasks.detection.job import DetectionJob
+from tlt_prune.training.callbacks import write_pictures
 
 
 def validated(
     model: keras.Model, job: DetectionJob, split: dataset.BoxSplit, output: tuple[int, int], channels_first: bool
 ) -> Evaluation:
     """Average precision of a detector whose output has `output` (columns, rows)."""
-    return job.evaluated(outputs_of(keras_runner(model), channels_first), split, output)
+    return job.evaluated(outputs_of(workers.spread(keras_runner(model)), channels_first), split, output)
 
 
 class Validation(keras.callbacks.Callback):
@@ -60,14 +61,9 @@ class DrawnDetections:
     def write(self, found: Evaluation, epoch: int) -> None:
         if not len(self._split):
             return
-        import tensorflow as tf
-
         classes = self._split.classes
         sheets = []
         for i, detections in enumerate(found.detections[: len(self._split)]):
             there = [(None, box, None) for box in self._split.boxes[i][self._split.is_object[i]]]
             sheets.append(np.asarray(annotated(self._split.pictures[i], [*there, *boxes_of(detections)], classes)))
-        writer = tf.summary.create_file_writer(str(self._folder), filename_suffix=".pictures")
-        with writer.as_default(step=epoch):
-            tf.summary.image("detections", np.stack(sheets), max_outputs=len(sheets))
-        writer.close()
+        write_pictures(self._folder, "detections", np.stack(sheets), epoch)

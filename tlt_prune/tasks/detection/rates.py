@@ -30,12 +30,12 @@ class SoftStart:
 class EarlyStopping:
     """The learning rate by what validation comes to; where it stands follows from the logs, so that a resumption goes on."""
 
-    def __init__(self, schedule: Message, steps: int) -> None:
+    def __init__(self, schedule: Message, steps: Callable[[], int]) -> None:
         self._make: Callable[[], EarlyStoppingAnnealing] = lambda: EarlyStoppingAnnealing(
             schedule.min_learning_rate,
             schedule.max_learning_rate,
-            soft_start_steps=schedule.soft_start_epochs * steps,
-            annealing_steps=schedule.annealing_epochs * steps,
+            soft_start_steps=schedule.soft_start_epochs * steps(),
+            annealing_steps=schedule.annealing_epochs * steps(),
             patience=schedule.patience_steps,
         )
         self._steps, self._state = steps, self._make()
@@ -46,12 +46,12 @@ class EarlyStopping:
     def stopped(self, rows: Sequence[Mapping[str, Any]]) -> bool:
         self._state = self._make()
         for done, row in enumerate(rows, 1):
-            self._state.validated(row["val_loss"], done * self._steps)
+            self._state.validated(row["val_loss"], done * self._steps())
         return self._state.stopped
 
 
-def learning_rates(config: Message, steps: int) -> SoftStart | EarlyStopping:
-    """Learning-rate schedule of a training config over that many steps."""
+def learning_rates(config: Message, steps: Callable[[], int]) -> SoftStart | EarlyStopping:
+    """Learning-rate schedule of a training config; `steps` says how many an epoch has, once the training begins."""
     if config.HasField("early_stopping_annealing_schedule"):
         return EarlyStopping(config.early_stopping_annealing_schedule, steps)
     if config.HasField("soft_start_annealing_schedule"):

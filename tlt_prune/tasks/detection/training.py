@@ -11,7 +11,7 @@ from tlt_prune.config import OptimConfig, RegConfig, Train
 from tlt_prune.data import BatchOrder
 from tlt_prune.detection import AutoWeighting, Rasterizer, dataset, experiment, messages, objective
 from tlt_prune.errors import SpecError
-from tlt_prune.io import model_info, say
+from tlt_prune.io import model_info, say, workers
 from tlt_prune.onnx import Predictor, load_predictor
 from tlt_prune.tasks.detection import DetectionTask
 from tlt_prune.tasks.detection.callbacks import DrawnDetections, Validation, validated
@@ -52,7 +52,7 @@ class _Data:
     def batches(self, first_epoch: int) -> tuple[Any, int]:
         """(augmented batches from an epoch to the end, steps per epoch)."""
         order = BatchOrder(
-            batch_size=int(self._config.batch_size_per_gpu),
+            batch_size=workers.batch_size(int(self._config.batch_size_per_gpu)),
             seed=int(self.job.message.random_seed),
             first_epoch=first_epoch,
             epochs=self._config.num_epochs,
@@ -125,7 +125,8 @@ def _objective(data: _Data, plan: Train, folder: pathlib.Path) -> training.Objec
     """DetectNet_v2's losses and learning rate, with validation by average precision."""
     job, first = data.job, data.channels_first
     config, classes = job.message.training_config, experiment.target_classes(job.message)
-    rates = learning_rates(config.learning_rate, steps=-(-len(data.training) // int(config.batch_size_per_gpu)))
+    each = int(config.batch_size_per_gpu)
+    rates = learning_rates(config.learning_rate, lambda: -(-len(data.training) // workers.batch_size(each)))
     pictures = DrawnDetections(job, folder, data.validation) if plan.tensorboard else None
 
     def callbacks(rows: training.Rows) -> list[keras.callbacks.Callback]:

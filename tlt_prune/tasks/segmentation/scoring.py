@@ -19,6 +19,7 @@ from tlt_prune.tasks.segmentation.drawing import tinted
 from tlt_prune.tasks.steps.figures import draw_confusion
 from tlt_prune.tasks.steps.reports import cost_line, model_facts
 from tlt_prune.tasks.task import Task
+from tlt_prune.training.callbacks import write_pictures
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -76,8 +77,6 @@ class DrawnMasks:
 
     def write(self, predict: Predict, epoch: int) -> None:
         """Picture, true mask and predicted mask, side by side."""
-        import tensorflow as tf
-
         sheets = []
         for i in range(len(self._split)):
             picture, mask = self._split.example(i)
@@ -86,7 +85,4 @@ class DrawnMasks:
             top, left = ((a - b) // 2 for a, b in zip(mask.shape, said.shape, strict=True))
             part = (slice(top, top + said.shape[0]), slice(left, left + said.shape[1]))
             sheets.append(np.concatenate([tinted(picture[part], x) for x in (mask[part], said)], axis=1))
-        writer = tf.summary.create_file_writer(str(self._folder), filename_suffix=".pictures")
-        with writer.as_default(step=epoch):
-            tf.summary.image("masks", np.stack(sheets), max_outputs=len(sheets))
-        writer.close()
+        write_pictures(self._folder, "masks", np.stack(sheets), epoch)

@@ -13,7 +13,7 @@ from tlt_prune import training
 from tlt_prune.config import Spec
 from tlt_prune.data import BatchOrder, MaskLayout, MaskSplit, mask_evaluation_pipeline, mask_training_pipeline
 from tlt_prune.errors import SpecError, first_line
-from tlt_prune.io import model_info, say
+from tlt_prune.io import model_info, say, workers
 from tlt_prune.onnx import Predictor
 from tlt_prune.tasks.classification.models import architecture_options, is_whole_model
 from tlt_prune.tasks.classification.pictures import agreed_format
@@ -31,6 +31,7 @@ from tlt_prune.tasks.segmentation.scoring import DrawnMasks, confusion_of
 from tlt_prune.tasks.steps.starting import check_classes, is_pruned
 from tlt_prune.tasks.steps.weights import with_weights
 from tlt_prune.tasks.task import Examples, Task, stacked
+from tlt_prune.training.replicas import batch_predictor
 
 
 def training_job(task: Task, folder: pathlib.Path) -> training.TrainingJob:
@@ -54,14 +55,15 @@ def training_job(task: Task, folder: pathlib.Path) -> training.TrainingJob:
     augmentation = augmentation_of(task)
 
     def make_batches(first_epoch: int) -> tuple[Any, int]:
-        order = BatchOrder(spec.train.batch_size_per_gpu, spec.train.random_seed, first_epoch, spec.train.num_epochs)
+        size = workers.batch_size(spec.train.batch_size_per_gpu)
+        order = BatchOrder(size, spec.train.random_seed, first_epoch, spec.train.num_epochs)
         pipeline = mask_training_pipeline(train_split, spec.dataset, layout, order, augmentation)
         return pipeline.batches, pipeline.steps
 
     validation = mask_evaluation_pipeline(held_out, spec.dataset, layout, spec.evaluate.batch_size).batches
 
     def scores(trained: keras.Model) -> Mapping[str, float]:
-        means = training.scores_of_pixels(confusion_of(trained.predict_on_batch, validation, layout, len(names)), names).means
+        means = training.scores_of_pixels(confusion_of(batch_predictor(trained), validation, layout, len(names)), names).means
         return {"val_miou": means["mean_iou"], "val_pixel_accuracy": means["pixel_accuracy"]}
 
     drawn = DrawnMasks(folder, held_out, spec, layout) if spec.train.tensorboard else None
@@ -95,7 +97,7 @@ class LoggedScores(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         logs.update(self._scores(self.model))
         if self._drawn is not None:
-            self._drawn.write(self.model.predict_on_batch, epoch + 1)
+            self._drawn.write(batch_predictor(self.model), epoch + 1)
 
 
 def loss_of(task: Task, spec: Spec, layout: MaskLayout, names: tuple[str, ...]) -> training.SegmentationLoss:

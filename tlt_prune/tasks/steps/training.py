@@ -5,7 +5,7 @@ from __future__ import annotations
 import pathlib
 from typing import TYPE_CHECKING
 
-from tlt_prune.io import save_figure, say
+from tlt_prune.io import save_figure, say, workers
 from tlt_prune.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -23,11 +23,13 @@ def run_training(task: Task, folder: pathlib.Path, *, restart: bool) -> TrainRes
     from tlt_prune import training
     from tlt_prune.tasks.steps.figures import draw_training
 
-    result = training.train(task.training(folder), folder, restart=restart, say=say)
+    with workers.scope():
+        job = task.training(folder)
+    result = training.train(job, folder, restart=restart, say=say)
     task.finish_training(result, folder)
     if len(result.history):
         save_figure(draw_training(result.history, task.measure), folder / "history.png")
-    if (folder / "tensorboard").is_dir():
+    if workers.is_chief() and (folder / "tensorboard").is_dir():
         _log_costs(result.model, folder / "tensorboard")
     return result
 

@@ -1,0 +1,265 @@
+"""Several processes that train together: the same result as one, whoever is killed, whatever the environment says."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from tlt_prune.errors import WorkersError
+from tlt_prune.io import rendezvous, workers
+from tlt_prune.training import replicas
+
+TRAIN = "import sys\nsys.argv[0] = 'tlt-train'\n{prelude}\nfrom tlt_prune.cli import scripts\nscripts.train()"
+# Stands for two GPUs.
+TWO_DEVICES = """
+import tensorflow as tf
+from tlt_prune.io import rendezvous, workers
+def devices(wanted):
+    parts = [tf.config.LogicalDeviceConfiguration()] * wanted
+    tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], parts)
+    return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(wanted)])
+workers._on_gpus = devices
+"""
+# Three classes of 13: the last batch of 16 has 7, and of 36 has 3.
+PICTURES = {"train": 13, "val": 3}
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    folder, random = tmp_path_factory.mktemp("workers"), np.random.default_rng(0)
+    for part, count in PICTURES.items():
+        for level, name in ((60, "dark"), (120, "gray"), (180, "light")):
+            (folder / part / name).mkdir(parents=True)
+            for i in range(count):
+                noisy = np.clip(random.normal(level, 60, (8, 8, 3)), 0, 255).astype(np.uint8)
+                Image.fromarray(noisy).save(folder / part / name / f"{i}.png")
+    return folder
+
+
+def spec_of(pictures: pathlib.Path, folder: pathlib.Path, **train: Any) -> pathlib.Path:
+    """The spec of a training with batch statistics of the whole batch."""
+    chosen = {"num_epochs": 2, "lr_config": {"learning_rate": 0.02}, "bn_config": {"synchronized": True}, **train}
+    spec = {
+        "dataset": {"train_dataset_path": str(pictures / "train"), "val_dataset_path": str(pictures / "val")},
+        "model": {"backbone": "helnet6", "width": 0.125, "input_width": 8, "input_height": 8},
+        "train": {"tensorboard": False, **chosen},
+        "results_dir": str(folder),
+    }
+    path = folder / "spec.yaml"
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(spec))
+    return path
+
+
+def begun(spec: pathlib.Path, *arguments: object, prelude: str = "", **variables: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", TRAIN.format(prelude=prelude), "-e", str(spec), *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**{key: x for key, x in os.environ.items() if key != "TF_CPP_MIN_LOG_LEVEL"}, **variables},
+    )
+
+
+def begun_together(count: int, spec: pathlib.Path, *arguments: object) -> list[subprocess.Popen[str]]:
+    """Workers on the loopback."""
+    hosts = free_addresses(count)
+    return [begun(spec, *arguments, TF_CONFIG=tf_config(hosts, i)) for i in range(count)]
+
+
+def free_addresses(count: int) -> list[str]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
+
+
+def tf_config(hosts: list[str], index: int) -> str:
+    return json.dumps({"cluster": {"worker": hosts}, "task": {"type": "worker", "index": index}})
+
+
+def ended(processes: list[subprocess.Popen[str]], code: int = 0) -> list[tuple[str, str]]:
+    """(output, errors) of each; all must end with `code`."""
+    found = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [code] * len(processes), found
+    return found
+
+
+def history_of(folder: pathlib.Path) -> pd.DataFrame:
+    return pd.read_csv(folder / "train/history.csv").drop(columns="seconds")
+
+
+def weights_of(folder: pathlib.Path) -> np.ndarray[Any, Any]:
+    model = keras.models.load_model(folder / "train/model.keras")
+    return np.concatenate([w.ravel() for w in model.get_weights()])
+
+
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow)])
+def test_workers_come_to_what_one_process_comes_to(seed: int, pictures: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    def spec(name: str, each: int) -> pathlib.Path:
+        return spec_of(pictures, tmp_path / name, random_seed=seed, batch_size_per_gpu=each, keep_best=True)
+
+    ended([begun(spec("one", 36))])
+    chief, other = ended(begun_together(2, spec("two", 18)))
+    ended([begun(spec("devices", 18), "--gpus", 2, prelude=TWO_DEVICES)])
+    assert "epoch 2/2" in chief[0]
+    # One prints, one writes, and no temporary file is left.
+    assert other == ("", "")
+    files = sorted(x.name for x in (tmp_path / "two/train").iterdir())
+    assert files == sorted(x.name for x in (tmp_path / "one/train").iterdir())
+    expected = weights_of(tmp_path / "one")
+    for name in ("two", "devices"):
+        pd.testing.assert_frame_equal(history_of(tmp_path / name), history_of(tmp_path / "one"), rtol=1e-3)
+        np.testing.assert_allclose(weights_of(tmp_path / name), expected, atol=2e-3 * np.abs(expected).max())
+
+
+def test_a_killed_worker_ends_the_job_and_fewer_go_on(pictures: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    spec = spec_of(pictures, tmp_path, num_epochs=40, batch_size_per_gpu=6, bn_config={"synchronized": False})
+    three = begun_together(3, spec)
+    checkpoints = tmp_path / "train/checkpoints"
+    waited = time.monotonic()
+    while not list(checkpoints.glob("epoch_*.keras")):
+        assert time.monotonic() < waited + 200
+        assert all(process.poll() is None for process in three), [process.communicate() for process in three]
+        time.sleep(0.1)
+    three[1].send_signal(signal.SIGKILL)
+    three[1].communicate()
+    for _, err in ended([three[0], three[2]], code=1):
+        (line,) = err.splitlines()
+        assert line.startswith("tlt-train: error: another of the 3 workers has ended or cannot be reached any more")
+    done = int(max(x.stem for x in checkpoints.glob("epoch_*.keras")).removeprefix("epoch_"))
+    (out, err), _ = ended(begun_together(2, spec))
+    assert f"Going on after epoch {done}, from the last checkpoint. Batches stay as they were with 3 replicas; now 2" in out
+    assert not err
+    assert list(history_of(tmp_path)["epoch"]) == list(range(1, 41))
+    assert not list(tmp_path.rglob(".tlt_prune-*"))
+
+
+@pytest.mark.parametrize("total", [2, 3, 5])
+@pytest.mark.parametrize("size", [1, 2, 5, 16])
+def test_pieces_share_a_batch_without_loss_or_overlap(size: int, total: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "replicas", lambda: total)
+    x, y = tf.range(size), (tf.range(size) * 10, tf.range(size) * 100)
+    pieces = [replicas.piece(x, y, i) for i in range(total)]
+    assert sorted(np.concatenate([part[counted.numpy()] for part, _, _, counted in pieces])) == list(range(size))
+    assert sum(float(share) for _, _, share, _ in pieces) == pytest.approx(1)
+    for part, others, share, _ in pieces:
+        assert len(part)
+        np.testing.assert_array_equal(others[0], part * 10)
+        # The mean over the batch is the sum of the parts' means, weighed by the shares.
+        assert float(share) == pytest.approx(len(part) / sum(len(p) for p, *_ in pieces))
+    mean = sum(float(share) * float(np.mean(part)) for part, _, share, _ in pieces)
+    assert mean == pytest.approx((size - 1) / 2)
+
+
+def test_workers_that_do_not_answer_are_named(pictures: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    spec, (first, second, third) = spec_of(pictures, tmp_path), free_addresses(3)
+    given = [begun(spec, TF_CONFIG=tf_config([first, second, third], i), TLT_PRUNE_WORKER_TIMEOUT="15") for i in (0, 1)]
+    (_, chief), (_, other) = ended(given, code=1)
+    onwards = "Start the same command on all hosts that TF_CONFIG names.\n"
+    assert chief == f"tlt-train: error: Worker 0 waited 15 s for worker 2 ({third}). {onwards}"
+    assert other.startswith(f"tlt-train: error: Worker 1 of 3 ({second}) waited 15 s for worker 0 ({first}): it ")
+    assert other.endswith(onwards)
+
+
+def test_a_job_meets_whoever_calls_in_between() -> None:
+    addresses, found = free_addresses(3), []
+
+    def come(index: int) -> None:
+        rendezvous.meet(addresses, index, 20, "a test")
+        found.append(index)
+
+    threads = [threading.Thread(target=come, args=(i,)) for i in (0, 1)]
+    for each in threads:
+        each.start()
+    host, _, port = addresses[0].partition(":")
+    for words in (b"", b"GET / HTTP/1.1\r\n\r\n", b"tlt_prune 1 2\n", b"\xff" * 10_000):
+        with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=5) as stranger:
+            stranger.sendall(words)
+    assert not found
+    come(2)
+    for each in threads:
+        each.join()
+    assert sorted(found) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("{", "cannot be read"),
+        ("[]", "cannot be read"),
+        ("[" * 10_000, "cannot be read"),
+        ('{"cluster": {"worker": 3}}', "cannot be read"),
+        ('{"cluster": {"worker": ["a:1", "b:2"]}, "task": {"index": "x"}}', "cannot be read"),
+        ('{"cluster": {"worker": ["a:1", "b:2"]}, "task": {"type": "worker", "index": 2}}', "this process is worker 2"),
+        ('{"cluster": {"worker": ["a:1", "b"]}, "task": {"type": "worker", "index": 0}}', "received 'b'"),
+        ('{"cluster": {"worker": ["a:1", "b:99999"]}, "task": {"type": "worker", "index": 0}}', "received 'b:99999'"),
+        ('{"cluster": {"worker": ["a:1", "a:1"]}, "task": {"type": "worker", "index": 0}}', "the same address"),
+        ('{"cluster": {"ps": ["a:1"], "worker": ["b:2"]}, "task": {"type": "ps", "index": 0}}', "the job 'ps'"),
+    ],
+)
+def test_a_wrong_tf_config_is_one_line(text: str, part: str) -> None:
+    with pytest.raises(WorkersError, match="TF_CONFIG") as raised:
+        workers.of_tf_config({"TF_CONFIG": text})
+    assert part in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_tf_config_counts_the_chief_first() -> None:
+    cluster = {"chief": ["a:1"], "worker": ["b:2", "c:3"]}
+    found = workers.of_tf_config({"TF_CONFIG": json.dumps({"cluster": cluster, "task": {"type": "worker", "index": 1}})})
+    assert found is not None
+    assert (found.count, found.index, list(found.addresses())) == (3, 2, ["a:1", "b:2", "c:3"])
+    # One process is no job of several.
+    assert workers.of_tf_config({"TF_CONFIG": '{"cluster": {"worker": ["a:1"]}}'}) is None
+    assert workers.of_tf_config({"TF_CONFIG": "{}"}) is None
+
+
+SLURM = {
+    "SLURM_PROCID": "2",
+    "SLURM_STEP_NUM_TASKS": "3",
+    "SLURM_STEP_NODELIST": "node[1-2]",
+    "SLURM_STEP_TASKS_PER_NODE": "2,1",
+    "SLURM_NTASKS": "3",
+    "CUDA_VISIBLE_DEVICES": "",
+}
+
+
+def test_slurm_says_who_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in SLURM.items():
+        monkeypatch.setenv(name, value)
+    found = workers.of_slurm(os.environ)
+    assert found is not None
+    assert (found.count, found.index) == (3, 2)
+    assert list(found.addresses()) == ["node1:8888", "node1:8889", "node2:8888"]
+    monkeypatch.delenv("SLURM_STEP_NODELIST")
+    with pytest.raises(WorkersError, match="SLURM: its variables do not describe the tasks"):
+        found.addresses()
+
+
+@pytest.mark.parametrize("changed", [{"SLURM_STEP_NUM_TASKS": "1"}, {"SLURM_STEP_NUM_TASKS": ""}])
+def test_slurm_without_tasks_is_one_process(changed: Mapping[str, str]) -> None:
+    assert workers.of_slurm({**SLURM, **changed}) is None
+
+
+def test_more_gpus_than_there_are(pictures: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    ((_, err),) = ended([begun(spec_of(pictures, tmp_path), "--gpus", 2, CUDA_VISIBLE_DEVICES="")], code=1)
+    assert err.splitlines() == ["tlt-train: error: --gpus 2: expected 2 GPUs. TensorFlow finds 0. Lower the number."]
