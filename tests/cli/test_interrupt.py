@@ -63,6 +63,29 @@ def test_a_training_ends_at_any_moment_and_goes_on(number: int, code: int, job: 
     assert history["epoch"].tolist() == list(range(1, 21))
 
 
+def test_termination_keeps_the_batches_of_an_epoch(job: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """An epoch of five batches that takes long: what a cluster ends in the middle of one goes on there."""
+    slow = (
+        "import time\nfrom tlt_prune.training import callbacks\nbegin = callbacks.LearningRateSchedule.on_train_batch_begin\n"
+        "def slowly(self, batch, logs=None):\n    begin(self, batch, logs)\n    print('batch', batch, flush=True)\n"
+        "    time.sleep(0.3)\ncallbacks.LearningRateSchedule.on_train_batch_begin = slowly"
+    )
+    command = ["-e", job / "spec.yaml", "-r", tmp_path, "train.num_epochs=1"]
+    process = begun("train", *command, prelude=slow)
+    assert process.stdout is not None
+    while process.stdout.readline() != "batch 2\n":
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert err.splitlines()[-1].startswith("tlt-train: error: interrupted. Run the same command again")
+    assert [x.name for x in (tmp_path / "train/checkpoints").iterdir()] == ["epoch_000.keras"]
+    process = begun("train", *command)
+    out, err = process.communicate(timeout=300)
+    assert (process.returncode, err) == (0, "")
+    assert "Going on after epoch 0 and 3 batches of the next, from the last checkpoint." in out
+
+
 @pytest.mark.parametrize("where", ["train", "val"])
 def test_a_picture_that_is_cut_while_training_reads_it_ends_the_process(
     where: str, job: pathlib.Path, tmp_path: pathlib.Path

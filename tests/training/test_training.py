@@ -15,7 +15,7 @@ from small_training import DIGITS, FORM, SIZE, run, small_model
 from tlt_prune import data, training
 from tlt_prune.config.specs import EarlyStop, LRConfig, OptimConfig, Train
 from tlt_prune.errors import FolderInUseError, SpecError, TrainingError
-from tlt_prune.io import files
+from tlt_prune.io import files, interrupt
 from tlt_prune.training import objective
 from tlt_prune.training.evaluation import score
 
@@ -136,6 +136,36 @@ def test_a_resumed_training_ends_where_an_uninterrupted_one_does(tmp_path: pathl
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
     columns = ["epoch", "loss", "val_accuracy", "learning_rate"]
     pd.testing.assert_frame_equal(whole.history[columns], resumed.history[columns], rtol=1e-4)
+
+
+class Ended(Exception):
+    """Stands for the end of the process."""
+
+
+@pytest.mark.parametrize("batches", [1, 3, 6, 10])
+def test_a_terminated_training_loses_no_batch(batches: int, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGTERM after so many batches, four of them an epoch: in the first epoch, in the middle, in the last one."""
+    whole = run(tmp_path / "whole")
+    done = itertools.count(1)
+
+    def end() -> None:
+        raise Ended
+
+    with monkeypatch.context() as patch:
+        patch.setattr(interrupt, "is_terminated", lambda: next(done) >= batches)
+        patch.setattr(interrupt, "end_if_terminated", end)
+        with pytest.raises(Ended):
+            run(tmp_path / "terminated")
+    (kept,) = (tmp_path / "terminated/checkpoints").iterdir()
+    assert kept.name == f"epoch_{batches // 4:03d}.keras"
+    said: list[str] = []
+    resumed = run(tmp_path / "terminated", say=said.append)
+    assert any(f"Going on after epoch {batches // 4} and {batches % 4} batches of the next" in x for x in said)
+    for a, b in zip(whole.model.get_weights(), resumed.model.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    columns = [x for x in whole.history if x != "seconds"]
+    pd.testing.assert_frame_equal(whole.history[columns], resumed.history[columns], rtol=1e-4)
+    assert [x.name for x in (tmp_path / "terminated/checkpoints").iterdir()] == ["epoch_003.keras"]
 
 
 def test_a_finished_training_is_not_repeated(tmp_path: pathlib.Path) -> None:

@@ -22,6 +22,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from tlt_prune import training
+from tlt_prune.detection.losses import TargetClass
+from tlt_prune.detection.training import ObjectiveLoss
 from tlt_prune.errors import WorkersError
 from tlt_prune.io import rendezvous, workers
 from tlt_prune.training import replicas
@@ -168,6 +171,28 @@ def test_pieces_share_a_batch_without_loss_or_overlap(size: int, total: int, mon
         assert float(share) == pytest.approx(len(part) / sum(len(p) for p, *_ in pieces))
     mean = sum(float(share) * float(np.mean(part)) for part, _, share, _ in pieces)
     assert mean == pytest.approx((size - 1) / 2)
+
+
+@pytest.mark.parametrize(
+    ("loss", "target", "output"),
+    [
+        (training.Distillation(0.5, 4.0), (4, 6), (4, 3)),
+        (training.SegmentationLoss("cross_dice_sum"), (4, 2, 2, 3), (4, 2, 2, 3)),
+        (ObjectiveLoss("cov", [TargetClass("car")], channels_first=True), (4, 2, 3, 3), (4, 1, 3, 3)),
+        (ObjectiveLoss("bbox", [TargetClass("car")], channels_first=True), (4, 5, 3, 3), (4, 4, 3, 3)),
+    ],
+    ids=["distillation", "segmentation", "coverage", "boxes"],
+)
+def test_keras_shares_every_loss_between_replicas(
+    loss: keras.losses.Loss, target: tuple[int, ...], output: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of each replica's mean, a share counts: the steps take it that Keras has divided each loss by the number of replicas."""
+    random = np.random.default_rng(0)
+    y_true, y_pred = (random.uniform(0.1, 0.9, shape).astype(np.float32) for shape in (target, output))
+    alone = float(loss(y_true, y_pred))
+    monkeypatch.setattr("keras.src.losses.loss.scale_loss_for_distribution", lambda value: value / 4)
+    assert alone > 0
+    assert float(loss(y_true, y_pred)) == pytest.approx(alone / 4, rel=1e-5)
 
 
 def test_workers_that_do_not_answer_are_named(pictures: pathlib.Path, tmp_path: pathlib.Path) -> None:

@@ -38,7 +38,7 @@ class ObjectiveLoss(keras.losses.Loss):
         name: str | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(name=name or f"{objective}_loss", reduction="sum")
+        super().__init__(name=name or f"{objective}_loss")
         self.objective, self.channels_first, self.alpha = objective, channels_first, alpha
         self.classes = [x if isinstance(x, TargetClass) else TargetClass(**x) for x in classes]
         start = ObjectiveWeights(self.classes).of(objective)
@@ -54,7 +54,8 @@ class ObjectiveLoss(keras.losses.Loss):
         means = self._means(predicted, wanted, weights)
         if taught is not None:
             means = (1 - self.alpha) * means + self.alpha * self._means(predicted, taught, weights)
-        return ops.sum(self.weights * means)
+        # As the one element of a vector: a number alone is not shared between replicas by Keras.
+        return ops.sum(self.weights * means)[None]
 
     def _parts(self, y_true: TensorLike, y_pred: TensorLike) -> tuple[TensorLike, TensorLike, TensorLike, TensorLike | None]:
         """Channels first: what the model says; of the target, what labels want, the weights of cells, what a teacher wants."""

@@ -18,12 +18,15 @@ if TYPE_CHECKING:
     from types import FrameType
 
 _CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+_GRACE = 25
+"""Seconds that a terminated process takes to keep what it has: SLURM and Kubernetes give 30."""
 
 errors = 2
 """The descriptor that a last line is written to, while standard error is somewhere else."""
 
 _line = ""
 _asked = 0
+_graceful = False
 _held = 0
 _cleanups: list[Callable[[], None]] = []
 
@@ -49,6 +52,30 @@ def at_stop(cleanup: Callable[[], None]) -> None:
 
 
 @contextlib.contextmanager
+def graceful() -> Iterator[None]:
+    """In the block, termination (SIGTERM) waits for `end_if_terminated`, which comes when there is something to keep: at most for
+    the time that schedulers give a process."""
+    global _graceful
+    _graceful = True
+    try:
+        yield
+    finally:
+        _graceful = False
+        end_if_terminated()
+
+
+def is_terminated() -> bool:
+    """Whether SIGTERM has come, and the process is to keep what it has and to end."""
+    return _asked == signal.SIGTERM
+
+
+def end_if_terminated() -> None:
+    """Ends the process where SIGTERM has come."""
+    if is_terminated():
+        _stop(_asked)
+
+
+@contextlib.contextmanager
 def held() -> Iterator[None]:
     """Delays a signal until the block has ended, so that the block is done as a whole."""
     global _held
@@ -57,7 +84,7 @@ def held() -> Iterator[None]:
         yield
     finally:
         _held -= 1
-        if _asked and not _held:
+        if _asked and not _held and not _waits():
             _stop(_asked)
 
 
@@ -86,10 +113,18 @@ def _remove_sources() -> None:
 
 
 def _handler(number: int, frame: FrameType | None) -> None:
-    global _asked
-    _asked = number
-    if not _held:
-        _stop(number)
+    global _asked, _graceful
+    # The alarm says that the time to end well is over.
+    _asked, _graceful = (signal.SIGTERM, False) if number == signal.SIGALRM else (number, _graceful)
+    if _waits():
+        signal.signal(signal.SIGALRM, _handler)
+        signal.alarm(_GRACE)
+    elif not _held:
+        _stop(_asked)
+
+
+def _waits() -> bool:
+    return _graceful and is_terminated()
 
 
 def _stop(number: int) -> NoReturn:

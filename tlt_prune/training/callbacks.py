@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from tlt_prune.config import Train
 from tlt_prune.errors import TrainingError
-from tlt_prune.io import files, workers
-from tlt_prune.training.checkpoints import Checkpoints
+from tlt_prune.io import files, interrupt, workers
+from tlt_prune.training.checkpoints import Checkpoint, Checkpoints
 from tlt_prune.training.objective import Objective
 from tlt_prune.training.saving import save_result
 
@@ -176,6 +176,36 @@ class Save(keras.callbacks.Callback):
             self._checkpoints.save(self.model, done, finished=finished, history=self._history.rows)
         if early:
             self.model.stop_training = True
+
+
+class SaveAtTermination(keras.callbacks.Callback):
+    """A checkpoint in the middle of an epoch, and the end, where the process is terminated; `done` batches were skipped."""
+
+    def __init__(self, checkpoints: Checkpoints, history: History, done: int) -> None:
+        super().__init__()
+        self._checkpoints, self._history, self._done = checkpoints, history, done
+
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        self._epoch = epoch
+
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        # After the last batch the epoch's own checkpoint comes. Other workers than the chief have nothing to write, and wait for
+        # it in the next batch.
+        if interrupt.is_terminated() and workers.is_chief() and batch + 1 < self.params["steps"]:
+            step = self._done + batch + 1
+            self._checkpoints.save(self.model, self._epoch, finished=False, history=self._history.rows, step=step)
+            interrupt.end_if_terminated()
+
+
+class Resumed(keras.callbacks.Callback):
+    """The metrics of the batches that a checkpoint in the middle of an epoch has seen."""
+
+    def __init__(self, checkpoint: Checkpoint, checkpoints: Checkpoints) -> None:
+        super().__init__()
+        self._checkpoint, self._checkpoints = checkpoint, checkpoints
+
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        self._checkpoints.load_metrics(self._checkpoint, self.model)
 
 
 class TensorBoard(keras.callbacks.Callback):

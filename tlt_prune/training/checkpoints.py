@@ -24,6 +24,7 @@ from tlt_prune.io import files, load_keras, workers
 
 _RECORD = "tlt_prune/checkpoint.json"
 _STATE = "tlt_prune/random_state.npz"
+_METRICS = "tlt_prune/metrics.npz"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Checkpoint:
 
     Attributes:
         epoch: epochs done.
+        step: batches done of the next epoch.
         finished: nothing is left to train.
         fingerprint: everything that decides what the training computes, by dotted name; None in a file of another program.
         history: one row for each finished epoch.
@@ -44,12 +46,14 @@ class Checkpoint:
     fingerprint: Mapping[str, Any] | None
     history: tuple[Mapping[str, Any], ...] = ()
     replicas: int = 1
+    step: int = 0
 
 
 class _Record(Settings):
     """Record inside a checkpoint, beside the model."""
 
-    epoch: Annotated[int, Field(ge=1, lt=2**31)]
+    epoch: Annotated[int, Field(ge=0, lt=2**31)]
+    step: Annotated[int, Field(ge=0, lt=2**31)] = 0
     finished: bool
     fingerprint: Mapping[str, Any]
     history: tuple[Mapping[str, float | None], ...]
@@ -97,21 +101,32 @@ class Checkpoints:
             path.unlink()
         return len(checkpoints)
 
-    def save(self, model: keras.Model, epochs_done: int, *, finished: bool, history: Sequence[Mapping[Any, Any]] = ()) -> None:
-        """Writes a checkpoint in the place of the others; of several workers, the chief does."""
+    def save(
+        self,
+        model: keras.Model,
+        epochs_done: int,
+        *,
+        finished: bool,
+        history: Sequence[Mapping[Any, Any]] = (),
+        step: int = 0,
+    ) -> None:
+        """Writes a checkpoint in the place of the others, after `step` batches of the next epoch; of several workers, the chief
+        does."""
         if not workers.is_chief():
             return
         newest = self._folder / f"epoch_{epochs_done:03d}.keras"
-        state = io.BytesIO()
-        np.savez(state, *[keras.ops.convert_to_numpy(v) for v in _random_states(model)])
         rows = [{str(key): x if math.isfinite(x) else None for key, x in row.items()} for row in history]
         with files.whole_file(newest) as partial:
             model.save(partial)
-            files.add_to_zip(partial, _STATE, state.getvalue())
+            files.add_to_zip(partial, _STATE, _arrays(_random_states(model)))
+            # Each of several replicas has its own part of them.
+            if step and workers.replicas() == 1:
+                files.add_to_zip(partial, _METRICS, _arrays(model.metrics_variables))
             with zipfile.ZipFile(partial) as archive:
                 members = {x.filename: x.CRC for x in archive.infolist()}
             record = {
                 "epoch": epochs_done,
+                "step": step,
                 "finished": finished,
                 "fingerprint": self._fingerprint,
                 "history": rows,
@@ -132,15 +147,25 @@ class Checkpoints:
         """
         try:
             model = load_keras(checkpoint.path, compiled=True)
-            stored = files.read_from_zip(checkpoint.path, _STATE)
-            with np.load(io.BytesIO(stored or b"")) as values:
-                states = [values[name] for name in values.files]
-            for variable, value in zip(_random_states(model), states, strict=True):
-                variable.assign(value)
+            _assign(_random_states(model), files.read_from_zip(checkpoint.path, _STATE) or b"")
         # Whatever the damage leads a library to.
         except (ExportError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise _damaged(checkpoint.path, first_line(error, 200)) from error
         return model
+
+    @staticmethod
+    def load_metrics(checkpoint: Checkpoint, model: keras.Model) -> None:
+        """Puts metrics in the middle of an epoch back, where the checkpoint has them.
+
+        Raises:
+            TrainingError: the file is damaged.
+        """
+        stored = files.read_from_zip(checkpoint.path, _METRICS)
+        if stored is not None and workers.replicas() == 1:
+            try:
+                _assign(model.metrics_variables, stored)
+            except (ValueError, zipfile.BadZipFile) as error:
+                raise _damaged(checkpoint.path, first_line(error, 200)) from error
 
     def _files(self) -> list[tuple[int, pathlib.Path]]:
         """(epochs done, file) of every checkpoint."""
@@ -189,7 +214,7 @@ def _read(epoch: int, path: pathlib.Path) -> Checkpoint:
         raise _damaged(path, f"{changed} is not what was written")
     if record.epoch != epoch:
         raise _damaged(path, f"it is the checkpoint of epoch {record.epoch}, renamed")
-    return Checkpoint(path, epoch, record.finished, record.fingerprint, record.history, record.replicas)
+    return Checkpoint(path, epoch, record.finished, record.fingerprint, record.history, record.replicas, record.step)
 
 
 def _damaged(path: pathlib.Path, reason: str) -> TrainingError:
@@ -200,6 +225,18 @@ def _random_states(model: keras.Model) -> list[Any]:
     """The seeds of dropout and its kin: variables that are no weights."""
     weights = {id(v) for v in model.weights}
     return [v for layer in all_layers(model) if not all_layers(layer) for v in layer.variables if id(v) not in weights]
+
+
+def _arrays(variables: Sequence[Any]) -> bytes:
+    content = io.BytesIO()
+    np.savez(content, *[keras.ops.convert_to_numpy(v) for v in variables])
+    return content.getvalue()
+
+
+def _assign(variables: Sequence[Any], content: bytes) -> None:
+    with np.load(io.BytesIO(content)) as values:
+        for variable, name in zip(variables, values.files, strict=True):
+            variable.assign(values[name])
 
 
 def _flat(value: Mapping[str, object], prefix: str = "") -> dict[str, object]:

@@ -1,9 +1,9 @@
 """The training loop: Keras' `fit` with a learning rate for each step, checkpoints, logs, and resumption.
 
-An epoch is the unit of resumption. Data order, augmentation and learning rate follow from the epoch and
-step numbers, and a checkpoint holds the optimizer and the state of random numbers, so a training that was killed and
-started again ends where an uninterrupted one does. Several replicas (see `io.workers`) train by the same loop: every process goes
-through it, and the chief writes.
+An epoch is the unit of resumption; a process that is terminated (SIGTERM) keeps the batches of its last one, too. Data order,
+augmentation and learning rate follow from the epoch and step numbers, and a checkpoint holds the optimizer and the state of
+random numbers, so a training that was killed and started again ends where an uninterrupted one does. Several replicas (see
+`io.workers`) train by the same loop: every process goes through it, and the chief writes.
 """
 
 from __future__ import annotations
@@ -20,14 +20,16 @@ from typing import Any
 import keras
 import pandas as pd
 
-from tlt_prune.io import checksums, files, load_keras, workers
+from tlt_prune.io import checksums, files, interrupt, load_keras, workers
 from tlt_prune.training.callbacks import (
     Best,
     Finite,
     History,
     LearningRateSchedule,
     Line,
+    Resumed,
     Save,
+    SaveAtTermination,
     Summary,
     TensorBoard,
     best_epoch,
@@ -97,7 +99,8 @@ def _first_model(
         kept = f" Batches stay as they were with {checkpoint.replicas} replicas; now {now} share them." * (
             checkpoint.replicas != now
         )
-        say(f"Going on after epoch {checkpoint.epoch}, from the last checkpoint.{kept}")
+        place = f"epoch {checkpoint.epoch}" + (f" and {checkpoint.step} batches of the next" if checkpoint.step else "")
+        say(f"Going on after {place}, from the last checkpoint.{kept}")
     return model
 
 
@@ -144,42 +147,70 @@ def _run(
     history: History,
     say: Callable[[str], None],
 ) -> None:
-    """The epochs after the checkpoint."""
-    first_epoch = checkpoint.epoch if checkpoint is not None else 0
+    """The epochs after the checkpoint; what is left of one that it is in the middle of comes first."""
+    first, end, done = 0, job.config.num_epochs, 0
+    if checkpoint is not None:
+        first, done = checkpoint.epoch, checkpoint.step
     set_regularizers(model, job.config.reg_config)
-    batches, steps = job.make_batches(first_epoch)
+    model.stop_training = False
+    for epochs, skipped in ((range(first, first + 1), done), (range(first + 1, end), 0)) if done else ((range(first, end), 0),):
+        if epochs and not model.stop_training:
+            _fit(job, model, _Run(folder, checkpoints, checkpoint, history, say), epochs, skipped)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Run:
+    """What a training writes to, and goes on from."""
+
+    folder: pathlib.Path
+    checkpoints: Checkpoints
+    checkpoint: Checkpoint | None
+    history: History
+    say: Callable[[str], None]
+
+
+def _fit(job: TrainingJob, model: keras.Model, run: _Run, epochs: range, skipped: int) -> None:
+    """Some epochs, without the first `skipped` batches."""
+    folder, history, checkpoints = run.folder, run.history, run.checkpoints
+    batches, steps = job.make_batches(epochs.start)
     best = [Best(folder / "best.keras", history, job)] if job.config.keep_best else []
-    with subsampled_first(model), _fed(job, model, batches) as fed:
-        if checkpoint is None and job.pruned:
-            _begin(job, model, fed, history, say)
+    with subsampled_first(model), _fed(job, model, batches.skip(skipped) if skipped else batches) as fed:
+        if run.checkpoint is None and job.pruned:
+            _begin(job, model, fed, history, run.say)
             for callback in best:
                 callback.keep(model, 0)
         job = _at_measured_rate(job, history)
         config, objective = job.config, job.objective
         callbacks: list[keras.callbacks.Callback] = [
+            *([Resumed(run.checkpoint, checkpoints)] if run.checkpoint is not None and skipped else []),
             LearningRateSchedule(config, steps, objective),
             Finite(config, steps),
-            *([Averaged(steps)] if workers.replicas() > 1 else []),
+            *([Averaged(steps - skipped)] if workers.replicas() > 1 else []),
             *objective.callbacks(history.trained),
             Summary(objective),
             history,
-            *([] if sys.stdout.isatty() else [Line(config, objective, say)]),
+            *([] if sys.stdout.isatty() else [Line(config, objective, run.say)]),
             *best,
             Save(checkpoints, history, config, objective),
             *([TensorBoard(folder / "tensorboard")] if config.tensorboard and workers.is_chief() else []),
+            SaveAtTermination(checkpoints, history, skipped),
         ]
-        model.fit(
-            fed.training,
-            initial_epoch=first_epoch,
-            epochs=config.num_epochs,
-            steps_per_epoch=steps,
-            validation_data=fed.validation,
-            validation_steps=fed.validation_steps,
-            callbacks=callbacks,
-            # A bar is for a person at a terminal; a log gets a line for each epoch, from `Line`.
-            verbose=1 if sys.stdout.isatty() and workers.is_chief() else 0,
-            shuffle=False,
-        )
+        if skipped:
+            # Makes the metrics that are put back.
+            model.evaluate(fed.validation, steps=1, verbose=0)
+        with interrupt.graceful():
+            model.fit(
+                fed.training,
+                initial_epoch=epochs.start,
+                epochs=epochs.stop,
+                steps_per_epoch=steps - skipped,
+                validation_data=fed.validation,
+                validation_steps=fed.validation_steps,
+                callbacks=callbacks,
+                # A bar is for a person at a terminal; a log gets a line for each epoch, from `Line`.
+                verbose=1 if sys.stdout.isatty() and workers.is_chief() else 0,
+                shuffle=False,
+            )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
