@@ -14,6 +14,7 @@ import bench_tao_models
 import bench_training
 import pandas as pd
 import pytest
+import scaling
 
 TABLES = {
     "criteria": (bench_criteria.criterion_rows, bench_criteria.TABLE, 12),
@@ -24,6 +25,8 @@ TABLES = {
     "shape": (bench_shape.shape_rows, bench_shape.TABLE, None),
     "published": (bench_published.published_rows, bench_published.TABLE, None),
     "tao_models": (bench_tao_models.tao_rows, bench_tao_models.TABLE, 54),
+    "scaling": (scaling.scaling_rows, scaling.TABLE, None),
+    "links": (lambda table: scaling.link_rows(), scaling.TABLE, 6),
     "scratch": (bench_training.scratch_rows, bench_training.SCRATCH, 2),
     "decay": (bench_training.decay_rows, bench_training.DECAY, 5),
 }
@@ -33,7 +36,7 @@ TABLES = {
 def test_every_row_is_on_a_page(name: str, root: pathlib.Path) -> None:
     rows_of, table, count = TABLES[name]
     rows: list[str] = rows_of(pd.read_csv(table))
-    pages = (root / "docs/pages/benchmarks").glob("*.md")
+    pages = [*(root / "docs/pages/benchmarks").glob("*.md"), root / "docs/pages/guides/workers.md"]
     lines = [line for page in pages for line in page.read_text("utf-8").splitlines()]
     # None: however many have been measured.
     assert rows

@@ -19,7 +19,7 @@ from PIL import Image
 
 from tlt_prune import data, training
 from tlt_prune.config.specs import Dataset, Spec, Train, spec_from_dict
-from tlt_prune.data.pipeline import moved
+from tlt_prune.data.changes import moved
 from tlt_prune.errors import DataError, SpecError
 from tlt_prune.tasks.multitask import MultitaskClassification
 from tlt_prune.training.multitask import mean_accuracy

@@ -12,7 +12,8 @@ from PIL import Image
 from tlt_prune import data
 from tlt_prune.config.specs import AugmentationConfig, Dataset
 from tlt_prune.data import folders, formats
-from tlt_prune.data.pipeline import moved, preprocess
+from tlt_prune.data.changes import moved
+from tlt_prune.data.pipeline import preprocess
 from tlt_prune.errors import DataError
 
 FORM = data.PictureFormat(8, 8, 3)

@@ -23,6 +23,7 @@ import tensorflow as tf
 from PIL import Image
 
 from tlt_prune import training
+from tlt_prune.config.yaml_texts import parse_yaml
 from tlt_prune.detection.losses import TargetClass
 from tlt_prune.detection.training import ObjectiveLoss
 from tlt_prune.errors import WorkersError
@@ -278,6 +279,28 @@ def test_slurm_says_who_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SLURM_STEP_NODELIST")
     with pytest.raises(WorkersError, match="SLURM: its variables do not describe the tasks"):
         found.addresses()
+
+
+def test_the_jobs_of_the_manual_are_understood(root: pathlib.Path) -> None:
+    """The Kubernetes job makes TF_CONFIG of the pod's index, as TensorFlow's own resolver reads it."""
+    page = (root / "docs/pages/guides/workers.md").read_text("utf-8")
+    manifest = next(x for x in page.split("```") if x.startswith("yaml"))
+    service, job = yaml_texts(manifest.removeprefix("yaml\n"))
+    assert service["metadata"]["name"] == job["spec"]["template"]["spec"]["subdomain"]
+    (script,) = job["spec"]["template"]["spec"]["containers"][0]["args"]
+    script = script.replace("exec tlt-train", "echo tlt-train") + 'echo "$TF_CONFIG"'
+    for index in range(job["spec"]["completions"]):
+        environment = {**os.environ, "JOB_COMPLETION_INDEX": str(index)}
+        said = subprocess.run(["bash", "-euc", script], env=environment, capture_output=True, text=True, check=True).stdout
+        command, text = said.splitlines()
+        assert command.startswith("tlt-train -e ")
+        found = workers.of_tf_config({"TF_CONFIG": text})
+        assert found is not None
+        assert (found.index, list(found.addresses())) == (index, ["train-0.train:2222", "train-1.train:2222"])
+
+
+def yaml_texts(text: str) -> list[Any]:
+    return [parse_yaml(part) for part in text.split("---\n")]
 
 
 @pytest.mark.parametrize("changed", [{"SLURM_STEP_NUM_TASKS": "1"}, {"SLURM_STEP_NUM_TASKS": ""}])

@@ -12,7 +12,8 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from tlt_prune.config import AugmentationConfig, Dataset
+from tlt_prune.config import Dataset
+from tlt_prune.data.changes import random_changes
 from tlt_prune.data.formats import PictureFormat, load_picture
 from tlt_prune.data.splits import Split
 from tlt_prune.errors import SpecError
@@ -59,19 +60,16 @@ def training_pipeline(
     # Training pictures are stretched, never cropped.
     load = _loader(split, dataclasses.replace(form, center_crop=False))
 
-    def example(epoch: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        image, label = load(index)
-        return _augmented(image, augmentation, picture_key(seed, epoch, index), form.depth), label
-
     def finish(epoch: tf.Tensor, step: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-        images = preprocess(batch[0], dataset, channels_first, form.depth)
+        changed = random_changes(batch[0], augmentation, picture_key(seed, epoch, step), form.depth)
+        images = preprocess(changed, dataset, channels_first, form.depth)
         labels = split.targets(batch[1])
         if augmentation.mixup_alpha > 0:
             key = tf.stack([seed + 7919 * tf.cast(epoch, tf.int32), tf.cast(step, tf.int32)])
             return _mixed(images, labels, augmentation.mixup_alpha, key)
         return images, labels
 
-    return epochs_of(len(split), order, example, finish)
+    return epochs_of(len(split), order, lambda epoch, index: load(index), finish, whole=_in_memory(split, form))
 
 
 def unconverted(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -85,13 +83,15 @@ def epochs_of(
     order: BatchOrder,
     example: Callable[[tf.Tensor, tf.Tensor], Any],
     finish: Callable[[tf.Tensor, tf.Tensor, Any], Any],
+    *,
+    whole: bool = False,
 ) -> Pipeline:
     """The epochs of `order` over `count` examples, one after the other, each shuffled by the seed and its number.
 
     Args:
         count: how many examples there are.
         order: see `BatchOrder`.
-        example: (epoch, number) -> the example.
+        example: (epoch, number) -> the example; with `whole`, (epoch, numbers of a batch) -> its examples.
         finish: (epoch, number of a batch, batch of examples) -> the batch.
     """
     batch_size = min(order.batch_size, count)
@@ -99,10 +99,11 @@ def epochs_of(
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
         key = tf.stack([order.seed, tf.cast(epoch, tf.int32)])
         indices = tf.random.experimental.stateless_shuffle(tf.range(count), seed=key)
-        examples = tf.data.Dataset.from_tensor_slices(indices).map(
+        numbers = tf.data.Dataset.from_tensor_slices(indices)
+        examples = (numbers.batch(batch_size) if whole else numbers).map(
             unconverted(functools.partial(example, epoch)), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
         )
-        batches = examples.batch(batch_size).enumerate()
+        batches = (examples if whole else examples.batch(batch_size)).enumerate()
         return batches.map(unconverted(functools.partial(finish, epoch)), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
     batches = tf.data.Dataset.range(order.first_epoch, order.epochs).flat_map(unconverted(one_epoch)).prefetch(tf.data.AUTOTUNE)
@@ -110,7 +111,7 @@ def epochs_of(
 
 
 def picture_key(seed: int, epoch: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
-    """`(2,)`: what the random changes of a picture in an epoch follow from."""
+    """`(2,)`: what the random changes of a picture, or of a batch, in an epoch follow from."""
     return tf.stack([seed * 1_000_003 + tf.cast(epoch, tf.int32), tf.cast(index, tf.int32)])
 
 
@@ -126,14 +127,18 @@ def evaluation_pipeline(
 
     examples = tf.data.Dataset.range(len(split)).map(unconverted(load), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     batches = examples.batch(batch_size).map(unconverted(finish), num_parallel_calls=tf.data.AUTOTUNE)
-    if split.images.dtype == form.dtype:
+    if _in_memory(split, form):
         batches = batches.cache()
     return Pipeline(batches.prefetch(tf.data.AUTOTUNE), math.ceil(len(split) / batch_size))
 
 
+def _in_memory(split: Split, form: PictureFormat) -> bool:
+    return bool(split.images.dtype == form.dtype)
+
+
 def _loader(split: Split, form: PictureFormat) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
     labels = tf.constant(split.labels)
-    if split.images.dtype == form.dtype:
+    if _in_memory(split, form):
         images = tf.constant(split.images)
         return lambda index: (tf.gather(images, index), tf.gather(labels, index))
     paths = tf.constant(split.images.tolist())
@@ -175,45 +180,6 @@ def _caffe_mean(dataset: Dataset, channels: int, depth: int) -> list[float]:
             f"Received: {list(dataset.image_mean)}."
         )
     return list(dataset.image_mean)
-
-
-def _augmented(image: tf.Tensor, augmentation: AugmentationConfig, key: tf.Tensor, depth: int = 8) -> tf.Tensor:
-    height, width, channels = image.shape
-    if augmentation.enable_random_crop:
-        dy, dx = (max(1, round(n * augmentation.crop_fraction)) for n in (height, width))
-        padded = tf.pad(image, ((dy, dy), (dx, dx), (0, 0)))
-        image = tf.image.stateless_random_crop(padded, (height, width, channels), seed=key)
-    if augmentation.shift > 0 or augmentation.zoom > 0:
-        shift, zoom = (
-            tf.random.stateless_uniform((2,), key + i, -x, x) for i, x in ((4, augmentation.shift), (5, augmentation.zoom))
-        )
-        image = moved(image, shift * tf.constant([height, width], tf.float32), 1.0 + zoom)
-    if not augmentation.disable_horizontal_flip:
-        image = tf.image.stateless_random_flip_left_right(image, seed=key + 1)
-    if augmentation.enable_color_augmentation:
-        top = 2**depth - 1
-        bright = tf.image.stateless_random_brightness(tf.cast(image, tf.float32), 0.2 * top, seed=key + 2)
-        image = tf.clip_by_value(tf.image.stateless_random_contrast(bright, 0.8, 1.2, seed=key + 3), 0, top)
-    return image
-
-
-def moved(image: tf.Tensor, shift: tf.Tensor, zoom: tf.Tensor) -> tf.Tensor:
-    """A picture `(height, width, channels)` shifted and zoomed, as float32, with its border carried on.
-
-    Args:
-        image: the picture.
-        shift: `(2,)`: what is added to the row and the column that a pixel is taken from.
-        zoom: `(2,)`: what their distance from the middle is multiplied with; above 1 makes things smaller.
-    """
-    size = tf.cast(tf.shape(image)[:2], tf.float32)
-    middle = size / 2 - 0.5
-    offset = middle * (1 - zoom) + shift
-    transform = tf.stack([zoom[1], 0.0, offset[1], 0.0, zoom[0], offset[0], 0.0, 0.0])
-    found = tf.raw_ops.ImageProjectiveTransformV3(
-        images=tf.cast(image, tf.float32)[None], transforms=transform[None], output_shape=tf.shape(image)[:2], fill_value=0.0,
-        interpolation="BILINEAR", fill_mode="NEAREST",
-    )  # fmt: skip
-    return tf.ensure_shape(found[0], image.shape)
 
 
 def _mixed(images: tf.Tensor, labels: Any, alpha: float, key: tf.Tensor) -> tuple[tf.Tensor, Any]:

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from tlt_prune import extras
 from tlt_prune.errors import ExportError, first_line
 from tlt_prune.graph import all_layers
-from tlt_prune.io import ModelInfo, load_keras, machine_error, model_info, refuse_foreign, workers
+from tlt_prune.io import ModelInfo, load_keras, machine_error, model_info, refuse_foreign, saved_models, workers
 from tlt_prune.onnx.graphs import quantization_constants
 from tlt_prune.onnx.noise import quiet_natively
 from tlt_prune.onnx.parity import InputArrays, Run, session_of
@@ -210,6 +210,7 @@ def keras_predictor(path: pathlib.Path) -> Predictor:
 def _open_saved_model(path: pathlib.Path) -> Predictor:
     import tensorflow as tf
 
+    saved_models.refuse_unsafe(path)
     with _loading(f"the folder {path} as a SavedModel with a serving signature"):
         loaded = tf.saved_model.load(str(path))
         serve = loaded.signatures["serving_default"]

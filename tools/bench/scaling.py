@@ -3,9 +3,9 @@
 
     python tools/bench/scaling.py [--workers 1 2 4]        more workers than cores are left out
 
-tlt-train of a ResNet-20 (batches of 64 pictures of 32 x 32 for each worker), of the whole network and of one pruned to half of the
-MACs, through TF_CONFIG as on several machines. The fastest epoch of three after the first counts, which compiles. Writes
-docs/pages/benchmarks/scaling.csv and prints the rows of the page.
+tlt-train of a ResNet-20 (batches of 64 pictures of 32 x 32 for each worker), of the whole network and of one pruned to half of
+the MACs, through TF_CONFIG as on several machines. The fastest epoch of three after the first counts, which compiles. Writes
+docs/pages/benchmarks/scaling.csv and prints the rows of the guide.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import pandas as pd
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TABLE = ROOT / "docs/pages/benchmarks/scaling.csv"
 BATCH, STEPS, EPOCHS = 64, 40, 4
-# Parameters of networks whose gradients are sent: ResNet-50 of 1,000 classes, and of it what half of the MACs leave.
+# Parameters of networks whose gradients are sent.
 LINKS = {"1 Gbit/s": 1e9, "10 Gbit/s": 1e10, "100 Gbit/s": 1e11}
 SENT = {"ResNet-50": 25_557_032, "ResNet-20": 272_474}
 

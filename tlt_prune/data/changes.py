@@ -1,0 +1,74 @@
+"""Random changes of training pictures, a batch at a time; draws follow from one key alone."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from tlt_prune.config import AugmentationConfig
+
+
+def random_changes(images: tf.Tensor, augmentation: AugmentationConfig, key: tf.Tensor, depth: int = 8) -> tf.Tensor:
+    """Pictures as a spec's augmentation changes them, each by draws of its own.
+
+    Args:
+        images: `(n, height, width, channels)`, 0 to 2^depth - 1.
+        augmentation: what may change.
+        key: `(2,)`: what the draws follow from.
+        depth: bits of a value.
+    """
+    n, (height, width) = tf.shape(images)[0], images.shape[1:3]
+    if augmentation.enable_random_crop:
+        images = _cropped(images, augmentation.crop_fraction, key)
+    if augmentation.shift > 0 or augmentation.zoom > 0:
+        shift, zoom = (
+            tf.random.stateless_uniform((n, 2), key + i, -x, x) for i, x in ((4, augmentation.shift), (5, augmentation.zoom))
+        )
+        images = moved(images, shift * tf.constant([height, width], tf.float32), 1.0 + zoom)
+    if not augmentation.disable_horizontal_flip:
+        flipped = tf.random.stateless_uniform((n, 1, 1, 1), key + 1) < 0.5
+        images = tf.where(flipped, tf.reverse(images, [2]), images)
+    if augmentation.enable_color_augmentation:
+        images = _colored(images, 2**depth - 1, key)
+    return images
+
+
+def _cropped(images: tf.Tensor, fraction: float, key: tf.Tensor) -> tf.Tensor:
+    """Padded with zeros by a share of their size and cut to it again, anywhere."""
+    n, sizes = tf.shape(images)[0], images.shape[1:3]
+    margins = [max(1, round(size * fraction)) for size in sizes]
+    padded = tf.pad(images, ((0, 0), *((m, m) for m in margins), (0, 0)))
+    for axis, (size, margin) in enumerate(zip(sizes, margins, strict=True), 1):
+        first = tf.random.stateless_uniform((n, 1), key + 5 + axis, 0, 2 * margin + 1, tf.int32)
+        padded = tf.gather(padded, first + tf.range(size), axis=axis, batch_dims=1)
+    return tf.ensure_shape(padded, images.shape)
+
+
+def _colored(images: tf.Tensor, top: int, key: tf.Tensor) -> tf.Tensor:
+    """Brighter or darker by at most a fifth, with a contrast of 0.8 to 1.2 times."""
+    n = tf.shape(images)[0]
+    brightness = tf.random.stateless_uniform((n, 1, 1, 1), key + 2, -0.2 * top, 0.2 * top)
+    contrast = tf.random.stateless_uniform((n, 1, 1, 1), key + 3, 0.8, 1.2)
+    bright = tf.cast(images, tf.float32) + brightness
+    middle = tf.reduce_mean(bright, axis=(1, 2), keepdims=True)
+    return tf.clip_by_value((bright - middle) * contrast + middle, 0, top)
+
+
+def moved(images: tf.Tensor, shift: tf.Tensor, zoom: tf.Tensor) -> tf.Tensor:
+    """Pictures shifted and zoomed, as float32, with their border carried on.
+
+    Args:
+        images: `(n, height, width, channels)`, or one without the first axis, here and below.
+        shift: `(n, 2)`: what is added to the row and the column that a pixel is taken from.
+        zoom: `(n, 2)`: what their distance from the middle is multiplied with; above 1 makes things smaller.
+    """
+    if images.shape.rank == 3 if isinstance(images, tf.Tensor) else images.ndim == 3:
+        return moved(*(tf.convert_to_tensor(x)[None] for x in (images, shift, zoom)))[0]
+    size = tf.cast(tf.shape(images)[1:3], tf.float32)
+    offset = (size / 2 - 0.5) * (1 - zoom) + shift
+    none = tf.zeros_like(zoom[:, 0])
+    transforms = tf.stack([zoom[:, 1], none, offset[:, 1], none, zoom[:, 0], offset[:, 0], none, none], axis=1)
+    found = tf.raw_ops.ImageProjectiveTransformV3(
+        images=tf.cast(images, tf.float32), transforms=transforms, output_shape=tf.shape(images)[1:3], fill_value=0.0,
+        interpolation="BILINEAR", fill_mode="NEAREST",
+    )  # fmt: skip
+    return tf.ensure_shape(found, images.shape)
