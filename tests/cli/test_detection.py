@@ -226,11 +226,11 @@ def test_the_rate_that_follows_validation_goes_on_after_a_resumption() -> None:
     schedule = SimpleNamespace(**config, patience_steps=2)
     costs = [5.0, 4.0, 4.0, 4.0, 3.0, 3.0, 3.0]
     rows = [{"val_loss": cost} for cost in costs]
-    whole = EarlyStopping(schedule, steps=3)
+    whole = EarlyStopping(schedule, lambda: 3)
     ends = []
     for done in range(1, len(rows) + 1):
         ends.append(whole.stopped(rows[:done]))
-        resumed = EarlyStopping(schedule, steps=3)
+        resumed = EarlyStopping(schedule, lambda: 3)
         resumed.stopped(rows[:done])
         assert [resumed.rate(done * 3 + i, 0) for i in range(3)] == [whole.rate(done * 3 + i, 0) for i in range(3)]
     # Two validations without a lower cost, and two more after the best one since.

@@ -17,7 +17,7 @@ results_dir: {results}
 dataset: {{train_dataset_path: sklearn_digits, augmentation: {{disable_horizontal_flip: true}}}}
 model: {{backbone: resnet_10, width: 0.25, input_width: 8, input_height: 8, input_channels: 1, use_pooling: false}}
 train: {{num_epochs: 3, bn_config: {{momentum: 0.8}}, batch_size_per_gpu: 128, tensorboard: false}}
-prune: {{ratio: 0.5, min_num_filters: 8, compensation: [least_squares], criterion: L2}}
+prune: {{ratio: 0.8, min_num_filters: 8, compensation: [least_squares], criterion: L2}}
 """
 
 

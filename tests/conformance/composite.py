@@ -111,7 +111,8 @@ class Scale(keras.layers.Layer):
         self.offset = self.add_weight(shape=(shape[-1],), name="offset")
 
     def call(self, x: Any) -> Any:
-        return self.factor * x + self.offset
+        # By Keras' operations: Keras 3.15 takes some products for sparse tensors, which Python's operators do not take.
+        return ops.add(ops.multiply(x, self.factor), self.offset)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "factor": self.factor}

@@ -30,7 +30,7 @@ from tlt_prune.errors import WorkersError
 from tlt_prune.io import rendezvous, workers
 from tlt_prune.training import replicas
 
-TRAIN = "import sys\nsys.argv[0] = 'tlt-train'\n{prelude}\nfrom tlt_prune.cli import scripts\nscripts.train()"
+SCRIPT = "import sys\nsys.argv[0] = 'tlt-{name}'\n{prelude}\nfrom tlt_prune.cli import scripts\nscripts.{name}()"
 # Stands for two GPUs.
 TWO_DEVICES = """
 import tensorflow as tf
@@ -72,9 +72,12 @@ def spec_of(pictures: pathlib.Path, folder: pathlib.Path, **train: Any) -> pathl
     return path
 
 
-def begun(spec: pathlib.Path, *arguments: object, prelude: str = "", **variables: str) -> subprocess.Popen[str]:
+def begun(
+    spec: pathlib.Path, *arguments: object, script: str = "train", prelude: str = "", **variables: str
+) -> subprocess.Popen[str]:
+    code = SCRIPT.format(name=script, prelude=prelude)
     return subprocess.Popen(
-        [sys.executable, "-c", TRAIN.format(prelude=prelude), "-e", str(spec), *map(str, arguments)],
+        [sys.executable, "-c", code, "-e", str(spec), *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -82,10 +85,10 @@ def begun(spec: pathlib.Path, *arguments: object, prelude: str = "", **variables
     )
 
 
-def begun_together(count: int, spec: pathlib.Path, *arguments: object) -> list[subprocess.Popen[str]]:
+def begun_together(count: int, spec: pathlib.Path, *arguments: object, script: str = "train") -> list[subprocess.Popen[str]]:
     """Workers on the loopback."""
     hosts = free_addresses(count)
-    return [begun(spec, *arguments, TF_CONFIG=tf_config(hosts, i)) for i in range(count)]
+    return [begun(spec, *arguments, script=script, TF_CONFIG=tf_config(hosts, i)) for i in range(count)]
 
 
 def free_addresses(count: int) -> list[str]:
@@ -133,6 +136,22 @@ def test_workers_come_to_what_one_process_comes_to(seed: int, pictures: pathlib.
     for name in ("two", "devices"):
         pd.testing.assert_frame_equal(history_of(tmp_path / name), history_of(tmp_path / "one"), rtol=1e-3)
         np.testing.assert_allclose(weights_of(tmp_path / name), expected, atol=2e-3 * np.abs(expected).max())
+
+
+def test_an_evaluation_is_shared(pictures: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """By two workers of batches of 4 and the last one of 1, which both compute."""
+    x = keras.Input((8, 8, 3))
+    y = keras.layers.Conv2D(4, 3, activation="relu")(x)
+    keras.Model(x, keras.layers.Dense(3, activation="softmax")(keras.layers.Flatten()(y))).save(tmp_path / "model.keras")
+    arguments = ["-m", tmp_path / "model.keras", "evaluate.batch_size=4"]
+    spec = spec_of(pictures, tmp_path)
+    chief, other = ended(begun_together(2, spec, *arguments, "-o", tmp_path / "two", script="evaluate"))
+    ended([begun(spec, *arguments, "-o", tmp_path / "one", script="evaluate")])
+    assert "on 9 pictures of 3 classes" in chief[0]
+    assert other == ("", "")
+    for name in ("scores", "per_class", "confusion_matrix"):
+        one, two = (pd.read_csv(tmp_path / folder / f"{name}.csv") for folder in ("one", "two"))
+        pd.testing.assert_frame_equal(one, two, rtol=1e-5)
 
 
 def test_a_killed_worker_ends_the_job_and_fewer_go_on(pictures: pathlib.Path, tmp_path: pathlib.Path) -> None:

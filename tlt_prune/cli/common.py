@@ -28,9 +28,7 @@ def define_flags() -> None:
     flags.DEFINE_multi_string("set", [], "Override of a spec value, such as train.num_epochs=3. Can be repeated.")
     flags.DEFINE_string("results_dir", None, "Folder for results; overrides results_dir of the spec.", short_name="r")
     flags.DEFINE_string("key", None, "Accepted and ignored: models are not encrypted here.", short_name="k")
-    flags.DEFINE_integer(
-        "gpus", None, "GPUs of this machine that tlt-train uses together; a batch has batch_size_per_gpu pictures for each."
-    )
+    flags.DEFINE_integer("gpus", None, "GPUs for tlt-train, each with batch_size_per_gpu pictures.")
     flags.DEFINE_bool("print_spec", False, "Print the spec (-e, or the default one) with every key explained, and end.")
     flags.DEFINE_bool("completion", False, "Print a line for ~/.bashrc that completes this script's flags, and end.")
 

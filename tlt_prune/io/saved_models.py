@@ -12,10 +12,10 @@ from google.protobuf.message import DecodeError
 
 from tlt_prune.errors import ExportError, first_line
 
-# Names of operations that touch files, other processes, Python or the network. What TensorFlow's own saving and restoring has of
+# Names of operations that touch files, other processes or the network. What TensorFlow's own saving and restoring has of
 # them is not run by whoever computes outputs.
 _REACHING_OUT = re.compile(
-    r"File|Record|Dataset|Save|Restore|Checkpoint|RemapMatrix|PyFunc|Reader|Summary|LMDB|^Debug|^Print|Rpc|Send|Recv|Collective"
+    r"File|Record|Dataset|Save|Restore|Checkpoint|RemapMatrix|Reader|Summary|LMDB|^Debug|^Print|Rpc|Send|Recv|Collective"
 )
 
 

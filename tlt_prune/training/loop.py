@@ -65,8 +65,11 @@ def train(job: TrainingJob, folder: pathlib.Path, *, restart: bool = False, say:
             for place in (folder, folder / "checkpoints"):
                 files.remove_leftovers(place)
             checkpoint = checkpoints.to_resume(restart=restart)
-        workers.agree("what is trained on what", json.dumps(job.identity, default=str, sort_keys=True))
-        workers.agree(f"the checkpoints in {folder}", str(checkpoint.epoch if checkpoint is not None else None))
+        # Copies of the data on several machines have times of their own.
+        same = {key: value for key, value in job.identity.items() if key != "contents"}
+        workers.agree("what is trained on what", json.dumps(same, default=str, sort_keys=True))
+        found = None if checkpoint is None else (checkpoint.epoch, checkpoint.step)
+        workers.agree(f"the checkpoints in {folder}", str(found))
         # Only what makes variables is in the scope: while a model is saved, Keras makes some that the chief alone would have.
         with workers.scope():
             model = _first_model(job, checkpoints, checkpoint, folder, say)
@@ -77,7 +80,10 @@ def train(job: TrainingJob, folder: pathlib.Path, *, restart: bool = False, say:
         if checkpoint is None or not checkpoint.finished:
             _run(job, model, folder, checkpoints, checkpoint, history, say)
         workers.wait_for_all()
-        return _result(job, model, folder, history, checkpoint, say)
+        result = _result(job, model, folder, history, checkpoint, say)
+        # What the chief has written is there for all.
+        workers.wait_for_all()
+        return result
 
 
 def _first_model(
