@@ -18,6 +18,13 @@ def start(name: str, *arguments: object, **options: object) -> subprocess.Popen[
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)  # type: ignore[call-overload, no-any-return]
 
 
+def begun(name: str, *arguments: object, prelude: str = "", **options: object) -> subprocess.Popen[str]:
+    """An installed script, from its first moment; `prelude` is code that comes before."""
+    code = f"import sys\nsys.argv[0] = 'tlt-{name}'\n{prelude}\nfrom tlt_prune.cli import scripts\nscripts.{name}()"
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)  # type: ignore[call-overload, no-any-return]
+
+
 def finish(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
     """(standard output, standard error) of a process that must end with exit code `code`; success says nothing there."""
     out, err = process.communicate(timeout=300)

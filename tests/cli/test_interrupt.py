@@ -9,21 +9,14 @@ import signal
 import subprocess
 import sys
 import time
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from scripts import begun
 
 MOMENTS = (0.3, 0.9, 1.8, 3.2, 4.0, 4.6)
-
-
-def begun(name: str, *arguments: object, prelude: str = "", **options: Any) -> subprocess.Popen[str]:
-    """An installed script, from its first moment."""
-    code = f"import sys\nsys.argv[0] = 'tlt-{name}'\n{prelude}\nfrom tlt_prune.cli import scripts\nscripts.{name}()"
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
 
 @pytest.fixture(scope="module")

@@ -73,7 +73,7 @@ def augmentation(case: dict[str, Any], folder: pathlib.Path) -> None:
     shift, zoom = ([params.get(x, rest) for x in names] for names, rest in ((("tx", "ty"), 0.0), (("zx", "zy"), 1.0)))
     picture = np.moveaxis(np.asarray(case["x"], np.float32), 0, -1)
     off_the_middle = 1 - np.float32(zoom)
-    found = moved(picture, np.float32(shift) + off_the_middle, np.float32(zoom))
+    found = moved(picture[None], (np.float32(shift) + off_the_middle)[None], np.float32(zoom)[None])[0]
     np.testing.assert_allclose(np.moveaxis(np.asarray(found), -1, 0), case["expected"], atol=2e-3)
 
 

@@ -190,12 +190,12 @@ def test_channels_first_and_colour_augmentation() -> None:
 
 def test_pictures_are_shifted_and_zoomed_about_their_middle() -> None:
     picture = np.arange(48, dtype=np.float32).reshape(6, 8, 1)
-    np.testing.assert_allclose(moved(picture, np.float32([0, 0]), np.float32([1, 1])), picture)
-    shifted = np.asarray(moved(picture, np.float32([1, -2]), np.float32([1, 1])))
+    np.testing.assert_allclose(moved(picture[None], np.float32([[0, 0]]), np.float32([[1, 1]]))[0], picture)
+    shifted = np.asarray(moved(picture[None], np.float32([[1, -2]]), np.float32([[1, 1]])))[0]
     np.testing.assert_allclose(shifted[:5, 2:], picture[1:, :6])
     # The border is carried on.
     np.testing.assert_allclose(shifted[:5, 0], picture[1:, 0])
-    zoomed = np.asarray(moved(picture, np.float32([0, 0]), np.float32([0.8, 1.2])))
+    zoomed = np.asarray(moved(picture[None], np.float32([[0, 0]]), np.float32([[0.8, 1.2]])))[0]
     assert zoomed.mean() == pytest.approx(picture.mean(), abs=1e-3)
     plain = {"enable_random_crop": False, "disable_horizontal_flip": True}
     still, changed = digits_pipeline(0, **plain), digits_pipeline(0, **plain, shift=0.1, zoom=0.2)

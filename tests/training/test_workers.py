@@ -9,7 +9,6 @@ import pathlib
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
+import scripts
 import tensorflow as tf
 from PIL import Image
 
@@ -30,7 +30,6 @@ from tlt_prune.errors import WorkersError
 from tlt_prune.io import rendezvous, workers
 from tlt_prune.training import replicas
 
-SCRIPT = "import sys\nsys.argv[0] = 'tlt-{name}'\n{prelude}\nfrom tlt_prune.cli import scripts\nscripts.{name}()"
 # Stands for two GPUs.
 TWO_DEVICES = """
 import tensorflow as tf
@@ -75,14 +74,8 @@ def spec_of(pictures: pathlib.Path, folder: pathlib.Path, **train: Any) -> pathl
 def begun(
     spec: pathlib.Path, *arguments: object, script: str = "train", prelude: str = "", **variables: str
 ) -> subprocess.Popen[str]:
-    code = SCRIPT.format(name=script, prelude=prelude)
-    return subprocess.Popen(
-        [sys.executable, "-c", code, "-e", str(spec), *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**{key: x for key, x in os.environ.items() if key != "TF_CPP_MIN_LOG_LEVEL"}, **variables},
-    )
+    environment = {**{key: x for key, x in os.environ.items() if key != "TF_CPP_MIN_LOG_LEVEL"}, **variables}
+    return scripts.begun(script, "-e", spec, *arguments, prelude=prelude, env=environment)
 
 
 def begun_together(count: int, spec: pathlib.Path, *arguments: object, script: str = "train") -> list[subprocess.Popen[str]]:

@@ -13,7 +13,16 @@ from tlt_prune.data.mask_pipeline import (
 )
 from tlt_prune.data.masks import MaskClasses, MaskSplit, listed_pictures, load_masks, mask_classes
 from tlt_prune.data.pictures import SUFFIXES, by_name, named_pictures, open_picture, picture_files, picture_name
-from tlt_prune.data.pipeline import BatchOrder, Pipeline, evaluation_pipeline, preprocess, training_pipeline, unconverted
+from tlt_prune.data.pipeline import (
+    BatchOrder,
+    Pipeline,
+    epochs_of,
+    evaluation_pipeline,
+    picture_key,
+    preprocess,
+    training_pipeline,
+    unconverted,
+)
 from tlt_prune.data.sources import load_splits, load_test_split
 from tlt_prune.data.splits import Split, matched, missing_classes, shared_images, shared_pictures
 from tlt_prune.data.tables import MultitaskSplit, checked_size, class_titles, label_counts, load_table
@@ -34,6 +43,7 @@ __all__ = [
     "checked_size",
     "class_titles",
     "classes_said",
+    "epochs_of",
     "evaluation_pipeline",
     "label_counts",
     "listed_pictures",
@@ -50,6 +60,7 @@ __all__ = [
     "open_picture",
     "picture_batches",
     "picture_files",
+    "picture_key",
     "picture_name",
     "pictures_of",
     "preprocess",

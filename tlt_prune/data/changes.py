@@ -57,12 +57,10 @@ def moved(images: tf.Tensor, shift: tf.Tensor, zoom: tf.Tensor) -> tf.Tensor:
     """Pictures shifted and zoomed, as float32, with their border carried on.
 
     Args:
-        images: `(n, height, width, channels)`, or one without the first axis, here and below.
+        images: `(n, height, width, channels)`.
         shift: `(n, 2)`: what is added to the row and the column that a pixel is taken from.
         zoom: `(n, 2)`: what their distance from the middle is multiplied with; above 1 makes things smaller.
     """
-    if images.shape.rank == 3 if isinstance(images, tf.Tensor) else images.ndim == 3:
-        return moved(*(tf.convert_to_tensor(x)[None] for x in (images, shift, zoom)))[0]
     size = tf.cast(tf.shape(images)[1:3], tf.float32)
     offset = (size / 2 - 0.5) * (1 - zoom) + shift
     none = tf.zeros_like(zoom[:, 0])

@@ -17,6 +17,7 @@ from tlt_prune.data.changes import random_changes
 from tlt_prune.data.formats import PictureFormat, load_picture
 from tlt_prune.data.splits import Split
 from tlt_prune.errors import SpecError
+from tlt_prune.io import workers
 
 _TORCH_MEAN = (0.485, 0.456, 0.406)
 _TORCH_STD = (0.229, 0.224, 0.225)
@@ -37,7 +38,7 @@ class BatchOrder:
     """The epochs to read, and what the order and the augmentation of their pictures follow from.
 
     Attributes:
-        batch_size: pictures in a batch; the last batch of an epoch may have fewer.
+        batch_size: pictures in a batch, of each of the replicas that train; the last batch of an epoch may have fewer.
         seed: of the order and the augmentation, together with the number of the epoch.
         first_epoch: the first epoch to read, from 0.
         epochs: the end: epochs `first_epoch` to `epochs - 1` are read.
@@ -73,8 +74,10 @@ def training_pipeline(
 
 
 def unconverted(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function for a dataset, traced as it is. AutoGraph would read the source of all that it calls, for seconds, and find no
-    Python `if` over a tensor there."""
+    """A function for a dataset, traced as it is, with all that it calls and the functions of datasets that it makes.
+
+    AutoGraph would read their source, for seconds, and find no Python `if` over a tensor there.
+    """
     return tf.autograph.experimental.do_not_convert(function)  # type: ignore[no-any-return]
 
 
@@ -85,26 +88,31 @@ def epochs_of(
     finish: Callable[[tf.Tensor, tf.Tensor, Any], Any],
     *,
     whole: bool = False,
+    shuffled: Callable[[tf.Tensor], tf.Tensor] | None = None,
 ) -> Pipeline:
     """The epochs of `order` over `count` examples, one after the other, each shuffled by the seed and its number.
+
+    Several replicas share batches of as many times the pictures.
 
     Args:
         count: how many examples there are.
         order: see `BatchOrder`.
         example: (epoch, number) -> the example; with `whole`, (epoch, numbers of a batch) -> its examples.
         finish: (epoch, number of a batch, batch of examples) -> the batch.
+        whole: whether `example` takes a batch at once.
+        shuffled: key of an epoch `(2,)` -> numbers of its examples, in their order; by default each once.
     """
-    batch_size = min(order.batch_size, count)
+    batch_size = min(workers.batch_size(order.batch_size), count)
+    numbers_of = shuffled or (lambda key: tf.random.experimental.stateless_shuffle(tf.range(count), seed=key))
 
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
         key = tf.stack([order.seed, tf.cast(epoch, tf.int32)])
-        indices = tf.random.experimental.stateless_shuffle(tf.range(count), seed=key)
-        numbers = tf.data.Dataset.from_tensor_slices(indices)
+        numbers = tf.data.Dataset.from_tensor_slices(numbers_of(key))
         examples = (numbers.batch(batch_size) if whole else numbers).map(
-            unconverted(functools.partial(example, epoch)), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+            functools.partial(example, epoch), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
         )
         batches = (examples if whole else examples.batch(batch_size)).enumerate()
-        return batches.map(unconverted(functools.partial(finish, epoch)), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        return batches.map(functools.partial(finish, epoch), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
     batches = tf.data.Dataset.range(order.first_epoch, order.epochs).flat_map(unconverted(one_epoch)).prefetch(tf.data.AUTOTUNE)
     return Pipeline(batches, math.ceil(count / batch_size))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
@@ -12,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from tlt_prune.data import BatchOrder, unconverted
+from tlt_prune.data import BatchOrder, epochs_of, picture_key, unconverted
 from tlt_prune.detection.augmentation import Augmentation, Canvas, clipped, colored, moved_boxes, spatial_matrices, warp
 from tlt_prune.detection.targets import Rasterizer, Targets
 from tlt_prune.errors import DataError
@@ -170,32 +171,17 @@ def training_batches(
     output_bbox, target of output_cov]): see `packed`. Every picture comes once an epoch; with `uniform`, an epoch has as many
     pictures, and every source is drawn from as often as the others.
     """
-    n, seed = len(split), order.seed
-    batch_size = min(order.batch_size, n)
-    steps = math.ceil(n / batch_size)
     load = _loader(split)
 
-    def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
-        epoch = tf.cast(epoch, tf.int32)
-        indices = (_uniform_order if uniform else _order)(split, tf.stack([seed, epoch]))
-        batches = tf.data.Dataset.from_tensor_slices(indices).batch(batch_size).enumerate()
+    def finish(epoch: tf.Tensor, step: tf.Tensor, batch: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
+        pictures, boxes, numbers, weights = batch
+        if augmentation is not None:
+            pictures, boxes, numbers = augmented(pictures, boxes, numbers, augmentation, picture_key(order.seed, epoch, step))
+        return _example(pictures, raster(boxes, numbers), weights, channels_first)
 
-        def finish(step: tf.Tensor, indices: tf.Tensor) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
-            pictures, boxes, numbers, weights = load(indices)
-            if augmentation is not None:
-                key = batch_key(seed, epoch, step)
-                pictures, boxes, numbers = augmented(pictures, boxes, numbers, augmentation, key)
-            return _example(pictures, raster(boxes, numbers), weights, channels_first)
-
-        return batches.map(unconverted(finish), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-
-    return tf.data.Dataset.range(order.first_epoch, order.epochs).flat_map(unconverted(one_epoch)).prefetch(
-        tf.data.AUTOTUNE
-    ), steps
-
-
-def _order(split: BoxSplit, seed: tf.Tensor) -> tf.Tensor:
-    return tf.random.experimental.stateless_shuffle(tf.range(len(split)), seed=seed)
+    shuffled = functools.partial(_uniform_order, split) if uniform else None
+    pipeline = epochs_of(len(split), order, lambda epoch, indices: load(indices), finish, whole=True, shuffled=shuffled)
+    return pipeline.batches, pipeline.steps
 
 
 def _uniform_order(split: BoxSplit, seed: tf.Tensor) -> tf.Tensor:
@@ -210,11 +196,6 @@ def _uniform_order(split: BoxSplit, seed: tf.Tensor) -> tf.Tensor:
         mine = tf.equal(drawn, source)
         order = tf.where(mine, tf.gather(line, tf.maximum(tf.cumsum(tf.cast(mine, tf.int32)) - 1, 0)), order)
     return order
-
-
-def batch_key(seed: int, epoch: tf.Tensor | int, step: tf.Tensor | int) -> tf.Tensor:
-    """`(2,)`: what the draws of one batch follow from."""
-    return tf.stack([seed * 1_000_003 + epoch, tf.cast(step, tf.int32)])
 
 
 def evaluation_batches(split: BoxSplit, raster: Rasterizer, *, batch_size: int, channels_first: bool) -> tf.data.Dataset:

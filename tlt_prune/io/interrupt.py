@@ -114,8 +114,10 @@ def _remove_sources() -> None:
 
 def _handler(number: int, frame: FrameType | None) -> None:
     global _asked, _graceful
-    # The alarm says that the time to end well is over.
-    _asked, _graceful = (signal.SIGTERM, False) if number == signal.SIGALRM else (number, _graceful)
+    if number == signal.SIGALRM:
+        # The time to end well is over.
+        number, _graceful = signal.SIGTERM, False
+    _asked = number
     if _waits():
         signal.signal(signal.SIGALRM, _handler)
         signal.alarm(_GRACE)

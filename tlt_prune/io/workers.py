@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tlt_prune.errors import TrainingError, WorkersError, first_line
-from tlt_prune.io import interrupt, rendezvous
+from tlt_prune.io import interrupt
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -152,9 +152,10 @@ def _connected(cluster: Cluster) -> tf.distribute.Strategy:
     import tensorflow as tf
     from tensorflow.python.eager import context
 
+    from tlt_prune.io import rendezvous
+
     addresses = list(cluster.addresses())
-    patience = _seconds("TLT_PRUNE_WORKER_TIMEOUT", _PATIENCE)
-    rendezvous.meet(addresses, cluster.index, patience, cluster.source)
+    rendezvous.meet(addresses, cluster.index, _patience(), cluster.source)
     # TensorFlow's own defaults wait for an hour; it takes over what is configured before. A test holds this private name.
     context.context().configure_coordination_service(
         "standalone",
@@ -182,11 +183,11 @@ def _coordinated(workers: int) -> Any:
     return coordination_config_pb2.CoordinatedJob(name="worker", num_tasks=workers)
 
 
-def _seconds(name: str, default: int) -> int:
-    text = os.environ.get(name, "")
+def _patience() -> int:
+    text = os.environ.get("TLT_PRUNE_WORKER_TIMEOUT", "")
     if text and not (text.isascii() and text.isdigit() and 0 < int(text) < 10**6):
-        raise WorkersError(f"{name}: expected a number of seconds. Received: {text!r}.")
-    return int(text) if text else default
+        raise WorkersError(f"TLT_PRUNE_WORKER_TIMEOUT: expected a number of seconds. Received: {text!r}.")
+    return int(text or _PATIENCE)
 
 
 def of_tf_config(environment: Mapping[str, str]) -> Cluster | None:
@@ -283,26 +284,6 @@ def gather(rows: NDArray[Any]) -> NDArray[Any]:
 
     found = tf.function(everywhere, autograph=False)(tf.constant(rows))
     return np.asarray(_state.strategy.experimental_local_results(found)[0])
-
-
-def spread(run: Callable[[Any], list[NDArray[Any]]]) -> Callable[[Any], list[NDArray[Any]]]:
-    """A function of batches (one array, or a list of them) that every worker computes a part of; all must call it alike.
-
-    A batch of fewer examples than workers is computed by all of them as a whole.
-    """
-    if count() == 1:
-        return run
-
-    def shared(batch: Any) -> list[NDArray[Any]]:
-        arrays = batch if isinstance(batch, (list, tuple)) else [batch]
-        size = len(arrays[0])
-        if size < count():
-            return run(batch)
-        part = slice(index() * size // count(), (index() + 1) * size // count())
-        own = run([x[part] for x in arrays] if isinstance(batch, (list, tuple)) else batch[part])
-        return [gather(x) for x in own]
-
-    return shared
 
 
 def wait_for_all() -> None:

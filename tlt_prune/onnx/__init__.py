@@ -23,6 +23,7 @@ from tlt_prune.onnx.predictor import (
     latency_ms,
     load_predictor,
     onnx_runner,
+    spread,
 )
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "remove_unread_constants",
     "samples_of",
     "session_of",
+    "spread",
     "stored_tensors",
     "with_call_scopes",
     "with_layer_names",

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from tlt_prune import extras
 from tlt_prune.errors import ExportError, first_line
 from tlt_prune.graph import all_layers
-from tlt_prune.io import ModelInfo, load_keras, machine_error, model_info, refuse_foreign, saved_models, workers
+from tlt_prune.io import ModelInfo, load_keras, machine_error, model_info, refuse_foreign, workers
 from tlt_prune.onnx.graphs import quantization_constants
 from tlt_prune.onnx.noise import quiet_natively
 from tlt_prune.onnx.parity import InputArrays, Run, session_of
@@ -122,7 +122,26 @@ def load_predictor(path: str | pathlib.Path) -> Predictor:
         raise ExportError(f"There is no model {path}. Expected a .keras, .onnx or .tflite file, or a SavedModel folder.")
     open_kind = {".onnx": _open_onnx, ".tflite": _open_litert}.get(path.suffix, keras_predictor)
     predictor = (_open_saved_model if path.is_dir() else open_kind)(path)
-    return dataclasses.replace(predictor, run=workers.spread(predictor.run))
+    return dataclasses.replace(predictor, run=spread(predictor.run))
+
+
+def spread(run: Run) -> Run:
+    """A run that every worker computes a part of; all must call it alike.
+
+    A batch of fewer examples than workers is computed by all of them as a whole.
+    """
+    if workers.count() == 1:
+        return run
+
+    def shared(batch: InputArrays) -> list[NDArray[Any]]:
+        arrays, total, index = arrays_of(batch), workers.count(), workers.index()
+        size = len(arrays[0])
+        if size < total:
+            return run(batch)
+        part = slice(index * size // total, (index + 1) * size // total)
+        return [workers.gather(x) for x in run([x[part] for x in arrays])]
+
+    return shared
 
 
 def latency_ms(predictor: Predictor, batch: NDArray[Any], runs: int = 50) -> float:
@@ -209,6 +228,8 @@ def keras_predictor(path: pathlib.Path) -> Predictor:
 
 def _open_saved_model(path: pathlib.Path) -> Predictor:
     import tensorflow as tf
+
+    from tlt_prune.io import saved_models
 
     saved_models.refuse_unsafe(path)
     with _loading(f"the folder {path} as a SavedModel with a serving signature"):

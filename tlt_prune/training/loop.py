@@ -191,7 +191,7 @@ def _fit(job: TrainingJob, model: keras.Model, run: _Run, epochs: range, skipped
             *([Resumed(run.checkpoint, checkpoints)] if run.checkpoint is not None and skipped else []),
             LearningRateSchedule(config, steps, objective),
             Finite(config, steps),
-            *([Averaged(steps - skipped)] if workers.replicas() > 1 else []),
+            *([Averaged()] if workers.replicas() > 1 else []),
             *objective.callbacks(history.trained),
             Summary(objective),
             history,

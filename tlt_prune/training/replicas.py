@@ -27,7 +27,7 @@ def cut(batches: tf.data.Dataset) -> tf.distribute.DistributedDataset:
     """Batches `(x, y)` of the whole job, over and over, cut for the replicas: see `piece`."""
     import tensorflow as tf
 
-    strategy, unconverted = workers.strategy(), tf.autograph.experimental.do_not_convert
+    strategy = workers.strategy()
     assert strategy is not None
 
     def of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
@@ -35,11 +35,12 @@ def cut(batches: tf.data.Dataset) -> tf.distribute.DistributedDataset:
         first = context.input_pipeline_id * local
 
         def pieces(x: Any, y: Any) -> tf.data.Dataset:
-            return tf.data.Dataset.range(first, first + local).map(unconverted(lambda replica: piece(x, y, replica)))
+            return tf.data.Dataset.range(first, first + local).map(lambda replica: piece(x, y, replica))
 
         # Without an end, replicas need not ask each other at every step whether there is another one.
         endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
-        return batches.flat_map(unconverted(pieces)).repeat().apply(endless).prefetch(tf.data.AUTOTUNE)
+        every = batches.flat_map(tf.autograph.experimental.do_not_convert(pieces))
+        return every.repeat().apply(endless).prefetch(tf.data.AUTOTUNE)
 
     return strategy.distribute_datasets_from_function(of_worker)
 
@@ -172,21 +173,17 @@ def batch_predictor(model: keras.Model) -> Callable[[NDArray[Any]], NDArray[Any]
     """Batch -> the model's only output, by all workers; Keras' own `predict_on_batch` would give each replica the whole batch."""
     if workers.replicas() == 1:
         return model.predict_on_batch  # type: ignore[no-any-return]
-    from tlt_prune.onnx import keras_runner
+    from tlt_prune.onnx import keras_runner, spread
 
-    run = workers.spread(keras_runner(model))
+    run = spread(keras_runner(model))
     return lambda batch: run(batch)[0]
 
 
 class Averaged(keras.callbacks.Callback):
     """Moving statistics, which every replica has from its part of the batches, become their means before they are used."""
 
-    def __init__(self, steps: int) -> None:
-        super().__init__()
-        self._steps = steps
-
     def on_train_batch_end(self, batch: int, logs: object = None) -> None:
-        if batch + 1 == self._steps:
+        if batch + 1 == self.params["steps"]:
             average_statistics(self.model)
 
 
@@ -197,7 +194,6 @@ def average_statistics(model: keras.Model) -> None:
     strategy = workers.strategy()
     assert strategy is not None
     moving = [v for v in model.non_trainable_weights if tf.as_dtype(v.dtype).is_floating]
-
     if not moving:
         return
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tlt_prune import data, training
 from tlt_prune.config import Spec
 from tlt_prune.errors import SpecError
-from tlt_prune.io import model_info, say, workers
+from tlt_prune.io import model_info, say
 from tlt_prune.onnx import Predictor, load_predictor
 from tlt_prune.tasks.classification.models import is_whole_model, starting_model
 from tlt_prune.tasks.classification.pictures import agreed_format, as_inputs, picture_format
@@ -153,7 +153,7 @@ def training_pictures(
 ) -> data.Pipeline:
     """The given epochs of a split, in batches as the spec's training has them."""
     order = data.BatchOrder(
-        batch_size=workers.batch_size(spec.train.batch_size_per_gpu),
+        batch_size=spec.train.batch_size_per_gpu,
         seed=spec.train.random_seed,
         first_epoch=epochs.start,
         epochs=epochs.stop,

@@ -8,8 +8,8 @@ import keras
 import numpy as np
 
 from tlt_prune.detection import Evaluation, annotated, boxes_of, dataset, outputs_of
-from tlt_prune.io import say, workers
-from tlt_prune.onnx import keras_runner
+from tlt_prune.io import say
+from tlt_prune.onnx import keras_runner, spread
 from tlt_prune.tasks.detection.job import DetectionJob
 from tlt_prune.training.callbacks import write_pictures
 
@@ -18,7 +18,7 @@ def validated(
     model: keras.Model, job: DetectionJob, split: dataset.BoxSplit, output: tuple[int, int], channels_first: bool
 ) -> Evaluation:
     """Average precision of a detector whose output has `output` (columns, rows)."""
-    return job.evaluated(outputs_of(workers.spread(keras_runner(model)), channels_first), split, output)
+    return job.evaluated(outputs_of(spread(keras_runner(model)), channels_first), split, output)
 
 
 class Validation(keras.callbacks.Callback):

@@ -52,7 +52,7 @@ class _Data:
     def batches(self, first_epoch: int) -> tuple[Any, int]:
         """(augmented batches from an epoch to the end, steps per epoch)."""
         order = BatchOrder(
-            batch_size=workers.batch_size(int(self._config.batch_size_per_gpu)),
+            batch_size=int(self._config.batch_size_per_gpu),
             seed=int(self.job.message.random_seed),
             first_epoch=first_epoch,
             epochs=self._config.num_epochs,

@@ -13,7 +13,7 @@ from tlt_prune import training
 from tlt_prune.config import Spec
 from tlt_prune.data import BatchOrder, MaskLayout, MaskSplit, mask_evaluation_pipeline, mask_training_pipeline
 from tlt_prune.errors import SpecError, first_line
-from tlt_prune.io import model_info, say, workers
+from tlt_prune.io import model_info, say
 from tlt_prune.onnx import Predictor
 from tlt_prune.tasks.classification.models import architecture_options, is_whole_model
 from tlt_prune.tasks.classification.pictures import agreed_format
@@ -55,8 +55,7 @@ def training_job(task: Task, folder: pathlib.Path) -> training.TrainingJob:
     augmentation = augmentation_of(task)
 
     def make_batches(first_epoch: int) -> tuple[Any, int]:
-        size = workers.batch_size(spec.train.batch_size_per_gpu)
-        order = BatchOrder(size, spec.train.random_seed, first_epoch, spec.train.num_epochs)
+        order = BatchOrder(spec.train.batch_size_per_gpu, spec.train.random_seed, first_epoch, spec.train.num_epochs)
         pipeline = mask_training_pipeline(train_split, spec.dataset, layout, order, augmentation)
         return pipeline.batches, pipeline.steps
 
