@@ -76,14 +76,30 @@ def train(job: TrainingJob, folder: pathlib.Path, *, restart: bool = False, say:
             if checkpoint is None:
                 model.compile(optimizer=optimizer(job.config.optim_config), **job.objective.compile_arguments())
         rows = [] if checkpoint is None else [dict(row) for row in checkpoint.history]
-        history = History(folder / "history.csv", rows)
+        run = _Run(folder, checkpoints, checkpoint, History(folder / "history.csv", rows), say)
         if checkpoint is None or not checkpoint.finished:
-            _run(job, model, folder, checkpoints, checkpoint, history, say)
+            _go_on(job, model, run)
         workers.wait_for_all()
-        result = _result(job, model, folder, history, checkpoint, say)
+        result = _result(job, model, run)
         # What the chief has written is there for all.
         workers.wait_for_all()
         return result
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Run:
+    """What a training writes to, and goes on from."""
+
+    folder: pathlib.Path
+    checkpoints: Checkpoints
+    checkpoint: Checkpoint | None
+    history: History
+    say: Callable[[str], None]
+
+    @property
+    def done(self) -> tuple[int, int]:
+        """(epochs that the checkpoint has seen, batches of the next one)."""
+        return (self.checkpoint.epoch, self.checkpoint.step) if self.checkpoint is not None else (0, 0)
 
 
 def _first_model(
@@ -110,21 +126,15 @@ def _first_model(
     return model
 
 
-def _result(
-    job: TrainingJob,
-    model: keras.Model,
-    folder: pathlib.Path,
-    history: History,
-    checkpoint: Checkpoint | None,
-    say: Callable[[str], None],
-) -> TrainResult:
+def _result(job: TrainingJob, model: keras.Model, run: _Run) -> TrainResult:
     """Writes the model after the last epoch, or the best one of a retraining."""
+    folder, history = run.folder, run.history
     best = best_epoch(history.rows, job.objective.measure) if job.config.keep_best else None
     if best is not None and not (folder / "best.keras").is_file():
         # The epochs before were trained without keep_best, or the file was removed.
-        say(f"The model of epoch {best}, the best one, was not kept.")
+        run.say(f"The model of epoch {best}, the best one, was not kept.")
         best = None
-    first_epoch = checkpoint.epoch if checkpoint is not None else 0
+    first_epoch, _ = run.done
     epoch = epochs = max(len(history.trained), first_epoch)
     if job.pruned and best is not None and best != epoch:
         epoch = best
@@ -144,35 +154,15 @@ def _result(
     )
 
 
-def _run(
-    job: TrainingJob,
-    model: keras.Model,
-    folder: pathlib.Path,
-    checkpoints: Checkpoints,
-    checkpoint: Checkpoint | None,
-    history: History,
-    say: Callable[[str], None],
-) -> None:
+def _go_on(job: TrainingJob, model: keras.Model, run: _Run) -> None:
     """The epochs after the checkpoint; what is left of one that it is in the middle of comes first."""
-    first, end, done = 0, job.config.num_epochs, 0
-    if checkpoint is not None:
-        first, done = checkpoint.epoch, checkpoint.step
+    (first, done), end = run.done, job.config.num_epochs
     set_regularizers(model, job.config.reg_config)
     model.stop_training = False
-    for epochs, skipped in ((range(first, first + 1), done), (range(first + 1, end), 0)) if done else ((range(first, end), 0),):
+    parts = [(range(first, first + 1), done), (range(first + 1, end), 0)] if done else [(range(first, end), 0)]
+    for epochs, skipped in parts:
         if epochs and not model.stop_training:
-            _fit(job, model, _Run(folder, checkpoints, checkpoint, history, say), epochs, skipped)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Run:
-    """What a training writes to, and goes on from."""
-
-    folder: pathlib.Path
-    checkpoints: Checkpoints
-    checkpoint: Checkpoint | None
-    history: History
-    say: Callable[[str], None]
+            _fit(job, model, run, epochs, skipped)
 
 
 def _fit(job: TrainingJob, model: keras.Model, run: _Run, epochs: range, skipped: int) -> None:
