@@ -43,17 +43,19 @@ def meet(addresses: Sequence[str], index: int, patience: float, source: str) -> 
 
 def _come(addresses: Sequence[str], index: int, greeting: str, end: float, patience: float, source: str) -> None:
     host, _, port = addresses[0].rpartition(":")
-    reason = "it does not answer"
+    reason, met = "it does not answer", False
     while (left := end - time.monotonic()) > 0:
         try:
             with socket.create_connection((host.strip("[]"), int(port)), timeout=left) as chief:
+                met = True
                 chief.sendall(f"{greeting}{index}\n".encode())
                 answer = _line(chief, end)
             if answer == _GO:
                 return
             reason = "it belongs to another job" if answer else "it went away"
         except OSError as error:
-            reason = error.strerror or str(error) or reason
+            # Whom it had met and cannot reach any more has gone, however the system words it.
+            reason = "it went away" if met else error.strerror or str(error) or reason
         time.sleep(min(_PAUSE, max(end - time.monotonic(), 0)))
     raise WorkersError(
         f"Worker {index} of {len(addresses)} ({addresses[index]}) waited {patience:.0f} s for worker 0 ({addresses[0]}): "
