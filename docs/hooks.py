@@ -26,7 +26,7 @@ from tlt_prune.config import Options, Spec
 from tlt_prune.config.explained import meanings, section_of, values, written_fields
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-SCRIPTS = ("train", "prune", "evaluate", "infer", "export")
+SCRIPTS = ("train", "prune", "evaluate", "infer", "export", "convert")
 _ALIAS = "Alias for --"
 _MARK = re.compile(r"^<!-- generated: (\w+) -->$", re.MULTILINE)
 

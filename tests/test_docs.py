@@ -137,7 +137,7 @@ def every_key_of_a_spec_is_in_the_reference(site: pathlib.Path) -> None:
 
 def every_script_has_its_flags(site: pathlib.Path) -> None:
     text = (site / "reference/flags.html").read_text("utf-8")
-    for script in ("train", "prune", "evaluate", "infer", "export"):
+    for script in ("train", "prune", "evaluate", "infer", "export", "convert"):
         section = text.partition(f'id="tlt-{script}"')[2].partition("<h2")[0]
         assert "<code>--experiment_spec_file</code>, <code>-e</code>" in section
         assert section.count("<tr>") >= 8

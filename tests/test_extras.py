@@ -53,12 +53,11 @@ def test_pruning_needs_no_extra() -> None:
     assert done.stdout.strip() == "16", done.stderr
 
 
-@pytest.mark.parametrize(
-    ("script", "extra"), [("train", "train"), ("evaluate", "train"), ("infer", "train"), ("export", "train")]
-)
-def test_a_script_names_the_extra_that_it_misses(script: str, extra: str, tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize("script", ["train", "evaluate", "infer", "export", "convert"])
+def test_a_script_names_the_extra_that_it_misses(script: str, tmp_path: pathlib.Path) -> None:
     code = f"sys.argv[0] = 'tlt-{script}'\nimport tlt_prune.cli.{script} as s\ns.entry()"
-    done = run(code, "-r", str(tmp_path), *(["-m", "x.keras"] if script != "train" else ["dataset.train_dataset_path=x.npz"]))
+    words = {"train": ["dataset.train_dataset_path=x.npz"], "convert": ["-o", str(tmp_path / "x")]}.get(script, ["-m", "x.keras"])
+    done = run(code, "-r", str(tmp_path), *words)
     assert done.returncode == 1
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith(f"tlt-{script}: error: tlt-{script} needs matplotlib, which is not installed")

@@ -19,7 +19,7 @@ import pytest
 from tlt_prune.version import VERSION
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-SCRIPTS = ("tlt-train", "tlt-prune", "tlt-evaluate", "tlt-infer", "tlt-export")
+SCRIPTS = ("tlt-train", "tlt-prune", "tlt-evaluate", "tlt-infer", "tlt-export", "tlt-convert")
 
 PRUNE = """
 import sys, keras, numpy, tlt_prune

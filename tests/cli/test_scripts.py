@@ -279,7 +279,7 @@ def test_bad_input_is_one_clear_line(script: str, arguments: list[str], message:
     assert message in one_line(err, script)
 
 
-@pytest.mark.parametrize("script", ["train", "prune", "evaluate", "infer", "export"])
+@pytest.mark.parametrize("script", ["train", "prune", "evaluate", "infer", "export", "convert"])
 def test_help_is_for_people(script: str) -> None:
     process = start(script, "--help", env={**os.environ, "COLUMNS": "100"})
     out, _ = process.communicate(timeout=60)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import crc32c
 import numpy as np
 import pytest
 import tensorflow as tf
 from golden_detection import cases, ids, load
 from PIL import Image
 
-from tlt_prune.detection import kitti, messages, records
+from tlt_prune.detection import converting, kitti, messages, records
 from tlt_prune.detection.splits import read_splits
-from tlt_prune.errors import DataError
+from tlt_prune.errors import DataError, NotReplacedError, SpecError
 
 FILE = "kitti_convert.json.gz"
 LABELS = [x for x in cases(FILE, "label_file") if "features" in x["expected"]]
@@ -181,3 +184,128 @@ def test_one_clear_error(tmp_path: pathlib.Path) -> None:
     write(file, [example(stored), example(features_of("images/a", CAR + CAR))])
     with pytest.raises(DataError, match="have images/a twice, with different objects"):
         read_splits(spec(place))
+
+
+def kitti_folder(case: Mapping[str, Any], place: pathlib.Path) -> Any:
+    """Pictures and labels as they were before a partition was recorded; the converter's message."""
+    suffix = case["image_extension_on_disk"]
+    for kind in ("images", "labels"):
+        (place / kind).mkdir()
+    for name in case["files"]:
+        Image.new("RGB", (64, 48)).save(place / f"images/{name}{suffix}")
+        (place / f"labels/{name}.txt").write_text(CAR)
+    if case["id"] == "missing_label_file":
+        (place / f"labels/{case['files'][1]}.txt").unlink()
+    if case["sequence_to_frames"] is not None:
+        (place / "frames.json").write_text(json.dumps(case["sequence_to_frames"]))
+    text = f'root_directory_path: "{place}" image_dir_name: "images" label_dir_name: "labels" {case["kitti_config"]}'
+    text = re.sub(r'kitti_sequence_to_frames_file: "[^"]*"', 'kitti_sequence_to_frames_file: "frames.json"', text)
+    return messages.from_text(f"kitti_config {{ {text} }}", "spec", "dataset_convert")
+
+
+ALL_PARTITIONS = cases(FILE, "partition")
+
+
+@pytest.mark.parametrize("case", ALL_PARTITIONS, ids=ids(ALL_PARTITIONS))
+def test_records_are_the_converters(case: Any, tmp_path: pathlib.Path) -> None:
+    """The files, and the pictures in each, that the toolkit's converter made; refused where it stops."""
+    config = kitti_folder(case, tmp_path)
+    output = tmp_path / "tf/tf"
+    if not case["expected"] or not any("fold" in x for x in case["expected"]):
+        with pytest.raises((DataError, SpecError)):
+            converting.convert_kitti(config, output, tao=True)
+        assert not (tmp_path / "tf").exists() or not list((tmp_path / "tf").glob("tf*"))
+        return
+    found = converting.convert_kitti(config, output, validation_fold=case["validation_fold"], tao=True)
+    files = records.record_files(f"{tmp_path}/tf/*")
+    assert {x.name: [f.name for f in records.read_frames(x)] for x in files} == case["expected"]
+    assert found.objects == {"car": sum(map(len, case["expected"].values()))}
+    assert all(frame.size == (64, 48) for x in files for frame in records.read_frames(x))
+    again = converting.convert_kitti(config, output, validation_fold=case["validation_fold"], tao=True)
+    assert again.kept == again.files == len(files)
+
+
+@pytest.mark.parametrize("case", LABELS, ids=ids(LABELS))
+def test_a_converted_record_is_the_converters(case: Any, tmp_path: pathlib.Path) -> None:
+    for kind in ("images", "labels"):
+        (tmp_path / kind).mkdir()
+    Image.new("RGB", tuple(case["image_size"])).save(tmp_path / "images/a.png")
+    (tmp_path / "labels/a.txt").write_text(case["label_file"])
+    config = messages.from_text(
+        f'kitti_config {{ root_directory_path: "{tmp_path}" image_dir_name: "images" label_dir_name: "labels" '
+        'partition_mode: "random" val_split: 0 }',
+        "spec",
+        "dataset_convert",
+    )
+    found = converting.convert_kitti(config, tmp_path / "tf", tao=True)
+    (raw,) = tf.data.TFRecordDataset(str(tmp_path / "tf-fold-000-of-002")).as_numpy_iterator()
+    assert raw == tf.train.Example.FromString(example(case["expected"]["features"])).SerializeToString(deterministic=True)
+    assert found.dropped == len(kitti.parse_labels(case["label_file"], "a")[1])
+
+
+def test_a_conversion_of_labels_goes_on_and_keeps_others_out(tmp_path: pathlib.Path) -> None:
+    case = next(x for x in ALL_PARTITIONS if x["id"] == "random_20_percent")
+    config = kitti_folder(case, tmp_path)
+    output = tmp_path / "tf/tf"
+    converting.convert_kitti(config, output, tao=True)
+    files = records.record_files(f"{tmp_path}/tf/*")
+    before = {x: x.read_bytes() for x in files}
+    files[0].write_bytes(before[files[0]][:-1])
+    files[1].unlink()
+    assert converting.convert_kitti(config, output, tao=True).kept == len(files) - 2
+    assert {x: x.read_bytes() for x in files} == before
+    (tmp_path / "labels/f001.txt").write_text(CAR + CAR)
+    with pytest.raises(NotReplacedError, match="another conversion"):
+        converting.convert_kitti(config, output, tao=True)
+    assert {x: x.read_bytes() for x in files} == before
+
+
+DAMAGED = {
+    "a length beyond the file": (lambda whole: crc32c.head(2**40) + whole[12:], r"record 0 would end at byte [\d,]+"),
+    "the largest length": (lambda whole: crc32c.head(2**64 - 1) + whole[12:], r"record 0 would end at byte [\d,]+"),
+    "a length that is damaged": (lambda whole: b"\x07" + whole[1:], "cannot be read as records"),
+    "a checksum": (lambda whole: whole[:-1] + bytes([whole[-1] ^ 1]), "cannot be read as records"),
+    "a byte of the content": (lambda whole: whole[:20] + bytes([whole[20] ^ 1]) + whole[21:], "cannot be read as records"),
+    "cut within a record": (lambda whole: whole[:-9], r"record 0 would end at byte [\d,]+"),
+    "cut within a length": (lambda whole: whole + whole[:5], r"record 1 would end at byte [\d,]+"),
+    "no records at all": (lambda whole: b"\x89PNG" + bytes(60), "cannot be read as records"),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGED)
+def test_damaged_records_take_no_memory_and_one_line(what: str, tmp_path: pathlib.Path) -> None:
+    change, expected = DAMAGED[what]
+    path = write(tmp_path / "tf", [example(features_of("images/a", CAR))])
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(DataError, match=expected) as refused:
+        records.read_frames(path)
+    assert str(path) in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("removed", "added", "expected"),
+    [
+        (
+            "tf-fold-001-of-002-shard-00001-of-00003",
+            None,
+            "expected 3 files .* tf-fold-001-of-002-shard-00001-of-00003 is missing",
+        ),
+        (None, "tf-fold-001-of-002-shard-00000-of-00007", "shards of two conversions"),
+        (None, "tf-fold-001-of-004-shard-00000-of-00003", "shards of two conversions"),
+    ],
+)
+def test_shards_of_another_conversion_and_missing_ones(
+    removed: str | None, added: str | None, expected: str, tmp_path: pathlib.Path
+) -> None:
+    case = next(x for x in ALL_PARTITIONS if x["id"] == "random_20_percent")
+    converting.convert_kitti(kitti_folder(case, tmp_path), tmp_path / "tf/tf", tao=True)
+    if removed:
+        (tmp_path / "tf" / removed).unlink()
+    if added:
+        shutil.copy(tmp_path / "tf/tf-fold-001-of-002-shard-00000-of-00003", tmp_path / "tf" / added)
+    with pytest.raises(DataError, match=expected):
+        read_splits(spec(tmp_path))
+    # A part that is asked for by its name is what the user wants.
+    if removed:
+        assert len(records.record_files(f"{tmp_path}/tf/*fold-000*")) == 3

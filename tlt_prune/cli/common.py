@@ -1,4 +1,4 @@
-"""Shared parts of the five scripts: common flags, loading the spec, one-line errors."""
+"""Shared parts of the scripts: common flags, loading the spec, one-line errors."""
 
 from __future__ import annotations
 
@@ -20,6 +20,13 @@ FLAGS = flags.FLAGS
 
 
 _OWN_FLAGS = ("experiment_spec_file", "set", "results_dir", "key", "gpus", "print_spec", "completion")
+
+
+# What follows the line of a script that was interrupted.
+_ONWARDS = {
+    "tlt-convert": " Run the same command again to go on with the files that are missing.",
+    "tlt-train": " Run the same command again to go on from the last checkpoint.",
+}
 
 
 def define_flags() -> None:
@@ -86,7 +93,7 @@ def run(main: Callable[[list[str]], None], *, shared: bool = False) -> None:
     """
     module = sys.modules[main.__module__]
     script = "tlt-" + pathlib.Path(str(module.__file__)).stem
-    onwards = " Run the same command again to go on from the last checkpoint." if script == "tlt-train" else ""
+    onwards = _ONWARDS.get(script, "")
     interrupt.install(f"{script}: error: interrupted.{onwards}")
     _open_streams()
     define_flags()

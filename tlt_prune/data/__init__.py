@@ -1,5 +1,7 @@
 """Pictures with labels: folders, .npz files and named sets, as `tf.data` pipelines."""
 
+from tlt_prune.data.conversion import Conversion
+from tlt_prune.data.converting import Converted, convert_folders
 from tlt_prune.data.folders import picture_batches, pictures_of
 from tlt_prune.data.formats import PictureFormat
 from tlt_prune.data.mask_fitting import MaskFitting
@@ -23,13 +25,17 @@ from tlt_prune.data.pipeline import (
     training_pipeline,
     unconverted,
 )
+from tlt_prune.data.record_files import spans
 from tlt_prune.data.sources import load_splits, load_test_split
-from tlt_prune.data.splits import Split, matched, missing_classes, shared_images, shared_pictures
+from tlt_prune.data.splits import Split, held_out, matched, missing_classes, shared_images, shared_pictures
+from tlt_prune.data.stored import Stored
 from tlt_prune.data.tables import MultitaskSplit, checked_size, class_titles, label_counts, load_table
 
 __all__ = [
     "SUFFIXES",
     "BatchOrder",
+    "Conversion",
+    "Converted",
     "MaskAugmentation",
     "MaskClasses",
     "MaskFitting",
@@ -39,12 +45,15 @@ __all__ = [
     "PictureFormat",
     "Pipeline",
     "Split",
+    "Stored",
     "by_name",
     "checked_size",
     "class_titles",
     "classes_said",
+    "convert_folders",
     "epochs_of",
     "evaluation_pipeline",
+    "held_out",
     "label_counts",
     "listed_pictures",
     "load_masks",
@@ -67,6 +76,7 @@ __all__ = [
     "scores_said",
     "shared_images",
     "shared_pictures",
+    "spans",
     "training_pipeline",
     "unconverted",
 ]

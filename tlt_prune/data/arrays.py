@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tlt_prune import extras
 from tlt_prune.config import Dataset
 from tlt_prune.data.formats import PictureFormat, fit_pictures
-from tlt_prune.data.splits import Split
+from tlt_prune.data.splits import Split, held_out
 from tlt_prune.errors import DataError, first_line
 from tlt_prune.io import memory
 
@@ -47,25 +47,13 @@ NAMED: dict[str, Callable[[], tuple[NDArray[Any], NDArray[np.int64]]]] = {
 def load_named(dataset: Dataset, form: PictureFormat) -> tuple[Split, Split]:
     """Training and test split of a set that comes with a package, `dataset.train_dataset_path` in `NAMED`."""
     source = dataset.train_dataset_path
-    train, test = _stratified(*NAMED[source](), dataset)
+    images, labels = NAMED[source]()
+    test = held_out(labels, dataset)
+    classes = tuple(str(x) for x in np.unique(labels))
     stretched = dataclasses.replace(form, center_crop=False)
     return (
-        dataclasses.replace(train, images=fit_pictures(train.images, stretched, source)),
-        dataclasses.replace(test, images=fit_pictures(test.images, form, source)),
-    )
-
-
-def _stratified(images: NDArray[Any], labels: NDArray[np.int64], dataset: Dataset) -> tuple[Split, Split]:
-    """Holds out the same share of every class, chosen by `split_seed`."""
-    rng = np.random.default_rng(dataset.split_seed)
-    held_out = np.zeros(len(labels), dtype=bool)
-    for label in np.unique(labels):
-        members = rng.permutation(np.flatnonzero(labels == label))
-        held_out[members[: round(len(members) * dataset.test_fraction)]] = True
-    classes = tuple(str(x) for x in np.unique(labels))
-    return (
-        Split(images[~held_out], labels[~held_out], classes),
-        Split(images[held_out], labels[held_out], classes),
+        Split(fit_pictures(images[~test], stretched, source), labels[~test], classes),
+        Split(fit_pictures(images[test], form, source), labels[test], classes),
     )
 
 

@@ -14,6 +14,7 @@ from tlt_prune.config import check_name, nfc, shown
 from tlt_prune.data.formats import PictureFormat, load_picture
 from tlt_prune.data.pictures import SUFFIXES, list_pictures
 from tlt_prune.data.splits import Split
+from tlt_prune.data.stored import PictureFiles, Stored
 from tlt_prune.errors import DataError
 
 # Folders up to this size are decoded once and kept; larger ones are read again in every epoch.
@@ -25,6 +26,18 @@ def load_folder(path: pathlib.Path, form: PictureFormat, *, training: bool = Fal
 
     Raises:
         DataError: there are no such folders, or a picture cannot be read.
+    """
+    files, labels, classes = class_pictures(path, training=training)
+    return Split(kept_or_stored(PictureFiles(files), form), labels, classes)
+
+
+def class_pictures(
+    path: pathlib.Path, *, training: bool = False
+) -> tuple[list[pathlib.Path], NDArray[np.int64], tuple[str, ...]]:
+    """(picture files, number of the class of each, names of the classes) of a folder of class folders.
+
+    Raises:
+        DataError: there are no such folders.
     """
     if not path.is_dir():
         raise DataError(f"Expected a folder of class folders. There is no folder {path}.")
@@ -51,18 +64,18 @@ def load_folder(path: pathlib.Path, form: PictureFormat, *, training: bool = Fal
         labels += [label] * len(pictures)
     if not files:
         raise DataError(f"{path}: expected class folders with pictures ({', '.join(sorted(SUFFIXES))}). There are none.")
-    return Split(read_images(files, form), np.array(labels, np.int64), classes)
+    return files, np.array(labels, np.int64), classes
 
 
-def read_images(files: Sequence[pathlib.Path], form: PictureFormat) -> NDArray[Any]:
-    """Pictures as a `Split` has them: decoded, where they are few enough to be kept; otherwise their paths.
+def kept_or_stored(pictures: Stored, form: PictureFormat) -> NDArray[Any] | Stored:
+    """Pictures as a `Split` has them: decoded, where they are few enough to be kept; otherwise as they are stored.
 
     Raises:
         DataError: one cannot be read.
     """
-    if len(files) * math.prod(form.size) * form.depth // 8 <= _MEMORY_BYTES:
-        return np.stack([load_picture(x, form) for x in files])
-    return np.array([str(x) for x in files])
+    if len(pictures) * math.prod(form.size) * form.depth // 8 <= _MEMORY_BYTES:
+        return np.stack([pictures.load(i, form) for i in range(len(pictures))])
+    return pictures
 
 
 def picture_batches(paths: Sequence[pathlib.Path], form: PictureFormat, size: int) -> Iterator[NDArray[Any]]:
@@ -77,8 +90,9 @@ def picture_batches(paths: Sequence[pathlib.Path], form: PictureFormat, size: in
 
 def pictures_of(split: Split, form: PictureFormat, size: int) -> Iterator[NDArray[Any]]:
     """The pictures of a split in `form`, `size` at a time."""
-    if split.images.ndim == 1:
-        yield from picture_batches([pathlib.Path(x) for x in split.images.tolist()], form, size)
-        return
+    images = split.images
     for start in range(0, len(split), size):
-        yield split.images[start : start + size]
+        if isinstance(images, Stored):
+            yield np.stack([images.load(i, form) for i in range(start, min(start + size, len(split)))])
+        else:
+            yield images[start : start + size]

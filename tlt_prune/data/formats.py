@@ -51,13 +51,13 @@ class PictureFormat:
         return np.uint16 if self.depth == 16 else np.uint8
 
 
-def load_picture(path: str | pathlib.Path, form: PictureFormat) -> NDArray[Any]:
-    """Reads one picture, in `form`.
+def load_picture(path: str | pathlib.Path, form: PictureFormat, content: bytes | None = None) -> NDArray[Any]:
+    """Reads one picture, in `form`; with `content`, what was read already of the file called `path`.
 
     Raises:
         DataError: the file cannot be decoded, is too large, or holds values that are no pixels.
     """
-    return _formed(open_picture(path, form.channels, depth=form.depth, oriented=form.oriented), form, path)
+    return _formed(open_picture(path, form.channels, depth=form.depth, oriented=form.oriented, content=content), form, path)
 
 
 def fit_pictures(images: NDArray[Any], form: PictureFormat, source: str) -> NDArray[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import pathlib
@@ -97,20 +98,23 @@ def picture_name(relative: str, suffixes: Collection[str] = SUFFIXES) -> str:
     return nfc((path.with_suffix("") if path.suffix.lower() in suffixes else path).as_posix())
 
 
-def open_picture(path: str | pathlib.Path, channels: int, *, depth: int = 8, oriented: bool = True) -> Image.Image:
+def open_picture(
+    path: str | pathlib.Path, channels: int, *, depth: int = 8, oriented: bool = True, content: bytes | None = None
+) -> Image.Image:
     """A decoded picture file.
 
     Args:
-        path: the file.
+        path: the file; with `content`, its name.
         channels: 1 (gray) or 3 (RGB).
         depth: bits of a value. 16: one channel, of mode "F", 0 to 65535.
         oriented: turned as its EXIF entry says and viewers show it; TIFF files always are.
+        content: of the file, where that was read already.
 
     Raises:
         DataError: the file cannot be decoded, is too large, or holds values that are no pixels.
     """
     try:
-        with Image.open(path, formats=_FORMATS) as picture:
+        with Image.open(path if content is None else io.BytesIO(content), formats=_FORMATS) as picture:
             if math.prod(picture.size) > MOST_PIXELS:
                 raise DataError(too_large(path, picture.size))
             return converted(ImageOps.exif_transpose(picture) if oriented else picture, channels, depth)

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from tlt_prune.config import Dataset
 from tlt_prune.data.changes import random_changes
-from tlt_prune.data.formats import PictureFormat, load_picture
+from tlt_prune.data.formats import PictureFormat
 from tlt_prune.data.splits import Split
+from tlt_prune.data.stored import Stored
 from tlt_prune.errors import SpecError
 from tlt_prune.io import workers
 
@@ -70,7 +71,8 @@ def training_pipeline(
             return _mixed(images, labels, augmentation.mixup_alpha, key)
         return images, labels
 
-    return epochs_of(len(split), order, lambda epoch, index: load(index), finish, whole=_in_memory(split, form))
+    in_memory = not isinstance(split.images, Stored)
+    return epochs_of(len(split), order, lambda epoch, index: load(index), finish, whole=in_memory, shuffled=_own_order(split))
 
 
 def unconverted(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -135,24 +137,27 @@ def evaluation_pipeline(
 
     examples = tf.data.Dataset.range(len(split)).map(unconverted(load), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     batches = examples.batch(batch_size).map(unconverted(finish), num_parallel_calls=tf.data.AUTOTUNE)
-    if _in_memory(split, form):
+    if not isinstance(split.images, Stored):
         batches = batches.cache()
     return Pipeline(batches.prefetch(tf.data.AUTOTUNE), math.ceil(len(split) / batch_size))
 
 
-def _in_memory(split: Split, form: PictureFormat) -> bool:
-    return bool(split.images.dtype == form.dtype)
+def _own_order(split: Split) -> Callable[[tf.Tensor], tf.Tensor] | None:
+    """Key of an epoch `(2,)` -> the order in which pictures on a disk are read; None for any."""
+    order = split.images.order if isinstance(split.images, Stored) else None
+    if order is None:
+        return None
+    return lambda key: tf.ensure_shape(tf.numpy_function(order, [key], tf.int32), [len(split)])
 
 
 def _loader(split: Split, form: PictureFormat) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
-    labels = tf.constant(split.labels)
-    if _in_memory(split, form):
-        images = tf.constant(split.images)
-        return lambda index: (tf.gather(images, index), tf.gather(labels, index))
-    paths = tf.constant(split.images.tolist())
+    labels, images = tf.constant(split.labels), split.images
+    if not isinstance(images, Stored):
+        kept = tf.constant(images)
+        return lambda index: (tf.gather(kept, index), tf.gather(labels, index))
 
     def load(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        image = tf.numpy_function(lambda path: load_picture(path.decode(), form), [tf.gather(paths, index)], form.dtype)
+        image = tf.numpy_function(lambda number: images.load(int(number), form), [index], form.dtype)
         return tf.ensure_shape(image, form.size), tf.gather(labels, index)
 
     return load

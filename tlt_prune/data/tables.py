@@ -15,9 +15,10 @@ import tensorflow as tf
 
 from tlt_prune.config import TextError, nfc, shown
 from tlt_prune.config.texts import read_text
-from tlt_prune.data.folders import read_images
+from tlt_prune.data.folders import kept_or_stored
 from tlt_prune.data.formats import PictureFormat
 from tlt_prune.data.splits import Split
+from tlt_prune.data.stored import PictureFiles
 from tlt_prune.errors import DataError, first_line
 
 # The index of a label that is not known.
@@ -95,7 +96,7 @@ def load_table(
                 )
             labels[row, i] = number[str(value)]
     names_of_pictures = tuple(str(x) for x in frame.iloc[:, 0])
-    return MultitaskSplit(read_images(files, form), labels, class_titles(wanted), wanted, names_of_pictures)
+    return MultitaskSplit(kept_or_stored(PictureFiles(files), form), labels, class_titles(wanted), wanted, names_of_pictures)
 
 
 def _read(path: pathlib.Path) -> pd.DataFrame:

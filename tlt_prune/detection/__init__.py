@@ -11,6 +11,7 @@ from tlt_prune.faces import lazy_face
 if TYPE_CHECKING:
     from tlt_prune.detection.clustering import boxes_of
     from tlt_prune.detection.coco import coco_scores
+    from tlt_prune.detection.converting import ConvertedBoxes, convert_kitti
     from tlt_prune.detection.decoded import with_decoding
     from tlt_prune.detection.decoding import to_picture
     from tlt_prune.detection.drawing import annotated
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AutoWeighting",
+    "ConvertedBoxes",
     "EarlyStoppingAnnealing",
     "Evaluation",
     "Outputs",
@@ -42,6 +44,7 @@ __all__ = [
     "as_input",
     "boxes_of",
     "coco_scores",
+    "convert_kitti",
     "evaluate_detector",
     "fitted",
     "label_line",
@@ -60,6 +63,7 @@ __getattr__, __dir__ = lazy_face(
     {
         "clustering": ("boxes_of",),
         "coco": ("coco_scores",),
+        "converting": ("ConvertedBoxes", "convert_kitti"),
         "decoded": ("with_decoding",),
         "decoding": ("to_picture",),
         "drawing": ("annotated",),

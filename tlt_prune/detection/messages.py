@@ -17,6 +17,7 @@ import importlib.resources
 import json
 import operator
 import pathlib
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -152,6 +153,14 @@ def from_file(path: str | pathlib.Path, kind: str = "train") -> Message:
     except (OSError, DataError) as error:
         raise SpecError(f"Cannot read the spec {path}: {error}") from error
     return from_text(text, str(path), kind)
+
+
+def is_of_converter(path: pathlib.Path) -> bool:
+    """Whether a file is the spec of the toolkit's converter, by its text."""
+    try:
+        return any(re.match(r"(kitti|coco)_config\b", line.strip()) for line in read_lines(path))
+    except (OSError, DataError):
+        return False
 
 
 def to_dict(message: Message) -> dict[str, Any]:

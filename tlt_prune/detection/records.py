@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tlt_prune.config import nfc, read_lines, shown
-from tlt_prune.data import SUFFIXES, named_pictures
+from tlt_prune.data import SUFFIXES, named_pictures, spans
 from tlt_prune.detection.kitti import Label, parse_labels
 from tlt_prune.detection.reading import Wanted, labeled_split
 from tlt_prune.errors import DataError, first_line
@@ -28,12 +28,11 @@ if TYPE_CHECKING:
     from tlt_prune.detection.dataset import BoxSplit
 
 _FOLD = re.compile(r"fold-(\d+)-of-")
+_NAME = re.compile(r"(?P<name>.*)-fold-\d+-of-(?P<folds>\d+)(-shard-(?P<shard>\d+)-of-(?P<shards>\d{1,5}))?")
 _CORNERS = ("x1", "y1", "x2", "y2")
 _WORLD = ("bbox_h", "bbox_w", "bbox_l", "bbox_x", "bbox_y", "bbox_z", "bbox_rot_y")
 # What the converter writes beside its records, and a pattern such as tf/* finds too.
 _NO_RECORDS = "_warning.json"
-# Bytes of a record beside its content: its length, and two checksums.
-_AROUND = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +53,33 @@ class Frame:
 def record_files(pattern: str) -> list[pathlib.Path]:
     """The record files that a path with wildcards finds, in the order of their names."""
     found = sorted(pathlib.Path(x) for x in glob.glob(pattern, recursive=True))
-    return [x for x in found if x.is_file() and not x.name.endswith(_NO_RECORDS)]
+    files = [x for x in found if x.is_file() and not x.name.endswith(_NO_RECORDS)]
+    _check_sets(files)
+    return files
+
+
+def _check_sets(files: Iterable[pathlib.Path]) -> None:
+    """Raises DataError where files are of two conversions of one name, or shards are missing on the disk."""
+    sets: dict[tuple[pathlib.Path, str], tuple[set[str], set[str]]] = {}
+    for path in files:
+        match = _NAME.fullmatch(path.name)
+        if match is None:
+            continue
+        folds, shards = sets.setdefault((path.parent, match["name"]), (set(), set()))
+        folds.add(match["folds"])
+        shards.add(match["shards"] or "")
+        if len(folds) > 1 or len(shards) > 1:
+            raise DataError(
+                f"{shown(path)}: there are shards of two conversions called '{shown(match['name'])}' in this folder. Expected "
+                "those of one: move the others away."
+            )
+        for i in range(int(match["shards"] or 0)):
+            other = path.with_name(f"{path.name[: match.start('shard')]}{i:05d}-of-{match['shards']}")
+            if not other.exists():
+                raise DataError(
+                    f"{shown(path.parent)}: expected {int(match['shards'])} files of a fold, by their names. "
+                    f"{shown(other.name)} is missing: copy or convert the set again."
+                )
 
 
 def of_fold(files: Iterable[pathlib.Path], number: int) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
@@ -73,19 +98,15 @@ def read_frames(path: pathlib.Path) -> list[Frame]:
     """
     import tensorflow as tf
 
+    # TensorFlow would make room for whatever a length says, and takes a file that ends within one for one that ends before it.
+    for _ in spans(path):
+        pass
     try:
         raw = list(tf.data.TFRecordDataset(str(path)).as_numpy_iterator())
         examples = [tf.train.Example.FromString(x) for x in raw]
     # TensorFlow's errors and protobuf's have no class in common.
     except Exception as error:
         raise DataError(f"{path}: cannot be read as records: {first_line(error, 120)}") from error
-    # TensorFlow takes a file that ends within a record for one that ends before it.
-    whole, size = sum(len(x) + _AROUND for x in raw), path.stat().st_size
-    if whole != size:
-        raise DataError(
-            f"{path}: cannot be read as records: it has {size} bytes, of which {len(raw)} records are {whole}. Expected a whole "
-            "TFRecord file; copy or convert it again."
-        )
     return [_frame(example.features.feature, f"{path}, example {i}") for i, example in enumerate(examples)]
 
 

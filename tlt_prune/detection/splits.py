@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tlt_prune.config import read_json, read_lines, shown
@@ -83,7 +83,7 @@ def _source(spec: Message, source: Message, tao: bool) -> BoxSplit:
     if source.coco_annotations_path:
         return load_coco(source.coco_annotations_path, source.image_directory_path, *where, **options)
     if source.label_directory_path:
-        suffixes = _suffixes(spec.dataset_config.image_extension)
+        suffixes = suffixes_of(spec.dataset_config.image_extension)
         folders = source.image_directory_path, source.label_directory_path
         return load_kitti(*folders, *where, **options, suffixes=suffixes)
     if source.tfrecords_path:
@@ -106,7 +106,7 @@ def _of_records(spec: Message, source: Message, files: list[pathlib.Path], tao: 
         experiment.mapping(spec),
         experiment.canvas(spec).size,
         labels=source.label_directory_path,
-        suffixes=_suffixes(spec.dataset_config.image_extension),
+        suffixes=suffixes_of(spec.dataset_config.image_extension),
         **_options(spec, tao),
     )
 
@@ -128,7 +128,7 @@ def _by_fold(spec: Message, records: list[list[pathlib.Path]], tao: bool) -> tup
     return both[0], both[1]
 
 
-def _suffixes(extension: str) -> tuple[str, ...]:
+def suffixes_of(extension: str) -> tuple[str, ...]:
     """Of pictures: the spec's, with a dot or without; any where it says none."""
     return (f".{extension.lower().removeprefix('.')}",) if extension else tuple(sorted(SUFFIXES))
 
@@ -148,30 +148,45 @@ def _folds(spec: Message, config: Message, tao: bool) -> tuple[BoxSplit, BoxSpli
     root = pathlib.Path(config.root_directory_path)
     images, labels = root / config.image_dir_name, root / config.label_dir_name
     where, options = (experiment.mapping(spec), experiment.canvas(spec).size), _options(spec, tao)
-    everything = load_kitti(images, labels, *where, **options, suffixes=_suffixes(config.image_extension))
-    if config.partition_mode == "sequence":
-        if not config.kitti_sequence_to_frames_file:
-            raise SpecError("dataset_export_config.kitti_config: expected kitti_sequence_to_frames_file with 'sequence'.")
-        path = root / config.kitti_sequence_to_frames_file
-        folds = sequence_folds(_sequences(path), config.num_partitions or 2)
-    elif config.partition_mode == "random":
-        folds = random_folds(everything.names, config.val_split or 20, int(spec.random_seed), tao=tao)
-    else:
-        raise SpecError(
-            f"dataset_export_config.kitti_config.partition_mode: expected 'random' or 'sequence'. Received: "
-            f"{config.partition_mode!r}."
-        )
+    everything = load_kitti(images, labels, *where, **options, suffixes=suffixes_of(config.image_extension))
+    folds = folds_of(config, everything.names, int(spec.random_seed), tao=tao)
     number = int(spec.dataset_config.validation_fold)
     if not number < len(folds):
         raise SpecError(f"dataset_config.validation_fold: expected 0 to {len(folds) - 1}. Received: {number}.")
     training = [fold for i, fold in enumerate(folds) if i != number]
     if spec.dataset_export_config[0].HasField("sample_modifier_config"):
         # By the classes of the files, which a split no longer has.
-        modifier = _modifier(spec.dataset_export_config[0].sample_modifier_config)
+        modifier = sample_modifier(spec.dataset_export_config[0].sample_modifier_config)
         texts = {name: "\n".join(read_lines(labels / f"{name}.txt")) for name in everything.names}
         objects = {name: parse_labels(text, f"{labels}/{name}.txt", needed=())[0] for name, text in texts.items()}
         training = [modifier(fold, objects, len(training)) for fold in training]
     return everything.part(itertools.chain(*training)), everything.part(folds[number])
+
+
+def folds_of(config: Message, names: Sequence[str], seed: int, *, tao: bool) -> list[list[str]]:
+    """Names of pictures by folds, as `kitti_config` says: by chance, or by recording.
+
+    Args:
+        config: the message.
+        names: of the pictures, without suffix.
+        seed: see `random_folds`.
+        tao: as the toolkit does it.
+
+    Raises:
+        SpecError: it says neither.
+        DataError: there are too few recordings, or one has a picture that is not among `names`.
+    """
+    if config.partition_mode == "random":
+        return random_folds(names, config.val_split if config.val_split or tao else 20, seed, tao=tao)
+    if config.partition_mode != "sequence":
+        raise SpecError(
+            f"dataset_export_config.kitti_config.partition_mode: expected 'random' or 'sequence'. Received: "
+            f"{config.partition_mode!r}."
+        )
+    if not config.kitti_sequence_to_frames_file:
+        raise SpecError("dataset_export_config.kitti_config: expected kitti_sequence_to_frames_file with 'sequence'.")
+    path = pathlib.Path(config.root_directory_path) / config.kitti_sequence_to_frames_file
+    return sequence_folds(_sequences(path), config.num_partitions or 2)
 
 
 def _sequences(path: pathlib.Path) -> Mapping[str, list[str]]:
@@ -181,7 +196,8 @@ def _sequences(path: pathlib.Path) -> Mapping[str, list[str]]:
     return found
 
 
-def _modifier(config: Message) -> SampleModifier:
+def sample_modifier(config: Message) -> SampleModifier:
+    """The changes that `sample_modifier_config` describes."""
     return SampleModifier(
         dict(config.source_to_target_class_mapping),
         tuple(config.filter_samples_containing_only),

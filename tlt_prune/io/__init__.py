@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from tlt_prune.faces import lazy_face
 
 if TYPE_CHECKING:
-    from tlt_prune.io.console import say
+    from tlt_prune.io.console import progress, say
     from tlt_prune.io.figures import AFTER, BEFORE, OTHER, new_figure, new_grid, save_figure
     from tlt_prune.io.frameworks import import_frameworks
     from tlt_prune.io.model_files import load_keras, machine_error, refuse_foreign
@@ -24,6 +24,7 @@ __all__ = [
     "machine_error",
     "new_figure",
     "new_grid",
+    "progress",
     "refuse_foreign",
     "register_with_keras",
     "save_figure",
@@ -33,7 +34,7 @@ __all__ = [
 __getattr__, __dir__ = lazy_face(
     __name__,
     {
-        "console": ("say",),
+        "console": ("progress", "say"),
         "figures": ("AFTER", "BEFORE", "OTHER", "new_figure", "new_grid", "save_figure"),
         "frameworks": ("import_frameworks",),
         "model_files": ("load_keras", "machine_error", "refuse_foreign"),

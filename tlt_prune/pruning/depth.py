@@ -29,11 +29,12 @@ from tlt_prune.graph import (
     rewired,
     trace,
 )
+from tlt_prune.io import progress
 from tlt_prune.pruning.cost.costs import costs
 from tlt_prune.pruning.pipeline import carry_out
 from tlt_prune.pruning.rewrite.law import inference_outputs, largest_error, random_inputs
 from tlt_prune.pruning.rewrite.rewrite import rewrite
-from tlt_prune.pruning.running.batches import Batch, Batches, UserData, progress
+from tlt_prune.pruning.running.batches import Batch, Batches, UserData
 from tlt_prune.pruning.running.switched_off import Metric, metric_of, metric_of_outputs
 from tlt_prune.pruning.running.walk import Values, Walk
 

@@ -18,14 +18,13 @@ import pandas as pd
 from tlt_prune.config import OptionArguments, Options, options_of, options_spelled_out
 from tlt_prune.errors import PlanError
 from tlt_prune.graph import ChannelGraph, KerasModel
-from tlt_prune.io import checksums
+from tlt_prune.io import checksums, progress
 from tlt_prune.pruning import plots
 from tlt_prune.pruning.compensation import Compensations
 from tlt_prune.pruning.cost.granularity import chosen_granularity
 from tlt_prune.pruning.criteria.network import FilterScores
 from tlt_prune.pruning.plan import PruningPlan
 from tlt_prune.pruning.planning import Decision, decide
-from tlt_prune.pruning.running.batches import progress
 from tlt_prune.pruning.running.result_file import ResultFile
 from tlt_prune.pruning.select.budgets import reachable
 from tlt_prune.pruning.select.groups import Grouping, grouping

@@ -15,9 +15,10 @@ import pandas as pd
 from tlt_prune.config import BUDGETS, OptionArguments, Options, options_of, options_spelled_out
 from tlt_prune.errors import PlanError
 from tlt_prune.graph import KerasModel, Labels
+from tlt_prune.io import progress
 from tlt_prune.pruning import plots
 from tlt_prune.pruning.cost.granularity import chosen_granularity
-from tlt_prune.pruning.running.batches import Batches, UserData, progress
+from tlt_prune.pruning.running.batches import Batches, UserData
 from tlt_prune.pruning.running.switched_off import Metric, consumers, metric_of, metrics_without
 from tlt_prune.pruning.select.budgets import absolute, resource_of
 from tlt_prune.pruning.select.groups import Grouping, grouping

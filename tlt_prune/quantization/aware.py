@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from tlt_prune.errors import QuantizationError
 from tlt_prune.graph import Call, Family, Graph, inherits_trait, matches, nearest_name, read, rewired
-from tlt_prune.pruning.running import Batches, progress
+from tlt_prune.io import progress
+from tlt_prune.pruning.running import Batches
 from tlt_prune.quantization.copying import copied
 from tlt_prune.quantization.layers import QUANTIZED, FakeQuantize, QuantizedWithNorm, along_channels, rounding_off
 from tlt_prune.quantization.ranges import METHODS, Histogram

@@ -1,4 +1,4 @@
-"""Tasks: what the five scripts do for each kind of model. One module per task, which registers itself."""
+"""Tasks: what the scripts do for each kind of model. One module per task, which registers itself."""
 
 from tlt_prune.tasks.registry import all_tasks, register, registered, task_of
 from tlt_prune.tasks.task import Examples, Measure, Task, TwinTraining

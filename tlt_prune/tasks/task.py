@@ -175,6 +175,14 @@ class Task(abc.ABC):
             SpecError: it is `required`, and the spec names none; or the data is not the model's.
         """
 
+    def convert(self, output: pathlib.Path) -> list[str]:
+        """Writes the training data as TFRecord files, see `Convert`; returns what is to be said of them.
+
+        Raises:
+            SpecError: data of this task is not converted.
+        """
+        raise SpecError(f"The data of the task '{self.name}' is read as it is. Expected a task of classification or detection.")
+
     def twin_training(self, predictor: Predictor, epochs: int, key: str) -> TwinTraining:
         """The training of the model's tf_keras twin; `key` is the spec key that asks for it.
 

@@ -24,10 +24,9 @@ from tlt_prune import extras
 from tlt_prune.config import Settings, checked, read_json
 from tlt_prune.errors import DataError, PlanError
 from tlt_prune.graph import Call, ChannelGraph, Labels, has_trait, is_convolution, is_dense
-from tlt_prune.io import files
+from tlt_prune.io import files, progress
 from tlt_prune.onnx import session_of
 from tlt_prune.pruning.cost.terms import Term, charged
-from tlt_prune.pruning.running.batches import progress
 
 if TYPE_CHECKING:
     import onnx

@@ -10,10 +10,10 @@ from keras import tree
 from tlt_prune.config import CRITERIA
 from tlt_prune.errors import PlanError
 from tlt_prune.graph import Labels
-from tlt_prune.io import checksums
+from tlt_prune.io import checksums, progress
 from tlt_prune.pruning.criteria.network import FilterScores, Network
 from tlt_prune.pruning.criteria.norms import L2
-from tlt_prune.pruning.running.batches import Batches, TakesData, UserData, progress
+from tlt_prune.pruning.running.batches import Batches, TakesData, UserData
 from tlt_prune.pruning.running.result_file import ResultFile
 from tlt_prune.pruning.running.switched_off import Metric, consumers, metric_of, metrics_without
 

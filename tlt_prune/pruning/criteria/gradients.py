@@ -33,9 +33,10 @@ from tlt_prune.graph import (
     loss_function,
     output_names,
 )
+from tlt_prune.io import progress
 from tlt_prune.pruning.criteria.network import FilterScores, Network
 from tlt_prune.pruning.rewrite.rewrite import full_size
-from tlt_prune.pruning.running.batches import TakesData, UserData, progress
+from tlt_prune.pruning.running.batches import TakesData, UserData
 
 # Examples that share one gradient: the fewer, the less do their wishes cancel; one costs too much time.
 _TOGETHER = 8

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import pathlib
-import sys
 import weakref
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from typing import Any, Protocol
@@ -260,17 +259,3 @@ def _checked(x: object, graph: Graph, what: str) -> Any:
         if array.dtype.kind == "f" and not np.isfinite(computed).all():
             raise PlanError(f"{what}: the data holds values that are not finite. Expected numbers without NaN and infinity.")
     return x
-
-
-@contextlib.contextmanager
-def progress(total: int, what: str) -> Iterator[Any]:
-    """A function to call after each of `total` steps; a bar for a person at a terminal or notebook, nothing in a log."""
-    watched = sys.stdout.isatty() or "ipykernel" in sys.modules
-    bar = keras.utils.Progbar(total, verbose=1 if watched else 0, unit_name="step")
-    if watched:
-        print(what, flush=True)
-
-    def advance() -> None:
-        bar.add(1)
-
-    yield advance

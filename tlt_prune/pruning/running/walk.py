@@ -17,7 +17,8 @@ from keras import tree
 
 from tlt_prune.errors import UnsupportedModelError
 from tlt_prune.graph import Call, Execution, Graph, filled
-from tlt_prune.pruning.running.batches import Batch, progress
+from tlt_prune.io import progress
+from tlt_prune.pruning.running.batches import Batch
 
 _Step = TypeVar("_Step")
 Values = list[Any]

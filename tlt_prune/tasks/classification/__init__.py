@@ -60,6 +60,11 @@ class Classification(Task):
 
         return examples(self, predictor)
 
+    def convert(self, output: pathlib.Path) -> list[str]:
+        from tlt_prune.tasks.classification.converting import write_shards
+
+        return write_shards(self.spec, output)
+
     def twin_training(self, predictor: Predictor, epochs: int, key: str) -> TwinTraining:
         from tlt_prune.tasks.classification.training import twin_training
 

@@ -44,6 +44,8 @@ class DetectionTask(Task):
     def sections_of_file(cls, path: pathlib.Path) -> Mapping[str, Any] | None:
         from tlt_prune.detection import messages
 
+        if messages.is_of_converter(path):
+            return {"dataset_export_config": [messages.to_dict(messages.from_file(path, "dataset_convert"))]}
         return messages.to_dict(messages.from_file(path))
 
     def explained(self) -> str:
@@ -61,6 +63,13 @@ class DetectionTask(Task):
 
     def data_inputs(self) -> dict[str, str]:
         named: dict[str, str] = {}
+        exported = self.spec.experiment.get("dataset_export_config")
+        for i, each in enumerate(exported if isinstance(exported, list) else []):
+            kitti = each.get("kitti_config") if isinstance(each, dict) else None
+            if isinstance(kitti, dict):
+                root = pathlib.Path(str(kitti.get("root_directory_path", "")))
+                for key in ("image_dir_name", "label_dir_name"):
+                    named[f"dataset_export_config.{i}.kitti_config.{key}"] = str(root / str(kitti.get(key, "")))
         for key, value in self._section("dataset_config").items():
             for i, source in enumerate(value if isinstance(value, list) else [value]):
                 for field, path in source.items() if isinstance(source, dict) else ():
@@ -101,6 +110,11 @@ class DetectionTask(Task):
         from tlt_prune.tasks.detection.job import examples
 
         return examples(self._job(), predictor)
+
+    def convert(self, output: pathlib.Path) -> list[str]:
+        from tlt_prune.tasks.detection.converting import write_records
+
+        return write_records(self, output)
 
     def export_material(self, predictor: Predictor) -> ExportMaterial:
         from tlt_prune.tasks.detection.export import DetectorMaterial

@@ -15,6 +15,8 @@ from tlt_prune.tasks.task import Task
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from tlt_prune.data import Stored
+
 
 def has_examples(task: Task, *, required: bool) -> bool:
     """Whether the spec names data and the packages that read it are installed; where not, prints what follows from that.
@@ -41,7 +43,7 @@ def has_examples(task: Task, *, required: bool) -> bool:
     return True
 
 
-def say_shared(train: NDArray[Any], test: NDArray[Any]) -> None:
+def say_shared(train: NDArray[Any] | Stored, test: NDArray[Any] | Stored) -> None:
     """Says how many held-out pictures are training pictures too; both as a `data.Split` has them."""
     from tlt_prune.data import shared_images
 
