@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from tlt_prune.io.console import progress, say
     from tlt_prune.io.figures import AFTER, BEFORE, OTHER, new_figure, new_grid, save_figure
     from tlt_prune.io.frameworks import import_frameworks
-    from tlt_prune.io.model_files import load_keras, machine_error, refuse_foreign
+    from tlt_prune.io.model_files import check_archive, load_keras, machine_error, refuse_foreign
     from tlt_prune.io.model_info import ModelInfo
     from tlt_prune.io.places import Output
     from tlt_prune.io.registration import register_with_keras
@@ -19,6 +19,7 @@ __all__ = [
     "OTHER",
     "ModelInfo",
     "Output",
+    "check_archive",
     "import_frameworks",
     "load_keras",
     "machine_error",
@@ -37,7 +38,7 @@ __getattr__, __dir__ = lazy_face(
         "console": ("progress", "say"),
         "figures": ("AFTER", "BEFORE", "OTHER", "new_figure", "new_grid", "save_figure"),
         "frameworks": ("import_frameworks",),
-        "model_files": ("load_keras", "machine_error", "refuse_foreign"),
+        "model_files": ("check_archive", "load_keras", "machine_error", "refuse_foreign"),
         "model_info": ("ModelInfo",),
         "places": ("Output",),
         "registration": ("register_with_keras",),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import pathlib
 import zipfile
+import zlib
 from typing import Any
 
 from tlt_prune.errors import ExportError, first_line
@@ -55,7 +56,7 @@ def load_keras(path: pathlib.Path, *, compiled: bool = False) -> Any:
     if path.suffix not in _MODELS:
         raise ExportError(f"{path}: expected a model whose name ends in {', '.join(_MODELS)}.")
     if path.suffix == ".keras":
-        _check_archive(path)
+        check_archive(path)
     try:
         return keras.models.load_model(path, compile=compiled)
     # Whatever is in the file, the user needs one line.
@@ -78,12 +79,28 @@ def machine_error(error: BaseException) -> OSError | None:
     return None
 
 
-def _check_archive(path: pathlib.Path) -> None:
+def check_archive(path: pathlib.Path) -> None:
+    """Holds the parts of a .keras file against their checksums, before Keras sees it.
+
+    Raises:
+        ExportError: it is cut off or damaged, or would take far more memory than its size says.
+    """
     # By an open file: by name, one that cannot be read looks like one that is no archive.
     with path.open("rb") as file:
         if not zipfile.is_zipfile(file):
             raise ExportError(f"{path} is no whole .keras file: it is cut off, or of another format. Copy or train it again.")
-    with zipfile.ZipFile(path) as archive:
-        size = sum(x.file_size for x in archive.infolist())
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(x.file_size for x in archive.infolist())
+            _check_size(path, size)
+            wrong = archive.testzip()
+    # Whatever the damage leads the library to.
+    except (ValueError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise ExportError(f"{path} is damaged: {first_line(error, 150)}. Copy or train it again.") from error
+    if wrong is not None:
+        raise ExportError(f"{path} is damaged: {wrong} is not what was written. Copy or train it again.")
+
+
+def _check_size(path: pathlib.Path, size: int) -> None:
     if size > _LARGEST_RATIO * path.stat().st_size + _LARGEST_EXCESS:
         raise ExportError(f"{path} would unpack to {size:,} bytes. Expected a .keras file, which stores its weights as they are.")

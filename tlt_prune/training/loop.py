@@ -20,7 +20,8 @@ from typing import Any
 import keras
 import pandas as pd
 
-from tlt_prune.io import checksums, files, interrupt, load_keras, workers
+from tlt_prune.errors import ExportError, TrainingError, first_line
+from tlt_prune.io import check_archive, checksums, files, interrupt, load_keras, workers
 from tlt_prune.training.callbacks import (
     Best,
     Finite,
@@ -134,6 +135,8 @@ def _result(job: TrainingJob, model: keras.Model, run: _Run) -> TrainResult:
         # The epochs before were trained without keep_best, or the file was removed.
         run.say(f"The model of epoch {best}, the best one, was not kept.")
         best = None
+    if best is not None:
+        _check_best(folder / "best.keras")
     first_epoch, _ = run.done
     epoch = epochs = max(len(history.trained), first_epoch)
     if job.pruned and best is not None and best != epoch:
@@ -152,6 +155,17 @@ def _result(job: TrainingJob, model: keras.Model, run: _Run) -> TrainResult:
         pd.DataFrame(history.rows),
         job.config.qat,
     )
+
+
+def _check_best(path: pathlib.Path) -> None:
+    """Raises TrainingError where the model of the best epoch is damaged."""
+    try:
+        check_archive(path)
+    except ExportError as error:
+        raise TrainingError(
+            f"{first_line(error).partition('. Copy')[0]}. Delete it, to end with the model of the last epoch, or give --restart "
+            "to start afresh."
+        ) from error
 
 
 def _go_on(job: TrainingJob, model: keras.Model, run: _Run) -> None:
