@@ -41,11 +41,10 @@ def run(
     small = [dataclasses.replace(s, images=s.images[:200], labels=s.labels[:200]) for s in splits]
     validation = data.evaluation_pipeline(small[1], DIGITS, FORM, batch_size=200, channels_first=False).batches
 
-    def make_batches(first_epoch: int) -> tuple[object, int]:
-        pipeline = data.training_pipeline(
+    def make_batches(first_epoch: int) -> data.Pipeline:
+        return data.training_pipeline(
             small[0], DIGITS, FORM, data.BatchOrder(64, seed=1, first_epoch=first_epoch, epochs=epochs), channels_first=False
         )
-        return pipeline.batches, pipeline.steps
 
     job = training.TrainingJob(
         model, make_batches, validation, config, training.classification(config), identity or {}, teacher=teacher, pruned=pruned

@@ -212,3 +212,16 @@ def test_claims_exclude_and_leave_nothing(tmp_path: pathlib.Path) -> None:
         assert process.exitcode == 0
     assert path.read_text() == "120"
     assert list(tree(tmp_path)) == ["count"]
+
+
+def test_what_a_killed_process_left_goes_with_the_next_output_and_what_is_being_written_stays(tmp_path: pathlib.Path) -> None:
+    (tmp_path / ".tlt_prune-dead/new").mkdir(parents=True)
+    (tmp_path / ".tlt_prune-dead/new/half").write_bytes(b"half")
+    (tmp_path / ".tlt_prune-dead/alive").touch()
+    with files.whole_file(tmp_path / "a") as staged:
+        assert not (tmp_path / ".tlt_prune-dead").exists()
+        staged.write_text("a")
+        # As another process does.
+        files.remove_leftovers(tmp_path)
+        assert staged.is_file()
+    assert sorted(x.name for x in tmp_path.iterdir()) == ["a"]

@@ -141,7 +141,8 @@ def test_batches_follow_the_seed_and_the_epoch(tmp_path: pathlib.Path, channels_
 
     def batches(first_epoch: int, seed: int = 1) -> list[Any]:
         order = BatchOrder(batch_size=2, seed=seed, first_epoch=first_epoch, epochs=3)
-        found, steps = training_batches(split, raster, Augmentation(), order, channels_first=channels_first)
+        pipeline = training_batches(split, raster, Augmentation(), order, channels_first=channels_first)
+        found, steps = pipeline.batches, pipeline.steps
         assert steps == 3
         return [[np.asarray(x), *map(np.asarray, y)] for x, y in found]
 

@@ -94,7 +94,8 @@ def test_sources_are_drawn_from_equally_often() -> None:
 
     def epochs(*, uniform: bool, first: int = 0) -> list[list[int]]:
         order = BatchOrder(batch_size=50, seed=1, first_epoch=first, epochs=2)
-        batches, steps = training_batches(split, raster, None, order, channels_first=False, uniform=uniform)
+        pipeline = training_batches(split, raster, None, order, channels_first=False, uniform=uniform)
+        batches, steps = pipeline.batches, pipeline.steps
         assert steps == 4
         pixels = [np.rint(np.asarray(x)[:, 0, 0, 0] * 255).astype(int).tolist() for x, _ in batches]
         return [[x for some in pixels[i : i + 4] for x in some] for i in range(0, len(pixels), 4)]

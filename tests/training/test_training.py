@@ -246,6 +246,7 @@ def test_what_a_killed_process_left_is_removed(tmp_path: pathlib.Path) -> None:
     for place in (tmp_path, tmp_path / "checkpoints"):
         (place / ".tlt_prune-x7/new").mkdir(parents=True)
         (place / ".tlt_prune-x7/new/epoch_002.keras").write_bytes(b"half")
+        (place / ".tlt_prune-x7/alive").touch()
     run(tmp_path, epochs=1)
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["epoch_001.keras"]
     assert not [p.name for p in tmp_path.iterdir() if p.name.startswith(".")]

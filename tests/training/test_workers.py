@@ -22,6 +22,7 @@ import scripts
 import tensorflow as tf
 from PIL import Image
 
+import tlt_prune
 from tlt_prune import training
 from tlt_prune.config.yaml_texts import parse_yaml
 from tlt_prune.detection.losses import TargetClass
@@ -145,6 +146,65 @@ def test_an_evaluation_is_shared(pictures: pathlib.Path, tmp_path: pathlib.Path)
     for name in ("scores", "per_class", "confusion_matrix"):
         one, two = (pd.read_csv(tmp_path / folder / f"{name}.csv") for folder in ("one", "two"))
         pd.testing.assert_frame_equal(one, two, rtol=1e-5)
+
+
+def test_a_prune_on_data_is_shared(tmp_path: pathlib.Path) -> None:
+    """Gradients of half of the batches each, and equations of half of the pictures each: the same channels, and the same fit."""
+    keras.utils.set_random_seed(1)
+    x = y = keras.Input((8, 8, 1))
+    for width in (16, 24):
+        y = keras.layers.BatchNormalization()(keras.layers.Conv2D(width, 3, padding="same", activation="relu")(y))
+    keras.Model(x, keras.layers.Dense(10, activation="softmax")(keras.layers.Flatten()(y))).save(tmp_path / "model.keras")
+    spec = tmp_path / "spec.yaml"
+    prune = {"macs": 0.5, "granularity": 2, "min_num_filters": 2, "samples": 200}
+    dataset = {"train_dataset_path": "sklearn_digits", "preprocess_mode": "unit"}
+    spec.write_text(json.dumps({"dataset": dataset, "prune": prune, "model": {"input_channels": 1}}))
+    chief, other = ended(begun_together(2, spec, "-m", tmp_path / "model.keras", "-o", tmp_path / "two.keras", script="prune"))
+    ended([begun(spec, "-m", tmp_path / "model.keras", "-o", tmp_path / "one.keras", script="prune")])
+    assert "Verified" in chief[0]
+    assert other == ("", "")
+    plans = [json.loads((tmp_path / f"{name}.plan.json").read_text()) for name in ("one", "two")]
+    assert plans[0]["settings"]["criterion"].startswith("Fisher")
+    assert plans[0]["kept"] == plans[1]["kept"]
+    one, two = (keras.models.load_model(tmp_path / f"{name}.keras").get_weights() for name in ("one", "two"))
+    for a, b in zip(one, two, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-4)
+    assert not [x for x in tmp_path.iterdir() if x.name.startswith(".")]
+
+
+def test_an_ablation_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each worker measures some of the sets of channels; together they come to the scores of one."""
+    keras.utils.set_random_seed(1)
+    image = keras.Input((6, 6, 1))
+    y = keras.layers.Flatten()(keras.layers.Conv2D(6, 3, activation="relu", name="c")(image))
+    model = keras.Model(image, keras.layers.Dense(3, activation="softmax")(y))
+    rng = np.random.default_rng(0)
+    x, labels = rng.standard_normal((30, 6, 6, 1)).astype(np.float32), keras.utils.to_categorical(rng.integers(0, 3, 30))
+
+    def scores() -> Any:
+        loss = "categorical_crossentropy"
+        return tlt_prune.plan_pruning(model, ratio=0.5, criterion=tlt_prune.criteria.Ablation((x, labels), loss)).kept["c"]
+
+    alone, rows = scores(), []
+
+    class GatheredError(Exception):
+        pass
+
+    def gather(own: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        rows.append(own)
+        if len(rows) < 3:
+            raise GatheredError
+        return np.concatenate(rows[:2])
+
+    monkeypatch.setattr(workers, "count", lambda: 2)
+    monkeypatch.setattr(workers, "gather", gather)
+    for index in (0, 1):
+        monkeypatch.setattr(workers, "index", lambda index=index: index)
+        with pytest.raises(GatheredError):
+            scores()
+    # Seven sets: the whole model, and one for each channel.
+    assert [int(np.isfinite(x).sum()) for x in rows] == [4, 3]
+    np.testing.assert_array_equal(scores(), alone)
 
 
 def test_a_killed_worker_ends_the_job_and_fewer_go_on(pictures: pathlib.Path, tmp_path: pathlib.Path) -> None:

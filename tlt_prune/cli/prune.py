@@ -22,7 +22,7 @@ from tlt_prune.cli import common
 from tlt_prune.cli.section_flags import SectionFlags
 from tlt_prune.config import BUDGETS, Options, Spec, with_budget
 from tlt_prune.errors import MissingPackageError, PlanError, SpecError
-from tlt_prune.io import checksums, files, import_frameworks, places, save_figure, say
+from tlt_prune.io import checksums, files, import_frameworks, places, save_figure, say, workers
 from tlt_prune.tasks import Task
 from tlt_prune.tasks.steps.sparsity import train_on_twin
 from tlt_prune.tasks.steps.training import run_training
@@ -105,6 +105,8 @@ def main(argv: list[str]) -> None:
         else (places.claiming if in_steps else places.writing)(inputs, _outputs(output), "pruning to")
     )
     said: list[str] = []
+    if workers.count() > 1 and spec.prune.latency_ms is not None:
+        raise SpecError("prune.latency_ms: expected one process, since each of several would measure other latencies.")
     with place:
         import_frameworks()
         if in_steps:
@@ -155,14 +157,17 @@ def _by_steps(task: Task, source: str, output: pathlib.Path) -> list[str]:
     for step in PruningSteps(original, schedule.steps, schedule.kind).walk(source):
         say(f"\nStep {step.number} of {schedule.steps}")
         pruned, again = file_of(step.number), step.number > intact
+        # What is there of a step that is made again is another training's.
+        restart = again and (pruned.parent / "train/checkpoints").exists()
+        workers.wait_for_all()
         if again:
             said = _prune(task, step.start, pruned, step.options, onwards=step.is_last)
+            # The chief has written it.
+            workers.wait_for_all()
             if FLAGS.dry_run:
                 return ["The later steps depend on the training after this one."]
             record.done(step.number, pruned)
         if not step.is_last:
-            # What is there of a step that is made again is another training's.
-            restart = again and (pruned.parent / "train/checkpoints").exists()
             retraining = task.starting_from(str(pruned), schedule.epochs)
             step.result = str(run_training(retraining, pruned.parent / "train", restart=restart).path)
     return said
@@ -318,7 +323,7 @@ def _pairs(frame: pd.DataFrame, what: str) -> list[str]:
 
 
 def entry() -> None:
-    common.run(main)
+    common.run(main, shared=True)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Pictures with labels: folders, .npz files and named sets, as `tf.data` pipelines."""
 
+from tlt_prune.data.changes import Rows
 from tlt_prune.data.conversion import Conversion
 from tlt_prune.data.converting import Converted, convert_folders
 from tlt_prune.data.folders import picture_batches, pictures_of
@@ -44,6 +45,7 @@ __all__ = [
     "MultitaskSplit",
     "PictureFormat",
     "Pipeline",
+    "Rows",
     "Split",
     "Stored",
     "by_name",

@@ -50,12 +50,12 @@ class _Part:
 
     name: str
     folder: pathlib.Path
-    paths: Sequence[pathlib.Path]
+    paths: Sequence[str]
     labels: NDArray[np.int64]
 
     def said(self, number: int) -> str:
         """Name of a picture: its path below the folder."""
-        return self.paths[number].relative_to(self.folder).as_posix()
+        return pathlib.PurePath(self.paths[number]).relative_to(self.folder).as_posix()
 
 
 def convert_folders(dataset: Dataset, folder: pathlib.Path, shards: int = 0, shard_mb: float = 128.0) -> Converted:
@@ -79,8 +79,7 @@ def convert_folders(dataset: Dataset, folder: pathlib.Path, shards: int = 0, sha
     sizes = {part.name: np.array([os.path.getsize(x) for x in part.paths]) for part in parts}
     settings = {
         "classes": classes,
-        "files": [checksums.of_files_on_disk([str(x) for x in part.paths]) for part in parts],
-        "names": checksums.of_settings([[part.said(i) for i in range(len(part.paths))] for part in parts]),
+        "files": [checksums.of_files_on_disk(part.paths) for part in parts],
         "labels": [checksums.of_arrays([part.labels]) for part in parts],
         "shards": [shards, shard_mb, INDEX.descr],
     }
@@ -155,9 +154,9 @@ def _write(
         beside.write_bytes(index.tobytes())
 
 
-def _whole_picture(path: pathlib.Path) -> bytes:
+def _whole_picture(path: str) -> bytes:
     """The content of a picture file that can be decoded."""
-    content = path.read_bytes()
+    content = pathlib.Path(path).read_bytes()
     open_picture(path, 3, content=content)
     return content
 

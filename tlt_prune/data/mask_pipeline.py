@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tlt_prune.config import Dataset
+from tlt_prune.data.changes import Rows
 from tlt_prune.data.masks import MaskSplit
 from tlt_prune.data.pipeline import BatchOrder, Pipeline, epochs_of, picture_key, preprocess, unconverted
 
@@ -58,36 +58,52 @@ def mask_training_pipeline(
     """The epochs of `order`, one after the other, shuffled and, with an augmentation, changed at random."""
     load, unit = _loader(split), 127.5 if dataset.preprocess_mode == "tf" else 255.0
 
-    def example(epoch: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        picture, mask = load(index)
+    def examples(epoch: tf.Tensor, numbers: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        pictures, masks = load(numbers)
         if augmentation is None:
-            return picture, mask
-        draws = _draws(picture_key(order.seed, epoch, index))
-        return changed_alike(picture, mask, augmentation, draws, Values(0.0, 255.0, unit))
+            return pictures, masks
 
-    def finish(epoch: tf.Tensor, step: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        # Each picture has draws of its own, by its number.
+        def changed(example: tuple[tf.Tensor, tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+            picture, mask, number = example
+            draws = _draws(picture_key(order.seed, epoch, number))
+            return changed_alike(picture, mask, augmentation, draws, Values(0.0, 255.0, unit))
+
+        found = tf.map_fn(changed, (pictures, masks, numbers), fn_output_signature=(tf.float32, masks.dtype))
+        return tf.ensure_shape(found[0], pictures.shape), tf.ensure_shape(found[1], masks.shape)
+
+    def finish(epoch: tf.Tensor, step: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor], rows: Rows) -> tuple[tf.Tensor, tf.Tensor]:
+        del epoch, step, rows
         return _finished(split, dataset, layout, *batch)
 
-    return epochs_of(len(split), order, example, finish)
+    return epochs_of(len(split), order, examples, finish)
 
 
 def mask_evaluation_pipeline(split: MaskSplit, dataset: Dataset, layout: MaskLayout, batch_size: int) -> Pipeline:
     """The split in its order, as it is."""
     batch_size = min(batch_size, len(split))
-    load = unconverted(_loader(split))
-    examples = tf.data.Dataset.range(len(split)).map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    batches = examples.batch(batch_size).map(unconverted(functools.partial(_finished, split, dataset, layout)))
+    load = _loader(split)
+    numbers = tf.data.Dataset.range(len(split)).batch(batch_size)
+    batches = numbers.map(
+        unconverted(lambda numbers: _finished(split, dataset, layout, *load(numbers))),
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
+    )
     return Pipeline(batches.prefetch(tf.data.AUTOTUNE), math.ceil(len(split) / batch_size))
 
 
 def _loader(split: MaskSplit) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
+    """Numbers of examples `(n,)` -> (pictures, classes of their pixels)."""
     if split.kept is not None:
         pictures, masks = (tf.constant(x) for x in split.kept)
-        return lambda index: (tf.gather(pictures, index), tf.gather(masks, index))
+        return lambda numbers: (tf.gather(pictures, numbers), tf.gather(masks, numbers))
 
-    def load(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        picture, mask = tf.numpy_function(lambda i: split.example(int(i)), [index], (split.fitting.dtype, tf.int32))
-        return tf.ensure_shape(picture, split.form.size), tf.ensure_shape(mask, split.form.size[:2])
+    def read(numbers: np.ndarray[Any, Any]) -> list[Any]:
+        return [np.stack(x) for x in zip(*(split.example(int(i)) for i in numbers), strict=True)]
+
+    def load(numbers: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        pictures, masks = tf.numpy_function(read, [numbers], (split.fitting.dtype, tf.int32))
+        return tf.ensure_shape(pictures, (None, *split.form.size)), tf.ensure_shape(masks, (None, *split.form.size[:2]))
 
     return load
 

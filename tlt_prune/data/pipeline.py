@@ -13,7 +13,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from tlt_prune.config import Dataset
-from tlt_prune.data.changes import random_changes
+from tlt_prune.data.changes import Rows, random_changes
 from tlt_prune.data.formats import PictureFormat
 from tlt_prune.data.splits import Split
 from tlt_prune.data.stored import Stored
@@ -28,10 +28,24 @@ _CAFFE_GRAY = 117.3786
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pipeline:
-    """Batches of (pictures float32, targets float32: see `Split.targets`), and the number of them in an epoch."""
+    """Batches of pictures with targets.
+
+    Attributes:
+        batches: (pictures float32, targets float32: see `Split.targets`).
+        steps: number of batches in an epoch.
+        parts: of several workers, what this one has to read of the same batches: (pictures, targets, number of the first one in
+            the batch, size of the batch); None where it reads whole batches.
+    """
 
     batches: tf.data.Dataset
     steps: int
+    parts: tf.data.Dataset | None = None
+
+    def skip(self, count: int) -> Pipeline:
+        """The same without the first batches."""
+        return dataclasses.replace(
+            self, batches=self.batches.skip(count), parts=self.parts.skip(count) if self.parts is not None else None
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +76,8 @@ def training_pipeline(
     # Training pictures are stretched, never cropped.
     load = _loader(split, dataclasses.replace(form, center_crop=False))
 
-    def finish(epoch: tf.Tensor, step: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-        changed = random_changes(batch[0], augmentation, picture_key(seed, epoch, step), form.depth)
+    def finish(epoch: tf.Tensor, step: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor], rows: Rows) -> tuple[tf.Tensor, tf.Tensor]:
+        changed = random_changes(batch[0], augmentation, picture_key(seed, epoch, step), rows, form.depth)
         images = preprocess(changed, dataset, channels_first, form.depth)
         labels = split.targets(batch[1])
         if augmentation.mixup_alpha > 0:
@@ -71,8 +85,15 @@ def training_pipeline(
             return _mixed(images, labels, augmentation.mixup_alpha, key)
         return images, labels
 
-    in_memory = not isinstance(split.images, Stored)
-    return epochs_of(len(split), order, lambda epoch, index: load(index), finish, whole=in_memory, shuffled=_own_order(split))
+    return epochs_of(
+        len(split),
+        order,
+        lambda epoch, numbers: load(numbers),
+        finish,
+        shuffled=_own_order(split),
+        # A mixed picture needs another one of its batch.
+        parted=not augmentation.mixup_alpha,
+    )
 
 
 def unconverted(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -86,11 +107,11 @@ def unconverted(function: Callable[..., Any]) -> Callable[..., Any]:
 def epochs_of(
     count: int,
     order: BatchOrder,
-    example: Callable[[tf.Tensor, tf.Tensor], Any],
-    finish: Callable[[tf.Tensor, tf.Tensor, Any], Any],
+    examples: Callable[[tf.Tensor, tf.Tensor], Any],
+    finish: Callable[[tf.Tensor, tf.Tensor, Any, Rows], Any],
     *,
-    whole: bool = False,
     shuffled: Callable[[tf.Tensor], tf.Tensor] | None = None,
+    parted: bool = True,
 ) -> Pipeline:
     """The epochs of `order` over `count` examples, one after the other, each shuffled by the seed and its number.
 
@@ -99,25 +120,31 @@ def epochs_of(
     Args:
         count: how many examples there are.
         order: see `BatchOrder`.
-        example: (epoch, number) -> the example; with `whole`, (epoch, numbers of a batch) -> its examples.
-        finish: (epoch, number of a batch, batch of examples) -> the batch.
-        whole: whether `example` takes a batch at once.
+        examples: (epoch, numbers of some examples of a batch) -> these examples.
+        finish: (epoch, number of a batch, examples of it, which ones they are) -> what is trained on: pictures and targets.
         shuffled: key of an epoch `(2,)` -> numbers of its examples, in their order; by default each once.
+        parted: whether `finish` takes a part of a batch; where not, each of several workers reads whole batches.
     """
     batch_size = min(workers.batch_size(order.batch_size), count)
     numbers_of = shuffled or (lambda key: tf.random.experimental.stateless_shuffle(tf.range(count), seed=key))
 
-    def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
-        key = tf.stack([order.seed, tf.cast(epoch, tf.int32)])
-        numbers = tf.data.Dataset.from_tensor_slices(numbers_of(key))
-        examples = (numbers.batch(batch_size) if whole else numbers).map(
-            functools.partial(example, epoch), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-        )
-        batches = (examples if whole else examples.batch(batch_size)).enumerate()
-        return batches.map(functools.partial(finish, epoch), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    def one_epoch(epoch: tf.Tensor, *, part: bool) -> tf.data.Dataset:
+        def batch(step: tf.Tensor, numbers: tf.Tensor) -> Any:
+            size = tf.shape(numbers)[0]
+            low, high = workers.rows(size) if part else (0, size)
+            found = finish(epoch, step, examples(epoch, numbers[low:high]), Rows(low, high - low, size))
+            return (*found, low, size) if part else found
 
-    batches = tf.data.Dataset.range(order.first_epoch, order.epochs).flat_map(unconverted(one_epoch)).prefetch(tf.data.AUTOTUNE)
-    return Pipeline(batches, math.ceil(count / batch_size))
+        key = tf.stack([order.seed, tf.cast(epoch, tf.int32)])
+        numbered = tf.data.Dataset.from_tensor_slices(numbers_of(key)).batch(batch_size).enumerate()
+        return numbered.map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+
+    def epochs(*, part: bool) -> tf.data.Dataset:
+        numbers = tf.data.Dataset.range(order.first_epoch, order.epochs)
+        return numbers.flat_map(unconverted(functools.partial(one_epoch, part=part))).prefetch(tf.data.AUTOTUNE)
+
+    parts = epochs(part=True) if parted and workers.count() > 1 else None
+    return Pipeline(epochs(part=False), math.ceil(count / batch_size), parts)
 
 
 def picture_key(seed: int, epoch: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
@@ -135,8 +162,10 @@ def evaluation_pipeline(
     def finish(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return preprocess(images, dataset, channels_first, form.depth), split.targets(labels)
 
-    examples = tf.data.Dataset.range(len(split)).map(unconverted(load), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    batches = examples.batch(batch_size).map(unconverted(finish), num_parallel_calls=tf.data.AUTOTUNE)
+    numbers = tf.data.Dataset.range(len(split)).batch(batch_size)
+    batches = numbers.map(
+        unconverted(lambda numbers: finish(*load(numbers))), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+    )
     if not isinstance(split.images, Stored):
         batches = batches.cache()
     return Pipeline(batches.prefetch(tf.data.AUTOTUNE), math.ceil(len(split) / batch_size))
@@ -151,14 +180,18 @@ def _own_order(split: Split) -> Callable[[tf.Tensor], tf.Tensor] | None:
 
 
 def _loader(split: Split, form: PictureFormat) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
+    """Numbers of pictures `(n,)` -> (pictures, labels)."""
     labels, images = tf.constant(split.labels), split.images
     if not isinstance(images, Stored):
         kept = tf.constant(images)
-        return lambda index: (tf.gather(kept, index), tf.gather(labels, index))
+        return lambda numbers: (tf.gather(kept, numbers), tf.gather(labels, numbers))
 
-    def load(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        image = tf.numpy_function(lambda number: images.load(int(number), form), [index], form.dtype)
-        return tf.ensure_shape(image, form.size), tf.gather(labels, index)
+    def read(numbers: NDArray[np.integer[Any]]) -> NDArray[Any]:
+        return np.stack([images.load(int(i), form) for i in numbers])
+
+    def load(numbers: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        pictures = tf.numpy_function(read, [numbers], form.dtype)
+        return tf.ensure_shape(pictures, (None, *form.size)), tf.gather(labels, numbers)
 
     return load
 

@@ -52,8 +52,8 @@ class Stored(abc.ABC):
 class PictureFiles(Stored):
     """A file for each picture."""
 
-    def __init__(self, paths: Sequence[str | pathlib.Path] | NDArray[np.str_]) -> None:
-        self._paths = paths if isinstance(paths, np.ndarray) else np.array([str(x) for x in paths])
+    def __init__(self, paths: Sequence[str | pathlib.Path] | NDArray[np.object_]) -> None:
+        self._paths = paths if isinstance(paths, np.ndarray) else np.array([str(x) for x in paths], object)
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -62,7 +62,7 @@ class PictureFiles(Stored):
         return type(self)(self._paths[chosen])
 
     def load(self, number: int, form: PictureFormat) -> NDArray[Any]:
-        return load_picture(str(self._paths[number]), form)
+        return load_picture(self._paths[number], form)
 
     def identities(self) -> list[Hashable]:
         return [(x.st_dev, x.st_ino) for x in map(os.stat, self._paths.tolist())]

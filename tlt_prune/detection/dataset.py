@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from tlt_prune.data import BatchOrder, epochs_of, picture_key, unconverted
+from tlt_prune.data import BatchOrder, Pipeline, Rows, epochs_of, picture_key, unconverted
 from tlt_prune.detection.augmentation import Augmentation, Canvas, clipped, colored, moved_boxes, spatial_matrices, warp
 from tlt_prune.detection.targets import Rasterizer, Targets
 from tlt_prune.errors import DataError
@@ -164,8 +164,8 @@ def training_batches(
     *,
     channels_first: bool,
     uniform: bool = False,
-) -> tuple[tf.data.Dataset, int]:
-    """The epochs of `order`, one after the other, shuffled and augmented; and how many batches an epoch has.
+) -> Pipeline:
+    """The epochs of `order`, one after the other, shuffled and augmented.
 
     The order and the augmentation of an epoch follow from the seed and the epoch's number. A batch is (pictures, [target of
     output_bbox, target of output_cov]): see `packed`. Every picture comes once an epoch; with `uniform`, an epoch has as many
@@ -173,15 +173,17 @@ def training_batches(
     """
     load = _loader(split)
 
-    def finish(epoch: tf.Tensor, step: tf.Tensor, batch: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
+    def finish(
+        epoch: tf.Tensor, step: tf.Tensor, batch: tuple[tf.Tensor, ...], rows: Rows
+    ) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
         pictures, boxes, numbers, weights = batch
         if augmentation is not None:
-            pictures, boxes, numbers = augmented(pictures, boxes, numbers, augmentation, picture_key(order.seed, epoch, step))
+            key = picture_key(order.seed, epoch, step)
+            pictures, boxes, numbers = augmented(pictures, boxes, numbers, augmentation, key, rows)
         return _example(pictures, raster(boxes, numbers), weights, channels_first)
 
     shuffled = functools.partial(_uniform_order, split) if uniform else None
-    pipeline = epochs_of(len(split), order, lambda epoch, indices: load(indices), finish, whole=True, shuffled=shuffled)
-    return pipeline.batches, pipeline.steps
+    return epochs_of(len(split), order, lambda epoch, numbers: load(numbers), finish, shuffled=shuffled)
 
 
 def _uniform_order(split: BoxSplit, seed: tf.Tensor) -> tf.Tensor:
@@ -211,11 +213,11 @@ def evaluation_batches(split: BoxSplit, raster: Rasterizer, *, batch_size: int, 
 
 
 def augmented(
-    pictures: tf.Tensor, boxes: tf.Tensor, numbers: tf.Tensor, augmentation: Augmentation, seed: tf.Tensor
+    pictures: tf.Tensor, boxes: tf.Tensor, numbers: tf.Tensor, augmentation: Augmentation, seed: tf.Tensor, rows: Rows
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """A batch with its draws applied: pictures `(n, h, w, c)`, 0 to 1; boxes `(n, k, 4)`; classes `(n, k)`."""
+    """Rows of a batch with their draws applied: pictures `(n, h, w, c)`, 0 to 1; boxes `(n, k, 4)`; classes `(n, k)`."""
     height, width = pictures.shape[1:3]
-    draws = augmentation.draw(tf.shape(pictures)[0], seed, (width, height))
+    draws = {name: rows.of(x) for name, x in augmentation.draw(rows.size, seed, (width, height)).items()}
     matrices = spatial_matrices(draws, Canvas(width, height).matrix, (width, height))
     pictures = warp(pictures, matrices, (width, height))
     if pictures.shape[-1] == 3:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import pathlib
 import zipfile
 import zlib
@@ -24,8 +25,11 @@ def of_arrays(arrays: Iterable[ArrayLike]) -> int:
 
 def of_files_on_disk(paths: Iterable[str]) -> int:
     """CRC-32 of the names, sizes and times of files, which are not read."""
-    stats = [(path, pathlib.Path(path).stat()) for path in paths]
-    return zlib.crc32(repr([(path, x.st_size, x.st_mtime_ns) for path, x in stats]).encode())
+    total = 0
+    for path in paths:
+        found = os.stat(path)
+        total = zlib.crc32(repr((path, found.st_size, found.st_mtime_ns)).encode(), total)
+    return total
 
 
 def of_file(path: pathlib.Path) -> str:

@@ -12,6 +12,7 @@ import os
 import pathlib
 import shutil
 import tempfile
+import time
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,7 +23,11 @@ from tlt_prune.io import interrupt, workers
 Path = str | pathlib.Path
 
 _MARKER = "tlt_prune_folder.json"
-_STAGE = ".tlt_prune-"
+_STAGE, _STAGE_TO_BE = ".tlt_prune-", ".tlt_prune_new-"
+# In a stage: locked as long as the process lives that writes there.
+_ALIVE = "alive"
+# Seconds.
+_LONG_AGO = 3600
 # Names of files are shorter than this on every system.
 _LONGEST_NAME = 200
 
@@ -46,6 +51,7 @@ class _Outputs:
 
     def __init__(self) -> None:
         self._stages: dict[pathlib.Path, pathlib.Path] = {}
+        self._handles: list[int] = []
         self._targets: dict[pathlib.Path, bool] = {}
         """Target -> whether it is a folder."""
 
@@ -61,8 +67,10 @@ class _Outputs:
             raise NotReplacedError(f"{path} is a folder or a device, and stays. Expected the name of a file to write.")
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.parent not in self._stages:
-            stage = pathlib.Path(tempfile.mkdtemp(prefix=_STAGE, dir=target.parent))
+            remove_leftovers(target.parent)
+            stage, handle = _new_stage(target.parent)
             self._stages[target.parent] = stage
+            self._handles.append(handle)
             for name in ("new", "old"):
                 (stage / name).mkdir()
         self._targets[target] = folder
@@ -125,6 +133,8 @@ class _Outputs:
         """Removes what is not in its place."""
         for stage in self._stages.values():
             shutil.rmtree(stage, ignore_errors=True)
+        while self._handles:
+            os.close(self._handles.pop())
 
 
 _current: contextvars.ContextVar[_Outputs | None] = contextvars.ContextVar("outputs", default=None)
@@ -204,10 +214,43 @@ def _staged(path: Path, *, folder: bool) -> Iterator[pathlib.Path]:
             raise
 
 
+def _new_stage(folder: pathlib.Path) -> tuple[pathlib.Path, int]:
+    """(a folder for outputs that belong into `folder`, a handle that keeps others from removing it)."""
+    new = pathlib.Path(tempfile.mkdtemp(prefix=_STAGE_TO_BE, dir=folder))
+    handle = os.open(new / _ALIVE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    # On a file system without locks, nobody finds out that this process has ended.
+    with contextlib.suppress(OSError):
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    # Under its name it is locked from the first moment.
+    stage = new.with_name(new.name.replace(_STAGE_TO_BE, _STAGE, 1))
+    os.rename(new, stage)
+    return stage, handle
+
+
 def remove_leftovers(folder: pathlib.Path) -> None:
-    """Removes what killed processes left of their outputs in a folder that this process has locked."""
+    """Removes what processes that were killed left of their outputs in a folder."""
     for left in folder.glob(f"{_STAGE}*"):
-        shutil.rmtree(left, ignore_errors=True)
+        if _is_left(left):
+            shutil.rmtree(left, ignore_errors=True)
+    for left in folder.glob(f"{_STAGE_TO_BE}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > _LONG_AGO:
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def _is_left(stage: pathlib.Path) -> bool:
+    """Whether the process that writes there has ended."""
+    try:
+        handle = os.open(stage / _ALIVE, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(handle)
+    return True
 
 
 def written(path: Path) -> pathlib.Path:

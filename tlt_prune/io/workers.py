@@ -12,8 +12,10 @@ import dataclasses
 import json
 import os
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
 
 from tlt_prune.errors import TrainingError, WorkersError, first_line
 from tlt_prune.io import interrupt
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     import tensorflow as tf
     from numpy.typing import NDArray
 
+T = TypeVar("T")
 _PATIENCE = 300
 """Seconds to wait for workers that have not started yet, unless TLT_PRUNE_WORKER_TIMEOUT says otherwise."""
 _HEARTBEAT = 20
@@ -105,6 +108,15 @@ def strategy() -> tf.distribute.Strategy | None:
 def replicas() -> int:
     """Copies of the model that train together, over all processes."""
     return int(_state.strategy.num_replicas_in_sync) if _state.strategy is not None else 1
+
+
+def rows(size: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """(first, end) of the examples of a batch that the replicas of this process compute: see `training.replicas.piece`."""
+    import tensorflow as tf
+
+    total, local = replicas(), replicas() // count()
+    first, few = index() * local, size < total
+    return tf.where(few, 0, first * size // total), tf.where(few, size, (first + local) * size // total)
 
 
 def batch_size(each: int) -> int:
@@ -268,7 +280,6 @@ def gather(rows: NDArray[Any]) -> NDArray[Any]:
     """The rows that every worker has, one after the other in the workers' order; all must call it."""
     if _state.cluster is None:
         return rows
-    import numpy as np
     import tensorflow as tf
 
     local = replicas() // count()
@@ -286,11 +297,24 @@ def gather(rows: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(_state.strategy.experimental_local_results(found)[0])
 
 
+def mine(parts: Iterable[T]) -> list[T]:
+    """Of parts of a work, in the same order in every worker, those that this one does."""
+    return [x for i, x in enumerate(parts) if i % count() == index()]
+
+
+def total(values: NDArray[Any]) -> NDArray[Any]:
+    """The sum over workers of what each has; all must call it."""
+    return values if _state.cluster is None else np.asarray(gather(values[None]).sum(axis=0))
+
+
+def of_chief(values: NDArray[Any]) -> NDArray[Any]:
+    """What the chief has, in every worker: for what is measured, which each would measure otherwise; all must call it."""
+    return values if _state.cluster is None else np.asarray(gather(values[None])[0])
+
+
 def wait_for_all() -> None:
     """Returns when every worker has come here."""
     if _state.cluster is not None:
-        import numpy as np
-
         gather(np.zeros(1, np.int32))
 
 
@@ -302,8 +326,6 @@ def agree(what: str, value: str) -> None:
     """
     if _state.cluster is None:
         return
-    import numpy as np
-
     found = gather(np.array([zlib.crc32(value.encode())], np.int64))
     others = [i for i, x in enumerate(found) if x != found[0]]
     if others:

@@ -11,6 +11,7 @@ import keras
 import pandas as pd
 
 from tlt_prune.config import Train
+from tlt_prune.data import Pipeline
 from tlt_prune.io import ModelInfo
 from tlt_prune.training.objective import Objective
 
@@ -49,7 +50,7 @@ class TrainingJob:
 
     Attributes:
         make_model: builds or loads the model to start from.
-        make_batches: first epoch -> (batches from there to the end, steps per epoch).
+        make_batches: first epoch -> the batches from there to the end.
         validation: batches that are scored after every epoch.
         config: the `train` section of a spec.
         objective: losses, learning rate and measure: `classification(config)`, for instance.
@@ -61,7 +62,7 @@ class TrainingJob:
     """
 
     make_model: Callable[[], keras.Model]
-    make_batches: Callable[[int], tuple[Any, int]]
+    make_batches: Callable[[int], Pipeline]
     validation: Any
     config: Train
     objective: Objective

@@ -20,6 +20,7 @@ from typing import Any
 import keras
 import pandas as pd
 
+from tlt_prune.data import Pipeline
 from tlt_prune.errors import ExportError, TrainingError, first_line
 from tlt_prune.io import check_archive, checksums, files, interrupt, load_keras, workers
 from tlt_prune.training.callbacks import (
@@ -182,9 +183,10 @@ def _go_on(job: TrainingJob, model: keras.Model, run: _Run) -> None:
 def _fit(job: TrainingJob, model: keras.Model, run: _Run, epochs: range, skipped: int) -> None:
     """Some epochs, without the first `skipped` batches."""
     folder, history, checkpoints = run.folder, run.history, run.checkpoints
-    batches, steps = job.make_batches(epochs.start)
+    pipeline = job.make_batches(epochs.start)
+    steps = pipeline.steps
     best = [Best(folder / "best.keras", history, job)] if job.config.keep_best else []
-    with subsampled_first(model), _fed(job, model, batches.skip(skipped) if skipped else batches) as fed:
+    with subsampled_first(model), _fed(job, model, pipeline.skip(skipped) if skipped else pipeline) as fed:
         if run.checkpoint is None and job.pruned:
             _begin(job, model, fed, history, run.say)
             for callback in best:
@@ -240,8 +242,9 @@ class _Fed:
 
 
 @contextlib.contextmanager
-def _fed(job: TrainingJob, model: keras.Model, batches: Any) -> Iterator[_Fed]:
+def _fed(job: TrainingJob, model: keras.Model, pipeline: Pipeline) -> Iterator[_Fed]:
     """Data for `fit`, with the teacher, on the replicas that there are."""
+    batches = pipeline.batches
     if workers.replicas() == 1:
         taught = batches if job.teacher is None else with_teacher(batches, job.teacher, model, job.objective.channel_axis)
         yield _Fed(taught, taught, job.validation)
@@ -250,7 +253,7 @@ def _fed(job: TrainingJob, model: keras.Model, batches: Any) -> Iterator[_Fed]:
     said = None if job.teacher is None else beside(job.teacher, model, job.objective.channel_axis)
     steps = int(job.validation.cardinality())
     with shared(model, batches, said):
-        yield _Fed(batches, cut(batches), cut(job.validation), steps)
+        yield _Fed(batches, cut(pipeline), cut(Pipeline(job.validation, steps)), steps)
 
 
 # Column of history.csv, in the row of epoch 0.

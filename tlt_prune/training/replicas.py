@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 
+from tlt_prune.data import Pipeline
 from tlt_prune.graph import all_layers
 from tlt_prune.io import workers
 
@@ -23,7 +24,7 @@ Beside = Callable[[Any, Any], tuple[Any, Any]]
 """(inputs, targets) -> the same, with what a teacher says beside the targets."""
 
 
-def cut(batches: tf.data.Dataset) -> tf.distribute.DistributedDataset:
+def cut(pipeline: Pipeline) -> tf.distribute.DistributedDataset:
     """Batches `(x, y)` of the whole job, over and over, cut for the replicas: see `piece`."""
     import tensorflow as tf
 
@@ -34,9 +35,10 @@ def cut(batches: tf.data.Dataset) -> tf.distribute.DistributedDataset:
         local = context.num_replicas_in_sync // context.num_input_pipelines
         first = context.input_pipeline_id * local
 
-        def pieces(x: Any, y: Any) -> tf.data.Dataset:
-            return tf.data.Dataset.range(first, first + local).map(lambda replica: piece(x, y, replica))
+        def pieces(x: Any, y: Any, *rows: tf.Tensor) -> tf.data.Dataset:
+            return tf.data.Dataset.range(first, first + local).map(lambda replica: piece(x, y, replica, *rows))
 
+        batches = pipeline.batches if pipeline.parts is None else pipeline.parts
         # Without an end, replicas need not ask each other at every step whether there is another one.
         endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
         every = batches.flat_map(tf.autograph.experimental.do_not_convert(pieces))
@@ -45,10 +47,18 @@ def cut(batches: tf.data.Dataset) -> tf.distribute.DistributedDataset:
     return strategy.distribute_datasets_from_function(of_worker)
 
 
-def piece(x: Any, y: Any, replica: tf.Tensor | int) -> tuple[Any, Any, tf.Tensor, tf.Tensor]:
+def piece(
+    x: Any, y: Any, replica: tf.Tensor | int, begin: tf.Tensor | int = 0, size: tf.Tensor | None = None
+) -> tuple[Any, Any, tf.Tensor, tf.Tensor]:
     """The part of a batch that a replica computes.
 
     A batch of fewer examples than replicas is computed by all of them as a whole, since none can do without an example.
+
+    Args:
+        x, y: inputs and targets of the batch, or of those of its examples that were read.
+        replica: number of the replica.
+        begin: number of the first of these examples in the batch.
+        size: of the batch; None where they are all of it.
 
     Returns:
         (inputs, targets, share, counted): what its mean counts in the mean over the batch, float32; and `(n,)`: the examples that
@@ -58,13 +68,13 @@ def piece(x: Any, y: Any, replica: tf.Tensor | int) -> tuple[Any, Any, tf.Tensor
 
     total = workers.replicas()
     number = tf.cast(replica, tf.int32)
-    size = tf.shape(keras.tree.flatten(x)[0])[0]
+    size = tf.shape(keras.tree.flatten(x)[0])[0] if size is None else size
     low, high = number * size // total, (number + 1) * size // total
     few = size < total
     start, end = tf.where(few, 0, low), tf.where(few, size, high)
     share = tf.where(few, 1.0 / total, tf.cast((high - low) / size, tf.float32))
     numbers = tf.range(start, end)
-    part_x, part_y = keras.tree.map_structure(lambda a: a[start:end], (x, y))
+    part_x, part_y = keras.tree.map_structure(lambda a: a[start - begin : end - begin], (x, y))
     return part_x, part_y, share, (numbers >= low) & (numbers < high)
 
 

@@ -61,10 +61,12 @@ class Brightness(Task):
         x, y = self.split(0)
         size = config.batch_size_per_gpu
 
-        def make_batches(first_epoch: int) -> tuple[Any, int]:
+        def make_batches(first_epoch: int) -> Any:
             import tensorflow as tf
 
-            return tf.data.Dataset.from_tensor_slices((x, y)).batch(size).repeat(), -(-len(x) // size)
+            from tlt_prune.data import Pipeline
+
+            return Pipeline(tf.data.Dataset.from_tensor_slices((x, y)).batch(size).repeat(), -(-len(x) // size))
 
         objective = training.Objective(
             lambda: {"loss": "mse", "metrics": [keras.metrics.R2Score(name="r2")]},

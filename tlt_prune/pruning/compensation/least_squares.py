@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from tlt_prune.config import COMPENSATIONS
 from tlt_prune.errors import PlanError
 from tlt_prune.graph import Alive, ChannelGraph, Family, KerasModel, Projection, assign_finite, has_kernel
+from tlt_prune.io import workers
 from tlt_prune.pruning.compensation.consumers import Home, Shortcut, homes, shortcuts
 from tlt_prune.pruning.compensation.synthetic import pictures_for
 from tlt_prune.pruning.compensation.windows import WindowPositions, as_kernel, filter_count, kernel_rows, window_rows
@@ -47,12 +48,14 @@ class _Fit:
         keep: `(filters,)`, which of the original's filters are retained.
         constant: of each retained filter, what the original adds and the pruned layer does not yet.
         shortcut: what is added to its output, in the original and in the pruned model.
+        shared: whether several workers have a part of the equations each.
     """
 
     home: Home | None
     keep: NDArray[np.bool_]
     constant: NDArray[np.float64]
     shortcut: tuple[Shortcut | None, Shortcut | None]
+    shared: bool
 
 
 @COMPENSATIONS.register("least_squares", needs="inputs")
@@ -95,10 +98,12 @@ class LeastSquares(TakesData):
         readers = channels.readers
         rng = np.random.default_rng(self._seed)
         rows = []
-        steps = side_by_side(graph, pruned_graph, batches)
+        # Of several workers, each runs some of the batches, and their equations are added up.
+        shared = 1 < workers.count() <= len(batches)
+        steps = side_by_side(graph, pruned_graph, workers.mine(batches) if shared else batches)
         for old, new in watched(steps, graph, f"Least squares on {self.used}"):
             path, op = old.call.path, old.call.op
-            if id(op) not in readers or old.call.inner is not None or np.array_equal(*_firsts(old, new)):
+            if id(op) not in readers or old.call.inner is not None or not _differ(old, new, shared=shared):
                 continue
             reason = _reason_not_fitted(family, old)
             if reason:
@@ -111,7 +116,7 @@ class LeastSquares(TakesData):
                 # Of what is compared, the original's constant belongs to what is to be reached.
                 constant = old_rooms[id(op)].value(family)[keep] - home.value(family)
             shortcut = (old_sums.get(id(op)), sums.get(id(new.call.op)))
-            self._fit(family, old, new, _Fit(home, keep, constant, shortcut), rng)
+            self._fit(family, old, new, _Fit(home, keep, constant, shortcut, shared), rng)
             rows.append((path, True, "" if home is not None else "without a constant: it has no bias, and no BN follows"))
         return pd.DataFrame(rows, columns=["layer", "done", "note"])
 
@@ -123,7 +128,7 @@ class LeastSquares(TakesData):
         gram = np.zeros((unknowns + 1, unknowns + 1))
         moment = np.zeros((unknowns + 1, start.shape[1]))
         old_values, new_values = old.input(), new.input()
-        most = max(_FEWEST_ROWS, _ROWS_PER_UNKNOWN * unknowns)
+        most = max(_FEWEST_ROWS, _ROWS_PER_UNKNOWN * unknowns) // (workers.count() if fit.shared else 1)
         for i, (positions, x_old, x_new) in enumerate(_chosen(after, old_values, new_values, most, rng)):
             rows = window_rows(x_new, after, positions).astype(np.float32, copy=False)
             error = window_rows(x_old, before, positions).astype(np.float32, copy=False) @ wide - rows @ start
@@ -135,6 +140,8 @@ class LeastSquares(TakesData):
             gram[-1, -1] += len(rows)
             moment[:-1] += rows.T @ error
             moment[-1] += error.sum(axis=0, dtype=np.float64)
+        if fit.shared:
+            gram, moment = workers.total(gram), workers.total(moment)
         if fit.home is None:
             gram, moment = gram[:-1, :-1], moment[:-1]
         change = _solved(gram, moment, self._ridge, unknowns, old.call.path)
@@ -144,9 +151,10 @@ class LeastSquares(TakesData):
             fit.home.add(family, change[unknowns], who)
 
 
-def _firsts(old: Step, new: Step) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Inputs of both for the first batch: where they are equal, there is nothing to make up for."""
-    return np.asarray(old.input()[0]), np.asarray(new.input()[0])
+def _differ(old: Step, new: Step, *, shared: bool) -> bool:
+    """Whether both are given something else, by their first batch: where not, there is nothing to make up for."""
+    differ = not np.array_equal(np.asarray(old.input()[0]), np.asarray(new.input()[0]))
+    return bool(workers.total(np.array([differ], np.int64))[0]) if shared else differ
 
 
 def _reason_not_fitted(family: Family, step: Step) -> str:

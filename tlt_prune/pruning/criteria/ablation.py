@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 from keras import tree
@@ -10,7 +11,7 @@ from keras import tree
 from tlt_prune.config import CRITERIA
 from tlt_prune.errors import PlanError
 from tlt_prune.graph import Labels
-from tlt_prune.io import checksums, progress
+from tlt_prune.io import checksums, progress, workers
 from tlt_prune.pruning.criteria.network import FilterScores, Network
 from tlt_prune.pruning.criteria.norms import L2
 from tlt_prune.pruning.running.batches import Batches, TakesData, UserData
@@ -72,7 +73,8 @@ class Ablation(TakesData):
             depends="model, other data or another metric",
         )
         metrics = results.begin()
-        missing = [i for i, key in enumerate(keys) if key not in metrics]
+        # Of several workers, each measures some of the sets. What one knows from a file, all do: it is of one folder.
+        missing = [i for i in workers.mine(range(len(keys))) if keys[i] not in metrics]
 
         with progress(len(missing), f"Ablation of {len(sets) - 1} chunks on {self.used}") as advance:
 
@@ -82,11 +84,23 @@ class Ablation(TakesData):
                 advance()
 
             metrics_without(channels, [sets[i] for i in missing], batches, self._metric[1], done)
+        self._share(keys, metrics, results)
         whole = metrics[""]
         scores = np.full(channels.n_labels, np.nan)
         for bundles, key in zip(sets[1:], keys[1:], strict=True):
             scores[bundles] = (whole - metrics[key]) / len(bundles)
         return network.of_bundles(scores)
+
+    @staticmethod
+    def _share(keys: Sequence[str], metrics: dict[str, float], results: ResultFile) -> None:
+        """What other workers measured."""
+        if workers.count() == 1:
+            return
+        found = workers.gather(np.array([[metrics.get(key, np.nan) for key in keys]]))
+        for key, values in zip(keys, found.T, strict=True):
+            if key not in metrics:
+                metrics[key] = float(values[np.isfinite(values)][0])
+                results.append(key, metrics[key])
 
     def _identity(self, network: Network, batches: Batches) -> str:
         """Checksum of all that results depend on: weights, examples and metric."""

@@ -33,7 +33,7 @@ from tlt_prune.graph import (
     loss_function,
     output_names,
 )
-from tlt_prune.io import progress
+from tlt_prune.io import progress, workers
 from tlt_prune.pruning.criteria.network import FilterScores, Network
 from tlt_prune.pruning.rewrite.rewrite import full_size
 from tlt_prune.pruning.running.batches import TakesData, UserData
@@ -76,10 +76,11 @@ class _Gradients(TakesData):
         model, rows = _consumers(network)
         weights = [graph.family.numpy(x.variable).reshape(x.shape) for x in rows]
         total = np.zeros(network.channels.n_labels)
-        count = 0
+        # Of several workers, each takes the gradients of some of the batches.
+        small = workers.mine(batches.of_size(self._together))
         gradients = _gradient_function(model, graph.family.name, loss, [x.variable for x in rows], name)
-        with progress(-(-batches.examples // self._together), f"{name} on {self.used}") as advance:
-            for x, y in batches.of_size(self._together):
+        with progress(len(small), f"{name} on {self.used}") as advance:
+            for x, y in small:
                 change = np.zeros(network.channels.n_labels)
                 for row, weight, gradient in zip(rows, weights, gradients(x, y), strict=True):
                     product = np.asarray(gradient, dtype=np.float64).reshape(row.shape) * weight
@@ -92,9 +93,9 @@ class _Gradients(TakesData):
                         "that fits its outputs."
                     )
                 total += self._of(change)
-                count += 1
                 advance()
-        return network.of_bundles(total / count)
+        together = workers.total(np.append(total, len(small)))
+        return network.of_bundles(together[:-1] / together[-1])
 
     def _of(self, change: NDArray[np.float64]) -> NDArray[np.float64]:
         raise NotImplementedError

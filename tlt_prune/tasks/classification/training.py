@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tlt_prune import data, training
 from tlt_prune.config import Spec
@@ -51,9 +51,8 @@ def training_job(spec: Spec, folder: pathlib.Path) -> training.TrainingJob:
     _describe(spec, splits, folder, start)
     check_classes(teacher, classes)
 
-    def make_batches(first_epoch: int) -> tuple[Any, int]:
-        pipeline = training_pictures(spec, train_split, form, channels_first, range(first_epoch, spec.train.num_epochs))
-        return pipeline.batches, pipeline.steps
+    def make_batches(first_epoch: int) -> data.Pipeline:
+        return training_pictures(spec, train_split, form, channels_first, range(first_epoch, spec.train.num_epochs))
 
     def make_model() -> keras.Model:
         model = starting_model(spec, len(classes), start.model if start is not None else None)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tlt_prune import training
 from tlt_prune.config import OptimConfig, RegConfig, Train
-from tlt_prune.data import BatchOrder
+from tlt_prune.data import BatchOrder, Pipeline
 from tlt_prune.detection import AutoWeighting, Rasterizer, dataset, experiment, messages, objective
 from tlt_prune.errors import SpecError
 from tlt_prune.io import model_info, say, workers
@@ -49,8 +49,8 @@ class _Data:
     def _raster(self) -> Rasterizer:
         return experiment.rasterizer(self.job.message, experiment.grid(self.job.message, *self.output))
 
-    def batches(self, first_epoch: int) -> tuple[Any, int]:
-        """(augmented batches from an epoch to the end, steps per epoch)."""
+    def batches(self, first_epoch: int) -> Pipeline:
+        """Augmented batches from an epoch to the end."""
         order = BatchOrder(
             batch_size=int(self._config.batch_size_per_gpu),
             seed=int(self.job.message.random_seed),

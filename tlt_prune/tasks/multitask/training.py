@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tlt_prune import training
 from tlt_prune.config import Spec, shown
-from tlt_prune.data import MultitaskSplit, class_titles, label_counts
+from tlt_prune.data import MultitaskSplit, Pipeline, class_titles, label_counts
 from tlt_prune.errors import SpecError, TrainingError, first_line
 from tlt_prune.io import model_info, say
 from tlt_prune.onnx import Predictor
@@ -36,9 +36,8 @@ def training_job(task: Task, folder: pathlib.Path) -> training.TrainingJob:
     _describe(spec, train_split, held_out, folder)
     check_classes(teacher, class_titles(tasks))
 
-    def make_batches(first_epoch: int) -> tuple[Any, int]:
-        pipeline = training_pictures(spec, train_split, form, first, range(first_epoch, spec.train.num_epochs))
-        return pipeline.batches, pipeline.steps
+    def make_batches(first_epoch: int) -> Pipeline:
+        return training_pictures(spec, train_split, form, first, range(first_epoch, spec.train.num_epochs))
 
     def make_model() -> keras.Model:
         model = start.model if start is not None and start.model is not None else _new_model(spec, tasks)

@@ -11,7 +11,7 @@ import numpy as np
 
 from tlt_prune import training
 from tlt_prune.config import Spec
-from tlt_prune.data import BatchOrder, MaskLayout, MaskSplit, mask_evaluation_pipeline, mask_training_pipeline
+from tlt_prune.data import BatchOrder, MaskLayout, MaskSplit, Pipeline, mask_evaluation_pipeline, mask_training_pipeline
 from tlt_prune.errors import SpecError, first_line
 from tlt_prune.io import model_info, say
 from tlt_prune.onnx import Predictor
@@ -54,10 +54,9 @@ def training_job(task: Task, folder: pathlib.Path) -> training.TrainingJob:
     )
     augmentation = augmentation_of(task)
 
-    def make_batches(first_epoch: int) -> tuple[Any, int]:
+    def make_batches(first_epoch: int) -> Pipeline:
         order = BatchOrder(spec.train.batch_size_per_gpu, spec.train.random_seed, first_epoch, spec.train.num_epochs)
-        pipeline = mask_training_pipeline(train_split, spec.dataset, layout, order, augmentation)
-        return pipeline.batches, pipeline.steps
+        return mask_training_pipeline(train_split, spec.dataset, layout, order, augmentation)
 
     validation = mask_evaluation_pipeline(held_out, spec.dataset, layout, spec.evaluate.batch_size).batches
 
