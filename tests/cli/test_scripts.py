@@ -54,8 +54,11 @@ def test_the_whole_job(trained: pathlib.Path) -> None:
     spec, results = trained / "spec.yaml", trained / "results"
     dense, pruned, retrained = results / "train/model.keras", results / "prune/model.keras", results / "retrain/model.keras"
 
-    out, _ = run("prune", "-e", spec, "-m", dense, "-o", pruned, "--dry_run")
+    out, _ = run("prune", "-e", spec, "-m", dense, "-o", pruned, "--dry_run", "export.data_type=int8")
     assert "nothing is written" in out
+    assert "keep fewer than 16 filters and are exported in float for TensorRT: conv1, block_1a_conv_1" in out
+    out, _ = run("prune", "-e", spec, "-m", dense, "-o", pruned, "--dry_run", "export.data_type=int8", "-pg", "auto")
+    assert "keep fewer than 16 filters" not in out
     assert not pruned.parent.exists()
 
     out, err = run("prune", "-e", spec, "-m", dense, "-o", pruned, "-nf", 4, "-pg", 4, "-el", "conv1", "block_1a_conv_1")
@@ -110,6 +113,7 @@ def test_int8_after_training_and_in_training(trained: pathlib.Path, tmp_path: pa
     assert {x.name for x in (tmp_path / "a").iterdir()} == written
     assert "after.tflite: LiteRT, int8, calibrated by min_max on 512 pictures" in out
     assert f"--calib={tmp_path / 'a/cal.bin'}" in out
+    assert "In float, as TensorRT computes them faster: " in out
     scales = quantization.read_calibration_cache(tmp_path / "a/cal.bin")
     graph = onnx.load(tmp_path / "a/after_fp32.onnx").graph
     assert {graph.input[0].name, graph.output[0].name} <= set(scales)

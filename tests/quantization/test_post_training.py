@@ -32,7 +32,7 @@ def residual(tmp_path_factory: pytest.TempPathFactory) -> tuple[keras.Model, pat
 def test_a_residual_network(residual: tuple[keras.Model, pathlib.Path], tmp_path: pathlib.Path, method: str) -> None:
     model, source = residual
     x = pictures(model)
-    found = quantization.quantize_onnx(source, tmp_path / "int8.onnx", x, method=method)
+    found = quantization.quantize_onnx(source, tmp_path / "int8.onnx", x, method=method, narrow=True)
     assert found.examples == len(x)
     assert found.difference < 0.1
     assert found.agreement > 0.9
@@ -49,12 +49,42 @@ def test_a_residual_network(residual: tuple[keras.Model, pathlib.Path], tmp_path
 
 def test_one_summand_stays_with_its_convolution(residual: tuple[keras.Model, pathlib.Path], tmp_path: pathlib.Path) -> None:
     _, source = residual
-    found = quantization.quantize_onnx(source, tmp_path / "int8.onnx", pictures(residual[0]))
+    found = quantization.quantize_onnx(source, tmp_path / "int8.onnx", pictures(residual[0]), narrow=True)
     makers = check_tensorrt(found.path)
     additions = [node for node in makers.values() if node.op_type == "Add" and all(name in makers for name in node.input)]
     assert len(additions) == 4
     for node in additions:
         assert collections.Counter(makers[name].op_type for name in node.input) == {"Conv": 1, "DequantizeLinear": 1}
+
+
+def test_layers_of_few_channels_stay_float_for_tensorrt(tmp_path: pathlib.Path) -> None:
+    """Of fewer than 16 input or output channels, those of all groups together; onnxruntime's kernels gain by int8 anyway."""
+    image = keras.Input((12, 12, 3))
+    y = keras.layers.Conv2D(16, 3, activation="relu", name="three_in")(image)
+    y = keras.layers.DepthwiseConv2D(3, activation="relu", name="depthwise")(y)
+    y = keras.layers.Conv2D(16, 3, activation="relu", name="wide")(y)
+    y = keras.layers.Conv2D(15, 1, activation="relu", name="fifteen_out")(y)
+    y = keras.layers.Conv2D(16, 1, activation="relu", name="fifteen_in")(y)
+    y = keras.layers.Conv2DTranspose(16, 2, strides=2, activation="relu", name="transposed")(y)
+    y = keras.layers.GlobalAveragePooling2D()(y)
+    y = keras.layers.Dense(16, activation="relu", name="dense")(y)
+    model = randomize(keras.Model(image, keras.layers.Dense(5, name="head")(y)))
+    x = pictures(model)
+    export.export_onnx(model, tmp_path / "m.onnx", x)
+
+    def in_int8(path: pathlib.Path) -> set[str]:
+        graph = onnx.load(path).graph
+        made = {name for node in graph.node for name in node.output}
+        return {n.name for n in graph.node if n.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul") and n.input[1] in made}
+
+    every = {"three_in", "depthwise", "wide", "fifteen_out", "fifteen_in", "transposed", "dense", "head"}
+    found = quantization.quantize_onnx(tmp_path / "m.onnx", tmp_path / "q.onnx", x)
+    assert in_int8(found.path) == {"depthwise", "wide", "transposed", "dense"}
+    assert set(found.narrow) == every - {"depthwise", "wide", "transposed", "dense"}
+    for options in ({"narrow": True}, {"target": "onnxruntime"}):
+        found = quantization.quantize_onnx(tmp_path / "m.onnx", tmp_path / "q.onnx", x, **options)
+        assert in_int8(found.path) == every
+        assert found.narrow == ()
 
 
 def test_depthwise_and_grouped_kernels(tmp_path: pathlib.Path) -> None:
@@ -66,7 +96,7 @@ def test_depthwise_and_grouped_kernels(tmp_path: pathlib.Path) -> None:
     y = keras.layers.Conv2DTranspose(6, 2, strides=2)(y)
     net = randomize(keras.Model(x, keras.layers.Dense(3, name="out")(keras.layers.GlobalAveragePooling2D()(y))))
     export.export_onnx(net, tmp_path / "m.onnx", pictures(net, 4))
-    found = quantization.quantize_onnx(tmp_path / "m.onnx", tmp_path / "int8.onnx", pictures(net), method="min_max")
+    found = quantization.quantize_onnx(tmp_path / "m.onnx", tmp_path / "int8.onnx", pictures(net), method="min_max", narrow=True)
     graph = onnx.load(found.path).graph
     sizes = {tuple(x.dims) for x in graph.initializer if x.data_type == onnx.TensorProto.INT8 and len(x.dims) == 4}
     assert sizes == {(8, 2, 3, 3), (16, 1, 3, 3), (16, 6, 2, 2)}

@@ -223,6 +223,12 @@ def _prune(
     advice = plan.advice()
     if advice:
         say(f"WARNING: this prune removes next to nothing. {advice}")
+    narrow = _narrow_in_int8(spec, plan)
+    if narrow:
+        say(
+            f"For int8 (export.data_type): {len(narrow)} layers keep fewer than 16 filters and are exported in float for "
+            f"TensorRT: {', '.join(narrow[:5])}{', ...' if len(narrow) > 5 else ''}. -pg 16 -nf 16 keeps 16."
+        )
     if FLAGS.dry_run:
         return ["Dry run: nothing is written."]
     outcome = decision.carry_out(compensation=choice.compensation, verify=FLAGS.verify)
@@ -240,6 +246,14 @@ def _prune(
     if onwards:
         said.append(f"Next: tlt-train{common.spec_flag()} --set {task.pretrained_key}={output} -o {spec.results_dir}/retrain")
     return said
+
+
+def _narrow_in_int8(spec: Spec, plan: PruningPlan) -> list[str]:
+    """Pruned layers that an export to int8 for TensorRT leaves in float."""
+    export = spec.export
+    if export.data_type != "int8" or export.target != "tensorrt" or export.int8_narrow_layers:
+        return []
+    return [x.layer for x in plan.layers if x.filters_after < min(16, x.filters_before)]
 
 
 def _verified(law: LawReport | None) -> Iterator[str]:

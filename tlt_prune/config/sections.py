@@ -292,6 +292,8 @@ class Export(Settings):
         batch_size: pictures in a batch of the calibration.
         cal_cache_file: TensorRT's calibration cache, written with int8; empty for cal.bin beside the ONNX file.
         excluded_nodes: regular expressions for nodes of the ONNX file that stay float.
+        int8_narrow_layers: for TensorRT: quantize convolutions and matrix products of fewer than 16 input or output channels,
+            too, which are faster there in float. The file is smaller.
         engine_file: the TensorRT engine that the build script writes; empty for a name beside the ONNX file.
         min_batch_size: smallest batch of the TensorRT engine.
         opt_batch_size: batch size that the TensorRT engine is optimized for.
@@ -319,6 +321,7 @@ class Export(Settings):
     batch_size: Batch = 16
     cal_cache_file: str = ""
     excluded_nodes: tuple[str, ...] = ()
+    int8_narrow_layers: bool = False
     engine_file: str = ""
     tolerance: Positive | None = None
     parity_samples: Count = 64

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from tlt_prune import extras
 from tlt_prune.errors import QuantizationError, first_line
 from tlt_prune.io import files
-from tlt_prune.onnx import float_tensors, is_quantized, relative_difference, session_of
+from tlt_prune.onnx import float_tensors, is_quantized, relative_difference, session_of, stored_tensors
 from tlt_prune.quantization.calibration import CalibrationData, calibrated_ranges, calibration_batches
+from tlt_prune.quantization.node_types import narrow_nodes
 from tlt_prune.quantization.qdq import for_onnxruntime, for_tensorrt
 from tlt_prune.quantization.ranges import Range
 
@@ -38,6 +39,7 @@ class Quantized:
         difference: largest difference of an output from the float file's on the calibration set, relative to its largest value.
         agreement: share of calibration examples where both have the same largest class, over all outputs; NaN where none has
             classes.
+        narrow: names of the nodes that stayed float since they have few channels.
     """
 
     path: pathlib.Path
@@ -45,6 +47,7 @@ class Quantized:
     examples: int
     difference: float
     agreement: float
+    narrow: tuple[str, ...] = ()
 
     @property
     def scales(self) -> dict[str, float]:
@@ -66,6 +69,7 @@ def quantize_onnx(
     percentile: float = 99.99,
     target: str = "tensorrt",
     excluded: Sequence[str] = (),
+    narrow: bool = False,
 ) -> Quantized:
     """Quantizes a float ONNX file to int8.
 
@@ -78,6 +82,8 @@ def quantize_onnx(
         percentile: for the method of that name, in per cent.
         target: "tensorrt" or "onnxruntime": whose kernels the file is made for. Either runs it.
         excluded: regular expressions; nodes whose name or output one of them finds stay float.
+        narrow: for TensorRT: quantizes convolutions and matrix products of fewer than 16 input or output channels, too, which are
+            faster there in float. The file is smaller.
 
     Raises:
         QuantizationError: an option is out of range; the calibration set is empty, does not fit, or leads to values that are not
@@ -97,12 +103,14 @@ def quantize_onnx(
         raise QuantizationError(f"{source} is quantized already. Expected a float ONNX file.")
     batches = list(calibration_batches(data, model))
     ranges = calibrated_ranges(model, batches, method=method, percentile=percentile)
-    quantized = TARGETS[target](model, ranges, _excluded_nodes(model, excluded) | _without_ranges(model, ranges))
+    kept = narrow_nodes(model.graph, stored_tensors(model.graph)) if target == "tensorrt" and not narrow else []
+    skipped = {*kept, *_excluded_nodes(model, excluded), *_without_ranges(model, ranges)}
+    quantized = TARGETS[target](model, ranges, skipped)
     onnx.checker.check_model(quantized)
     difference, agreement = _compared(model, quantized, batches)
     with files.whole_file(path) as partial:
         partial.write_bytes(quantized.SerializeToString())
-    return Quantized(path, ranges, sum(len(batch[0]) for batch in batches), difference, agreement)
+    return Quantized(path, ranges, sum(len(batch[0]) for batch in batches), difference, agreement, tuple(kept))
 
 
 def _compared(

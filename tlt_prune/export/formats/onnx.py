@@ -113,6 +113,12 @@ def _write_calibrated(material: ExportMaterial, samples: NDArray[Any]) -> list[s
     else:
         told = f"the largest difference from the float file is {100 * result.difference:.2g} % of the largest output"
     lines.append(f"Wrote {path}: int8 for {e.target}, calibrated by {e.calibration} on {result.examples} pictures; {told}.")
+    if result.narrow:
+        named = f"{', '.join(result.narrow[:3])}{', ...' if len(result.narrow) > 3 else ''}"
+        lines.append(
+            f"In float, as TensorRT computes them faster: {len(result.narrow)} layers of fewer than 16 channels ({named}). "
+            "export.int8_narrow_layers=true for int8."
+        )
     lines += _engine_lines(material, int8=True)
     write_calibration_cache(cache, result.scales, e.calibration)
     lines.append(f"or, where TensorRT is to place int8 by itself, by the scales in {cache}:")
@@ -131,7 +137,14 @@ def _quantize(material: ExportMaterial, source: pathlib.Path, path: pathlib.Path
         inputs = np.ascontiguousarray(np.transpose(inputs, (0, 3, 1, 2)))
     batches = [inputs[i : i + e.batch_size] for i in range(0, len(inputs), e.batch_size)]
     return quantize_onnx(
-        source, path, batches, method=e.calibration, percentile=e.percentile, target=e.target, excluded=e.excluded_nodes
+        source,
+        path,
+        batches,
+        method=e.calibration,
+        percentile=e.percentile,
+        target=e.target,
+        excluded=e.excluded_nodes,
+        narrow=e.int8_narrow_layers,
     )
 
 

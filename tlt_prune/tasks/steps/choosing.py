@@ -42,6 +42,8 @@ def choose(task: Task, predictor: Predictor) -> Choice:
     if needed or "auto" in (prune.criterion, *wanted):
         examples = task.examples(predictor, required=bool(needed))
     options = prune.options
+    if options.granularity == "auto":
+        options = options.model_copy(update={"granularity": _of_export(task, predictor)})
     criterion: Any = prune.criterion
     by_norm = options.threshold is not None or options.ratio is not None
     if criterion == "auto":
@@ -52,6 +54,16 @@ def choose(task: Task, predictor: Predictor) -> Choice:
     names = [automatic if name == "auto" else name for name in wanted]
     compensation = [_made(COMPENSATIONS, name, examples) for name in names if name != "none"]
     return Choice(options.model_copy(update={"criterion": criterion}), compensation)
+
+
+def _of_export(task: Task, predictor: Predictor) -> int | str:
+    """The granularity of the number format that the spec exports in, where that wants more than the model's own."""
+    from tlt_prune import graph
+    from tlt_prune.pruning.cost import GRANULARITY, granularity_of
+
+    assert predictor.model is not None, "a Keras file has a model"
+    exported = {"fp16": "float16", "int8": "int8"}.get(task.spec.export.data_type, "float32")
+    return max(granularity_of(graph.read(predictor.model)), GRANULARITY[exported])
 
 
 def _made(registry: Registry, name: str, examples: Examples | None) -> Any:
