@@ -104,7 +104,7 @@ class Options(Settings):
     """File that keeps measured latencies; without one all are measured anew."""
     granularity: Whole | Literal["auto"] = 8
     """Retained counts are multiples of it, where the layer's width is; a head of attention counts as its channels: 2 heads of 6
-    are 12. "auto": what the model's dtype policy wants, and in tlt-prune `export.data_type` (16 for int8, 8 for fp16)."""
+    are 12. "auto": what the dtype policy wants, or `export.data_type`."""
     min_num_filters: Whole = 16
     """Fewest filters a layer keeps."""
     excluded_layers: tuple[str | type, ...] = ()
