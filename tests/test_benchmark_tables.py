@@ -15,6 +15,7 @@ import bench_training
 import pandas as pd
 import pytest
 import scaling
+import soak
 
 TABLES = {
     "criteria": (bench_criteria.criterion_rows, bench_criteria.TABLE, 12),
@@ -27,6 +28,7 @@ TABLES = {
     "tao_models": (bench_tao_models.tao_rows, bench_tao_models.TABLE, 54),
     "scaling": (scaling.scaling_rows, scaling.TABLE, None),
     "links": (lambda table: scaling.link_rows(), scaling.TABLE, 6),
+    "soak": (soak.soak_rows, soak.TABLE, None),
     "scratch": (bench_training.scratch_rows, bench_training.SCRATCH, 2),
     "decay": (bench_training.decay_rows, bench_training.DECAY, 5),
 }

@@ -118,7 +118,7 @@ def test_workers_come_to_what_one_process_comes_to(seed: int, pictures: pathlib.
     def spec(name: str, each: int) -> pathlib.Path:
         return spec_of(pictures, tmp_path / name, random_seed=seed, batch_size_per_gpu=each, keep_best=True)
 
-    ended([begun(spec("one", 36))])
+    scripts.run("train", "-e", spec("one", 36))
     chief, other = ended(begun_together(2, spec("two", 18)))
     ended([begun(spec("devices", 18), "--gpus", 2, prelude=TWO_DEVICES)])
     assert "epoch 2/2" in chief[0]
@@ -140,7 +140,7 @@ def test_an_evaluation_is_shared(pictures: pathlib.Path, tmp_path: pathlib.Path)
     arguments = ["-m", tmp_path / "model.keras", "evaluate.batch_size=4"]
     spec = spec_of(pictures, tmp_path)
     chief, other = ended(begun_together(2, spec, *arguments, "-o", tmp_path / "two", script="evaluate"))
-    ended([begun(spec, *arguments, "-o", tmp_path / "one", script="evaluate")])
+    scripts.run("evaluate", "-e", spec, *arguments, "-o", tmp_path / "one")
     assert "on 9 pictures of 3 classes" in chief[0]
     assert other == ("", "")
     for name in ("scores", "per_class", "confusion_matrix"):
@@ -160,7 +160,7 @@ def test_a_prune_on_data_is_shared(tmp_path: pathlib.Path) -> None:
     dataset = {"train_dataset_path": "sklearn_digits", "preprocess_mode": "unit"}
     spec.write_text(json.dumps({"dataset": dataset, "prune": prune, "model": {"input_channels": 1}}))
     chief, other = ended(begun_together(2, spec, "-m", tmp_path / "model.keras", "-o", tmp_path / "two.keras", script="prune"))
-    ended([begun(spec, "-m", tmp_path / "model.keras", "-o", tmp_path / "one.keras", script="prune")])
+    scripts.run("prune", "-e", spec, "-m", tmp_path / "model.keras", "-o", tmp_path / "one.keras")
     assert "Verified" in chief[0]
     assert other == ("", "")
     plans = [json.loads((tmp_path / f"{name}.plan.json").read_text()) for name in ("one", "two")]

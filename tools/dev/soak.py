@@ -15,7 +15,7 @@ commands is started again until it ends by itself. Before that, at random:
 After each fault: a command that failed said so in one line and ended with the code that schedulers expect; files of finished
 commands are what they were; nothing damaged was taken for whole, which shows in what the chain ends with. As root, the chains
 live on a small tmpfs, which is filled and made read-only; otherwise these two are left out. Prints a line for each chain and a
-table at the end.
+table at the end; with --table, it is written to docs/pages/benchmarks/soak.csv, which the manual shows.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ export: {{formats: [onnx, saved_model]}}
 """
 SIGNALS = {signal.SIGKILL: (-9,), signal.SIGTERM: (143,), signal.SIGINT: (130,)}
 TMPFS_MB = 64
+TABLE = pathlib.Path(__file__).resolve().parents[2] / "docs/pages/benchmarks/soak.csv"
 # A command that cannot end by itself any more.
 MOST_SECONDS = 300
 
@@ -347,6 +348,12 @@ class Storm:
                 self.problems.append(f"{path.relative_to(results)} changed {when}")
 
 
+def soak_rows(table: pd.DataFrame) -> list[str]:
+    """The rows of the manual's table."""
+    rows = [f"| {row['fault']} | {row['outcome']} | {row['times']} |" for _, row in table.iterrows()]
+    return [*rows, f"| all | | {table['times'].sum()} |"]
+
+
 def content(path: pathlib.Path) -> bytes:
     """What must stay equal: of an archive its parts, which hold no time; of a table of a training no seconds."""
     if path.suffix == ".keras" and zipfile.is_zipfile(path):
@@ -397,6 +404,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("faults", nargs="?", type=int, default=500)
     parser.add_argument("--seed", type=int, default=random.randrange(2**31))
+    parser.add_argument("--table", action="store_true", help="replace the table of the manual")
     arguments = parser.parse_args()
     print(f"{arguments.faults} faults, seed {arguments.seed}", flush=True)
     import_first()
@@ -422,6 +430,8 @@ def main() -> None:
                 print(f"PROBLEM: {storm.problems.pop(0)}", flush=True)
     table = pd.DataFrame([{"fault": kind, "outcome": end, "times": n} for (kind, end), n in sorted(storm.counts.items())])
     print(table.to_string(index=False))
+    if arguments.table:
+        table.to_csv(TABLE, index=False)
     print(f"{storm.faults} faults in {storm.runs} runs of {chains} chains; {differing} differed, lost or said too much.")
     sys.exit(bool(differing))
 
