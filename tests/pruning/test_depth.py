@@ -202,3 +202,66 @@ def test_of_the_gallery(name: str) -> None:
     assert every
     smaller = tlt_prune.remove_blocks(model, every, verify=True)
     tlt_prune.prune_model(smaller, ratio=0.5, granularity=1, min_num_filters=1, verify=True)
+
+
+SMALL = {"granularity": 1, "min_num_filters": 1}
+
+
+@pytest.mark.parametrize(
+    ("options", "gone"),
+    [
+        ({"blocks": ["a"], "macs": 0.5}, ("a",)),
+        ({"blocks": "[ab]", "ratio": 0.5}, ("a", "b")),
+        ({"blocks": ["wider", "c"], "params": 0.3}, ("wider", "c")),
+        ({"blocks": 2, "macs": 0.5}, None),
+    ],
+)
+def test_a_plan_takes_blocks_and_channels(model: keras.Model, options: dict[str, Any], gone: tuple[str, ...] | None) -> None:
+    plan = tlt_prune.plan_pruning(model, **options, **SMALL)
+    left_out = plan.settings["blocks"]
+    assert left_out == gone or (gone is None and len(left_out) == 2)
+    # Shares are of the whole model; what goes with a block is shown, and says so.
+    assert plan.params_before == model.count_params()
+    if "macs" in options:
+        assert 0.4 * plan.macs_before < plan.macs_after <= 0.5 * plan.macs_before
+    rows = plan.to_frame()
+    assert list(rows.index) == [x.name for x in model.layers if x.name in rows.index]
+    without = {f"{name}_1" for name in left_out if name in "abc"}
+    for _, row in rows.iterrows():
+        assert (row["filters_after"] == 0) == row["note"].startswith("goes with the block ")
+    assert without <= {str(name) for name, row in rows.iterrows() if row["filters_after"] == 0}
+    assert rows["params_before"].sum() <= model.count_params()
+    pruned = tlt_prune.prune_model(model, **options, **SMALL, verify=True)
+    assert pruned.count_params() == plan.params_after
+    x = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
+    for other in (plan, tlt_prune.PruningPlan.from_json(plan.to_json())):
+        np.testing.assert_array_equal(other.apply(model, verify=True)(x), pruned(x))
+    # What stays of a layer that goes with a block is nothing; of others, what their layer in the pruned model has.
+    left = {x.name for x in pruned.layers}
+    assert {name for name, kept in plan.kept.items() if not len(kept)} == set(plan.kept) - left
+    assert all(len(plan.kept[x.name]) == x.filters for x in pruned.layers if isinstance(x, keras.layers.Conv2D))
+
+
+def test_the_blocks_that_score_least_go(model: keras.Model) -> None:
+    """The mean of the scores of a block's own channels."""
+    for name, factor in (("a", 3.0), ("b", 0.5), ("wider", 4.0), ("c", 2.0)):
+        layer = model.get_layer({"wider": "longer"}.get(name, f"{name}_1"))
+        layer.set_weights([layer.get_weights()[0] * 0 + factor, layer.get_weights()[1]])
+
+    for count, expected in ((1, ("b",)), (2, ("b", "c")), (3, ("a", "b", "c"))):
+        plan = tlt_prune.plan_pruning(model, ratio=0.0, blocks=count, normalizer="off", **SMALL)
+        assert tuple(sorted(plan.settings["blocks"])) == expected
+    with pytest.raises(PlanError, match="blocks=5: expected at most 4, the residual blocks of 'net' with channels of their own"):
+        tlt_prune.plan_pruning(model, ratio=0.0, blocks=5, **SMALL)
+
+
+def test_mistakes_about_blocks_of_a_plan(model: keras.Model) -> None:
+    with pytest.raises(PlanError, match="has no residual block 'nothing'"):
+        tlt_prune.plan_pruning(model, ratio=0.5, blocks=["nothing"])
+    with pytest.raises(PlanError, match="blocks"):
+        tlt_prune.plan_pruning(model, ratio=0.5, blocks=0)
+    with pytest.raises(PlanError, match="iterative_prune: expected no blocks"):
+        tlt_prune.iterative_prune(model, lambda pruned, step: None, ratio=0.5, blocks=["a"])
+    plan = tlt_prune.plan_pruning(model, ratio=0.5, blocks=["a"], **SMALL)
+    with pytest.raises(PlanError, match="a plan that takes residual blocks out needs their names"):
+        plan.apply(model, by_position=True)

@@ -32,7 +32,7 @@ def residual(tmp_path_factory: pytest.TempPathFactory) -> tuple[keras.Model, pat
 def test_a_residual_network(residual: tuple[keras.Model, pathlib.Path], tmp_path: pathlib.Path, method: str) -> None:
     model, source = residual
     x = pictures(model)
-    found = quantization.quantize_onnx(source, tmp_path / "int8.onnx", x, method=method, narrow=True)
+    found = quantization.quantize_onnx(source, tmp_path / "int8.onnx", x, method=method, excluded=[])
     assert found.examples == len(x)
     assert found.difference < 0.1
     assert found.agreement > 0.9
@@ -49,7 +49,7 @@ def test_a_residual_network(residual: tuple[keras.Model, pathlib.Path], tmp_path
 
 def test_one_summand_stays_with_its_convolution(residual: tuple[keras.Model, pathlib.Path], tmp_path: pathlib.Path) -> None:
     _, source = residual
-    found = quantization.quantize_onnx(source, tmp_path / "int8.onnx", pictures(residual[0]), narrow=True)
+    found = quantization.quantize_onnx(source, tmp_path / "int8.onnx", pictures(residual[0]), excluded=[])
     makers = check_tensorrt(found.path)
     additions = [node for node in makers.values() if node.op_type == "Add" and all(name in makers for name in node.input)]
     assert len(additions) == 4
@@ -81,10 +81,13 @@ def test_layers_of_few_channels_stay_float_for_tensorrt(tmp_path: pathlib.Path) 
     found = quantization.quantize_onnx(tmp_path / "m.onnx", tmp_path / "q.onnx", x)
     assert in_int8(found.path) == {"depthwise", "wide", "transposed", "dense"}
     assert set(found.narrow) == every - {"depthwise", "wide", "transposed", "dense"}
-    for options in ({"narrow": True}, {"target": "onnxruntime"}):
+    for options in ({"excluded": []}, {"target": "onnxruntime"}):
         found = quantization.quantize_onnx(tmp_path / "m.onnx", tmp_path / "q.onnx", x, **options)
         assert in_int8(found.path) == every
         assert found.narrow == ()
+    patterns = [*quantization.narrow_layers(tmp_path / "m.onnx"), "wide"]
+    found = quantization.quantize_onnx(tmp_path / "m.onnx", tmp_path / "q.onnx", x, excluded=patterns)
+    assert in_int8(found.path) == {"depthwise", "transposed", "dense"}
 
 
 def test_depthwise_and_grouped_kernels(tmp_path: pathlib.Path) -> None:
@@ -96,7 +99,7 @@ def test_depthwise_and_grouped_kernels(tmp_path: pathlib.Path) -> None:
     y = keras.layers.Conv2DTranspose(6, 2, strides=2)(y)
     net = randomize(keras.Model(x, keras.layers.Dense(3, name="out")(keras.layers.GlobalAveragePooling2D()(y))))
     export.export_onnx(net, tmp_path / "m.onnx", pictures(net, 4))
-    found = quantization.quantize_onnx(tmp_path / "m.onnx", tmp_path / "int8.onnx", pictures(net), method="min_max", narrow=True)
+    found = quantization.quantize_onnx(tmp_path / "m.onnx", tmp_path / "int8.onnx", pictures(net), method="min_max", excluded=[])
     graph = onnx.load(found.path).graph
     sizes = {tuple(x.dims) for x in graph.initializer if x.data_type == onnx.TensorProto.INT8 and len(x.dims) == 4}
     assert sizes == {(8, 2, 3, 3), (16, 1, 3, 3), (16, 6, 2, 2)}

@@ -139,6 +139,10 @@ def _by_steps(task: Task, source: str, output: pathlib.Path) -> list[str]:
 
     extras.require("train", "tlt-prune with a schedule")
     spec, schedule = task.spec, task.spec.prune.schedule
+    if spec.prune.blocks:
+        raise SpecError(
+            "prune.schedule: expected no prune.blocks. Take the blocks out by a prune of their own, before the steps."
+        )
     original = trace_for(load_keras(pathlib.Path(source)), spec.prune.options)
     folder = output.parent / f"{output.stem}_steps"
     otherwise = SpecError(
@@ -223,12 +227,7 @@ def _prune(
     advice = plan.advice()
     if advice:
         say(f"WARNING: this prune removes next to nothing. {advice}")
-    narrow = _narrow_in_int8(spec, plan)
-    if narrow:
-        say(
-            f"For int8 (export.data_type): {len(narrow)} layers keep fewer than 16 filters and are exported in float for "
-            f"TensorRT: {', '.join(narrow[:5])}{', ...' if len(narrow) > 5 else ''}. -pg 16 -nf 16 keeps 16."
-        )
+    _say_narrow(spec, plan)
     if FLAGS.dry_run:
         return ["Dry run: nothing is written."]
     outcome = decision.carry_out(compensation=choice.compensation, verify=FLAGS.verify)
@@ -248,12 +247,17 @@ def _prune(
     return said
 
 
-def _narrow_in_int8(spec: Spec, plan: PruningPlan) -> list[str]:
-    """Pruned layers that an export to int8 for TensorRT leaves in float."""
+def _say_narrow(spec: Spec, plan: PruningPlan) -> None:
+    """Names the pruned layers that an export to int8 for TensorRT leaves in float."""
     export = spec.export
     if export.data_type != "int8" or export.target != "tensorrt" or export.int8_narrow_layers:
-        return []
-    return [x.layer for x in plan.layers if x.filters_after < min(16, x.filters_before)]
+        return
+    narrow = [x.layer for x in plan.layers if 0 < x.filters_after < min(16, x.filters_before)]
+    if narrow:
+        say(
+            f"For int8 (export.data_type): {len(narrow)} layers keep fewer than 16 filters and are exported in float for "
+            f"TensorRT: {', '.join(narrow[:5])}{', ...' if len(narrow) > 5 else ''}. -pg 16 -nf 16 keeps 16."
+        )
 
 
 def _verified(law: LawReport | None) -> Iterator[str]:

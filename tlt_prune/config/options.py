@@ -107,6 +107,9 @@ class Options(Settings):
     are 12. "auto": what the dtype policy wants, or `export.data_type`."""
     min_num_filters: Whole = 16
     """Fewest filters a layer keeps."""
+    blocks: tuple[str, ...] | Whole = ()
+    """Residual blocks that go as a whole, each addition x + branch(x) becoming x: names, paths or shell patterns of additions;
+    or how many, those whose inner channels score least. A share of a budget is one of the whole model."""
     excluded_layers: tuple[str | type, ...] = ()
     """Names, paths, shell patterns or types of layers whose channels all stay."""
     channelwise_layers: tuple[str, ...] = ()
@@ -116,6 +119,14 @@ class Options(Settings):
     the pruned model loads without their code; else they keep their class, and what their constructor cannot express stays."""
     layer_options: Mapping[str, LayerOptions] = {}
     """Layer name, path or shell pattern -> `ratio`, `max_ratio`, `granularity` or `min_num_filters` for those layers."""
+
+    @pydantic.field_validator("blocks", mode="before")
+    @classmethod
+    def _a_number_is_a_count(cls, value: object) -> object:
+        """On a command line, a number is text."""
+        value = (value,) if isinstance(value, str) else value
+        alone = value[0] if isinstance(value, (tuple, list)) and len(value) == 1 else ""
+        return int(alone) if isinstance(alone, str) and alone.isascii() and alone.isdigit() else value
 
     @pydantic.field_validator("excluded_layers", "channelwise_layers", mode="before")
     @classmethod
@@ -162,6 +173,7 @@ class OptionArguments(TypedDict, total=False):
     latency_table: str | None
     granularity: int | Literal["auto"]
     min_num_filters: int
+    blocks: Sequence[str] | str | int
     excluded_layers: Sequence[str | type] | str | type
     channelwise_layers: Sequence[str] | str
     inline: bool

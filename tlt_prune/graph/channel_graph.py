@@ -153,6 +153,8 @@ class ChannelGraph:
         undescribed: `id` of each opened layer that would do something else if it were made from its configuration.
         contractions: inputs whose channels are summed over without a weight.
         gated: `id` of each opened layer with such an input inside.
+        whole: the model with all its residual blocks, where some were left out.
+        left_out: names of those.
     """
 
     graph: Graph
@@ -170,6 +172,8 @@ class ChannelGraph:
     undescribed: frozenset[int] = frozenset()
     contractions: tuple[Contraction, ...] = ()
     gated: frozenset[int] = frozenset()
+    whole: ChannelGraph | None = None
+    left_out: tuple[str, ...] = ()
     _rewritten: dict[int, Callable[[], Graph]] = dataclasses.field(default_factory=dict)
 
     def __repr__(self) -> str:

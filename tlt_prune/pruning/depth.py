@@ -7,38 +7,20 @@ Ensembles of Relatively Shallow Networks", NIPS 2016, arXiv:1605.06431, show tha
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import keras
 import numpy as np
 import pandas as pd
-from keras import tree
-from numpy.typing import NDArray
 
-from tlt_prune.errors import LawError, PlanError
-from tlt_prune.graph import (
-    Call,
-    ChannelGraph,
-    Graph,
-    KerasModel,
-    ResidualBlock,
-    chosen_blocks,
-    read,
-    residual_blocks,
-    rewired,
-    trace,
-)
+from tlt_prune.errors import PlanError
+from tlt_prune.graph import KerasModel, residual_blocks, trace
 from tlt_prune.io import progress
 from tlt_prune.pruning.cost.costs import costs
 from tlt_prune.pruning.pipeline import carry_out
-from tlt_prune.pruning.rewrite.law import inference_outputs, largest_error, random_inputs
-from tlt_prune.pruning.rewrite.rewrite import rewrite
-from tlt_prune.pruning.running.batches import Batch, Batches, UserData
+from tlt_prune.pruning.rewrite.block_law import check_blocks, outputs_without
+from tlt_prune.pruning.running.batches import Batches, UserData
 from tlt_prune.pruning.running.switched_off import Metric, metric_of, metric_of_outputs
-from tlt_prune.pruning.running.walk import Values, Walk
-
-_TOLERANCE = 1e-4
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -107,12 +89,12 @@ def block_sensitivity(
     whole_costs = costs(channels)
     rows = []
     with progress(len(blocks) + 1, f"Sensitivity of {len(blocks)} blocks on {batches}") as advance:
-        whole = metric_of_outputs(graph, batches, _outputs_without(graph, [], batches), function)
+        whole = metric_of_outputs(graph, batches, outputs_without(graph, [], batches), function)
         advance()
         for block in blocks:
             left = costs(trace(model, without=[block.name]))
             gone = 1 - left.total_params / whole_costs.total_params, 1 - left.total_macs / whole_costs.total_macs
-            value = metric_of_outputs(graph, batches, _outputs_without(graph, [block], batches), function)
+            value = metric_of_outputs(graph, batches, outputs_without(graph, [block], batches), function)
             rows.append((value, block.layers, *gone))
             advance()
     index = pd.Index([x.name for x in blocks], name="block")
@@ -145,54 +127,5 @@ def remove_blocks(model: KerasModel, blocks: Sequence[str] | str, *, verify: boo
     channels = trace(model, without=names)
     smaller = carry_out(channels, np.ones(channels.n_labels, dtype=bool)).model
     if verify:
-        _check(trace(model), names, smaller)
+        check_blocks(trace(model), names, smaller)
     return smaller
-
-
-def _outputs_without(graph: Graph, blocks: Sequence[ResidualBlock], batches: Sequence[Batch]) -> list[Values]:
-    """Values of the model's flat outputs, with the branches of blocks set to zero."""
-    ends = {id(x.addition): x.end.key for x in blocks}
-    walk = Walk(graph, batches)
-    for step in walk:
-        if id(step.call) in ends:
-            end = ends[id(step.call)]
-            step.replaced[end] = [x * 0 for x in step.known[end]]
-    return walk.outputs
-
-
-def _check(channels: ChannelGraph, names: Sequence[str], smaller: KerasModel) -> None:
-    """Compares the smaller model with the original whose branches are multiplied by zero.
-
-    Raises:
-        LawError: they differ.
-    """
-    inputs = random_inputs(channels, 0, 2)
-    error = largest_error(_zeroed(channels, names, inputs), inference_outputs(smaller, channels.graph.family, inputs))
-    if not error <= _TOLERANCE:
-        raise LawError(
-            f"'{smaller.name}' without {', '.join(names)} differs from the original with those branches set to zero by "
-            f"{error:.2e} of the largest output. Expected at most {_TOLERANCE:.0e}. Report the model: this is a bug."
-        )
-
-
-def _zeroed(channels: ChannelGraph, names: Sequence[str], inputs: object) -> list[NDArray[Any]]:
-    """The outputs of the original, with the branches of blocks set to zero."""
-    family = channels.graph.family
-    if family.name != "keras":
-        outputs = _outputs_without(channels.graph, chosen_blocks(channels.graph, names), [(inputs, None)])
-        return [np.asarray(column[0], np.float64) for column in outputs]
-    # Compiled where it is channels-first: see `inference_outputs`. A copy, because its layers are called once more.
-    copy = read(rewrite(channels, np.ones(channels.n_labels, dtype=bool)))
-    ends = {id(x.addition): x.end for x in chosen_blocks(copy, names)}
-    # Layers of nested models come to stand beside the others, whose names they may have.
-    for i, op in enumerate({id(call.op): call.op for call in copy.walk()}.values()):
-        op.name = f"{op.name}_{i}"
-
-    def visit(call: Call, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        end = ends.get(id(call))
-        given = zip(tree.flatten((call.args, call.kwargs)), tree.flatten((args, kwargs)), strict=True)
-        flat = [keras.ops.zeros_like(x) if end is not None and y is end else x for y, x in given]
-        args, kwargs = tree.pack_sequence_as((args, kwargs), flat)
-        return call.op(*args, **kwargs)
-
-    return inference_outputs(rewired(copy, visit), family, inputs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +12,7 @@ import pandas as pd
 
 from tlt_prune.graph import Alive, ChannelGraph
 from tlt_prune.pruning.compensation import Compensations, compensate
+from tlt_prune.pruning.rewrite.block_law import zeroed_outputs
 from tlt_prune.pruning.rewrite.law import LawReport, check_law
 from tlt_prune.pruning.rewrite.rewrite import rewrite_with_graph
 
@@ -58,6 +60,9 @@ def carry_out(
             "are not there.",
             stacklevel=2,
         )
-    law = check_law(channels, alive, pruned) if verify else None
+    whole, outputs_of = channels.whole, None
+    if whole is not None:
+        outputs_of = functools.partial(zeroed_outputs, whole, channels.left_out)
+    law = check_law(channels, alive, pruned, outputs_of=outputs_of) if verify else None
     with channels.rewritten_as(pruned, new_graph):
         return Outcome(pruned, law, compensate(compensation, channels, alive, pruned))

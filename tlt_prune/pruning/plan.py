@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from tlt_prune.config import BUDGETS
 from tlt_prune.errors import PlanError
-from tlt_prune.graph import Alive, ChannelGraph, KerasModel, trace
+from tlt_prune.graph import Alive, ChannelGraph, KerasModel
 from tlt_prune.io import files
 from tlt_prune.pruning import plan_file, plots, report
 from tlt_prune.pruning.compensation import Compensations
 from tlt_prune.pruning.pipeline import carry_out
+from tlt_prune.pruning.select.select import traced
 from tlt_prune.pruning.sweep import sweep
 
 
@@ -109,7 +110,11 @@ class PruningPlan:
             UnsupportedModelError: the model has no graph, or a layer cannot be rebuilt.
             LawError: `verify` found a difference.
         """
-        channels = trace(model, self.settings.get("channelwise_layers", ()), inline=self.settings.get("inline", False))
+        blocks = self.settings.get("blocks", ())
+        if blocks and by_position:
+            raise PlanError("apply: a plan that takes residual blocks out needs their names. Expected by_position=False.")
+        inline = self.settings.get("inline", False)
+        channels = traced(model, self.settings.get("channelwise_layers", ()), blocks, inline=inline)
         alive = (self._renamed(channels) if by_position else self).alive(channels)
         made = carry_out(channels, alive, layer_config_overrides=layer_config_overrides, compensation=compensation, verify=verify)
         return made.model
@@ -224,7 +229,8 @@ class PruningPlan:
 def _same_layers(plan: PruningPlan, channels: ChannelGraph, *, by_position: bool = False) -> None:
     """Raises a PlanError where a model has other layers than the plan's: other names count unless `by_position`."""
     present = [(p.name, type(p.call.op).__name__, len(p.labels)) for p in channels.producers]
-    planned = [(x.layer, x.kind, x.filters_before) for x in plan.layers]
+    # A layer goes as a whole with its residual block.
+    planned = [(x.layer, x.kind, x.filters_before) for x in plan.layers if x.filters_after]
     same_order = [x[1:] for x in present] == [x[1:] for x in planned]
     if same_order if by_position else set(present) == set(planned):
         return

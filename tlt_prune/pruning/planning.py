@@ -6,9 +6,11 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from tlt_prune.config import Options
-from tlt_prune.graph import Alive, ChannelGraph
-from tlt_prune.graph.channel_graph import made_roots
+from tlt_prune.graph import Alive, ChannelGraph, chosen_blocks
+from tlt_prune.graph.channel_graph import Producer, made_roots
 from tlt_prune.pruning.cost.costs import Costs, by_row, costs
 from tlt_prune.pruning.cost.terms import charged
 from tlt_prune.pruning.criteria.network import FilterScores
@@ -57,11 +59,14 @@ def decide(
     """
     selection = select(channels, options, statistic, weights)
     alive = selection.alive
-    before, after = costs(channels), costs(channels, alive)
+    before, after = costs(channels.whole or channels), costs(channels, alive)
     latency = _latency(channels, alive, options)
     plan = PruningPlan(
         model_name=channels.graph.model.name,
-        kept={p.name: alive[p.labels].nonzero()[0] for p in channels.producers},
+        kept={
+            **{p.name: np.zeros(0, np.int64) for p in (channels.whole or channels).producers},
+            **{p.name: alive[p.labels].nonzero()[0] for p in channels.producers},
+        },
         layers=_layer_plans(channels, selection, before, after),
         params_before=before.total_params,
         params_after=after.total_params,
@@ -73,7 +78,7 @@ def decide(
         latency_ms_after=latency[1],
         scores=quantiles(selection.scores),
         first_threshold=selection.first_threshold,
-        settings=_settings(options, selection),
+        settings=_settings(options, selection, channels.left_out),
         unknown=dict(channels.unknown),
         frozen=_reasons(channels),
     )
@@ -88,25 +93,38 @@ def _reasons(channels: ChannelGraph) -> tuple[str, ...]:
 
 
 def _layer_plans(channels: ChannelGraph, selection: Selection, before: Costs, after: Costs) -> tuple[LayerPlan, ...]:
-    rows_before, rows_after = by_row(channels, before), by_row(channels, after)
-    return tuple(
-        LayerPlan(
-            layer=producer.name,
+    whole = channels.whole or channels
+    rows_before, rows_after = by_row(whole, before), by_row(channels, after)
+    left = {p.name: p for p in channels.producers}
+    block_of = _blocks_of_layers(channels)
+
+    def plan_of(producer: Producer) -> LayerPlan:
+        name, stays = producer.name, left.get(producer.name)
+        return LayerPlan(
+            layer=name,
             kind=type(producer.call.op).__name__,
             filters_before=len(producer.labels),
-            filters_after=int(selection.alive[producer.labels].sum()),
-            params_before=rows_before[producer.name][0],
-            params_after=rows_after[producer.name][0],
-            macs_before=rows_before[producer.name][1],
-            macs_after=rows_after[producer.name][1],
-            groups=selection.group[producer.name],
-            note=_note(producer.name, selection),
+            filters_after=int(selection.alive[stays.labels].sum()) if stays is not None else 0,
+            params_before=rows_before[name][0],
+            params_after=rows_after[name][0] if stays is not None else 0,
+            macs_before=rows_before[name][1],
+            macs_after=rows_after[name][1] if stays is not None else 0.0,
+            groups=selection.group[name] if stays is not None else (),
+            note=_note(name, selection) if stays is not None else f"goes with the block {block_of[id(producer.call.op)]}",
         )
-        for producer in channels.producers
-    )
+
+    return tuple(plan_of(producer) for producer in whole.producers)
 
 
-def _settings(options: Options, selection: Selection) -> dict[str, Any]:
+def _blocks_of_layers(channels: ChannelGraph) -> dict[int, str]:
+    """`id` of each layer that is left out -> name of its residual block."""
+    if channels.whole is None:
+        return {}
+    blocks = chosen_blocks(channels.whole.graph, channels.left_out)
+    return {id(call.op): block.name for block in blocks for call in block.branch}
+
+
+def _settings(options: Options, selection: Selection, left_out: tuple[str, ...]) -> dict[str, Any]:
     """The options of a plan, with what "auto" and classes came to."""
     settings = options.model_dump(exclude_none=True)
     if not options.layer_options:
@@ -114,6 +132,10 @@ def _settings(options: Options, selection: Selection) -> dict[str, Any]:
     if options.excluded_layers:
         # Classes cannot be written into a file: the layers that they and the patterns named.
         settings["excluded_layers"] = selection.excluded
+    if left_out:
+        settings["blocks"] = left_out
+    else:
+        del settings["blocks"]
     if options.granularity == "auto":
         settings["granularity"] = selection.granularity
     return settings
@@ -123,8 +145,10 @@ def _latency(channels: ChannelGraph, alive: Alive, options: Options) -> tuple[fl
     """Predicted, before and after, where the budget is one of latency."""
     if options.latency_ms is None:
         return None, None
-    terms = resource_of(options)[0].terms(channels, options)
-    return charged(terms), charged(terms, alive)
+    resource = resource_of(options)[0]
+    terms = resource.terms(channels, options)
+    whole = terms if channels.whole is None else resource.terms(channels.whole, options)
+    return charged(whole), charged(terms, alive)
 
 
 def _note(name: str, selection: Selection) -> str:

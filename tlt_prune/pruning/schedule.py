@@ -137,7 +137,7 @@ def iterative_prune(
         raise PlanError(
             f'iterative_prune: expected steps >= 1 and schedule "linear" or "cubic". Received: {steps}, {schedule!r}.'
         )
-    chosen = options_of(options)
+    chosen = _without_blocks(options_of(options))
     making = {"layer_config_overrides": layer_config_overrides, "compensation": compensation, "verify": verify}
     channels = trace_for(model, chosen)
     # A budget that cannot be met is refused before hours of training, not after.
@@ -160,6 +160,13 @@ def iterative_prune(
             if saved is not None:
                 saved.save(current, step.number)
         return current
+
+
+def _without_blocks(options: Options) -> Options:
+    """The options, where they name no blocks: after the first step there would be none of these."""
+    if options.blocks:
+        raise PlanError("iterative_prune: expected no blocks. Take them out before, by tlt_prune.remove_blocks(model, names).")
+    return options
 
 
 options_spelled_out(iterative_prune)

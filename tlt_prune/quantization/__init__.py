@@ -6,7 +6,7 @@ from tlt_prune.quantization.calibration import calibrated_ranges
 from tlt_prune.quantization.clustering import cluster_table, cluster_weights
 from tlt_prune.quantization.copying import copied
 from tlt_prune.quantization.litert_aware import train_for_litert
-from tlt_prune.quantization.post_training import Quantized, quantize_onnx
+from tlt_prune.quantization.post_training import Quantized, narrow_layers, quantize_onnx
 from tlt_prune.quantization.qdq import with_int8_weights
 from tlt_prune.quantization.ranges import METHODS, Range
 from tlt_prune.quantization.sparsity import sparsify, sparsity_table
@@ -23,6 +23,7 @@ __all__ = [
     "fold_batch_norms",
     "folded",
     "is_quantization_aware",
+    "narrow_layers",
     "quantization_aware",
     "quantize_onnx",
     "read_calibration_cache",

@@ -68,8 +68,7 @@ def quantize_onnx(
     method: str = "percentile",
     percentile: float = 99.99,
     target: str = "tensorrt",
-    excluded: Sequence[str] = (),
-    narrow: bool = False,
+    excluded: Sequence[str] | None = None,
 ) -> Quantized:
     """Quantizes a float ONNX file to int8.
 
@@ -81,9 +80,8 @@ def quantize_onnx(
         method: "min_max", "percentile" or "entropy": see `quantization.ranges`.
         percentile: for the method of that name, in per cent.
         target: "tensorrt" or "onnxruntime": whose kernels the file is made for. Either runs it.
-        excluded: regular expressions; nodes whose name or output one of them finds stay float.
-        narrow: for TensorRT: quantizes convolutions and matrix products of fewer than 16 input or output channels, too, which are
-            faster there in float. The file is smaller.
+        excluded: regular expressions; nodes whose name or output one of them finds stay float. None is `narrow_layers` for
+            TensorRT and nothing else; an empty list is nothing: the file is smaller.
 
     Raises:
         QuantizationError: an option is out of range; the calibration set is empty, does not fit, or leads to values that are not
@@ -103,14 +101,26 @@ def quantize_onnx(
         raise QuantizationError(f"{source} is quantized already. Expected a float ONNX file.")
     batches = list(calibration_batches(data, model))
     ranges = calibrated_ranges(model, batches, method=method, percentile=percentile)
-    kept = narrow_nodes(model.graph, stored_tensors(model.graph)) if target == "tensorrt" and not narrow else []
-    skipped = {*kept, *_excluded_nodes(model, excluded), *_without_ranges(model, ranges)}
-    quantized = TARGETS[target](model, ranges, skipped)
+    narrow = narrow_nodes(model.graph, stored_tensors(model.graph))
+    by_default = set(narrow) if target == "tensorrt" else set()
+    chosen = by_default if excluded is None else _excluded_nodes(model, excluded)
+    quantized = TARGETS[target](model, ranges, chosen | _without_ranges(model, ranges))
     onnx.checker.check_model(quantized)
     difference, agreement = _compared(model, quantized, batches)
     with files.whole_file(path) as partial:
         partial.write_bytes(quantized.SerializeToString())
-    return Quantized(path, ranges, sum(len(batch[0]) for batch in batches), difference, agreement, tuple(kept))
+    return Quantized(
+        path, ranges, sum(len(batch[0]) for batch in batches), difference, agreement, tuple(x for x in narrow if x in chosen)
+    )
+
+
+def narrow_layers(source: str | pathlib.Path) -> list[str]:
+    """Convolutions and matrix products of a float ONNX file with fewer than 16 input or output channels: TensorRT computes them
+    faster in float. As patterns for `quantize_onnx(excluded=...)`."""
+    import onnx
+
+    graph = onnx.load(source).graph
+    return [f"^{re.escape(name)}$" for name in narrow_nodes(graph, stored_tensors(graph))]
 
 
 def _compared(

@@ -99,7 +99,7 @@ def row_of(kind: str, name: str, model: Any, x: Any) -> dict[str, Any]:
         tried("saved_model", lambda p: export.export_saved_model(model, p, few, ANY), "m")
         if tried("onnx_fp32", lambda p: export.export_onnx(model, p, few, tolerance=ANY), "m.onnx"):
             tried("onnx_fp16", lambda p: export.export_onnx(model, p, few, tolerance=ANY, precision="float16"), "h.onnx")
-            tried("onnx_int8", lambda p: quantization.quantize_onnx(folder / "m.onnx", p, (tuple(x),), narrow=True), "q.onnx")
+            tried("onnx_int8", lambda p: quantization.quantize_onnx(folder / "m.onnx", p, (tuple(x),), excluded=[]), "q.onnx")
         if kind == "keras.applications":
             return {**row, "note": "; ".join(notes)}
         tried("litert_fp32", lambda p: export.export_litert(model, p, few, tolerance=ANY), "m.tflite")

@@ -129,23 +129,17 @@ def _write_calibrated(material: ExportMaterial, samples: NDArray[Any]) -> list[s
 
 def _quantize(material: ExportMaterial, source: pathlib.Path, path: pathlib.Path) -> Quantized:
     """Writes the int8 file of a float one."""
-    from tlt_prune.quantization import quantize_onnx
+    from tlt_prune.quantization import narrow_layers, quantize_onnx
 
     e = material.spec.export
     inputs = material.calibration()
     if e.onnx_layout == "NCHW" and not material.channels_first:
         inputs = np.ascontiguousarray(np.transpose(inputs, (0, 3, 1, 2)))
     batches = [inputs[i : i + e.batch_size] for i in range(0, len(inputs), e.batch_size)]
-    return quantize_onnx(
-        source,
-        path,
-        batches,
-        method=e.calibration,
-        percentile=e.percentile,
-        target=e.target,
-        excluded=e.excluded_nodes,
-        narrow=e.int8_narrow_layers,
-    )
+    excluded = list(e.excluded_nodes)
+    if e.target == "tensorrt" and not e.int8_narrow_layers:
+        excluded += narrow_layers(source)
+    return quantize_onnx(source, path, batches, method=e.calibration, percentile=e.percentile, target=e.target, excluded=excluded)
 
 
 def _engine_options(material: ExportMaterial) -> EngineOptions:

@@ -69,10 +69,11 @@ def within_budget(grouping: Grouping, options: Options, weights: Sequence[float]
     """
     resource, amount = resource_of(options)
     search = _Search(grouping, resource.terms(grouping.channels, options))
-    target = absolute(resource, amount, search.whole)
+    whole = _of_whole(resource, search, options)
+    target = absolute(resource, amount, whole)
     reach = search.cost(search.least)
     if reach > target * (1 + _ROUNDING):
-        raise PlanError(_unreachable(resource, amount, target, reach, search.whole, options, grouping))
+        raise PlanError(_unreachable(resource, amount, target, reach, whole, options, grouping))
     if weights is not None:
         counts, worth = _weighted(search, target, weights)
     else:
@@ -89,7 +90,14 @@ def reachable(grouping: Grouping, options: Options) -> tuple[Resource, float, fl
     """
     resource, amount = resource_of(options)
     search = _Search(grouping, resource.terms(grouping.channels, options))
-    return resource, search.cost(search.least), absolute(resource, amount, search.whole), search.cost(search.most)
+    whole = _of_whole(resource, search, options)
+    return resource, search.cost(search.least), absolute(resource, amount, whole), search.cost(search.most)
+
+
+def _of_whole(resource: Resource, search: _Search, options: Options) -> float:
+    """The resource of the whole model, the residual blocks included that go."""
+    whole = search.grouping.channels.whole
+    return search.whole if whole is None else charged(resource.terms(whole, options))
 
 
 def resource_of(options: Options) -> tuple[Resource, float | str]:

@@ -22,7 +22,16 @@ import numpy as np
 
 from tlt_prune.config import Options
 from tlt_prune.errors import PlanError, first_line
-from tlt_prune.graph import Alive, ChannelGraph, KerasModel, Labels, refuse_not_finite, trace
+from tlt_prune.graph import (
+    Alive,
+    ChannelGraph,
+    KerasModel,
+    Labels,
+    chosen_blocks,
+    refuse_not_finite,
+    residual_blocks,
+    trace,
+)
 from tlt_prune.pruning.cost.granularity import chosen_granularity
 from tlt_prune.pruning.criteria import criterion_of
 from tlt_prune.pruning.criteria.network import Criterion, FilterScores, Network
@@ -150,7 +159,60 @@ def trace_for(model: KerasModel, options: Options) -> ChannelGraph:
     Raises:
         PlanError: as for `tlt_prune.graph.trace`.
     """
-    return trace(model, options.channelwise_layers, inline=options.inline)
+    blocks: Sequence[str]
+    if isinstance(options.blocks, int):
+        blocks = weakest_blocks(trace(model, options.channelwise_layers, inline=options.inline), options)
+    else:
+        blocks = options.blocks
+    return traced(model, options.channelwise_layers, blocks, inline=options.inline)
+
+
+def traced(model: KerasModel, channelwise_layers: Sequence[str], blocks: Sequence[str], *, inline: bool) -> ChannelGraph:
+    """`trace`, without the residual blocks of these names, paths or shell patterns; what was there before is its `whole`.
+
+    Raises:
+        PlanError: as for `tlt_prune.graph.trace`.
+    """
+    whole = trace(model, channelwise_layers, inline=inline)
+    if not blocks:
+        return whole
+    left_out = tuple(x.name for x in chosen_blocks(whole.graph, blocks))
+    channels = trace(model, channelwise_layers, inline=inline, without=left_out)
+    return dataclasses.replace(channels, whole=whole, left_out=left_out)
+
+
+def weakest_blocks(channels: ChannelGraph, options: Options) -> list[str]:
+    """Names of the `options.blocks` residual blocks that are worth least by the criterion.
+
+    A block without its inner channels adds a constant. So it is worth what they are: their scores, added up where scores of a
+    criterion compare between layers, their mean else; of several layers inside, the mean of these.
+
+    Raises:
+        PlanError: there are fewer blocks with inner channels.
+    """
+    root, scores = channels.bundles.root, bundle_scores(channels, options)
+    together = np.sum if getattr(criterion_of(options.criterion), "comparable", False) else np.mean
+    makers: dict[int, set[int]] = {}
+    for producer in channels.producers:
+        for bundle in np.unique(root[producer.labels]).tolist():
+            makers.setdefault(bundle, set()).add(id(producer.call.op))
+    worth = {}
+    for block in residual_blocks(channels.graph):
+        inside = {id(call.op) for call in block.branch}
+        found = []
+        for producer in channels.producers:
+            bundles = np.unique(root[producer.labels])
+            own = id(producer.call.op) in inside and all(makers[x] <= inside for x in bundles.tolist())
+            if own and np.isfinite(scores[bundles]).all():
+                found.append(float(together(scores[bundles])))
+        if found:
+            worth[block.name] = float(np.mean(found))
+    if not isinstance(options.blocks, int) or options.blocks > len(worth):
+        raise PlanError(
+            f"blocks={options.blocks}: expected at most {len(worth)}, the residual blocks of '{channels.graph.model.name}' with "
+            "channels of their own inside. Name others: blocks=['add_1']."
+        )
+    return sorted(worth, key=worth.__getitem__)[: options.blocks]
 
 
 def bundle_scores(channels: ChannelGraph, options: Options) -> FilterScores:

@@ -1,0 +1,74 @@
+"""The law for whole residual blocks: without them a model computes what it computes with their branches set to zero."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import tree
+from numpy.typing import NDArray
+
+from tlt_prune.errors import LawError
+from tlt_prune.graph import Call, ChannelGraph, Graph, KerasModel, ResidualBlock, chosen_blocks, read, rewired
+from tlt_prune.pruning.rewrite.law import inference_outputs, largest_error, random_inputs
+from tlt_prune.pruning.rewrite.rewrite import rewrite
+from tlt_prune.pruning.running.batches import Batch
+from tlt_prune.pruning.running.walk import Values, Walk
+
+_TOLERANCE = 1e-4
+
+
+def outputs_without(graph: Graph, blocks: Sequence[ResidualBlock], batches: Sequence[Batch]) -> list[Values]:
+    """Values of the model's flat outputs, with the branches of blocks set to zero."""
+    ends = {id(x.addition): x.end.key for x in blocks}
+    walk = Walk(graph, batches)
+    for step in walk:
+        if id(step.call) in ends:
+            end = ends[id(step.call)]
+            step.replaced[end] = [x * 0 for x in step.known[end]]
+    return walk.outputs
+
+
+def check_blocks(channels: ChannelGraph, names: Sequence[str], smaller: KerasModel) -> None:
+    """Compares a model without blocks with the original whose branches are multiplied by zero.
+
+    Args:
+        channels: the original, traced.
+        names: of the blocks.
+        smaller: the model without them, with all channels.
+
+    Raises:
+        LawError: they differ.
+    """
+    inputs = random_inputs(channels, 0, 2)
+    error = largest_error(zeroed_outputs(channels, names, inputs), inference_outputs(smaller, channels.graph.family, inputs))
+    if not error <= _TOLERANCE:
+        raise LawError(
+            f"'{smaller.name}' without {', '.join(names)} differs from the original with those branches set to zero by "
+            f"{error:.2e} of the largest output. Expected at most {_TOLERANCE:.0e}. Report the model: this is a bug."
+        )
+
+
+def zeroed_outputs(channels: ChannelGraph, names: Sequence[str], inputs: object) -> list[NDArray[Any]]:
+    """The outputs of the original, with the branches of blocks set to zero."""
+    family = channels.graph.family
+    if family.name != "keras":
+        outputs = outputs_without(channels.graph, chosen_blocks(channels.graph, names), [(inputs, None)])
+        return [np.asarray(column[0], np.float64) for column in outputs]
+    # Compiled where it is channels-first: see `inference_outputs`. A copy, because its layers are called once more.
+    copy = read(rewrite(channels, np.ones(channels.n_labels, dtype=bool)))
+    ends = {id(x.addition): x.end for x in chosen_blocks(copy, names)}
+    # Layers of nested models come to stand beside the others, whose names they may have.
+    for i, op in enumerate({id(call.op): call.op for call in copy.walk()}.values()):
+        op.name = f"{op.name}_{i}"
+
+    def visit(call: Call, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        end = ends.get(id(call))
+        given = zip(tree.flatten((call.args, call.kwargs)), tree.flatten((args, kwargs)), strict=True)
+        flat = [keras.ops.zeros_like(x) if end is not None and y is end else x for y, x in given]
+        args, kwargs = tree.pack_sequence_as((args, kwargs), flat)
+        return call.op(*args, **kwargs)
+
+    return inference_outputs(rewired(copy, visit), family, inputs)
