@@ -202,7 +202,7 @@ def test_every_name_on_a_page_and_in_a_notebook_exists() -> None:
 def test_every_spec_key_on_a_page_exists() -> None:
     every = set(keys(config.Spec))
     # Calls such as `model.fit(...)` and files such as `model.onnx` are no keys.
-    pattern = re.compile(r"`(?:--set )?((?:dataset|model|train|evaluate|prune|inference|export)\.[a-z_.]+)(?![a-z_.(])")
+    pattern = re.compile(r"`(?:--set )?((?:dataset|model|train|evaluate|prune|inference|export)\.[a-z0-9_.]+)(?![a-z0-9_.(])")
     named = set()
     for path in [ROOT / "README.md", *PAGES.rglob("*.md")]:
         found = pattern.findall(path.read_text("utf-8"))

@@ -106,7 +106,7 @@ def test_both_ways_quantize_the_same_places(tmp_path: pathlib.Path) -> None:
     model = residual()
     x = pictures(model)
     export.export_onnx(model, tmp_path / "float.onnx", x[:4])
-    quantization.quantize_onnx(tmp_path / "float.onnx", tmp_path / "after.onnx", x)
+    quantization.quantize_onnx(tmp_path / "float.onnx", tmp_path / "after.onnx", x, excluded=[])
     export.export_onnx(quantization.quantization_aware(model, x), tmp_path / "aware.onnx", x[:4])
     counts = []
     for name in ("after", "aware"):
