@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import pathlib
 import shutil
 from typing import Any
@@ -126,6 +127,28 @@ def test_training_on_shards_sees_every_picture_once_an_epoch_and_the_same_ones_w
     assert [sorted(x.tobytes() for x in epoch) for epoch in whole] == [wanted] * 3
     assert whole[0].tobytes() != whole[1].tobytes()
     np.testing.assert_array_equal(np.concatenate(epochs(1)), np.concatenate(whole[1:]))
+
+
+def test_what_an_epoch_reads_is_asked_for_a_block_at_a_time(
+    pictures: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = converted(pictures, tmp_path / "shards")
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(shards, "_BLOCK", 512)
+    monkeypatch.setattr(
+        os, "posix_fadvise", lambda handle, offset, length, advice: asked.append((os.fstat(handle).st_ino, offset))
+    )
+    stored, _, _ = shards.load_shards(place, "train", dataset(place))
+    for i in range(len(stored)):
+        stored.load(i, FORM)
+    # Single pictures are no reason to read others.
+    assert not asked
+    for _ in range(2):
+        asked.clear()
+        for i in stored.order(np.array([1, 2])):
+            stored.load(int(i), FORM)
+        assert len(asked) == len(set(asked)) > 4
+        assert {offset % 512 for _, offset in asked} == {0}
 
 
 @settings(max_examples=60, deadline=None)

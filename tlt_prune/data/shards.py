@@ -9,8 +9,8 @@ order of the folder that it came from.
 
 from __future__ import annotations
 
-import functools
 import hashlib
+import os
 import pathlib
 from collections.abc import Hashable, Sequence
 from typing import Any, Self
@@ -29,6 +29,8 @@ from tlt_prune.io import checksums
 
 LISTING = "shards.json"
 TRAIN, HELD_OUT = "train", "val"
+# Bytes that are read from a shard at once.
+_BLOCK = 2**22
 # Number: place in the folder that was converted. Checksum: of the encoded picture.
 INDEX = np.dtype([("offset", "<u8"), ("length", "<u4"), ("label", "<u4"), ("number", "<u8"), ("checksum", "<u8")])
 
@@ -115,9 +117,9 @@ class Shards(Stored):
 
     def __init__(self, paths: Sequence[pathlib.Path], index: NDArray[Any], shard: NDArray[np.int32], dataset: Dataset) -> None:
         self._paths, self._index, self._shard, self._dataset = paths, index, shard, dataset
-        self.order = functools.partial(
-            reading_order, shard, index["offset"], interleaved=dataset.interleaved_shards, buffer=dataset.shuffle_buffer
-        )
+        self.order = self._order
+        # Blocks of shards that the system was asked for, in an epoch; None outside of one.
+        self._asked: set[tuple[int, int]] | None = None
 
     def __len__(self) -> int:
         return len(self._index)
@@ -127,16 +129,33 @@ class Shards(Stored):
 
     def load(self, number: int, form: PictureFormat) -> NDArray[Any]:
         path, entry = self._paths[self._shard[number]], self._index[number]
-        with path.open("rb") as file:
-            file.seek(int(entry["offset"]))
-            content = file.read(int(entry["length"]))
+        offset = int(entry["offset"])
+        with path.open("rb", buffering=0) as file:
+            self._ask(file.fileno(), int(self._shard[number]), offset)
+            content = os.pread(file.fileno(), int(entry["length"]), offset)
         encoded, name = _encoded(content)
         if encoded is None or checksum_of(encoded) != int(entry["checksum"]):
             raise DataError(
-                f"{shown(path)}: the record at byte {int(entry['offset']):,} is damaged, or of another set: its checksum is not "
+                f"{shown(path)}: the record at byte {offset:,} is damaged, or of another set: its checksum is not "
                 "that of the index. Copy the set again, or run the same tlt-convert again."
             )
         return load_picture(f"{path}: {name}", form, encoded)
+
+    def _order(self, key: NDArray[Any]) -> NDArray[np.int32]:
+        """See `Stored.order`."""
+        self._asked = set()
+        said = self._dataset
+        return reading_order(
+            self._shard, self._index["offset"], key, interleaved=said.interleaved_shards, buffer=said.shuffle_buffer
+        )
+
+    def _ask(self, handle: int, shard: int, offset: int) -> None:
+        """Lets the system read the whole block that a record of an epoch is in: its neighbors are asked for soon."""
+        block = shard, offset // _BLOCK
+        if self._asked is None or block in self._asked or not hasattr(os, "posix_fadvise"):
+            return
+        self._asked.add(block)
+        os.posix_fadvise(handle, block[1] * _BLOCK, _BLOCK, os.POSIX_FADV_WILLNEED)
 
     def identities(self) -> list[Hashable]:
         return list(self._index["checksum"].tolist())
