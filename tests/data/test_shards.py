@@ -135,9 +135,7 @@ def test_what_an_epoch_reads_is_asked_for_a_block_at_a_time(
     place = converted(pictures, tmp_path / "shards")
     asked: list[tuple[int, int]] = []
     monkeypatch.setattr(shards, "_BLOCK", 512)
-    monkeypatch.setattr(
-        os, "posix_fadvise", lambda handle, offset, length, advice: asked.append((os.fstat(handle).st_ino, offset))
-    )
+    monkeypatch.setattr(os, "posix_fadvise", lambda handle, offset, *_: asked.append((os.fstat(handle).st_ino, offset)))
     stored, _, _ = shards.load_shards(place, "train", dataset(place))
     for i in range(len(stored)):
         stored.load(i, FORM)
