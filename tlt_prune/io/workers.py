@@ -307,11 +307,6 @@ def total(values: NDArray[Any]) -> NDArray[Any]:
     return values if _state.cluster is None else np.asarray(gather(values[None]).sum(axis=0))
 
 
-def of_chief(values: NDArray[Any]) -> NDArray[Any]:
-    """What the chief has, in every worker: for what is measured, which each would measure otherwise; all must call it."""
-    return values if _state.cluster is None else np.asarray(gather(values[None])[0])
-
-
 def wait_for_all() -> None:
     """Returns when every worker has come here."""
     if _state.cluster is not None:

@@ -24,6 +24,7 @@ import argparse
 import collections
 import contextlib
 import dataclasses
+import itertools
 import os
 import pathlib
 import random
@@ -199,6 +200,25 @@ class Storm:
         left = left_behind(results)
         subprocess.run(["rm", "-r", str(results)], check=True)
         return left, took
+
+    def chains(self, faults: int) -> Iterator[int]:
+        """Whole chains until there were so many faults; of each, how much was not as it should be."""
+        started = time.perf_counter()
+        expected, times = self.chain(0, 0, None)
+        print("seconds, undisturbed:", ", ".join(f"{x:.1f}" for x in times), flush=True)
+        for number in itertools.count(1):
+            if self.faults >= faults:
+                return
+            before = self.faults
+            found, _ = self.chain(number, faults, times)
+            wrong = [name for name in {*expected, *found} if expected.get(name) != found.get(name)]
+            outcome = f"differs: {[(x, expected.get(x), found.get(x)) for x in wrong]}" if wrong else "equal"
+            passed = time.perf_counter() - started
+            print(f"chain {number}: {self.faults - before} faults, {outcome}; {passed:.0f} s", flush=True)
+            for problem in self.problems:
+                print(f"PROBLEM: {problem}", flush=True)
+            yield bool(wrong) + len(self.problems)
+            self.problems.clear()
 
     def to_the_end(self, steps: list[Command]) -> None:
         """Runs the last of some commands until it ends by itself. Where it refuses a damaged file, those before make it again."""
@@ -408,26 +428,16 @@ def main() -> None:
     arguments = parser.parse_args()
     print(f"{arguments.faults} faults, seed {arguments.seed}", flush=True)
     import_first()
-    started = time.perf_counter()
     with tempfile.TemporaryDirectory() as data, ground() as (place, tmpfs):
-        source = pathlib.Path(data)
-        make_pictures(source)
-        storm = Storm(place, source, random.Random(arguments.seed), tmpfs=tmpfs)
-        expected, times = storm.chain(0, 0, None)
-        print("seconds, undisturbed:", ", ".join(f"{x:.1f}" for x in times), flush=True)
+        make_pictures(pathlib.Path(data))
+        storm = Storm(place, pathlib.Path(data), random.Random(arguments.seed), tmpfs=tmpfs)
         chains = differing = 0
-        while storm.faults < arguments.faults:
-            chains += 1
-            before = storm.faults
-            found, _ = storm.chain(chains, arguments.faults, times)
-            wrong = [name for name in {*expected, *found} if expected.get(name) != found.get(name)]
-            differing += bool(wrong)
-            outcome = f"differs: {[(x, expected.get(x), found.get(x)) for x in wrong]}" if wrong else "equal"
-            passed = time.perf_counter() - started
-            print(f"chain {chains}: {storm.faults - before} faults, {outcome}; {passed:.0f} s", flush=True)
-            while storm.problems:
-                differing += 1
-                print(f"PROBLEM: {storm.problems.pop(0)}", flush=True)
+        try:
+            for wrong in storm.chains(arguments.faults):
+                chains += 1
+                differing += wrong
+        except KeyboardInterrupt:
+            print("Interrupted.")
     table = pd.DataFrame([{"fault": kind, "outcome": end, "times": n} for (kind, end), n in sorted(storm.counts.items())])
     print(table.to_string(index=False))
     if arguments.table:
