@@ -246,6 +246,21 @@ def test_pieces_share_a_batch_without_loss_or_overlap(size: int, total: int, mon
     assert mean == pytest.approx((size - 1) / 2)
 
 
+def test_replicas_drop_other_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    def mask(replica: int | None) -> np.ndarray[Any, Any]:
+        context = None if replica is None else type("Context", (), {"replica_id_in_sync_group": replica})
+        monkeypatch.setattr(tf.distribute, "get_replica_context", lambda: context)
+        return np.asarray(keras.layers.Dropout(0.5, seed=3)(np.ones((4, 50), np.float32), training=True))
+
+    alone = mask(None)
+    with replicas.own_random_numbers():
+        first, second, again = mask(0), mask(1), mask(1)
+    np.testing.assert_array_equal(first, alone)
+    np.testing.assert_array_equal(second, again)
+    assert 0.3 < (first == second).mean() < 0.7
+    np.testing.assert_array_equal(mask(1), alone)
+
+
 @pytest.mark.parametrize(
     ("loss", "target", "output"),
     [

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     import tensorflow as tf
     from numpy.typing import NDArray
 
+# Between the seeds of two replicas: a prime.
+_APART = 1_000_003
+
 Beside = Callable[[Any, Any], tuple[Any, Any]]
 """(inputs, targets) -> the same, with what a teacher says beside the targets."""
 
@@ -91,10 +94,32 @@ def shared(model: keras.Model, batches: tf.data.Dataset, beside: Beside | None =
     model.train_step, model.test_step, model._maybe_symbolic_build = steps.train, steps.test, steps.build
     model.train_function = model.test_function = None
     try:
-        yield
+        with own_random_numbers():
+            yield
     finally:
         del model.train_step, model.test_step, model._maybe_symbolic_build
         model.train_function = model.test_function = None
+
+
+@contextlib.contextmanager
+def own_random_numbers() -> Iterator[None]:
+    """In the block, dropout and its kin draw other numbers in each replica; Keras 3.15 would draw the same in all."""
+    import tensorflow as tf
+
+    drawn = keras.random.SeedGenerator.next
+
+    def of_replica(self: Any, ordered: bool = True) -> Any:
+        seed, context = drawn(self, ordered), tf.distribute.get_replica_context()
+        if context is None:
+            return seed
+        number = tf.cast(context.replica_id_in_sync_group, seed.dtype)
+        return seed + tf.stack([number * _APART, tf.zeros_like(number)])
+
+    keras.random.SeedGenerator.next = of_replica
+    try:
+        yield
+    finally:
+        keras.random.SeedGenerator.next = drawn
 
 
 class _Steps:

@@ -4,14 +4,15 @@
     python tools/bench/bench_shards.py RESULTS [--pictures N]        about an hour on two cores
 
 Makes pictures of 32 x 32 pixels in class folders below RESULTS (a file of about 2 KB each), runs tlt-convert and one epoch of
-tlt-train on the shards, and reads both sets without a training. Prints a table and writes it to RESULTS/shards.csv; the
-resident memory over time is in RESULTS/memory.csv.
+tlt-train on the shards, and reads both sets without a training. Prints a table and puts its rows into
+docs/pages/benchmarks/shards.csv; the resident memory over time is in RESULTS/memory.csv. --only measures some of it again.
 """
 
 from __future__ import annotations
 
 import argparse
 import pathlib
+import shutil
 import subprocess
 import sys
 import time
@@ -20,6 +21,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+TABLE = pathlib.Path(__file__).resolve().parents[2] / "docs/pages/benchmarks/shards.csv"
+ORDER = ["tlt-convert", "tlt-train", "reading shards", "reading files"]
 CLASSES = 10
 SPEC = """
 results_dir: {results}/results
@@ -83,41 +86,59 @@ print(steps * 256 / (time.perf_counter() - started))
 """
 
 
+def read(source: pathlib.Path, held_out: str, count: int) -> float:
+    """Pictures a second of the training pipeline alone."""
+    command = [sys.executable, "-c", READ, str(source), held_out, str(count)]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(run.stdout.split()[-1])
+
+
+def shard_rows(table: pd.DataFrame) -> list[str]:
+    """The rows of the guide."""
+    return [
+        f"| {row['command']} | {row['pictures']:,} | {row['pictures_per_second']:,.0f} | "
+        f"{'' if np.isnan(row['peak_mb']) else format(row['peak_mb'], ',.0f')} |"
+        for _, row in table.iterrows()
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=pathlib.Path)
     parser.add_argument("--pictures", type=int, default=1_000_000)
+    parser.add_argument("--only", nargs="+", default=["convert", "train", "read"], choices=["convert", "train", "read"])
     arguments = parser.parse_args()
-    place, count = arguments.results.resolve(), arguments.pictures
+    place, count, only = arguments.results.resolve(), arguments.pictures, arguments.only
     place.mkdir(parents=True, exist_ok=True)
-    spec = place / "spec.yaml"
+    spec, shards = place / "spec.yaml", place / "shards"
     spec.write_text(SPEC.format(results=place))
     if not (place / "made").exists():
         make_pictures(place / "pictures", count)
         (place / "made").touch()
     memory: list[dict[str, object]] = []
     scripts = pathlib.Path(sys.executable).parent
-    rows = []
-    command = [str(scripts / "tlt-convert"), "-e", str(spec), "-o", str(place / "shards")]
-    seconds, peak = watched("tlt-convert", command, memory)
-    rows.append({"command": "tlt-convert", "pictures": count, "pictures_per_second": count / seconds, "peak_mb": peak})
-    shards = f"dataset.train_dataset_path={place / 'shards'}"
-    seconds, peak = watched("tlt-train", [str(scripts / "tlt-train"), "-e", str(spec), "--restart", shards], memory)
-    rows.append({"command": "tlt-train", "pictures": count, "pictures_per_second": count / seconds, "peak_mb": peak})
-    for name, words in {
-        "reading shards": [place / "shards", ""],
-        "reading files": [place / "pictures", place / "pictures/../few"],
-    }.items():
-        if name == "reading files":
-            # A few pictures in the place of those held out.
-            for label in range(CLASSES):
-                (place / f"few/class{label}").mkdir(parents=True, exist_ok=True)
-                Image.new("RGB", (32, 32)).save(place / f"few/class{label}/0.png")
-        run = subprocess.run([sys.executable, "-c", READ, *map(str, words), "100000"], capture_output=True, text=True, check=True)
-        rows.append({"command": name, "pictures": min(100_000, count), "pictures_per_second": float(run.stdout.split()[-1])})
-    frame = pd.DataFrame(rows).round({"pictures_per_second": 0, "peak_mb": 0})
-    print(frame.to_string(index=False))
-    frame.to_csv(place / "shards.csv", index=False)
+    commands = {"convert": ["-o", str(shards)], "train": ["--restart", f"dataset.train_dataset_path={shards}"]}
+    rows: dict[str, dict[str, object]] = {}
+    for name, words in commands.items():
+        if name in only:
+            if name == "convert":
+                shutil.rmtree(shards, ignore_errors=True)
+            seconds, peak = watched(name, [str(scripts / f"tlt-{name}"), "-e", str(spec), *words], memory)
+            rows[f"tlt-{name}"] = {"pictures": count, "pictures_per_second": count / seconds, "peak_mb": peak}
+    if "read" in only:
+        # A few pictures in the place of those held out.
+        for label in range(CLASSES):
+            (place / f"few/class{label}").mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (32, 32)).save(place / f"few/class{label}/0.png")
+        some = min(100_000, count)
+        rows["reading shards"] = {"pictures": some, "pictures_per_second": read(shards, "", some)}
+        rows["reading files"] = {"pictures": some, "pictures_per_second": read(place / "pictures", str(place / "few"), some)}
+    before = pd.read_csv(TABLE, index_col="command") if TABLE.exists() else pd.DataFrame()
+    frame = pd.DataFrame(rows).T.rename_axis("command").reindex(columns=["pictures", "pictures_per_second", "peak_mb"])
+    frame = pd.concat([frame, before[~before.index.isin(frame.index)]]).astype(float).round(0)
+    frame = frame.reindex([x for x in ORDER if x in frame.index])
+    print(frame.to_string())
+    frame.astype({"pictures": int}).to_csv(TABLE)
     pd.DataFrame(memory).to_csv(place / "memory.csv", index=False)
 
 
