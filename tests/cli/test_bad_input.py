@@ -260,7 +260,7 @@ TABLE: list[tuple[str, list[str], str]] = [
     (X, ["--opset", "many"], "'export.opset' must be a whole number. Received: 'many'"),
     (P, ["--ratio", "150%"], "expected a number of at least 0 and below 1, or a share"),
     # Data.
-    (T, data("nowhere"), "Expected a folder of class folders, a .npz file or one of"),
+    (T, data("nowhere"), "Expected a folder of class folders or of shards, a .npz file or one of"),
     (T, data("cut.npz"), "Cannot read .*cut.npz as .npz"),
     (T, data("junk.npz"), "Cannot read .*junk.npz as .npz"),
     (T, data("keys.npz"), "Missing: y_train, x_test, y_test"),

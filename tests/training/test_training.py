@@ -205,7 +205,7 @@ def test_a_model_that_cannot_be_built_loses_no_checkpoints(tmp_path: pathlib.Pat
 
     with pytest.raises(SpecError):
         training.train(
-            training.TrainingJob(broken, lambda first: (None, 1), None, config, training.classification(config)),
+            training.TrainingJob(broken, lambda first: data.Pipeline(None, 1), None, config, training.classification(config)),
             tmp_path,
             restart=True,
         )
@@ -318,7 +318,9 @@ def test_logs(tmp_path: pathlib.Path) -> None:
     splits = data.load_splits(DIGITS, FORM)
     batches = data.evaluation_pipeline(splits[1], DIGITS, FORM, batch_size=128, channels_first=False).batches
     config = Train(num_epochs=1, batch_size_per_gpu=128)
-    job = training.TrainingJob(small_model, lambda first: (batches.repeat(), 2), batches, config, training.classification(config))
+    job = training.TrainingJob(
+        small_model, lambda first: data.Pipeline(batches.repeat(), 2), batches, config, training.classification(config)
+    )
     result = training.train(job, tmp_path)
     assert list(result.history["epoch"]) == [1]
     assert {"loss", "val_accuracy", "learning_rate", "seconds"} <= set(result.history.columns)

@@ -24,7 +24,7 @@ class Rows:
     size: tf.Tensor | int
 
     @classmethod
-    def all(cls, size: int) -> Rows:
+    def all(cls, size: tf.Tensor | int) -> Rows:
         """The whole batch."""
         return cls(0, size, size)
 

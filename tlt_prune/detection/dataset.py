@@ -213,10 +213,19 @@ def evaluation_batches(split: BoxSplit, raster: Rasterizer, *, batch_size: int, 
 
 
 def augmented(
-    pictures: tf.Tensor, boxes: tf.Tensor, numbers: tf.Tensor, augmentation: Augmentation, seed: tf.Tensor, rows: Rows
+    pictures: tf.Tensor,
+    boxes: tf.Tensor,
+    numbers: tf.Tensor,
+    augmentation: Augmentation,
+    seed: tf.Tensor,
+    rows: Rows | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Rows of a batch with their draws applied: pictures `(n, h, w, c)`, 0 to 1; boxes `(n, k, 4)`; classes `(n, k)`."""
+    """A batch with its draws applied: pictures `(n, h, w, c)`, 0 to 1; boxes `(n, k, 4)`; classes `(n, k)`.
+
+    Where they are some of a batch, `rows` says which.
+    """
     height, width = pictures.shape[1:3]
+    rows = rows if rows is not None else Rows.all(tf.shape(pictures)[0])
     draws = {name: rows.of(x) for name, x in augmentation.draw(rows.size, seed, (width, height)).items()}
     matrices = spatial_matrices(draws, Canvas(width, height).matrix, (width, height))
     pictures = warp(pictures, matrices, (width, height))

@@ -5,15 +5,17 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import pandas as pd
 
 from tlt_prune.config import Train
-from tlt_prune.data import Pipeline
 from tlt_prune.io import ModelInfo
 from tlt_prune.training.objective import Objective
+
+if TYPE_CHECKING:
+    from tlt_prune.data import Pipeline
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -15,12 +15,11 @@ import math
 import pathlib
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import pandas as pd
 
-from tlt_prune.data import Pipeline
 from tlt_prune.errors import ExportError, TrainingError, first_line
 from tlt_prune.io import check_archive, checksums, files, interrupt, load_keras, workers
 from tlt_prune.training.callbacks import (
@@ -45,6 +44,9 @@ from tlt_prune.training.rate_test import STEPS, enough_batches, find_peak_rate
 from tlt_prune.training.regularizers import set_regularizers
 from tlt_prune.training.replicas import Averaged, cut, shared, synchronize
 from tlt_prune.training.saving import save_result
+
+if TYPE_CHECKING:
+    from tlt_prune.data import Pipeline
 
 
 def train(job: TrainingJob, folder: pathlib.Path, *, restart: bool = False, say: Callable[[str], None] = print) -> TrainResult:
@@ -253,7 +255,8 @@ def _fed(job: TrainingJob, model: keras.Model, pipeline: Pipeline) -> Iterator[_
     said = None if job.teacher is None else beside(job.teacher, model, job.objective.channel_axis)
     steps = int(job.validation.cardinality())
     with shared(model, batches, said):
-        yield _Fed(batches, cut(pipeline), cut(Pipeline(job.validation, steps)), steps)
+        mine = batches if pipeline.parts is None else pipeline.parts
+        yield _Fed(batches, cut(mine), cut(job.validation), steps)
 
 
 # Column of history.csv, in the row of epoch 0.

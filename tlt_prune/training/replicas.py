@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 
-from tlt_prune.data import Pipeline
 from tlt_prune.graph import all_layers
 from tlt_prune.io import workers
 
@@ -27,8 +26,8 @@ Beside = Callable[[Any, Any], tuple[Any, Any]]
 """(inputs, targets) -> the same, with what a teacher says beside the targets."""
 
 
-def cut(pipeline: Pipeline) -> tf.distribute.DistributedDataset:
-    """Batches `(x, y)` of the whole job, over and over, cut for the replicas: see `piece`."""
+def cut(batches: tf.data.Dataset) -> tf.distribute.DistributedDataset:
+    """Batches `(x, y)` of the whole job, or a pipeline's `parts` of them, over and over, cut for the replicas: see `piece`."""
     import tensorflow as tf
 
     strategy = workers.strategy()
@@ -41,7 +40,6 @@ def cut(pipeline: Pipeline) -> tf.distribute.DistributedDataset:
         def pieces(x: Any, y: Any, *rows: tf.Tensor) -> tf.data.Dataset:
             return tf.data.Dataset.range(first, first + local).map(lambda replica: piece(x, y, replica, *rows))
 
-        batches = pipeline.batches if pipeline.parts is None else pipeline.parts
         # Without an end, replicas need not ask each other at every step whether there is another one.
         endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
         every = batches.flat_map(tf.autograph.experimental.do_not_convert(pieces))

@@ -23,7 +23,7 @@ import numpy as np
 import tensorflow as tf
 
 from tlt_prune.config.specs import load_spec
-from tlt_prune.data import Rows, picture_key
+from tlt_prune.data import picture_key
 from tlt_prune.detection import dataset, experiment
 from tlt_prune.detection.drawing import COLORS
 from tlt_prune.tasks.detection.job import read_job
@@ -39,9 +39,7 @@ def main(spec: str, target: pathlib.Path, pictures: int, epoch: int, overrides: 
     shown = tf.constant(few.pictures, tf.float32) / 255
     seed = picture_key(int(job.message.random_seed), epoch, 0)
     augmentation = experiment.augmentation(job.message, tao=job.tao)
-    shown, boxes, numbers = dataset.augmented(
-        shown, tf.constant(few.boxes), tf.constant(few.numbers), augmentation, seed, Rows.all(len(few))
-    )
+    shown, boxes, numbers = dataset.augmented(shown, tf.constant(few.boxes), tf.constant(few.numbers), augmentation, seed)
     coverage = raster(boxes, numbers)["cov"].numpy()
     columns = min(4, len(few))
     rows = -(-len(few) // columns)
