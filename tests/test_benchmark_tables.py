@@ -10,6 +10,7 @@ import bench_peer
 import bench_published
 import bench_ranking
 import bench_shape
+import bench_shards
 import bench_tao_models
 import bench_training
 import pandas as pd
@@ -28,6 +29,7 @@ TABLES = {
     "tao_models": (bench_tao_models.tao_rows, bench_tao_models.TABLE, 54),
     "scaling": (scaling.scaling_rows, scaling.TABLE, None),
     "links": (lambda table: scaling.link_rows(), scaling.TABLE, 6),
+    "shards": (bench_shards.shard_rows, bench_shards.TABLE, None),
     "soak": (soak.soak_rows, soak.TABLE, None),
     "scratch": (bench_training.scratch_rows, bench_training.SCRATCH, 2),
     "decay": (bench_training.decay_rows, bench_training.DECAY, 5),
@@ -38,7 +40,7 @@ TABLES = {
 def test_every_row_is_on_a_page(name: str, root: pathlib.Path) -> None:
     rows_of, table, count = TABLES[name]
     rows: list[str] = rows_of(pd.read_csv(table))
-    pages = [*(root / "docs/pages/benchmarks").glob("*.md"), root / "docs/pages/guides/workers.md"]
+    pages = [*(root / "docs/pages/benchmarks").glob("*.md"), *(root / "docs/pages/guides").glob("*.md")]
     lines = [line for page in pages for line in page.read_text("utf-8").splitlines()]
     # None: however many have been measured.
     assert rows

@@ -427,6 +427,9 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="replace the table of the manual")
     arguments = parser.parse_args()
     print(f"{arguments.faults} faults, seed {arguments.seed}", flush=True)
+    # Started in the background, a process would not heed SIGINT.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     import_first()
     with tempfile.TemporaryDirectory() as data, ground() as (place, tmpfs):
         make_pictures(pathlib.Path(data))
