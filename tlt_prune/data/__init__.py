@@ -26,9 +26,9 @@ from tlt_prune.data.pipeline import (
     training_pipeline,
     unconverted,
 )
-from tlt_prune.data.record_files import spans
+from tlt_prune.data.record_files import example_of, spans
 from tlt_prune.data.sources import load_splits, load_test_split
-from tlt_prune.data.splits import Split, held_out, matched, missing_classes, shared_images, shared_pictures
+from tlt_prune.data.splits import Split, matched, missing_classes, shared_images, shared_pictures
 from tlt_prune.data.stored import Stored
 from tlt_prune.data.tables import MultitaskSplit, checked_size, class_titles, label_counts, load_table
 
@@ -55,7 +55,7 @@ __all__ = [
     "convert_folders",
     "epochs_of",
     "evaluation_pipeline",
-    "held_out",
+    "example_of",
     "label_counts",
     "listed_pictures",
     "load_masks",

@@ -121,10 +121,9 @@ class Conversion:
             }
             self._write(files={**self.listing.files, **facts})
 
-    def finish(self) -> Listing:
+    def finish(self) -> None:
         """Marks the list as complete."""
         self._write(finished=True)
-        return self.listing
 
     def _write(self, **changed: Any) -> None:
         self.listing = self.listing.model_copy(update=changed)

@@ -7,7 +7,6 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -17,7 +16,7 @@ from tlt_prune.config import Dataset, shown
 from tlt_prune.data.conversion import Conversion
 from tlt_prune.data.folders import class_pictures
 from tlt_prune.data.pictures import open_picture
-from tlt_prune.data.record_files import AFTER, BEFORE
+from tlt_prune.data.record_files import AFTER, BEFORE, example_of
 from tlt_prune.data.shards import HELD_OUT, INDEX, LISTING, TRAIN, checksum_of, index_of
 from tlt_prune.data.splits import held_out, matched_labels
 from tlt_prune.errors import DataError
@@ -84,7 +83,6 @@ def convert_folders(dataset: Dataset, folder: pathlib.Path, shards: int = 0, sha
         "shards": [shards, shard_mb, INDEX.descr],
     }
     with files.locked(folder, "converting"):
-        files.remove_leftovers(folder)
         conversion = Conversion.begun(folder / LISTING, checksums.of_settings(settings), classes)
         plans = []
         for part in parts:
@@ -147,7 +145,9 @@ def _write(
                 contents = threads.map(_whole_picture, [part.paths[i] for i in chunk])
                 for i, (number, content) in enumerate(zip(chunk.tolist(), contents, strict=True), start):
                     label = int(part.labels[number])
-                    example = _example(content, label, classes[label], part.said(number))
+                    texts = {"image/class/text": classes[label], "image/filename": part.said(number)}
+                    raw = {"image/encoded": [content], **{key: [x.encode()] for key, x in texts.items()}}
+                    example = example_of(raw, {"image/class/label": [label]}, {})
                     writer.write(example)
                     index[i] = (end + BEFORE, len(example), label, number, checksum_of(content))
                     end += BEFORE + len(example) + AFTER
@@ -159,15 +159,3 @@ def _whole_picture(path: str) -> bytes:
     content = pathlib.Path(path).read_bytes()
     open_picture(path, 3, content=content)
     return content
-
-
-def _example(content: bytes, label: int, text: str, name: str) -> bytes:
-    def of(value: Any) -> tf.train.Feature:
-        if isinstance(value, int):
-            return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
-        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value if isinstance(value, bytes) else value.encode()]))
-
-    fields = {"image/encoded": content, "image/class/label": label, "image/class/text": text, "image/filename": name}
-    features = tf.train.Features(feature={key: of(value) for key, value in fields.items()})
-    serialized: bytes = tf.train.Example(features=features).SerializeToString(deterministic=True)
-    return serialized

@@ -1,4 +1,4 @@
-"""TFRecord files: where their records are, found without reading them.
+"""TFRecord files: the examples in them, and where their records are, found without reading them.
 
 A record is the length of its content (8 bytes), a checksum of the length (4), the content, and a checksum of that (4):
 https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details
@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import pathlib
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+
+import tensorflow as tf
 
 from tlt_prune.config import shown
 from tlt_prune.errors import DataError
@@ -37,3 +39,17 @@ def spans(path: pathlib.Path) -> Iterator[tuple[int, int]]:
                 )
             yield start + BEFORE, length
             start, number = end, number + 1
+
+
+def example_of(
+    raw: Mapping[str, Sequence[bytes]], whole: Mapping[str, Sequence[int]], real: Mapping[str, Sequence[float]]
+) -> bytes:
+    """A `tf.train.Example`, serialized: features of bytes, of whole numbers and of real ones, by their names."""
+    features = {
+        **{key: tf.train.Feature(bytes_list=tf.train.BytesList(value=x)) for key, x in raw.items()},
+        **{key: tf.train.Feature(int64_list=tf.train.Int64List(value=x)) for key, x in whole.items()},
+        **{key: tf.train.Feature(float_list=tf.train.FloatList(value=x)) for key, x in real.items()},
+    }
+    example = tf.train.Example(features=tf.train.Features(feature=features))
+    serialized: bytes = example.SerializeToString(deterministic=True)
+    return serialized

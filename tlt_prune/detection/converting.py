@@ -6,12 +6,12 @@ import collections
 import dataclasses
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
 from tlt_prune.config import nfc, read_lines, shown
-from tlt_prune.data import Conversion, named_pictures, open_picture
+from tlt_prune.data import Conversion, example_of, named_pictures, open_picture
 from tlt_prune.detection.kitti import Label, parse_labels, shards
 from tlt_prune.detection.splits import folds_of, sample_modifier, suffixes_of
 from tlt_prune.errors import DataError, SpecError
@@ -126,27 +126,14 @@ def _planned(kitti: Message, name: str, folds: Sequence[Sequence[str]]) -> Itera
 
 def _example(frame: str, path: pathlib.Path, labels: Sequence[Label], oriented: bool) -> bytes:
     width, height = open_picture(path, 3, oriented=oriented).size
-    features: dict[str, Sequence[Any]] = {
-        "frame/id": [nfc(frame).encode()],
-        "frame/width": [width],
-        "frame/height": [height],
-        "target/object_class": [x.name.encode() for x in labels],
+    raw = {"frame/id": [nfc(frame).encode()], "target/object_class": [x.name.encode() for x in labels]}
+    whole = {"frame/width": [width], "frame/height": [height], "target/occlusion": [x.occluded for x in labels]}
+    real = {
         "target/truncation": [float(x.truncated) for x in labels],
-        "target/occlusion": [x.occluded for x in labels],
         "target/observation_angle": [float(x.alpha) for x in labels],
     }
     for i, key in enumerate(("x1", "y1", "x2", "y2")):
-        features[f"target/coordinates_{key}"] = [float(x.box[i]) for x in labels]
+        real[f"target/coordinates_{key}"] = [float(x.box[i]) for x in labels]
     for i, key in enumerate(("h", "w", "l", "x", "y", "z", "rot_y")):
-        features[f"target/world_bbox_{key}"] = [float(x.rest[i]) for x in labels]
-    made = {key: _feature(key, values) for key, values in features.items()}
-    serialized: bytes = tf.train.Example(features=tf.train.Features(feature=made)).SerializeToString(deterministic=True)
-    return serialized
-
-
-def _feature(key: str, values: Sequence[Any]) -> tf.train.Feature:
-    if key in ("frame/id", "target/object_class"):
-        return tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
-    if key in ("frame/width", "frame/height", "target/occlusion"):
-        return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
-    return tf.train.Feature(float_list=tf.train.FloatList(value=values))
+        real[f"target/world_bbox_{key}"] = [float(x.rest[i]) for x in labels]
+    return example_of(raw, whole, real)
