@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from tlt_prune.config import BUDGETS
 from tlt_prune.errors import PlanError
-from tlt_prune.graph import Alive, ChannelGraph, KerasModel
+from tlt_prune.graph import Alive, ChannelGraph, KerasModel, trace
 from tlt_prune.io import files
 from tlt_prune.pruning import plan_file, plots, report
 from tlt_prune.pruning.compensation import Compensations
 from tlt_prune.pruning.pipeline import carry_out
-from tlt_prune.pruning.select.select import traced
+from tlt_prune.pruning.select.select import leaving_out
 from tlt_prune.pruning.sweep import sweep
 
 
@@ -113,8 +113,8 @@ class PruningPlan:
         blocks = self.settings.get("blocks", ())
         if blocks and by_position:
             raise PlanError("apply: a plan that takes residual blocks out needs their names. Expected by_position=False.")
-        inline = self.settings.get("inline", False)
-        channels = traced(model, self.settings.get("channelwise_layers", ()), blocks, inline=inline)
+        channelwise, inline = self.settings.get("channelwise_layers", ()), self.settings.get("inline", False)
+        channels = leaving_out(trace(model, channelwise, inline=inline), channelwise, blocks, inline=inline)
         alive = (self._renamed(channels) if by_position else self).alive(channels)
         made = carry_out(channels, alive, layer_config_overrides=layer_config_overrides, compensation=compensation, verify=verify)
         return made.model

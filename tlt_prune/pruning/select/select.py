@@ -159,25 +159,21 @@ def trace_for(model: KerasModel, options: Options) -> ChannelGraph:
     Raises:
         PlanError: as for `tlt_prune.graph.trace`.
     """
-    blocks: Sequence[str]
-    if isinstance(options.blocks, int):
-        blocks = weakest_blocks(trace(model, options.channelwise_layers, inline=options.inline), options)
-    else:
-        blocks = options.blocks
-    return traced(model, options.channelwise_layers, blocks, inline=options.inline)
+    whole = trace(model, options.channelwise_layers, inline=options.inline)
+    blocks = weakest_blocks(whole, options) if isinstance(options.blocks, int) else options.blocks
+    return leaving_out(whole, options.channelwise_layers, blocks, inline=options.inline)
 
 
-def traced(model: KerasModel, channelwise_layers: Sequence[str], blocks: Sequence[str], *, inline: bool) -> ChannelGraph:
-    """`trace`, without the residual blocks of these names, paths or shell patterns; what was there before is its `whole`.
+def leaving_out(whole: ChannelGraph, channelwise_layers: Sequence[str], blocks: Sequence[str], *, inline: bool) -> ChannelGraph:
+    """A traced model without the residual blocks of these names, paths or shell patterns; what was there before is its `whole`.
 
     Raises:
-        PlanError: as for `tlt_prune.graph.trace`.
+        PlanError: one of them names no block.
     """
-    whole = trace(model, channelwise_layers, inline=inline)
     if not blocks:
         return whole
     left_out = tuple(x.name for x in chosen_blocks(whole.graph, blocks))
-    channels = trace(model, channelwise_layers, inline=inline, without=left_out)
+    channels = trace(whole.graph.model, channelwise_layers, inline=inline, without=left_out)
     return dataclasses.replace(channels, whole=whole, left_out=left_out)
 
 
@@ -192,19 +188,16 @@ def weakest_blocks(channels: ChannelGraph, options: Options) -> list[str]:
     """
     root, scores = channels.bundles.root, bundle_scores(channels, options)
     together = np.sum if getattr(criterion_of(options.criterion), "comparable", False) else np.mean
+    made = [(id(producer.call.op), np.unique(root[producer.labels])) for producer in channels.producers]
     makers: dict[int, set[int]] = {}
-    for producer in channels.producers:
-        for bundle in np.unique(root[producer.labels]).tolist():
-            makers.setdefault(bundle, set()).add(id(producer.call.op))
+    for maker, bundles in made:
+        for bundle in bundles.tolist():
+            makers.setdefault(bundle, set()).add(maker)
     worth = {}
     for block in residual_blocks(channels.graph):
         inside = {id(call.op) for call in block.branch}
-        found = []
-        for producer in channels.producers:
-            bundles = np.unique(root[producer.labels])
-            own = id(producer.call.op) in inside and all(makers[x] <= inside for x in bundles.tolist())
-            if own and np.isfinite(scores[bundles]).all():
-                found.append(float(together(scores[bundles])))
+        own = [x for maker, x in made if maker in inside and all(makers[y] <= inside for y in x.tolist())]
+        found = [float(together(scores[x])) for x in own if np.isfinite(scores[x]).all()]
         if found:
             worth[block.name] = float(np.mean(found))
     if not isinstance(options.blocks, int) or options.blocks > len(worth):

@@ -56,14 +56,14 @@ def choose(task: Task, predictor: Predictor) -> Choice:
     return Choice(options.model_copy(update={"criterion": criterion}), compensation)
 
 
-def _of_export(task: Task, predictor: Predictor) -> int | str:
+def _of_export(task: Task, predictor: Predictor) -> int:
     """The granularity of the number format that the spec exports in, where that wants more than the model's own."""
     from tlt_prune import graph
+    from tlt_prune.export.formats.registry import DATA_TYPES
     from tlt_prune.pruning.cost import GRANULARITY, granularity_of
 
     assert predictor.model is not None, "a Keras file has a model"
-    exported = {"fp16": "float16", "int8": "int8"}.get(task.spec.export.data_type, "float32")
-    return max(granularity_of(graph.read(predictor.model)), GRANULARITY[exported])
+    return max(granularity_of(graph.read(predictor.model)), GRANULARITY[DATA_TYPES[task.spec.export.data_type]])
 
 
 def _made(registry: Registry, name: str, examples: Examples | None) -> Any:
