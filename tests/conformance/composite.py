@@ -78,7 +78,8 @@ class Composite(keras.layers.Layer):
     def stepped(self, y: Any, i: int, step: str) -> Any:
         part = self.parts[str(i)]
         if step == "scale":
-            return y * getattr(self, f"scale_{i}")
+            # Keras 3.15 takes the product for a sparse tensor, which a layer inside of a layer cannot be called with.
+            return ops.add(y * getattr(self, f"scale_{i}"), 1.0)
         if step == "kernel":
             return ops.relu(ops.conv(y, getattr(self, f"kernel_{i}")))
         if step == "residual":

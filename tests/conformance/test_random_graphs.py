@@ -29,6 +29,8 @@ SEED = os.environ.get("TLT_PRUNE_FUZZ_SEED")
     max_examples=EXAMPLES,
     deadline=None,
     derandomize=SEED is None,
+    # What one seed found is not tried again in place of another's graphs.
+    database=None,
     suppress_health_check=list(HealthCheck),
     print_blob=True,
 )
