@@ -19,6 +19,7 @@ def test_public_names() -> None:
         "SearchResult", "Sensitivity", "TltPruneError", "block_sensitivity", "config", "criteria", "data", "detection",
         "errors", "export", "iterative_prune", "models", "plan_pruning", "prune_model", "quantization",
         "recalibrate_batch_norm", "register_rule", "remove_blocks", "retrain", "search", "sensitivity", "sweep", "training",
+        "write_latency_script",
     ]  # fmt: skip
     for name in tlt_prune.__all__:
         assert getattr(tlt_prune, name).__doc__

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tlt_prune.pruning.search import SearchResult, search
     from tlt_prune.pruning.sensitivity import Sensitivity, sensitivity
     from tlt_prune.pruning.sweep import sweep
+    from tlt_prune.tasks.steps.latency import write_latency_script
     from tlt_prune.training.retraining import retrain
 
 _HOMES = {
@@ -50,6 +51,7 @@ _HOMES = {
     "search": "tlt_prune.pruning.search",
     "sensitivity": "tlt_prune.pruning.sensitivity",
     "sweep": "tlt_prune.pruning.sweep",
+    "write_latency_script": "tlt_prune.tasks.steps.latency",
 }
 
 _MODULES = ("config", "criteria", "data", "detection", "errors", "export", "models", "quantization", "training")
@@ -85,6 +87,7 @@ __all__ = [
     "sensitivity",
     "sweep",
     "training",
+    "write_latency_script",
 ]
 
 

@@ -125,6 +125,26 @@ def test_a_schedule_prunes_and_trains_and_goes_on(job: pathlib.Path, tmp_path: p
     assert "holds the steps of another model or other settings" in one_line(err, "prune")
 
 
+def test_a_script_for_a_device(job: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    out, _ = run("prune", "-m", job / "model.keras", "--latency_script", tmp_path / "orin", "-o", tmp_path / "p.keras")
+    (count,) = re.findall(r"orin: (\d+) layers to be measured", out)
+    layers = json.loads((tmp_path / "orin/layers.json").read_text())
+    assert len(layers["layers"]) == int(count)
+    assert layers["data_type"] == "fp16"
+    assert not (tmp_path / "p.keras").exists()
+    export = ["-e", job / "spec.yaml", "-m", job / "model.keras", "-o", tmp_path / "m.onnx", "--data_type", "int8"]
+    out, _ = run("export", *export, "--formats", "onnx", "--latency_script", tmp_path / "int8", "--batches", "1")
+    assert "int8: " in out
+    of_spec = json.loads((tmp_path / "int8/layers.json").read_text())
+    assert of_spec["data_type"] == "int8"
+    # The spec's granularity, not the default.
+    assert len(of_spec["layers"]) > int(count)
+    _, err = run("export", *export, "--latency_script", tmp_path / "m.onnx", code=1)
+    assert "expected the name of a folder" in one_line(err, "export")
+    shown = [x for x in tmp_path.iterdir() if x.is_dir()]
+    assert sorted(x.name for x in shown) == ["int8", "orin"]
+
+
 def test_a_budget_of_latency_is_predicted_and_measured(
     job: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,6 +16,7 @@ from tlt_prune.errors import PlanError
 from tlt_prune.graph.tracer import trace
 from tlt_prune.pruning.cost import latency
 from tlt_prune.pruning.cost.latency import LatencyTable
+from tlt_prune.pruning.cost.layer_shapes import interpolated
 from tlt_prune.pruning.cost.terms import charged
 
 pytestmark = pytest.mark.one_backend
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.one_backend
 @pytest.fixture(autouse=True)
 def _pretended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(latency, "_milliseconds", pretended_milliseconds)
-    latency.table_at.cache_clear()
+    latency._table_of_this_machine.cache_clear()
 
 
 def net() -> keras.Model:
@@ -59,7 +60,7 @@ def test_a_budget_of_latency_is_met(ranking: str, said: Any, tmp_path: pathlib.P
 
 
 def test_interpolation_between_counts_that_were_measured() -> None:
-    value = latency._interpolated([[8, 16, 64], [8, 64]], np.array([[1.0, 2.0], [2.0, 4.0], [5.0, 9.0]]))
+    value = interpolated([[8, 16, 64], [8, 64]], np.array([[1.0, 2.0], [2.0, 4.0], [5.0, 9.0]]))
     assert value([8, 8]) == 1
     assert value([64, 64]) == 9
     assert value([12, 8]) == pytest.approx(1.5)

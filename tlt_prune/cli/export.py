@@ -13,6 +13,8 @@ where the tensorrt package is installed.
 
 from __future__ import annotations
 
+import pathlib
+
 from tlt_prune import export, extras
 from tlt_prune.cli import common
 from tlt_prune.cli.section_flags import SectionFlags
@@ -33,8 +35,15 @@ def main(argv: list[str]) -> None:
 
     inputs = {**common.inputs_of(task), "export.model_path (-m)": source}
     inputs["export.cal_image_dir"] = spec.export.cal_image_dir
-    with places.writing(inputs, export.export_outputs(spec), "exporting to"):
-        lines = export.export_formats(task.export_material(export.source_of(spec)))
+    script = [pathlib.Path(spec.export.latency_script)] if spec.export.latency_script else []
+    outputs = [*export.export_outputs(spec), *(places.Output("export.latency_script", x, folder=True) for x in script)]
+    with places.writing(inputs, outputs, "exporting to"):
+        exported = export.source_of(spec)
+        lines = export.export_formats(task.export_material(exported))
+        for folder in script:
+            from tlt_prune.tasks.steps.latency import script_for
+
+            lines += script_for(exported.model, folder, spec.prune.options, spec.export.data_type)
     for line in lines:
         say(line)
     for line in export.finish_formats(spec):

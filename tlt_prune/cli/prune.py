@@ -87,16 +87,20 @@ def main(argv: list[str]) -> None:
     spec = task.spec
     source = common.required(spec.prune.model_path, "prune.model_path", "-m")
     output = pathlib.Path(spec.prune.output_path or f"{spec.results_dir}/prune/model.keras")
-    if not (spec.prune.output_path or FLAGS.dry_run or FLAGS.sweep or spec.prune.schedule.steps > 1) and output.exists():
+    writes_default = not (spec.prune.output_path or FLAGS.dry_run or FLAGS.sweep or spec.prune.latency_script)
+    if writes_default and spec.prune.schedule.steps == 1 and output.exists():
         raise PlanError(
             f"{output} is there already, from an earlier prune. Name the output with -o or prune.output_path; the same name "
             "replaces it."
         )
     by_channels = not spec.prune.on_twin or any(getattr(spec.prune, name) is not None for name in BUDGETS)
-    if by_channels and not FLAGS.sweep:
+    if by_channels and not (FLAGS.sweep or spec.prune.latency_script):
         with_budget(spec.prune)
     inputs = {**common.inputs_of(task), "prune.model_path (-m)": source}
     inputs["prune.latency_table"] = spec.prune.latency_table
+    if spec.prune.latency_script:
+        _write_script(task, inputs)
+        return
     in_steps = spec.prune.schedule.steps > 1 and not FLAGS.sweep
     # What a step has done stays, whatever becomes of the next.
     place = (
@@ -119,6 +123,21 @@ def main(argv: list[str]) -> None:
             if not FLAGS.dry_run:
                 said.append(f"Next: tlt-export{common.spec_flag()} -m {output}")
     for line in said:
+        say(line)
+
+
+def _write_script(task: Task, inputs: dict[str, Any]) -> None:
+    """The folder of `prune.latency_script`, for a device."""
+    spec = task.spec
+    folder = pathlib.Path(spec.prune.latency_script)
+    with places.writing(inputs, [places.Output("prune.latency_script", folder, folder=True)], "writing to"):
+        import_frameworks()
+        from tlt_prune.io import load_keras
+        from tlt_prune.tasks.steps.latency import script_for
+
+        model = load_keras(pathlib.Path(spec.prune.model_path))
+        lines = script_for(model, folder, spec.prune.options, spec.export.data_type)
+    for line in lines:
         say(line)
 
 
@@ -204,7 +223,7 @@ def _prune(
     from tlt_prune.pruning import decide
     from tlt_prune.pruning.select.select import trace_for
     from tlt_prune.tasks.steps.choosing import choose
-    from tlt_prune.tasks.steps.latency import calibrate, measured_ms
+    from tlt_prune.tasks.steps.latency import calibrate, outcome_of
     from tlt_prune.training import save_model
 
     spec, predictor = task.spec, keras_predictor(pathlib.Path(source))
@@ -240,8 +259,7 @@ def _prune(
         save_model(outcome.model, output, info=model_info.pruned(predictor.info, plan.summary(), pathlib.Path(source)))
     said = [f"Wrote {output}, {' and '.join(written)}"]
     if plan.latency_ms_after is not None:
-        measured = measured_ms(outcome.model)
-        said.append(f"Latency: {plan.latency_ms_after:.3g} ms predicted, {measured:.3g} ms measured in onnxruntime.")
+        said.append(outcome_of(outcome.model, plan.latency_ms_after, options))
     if onwards:
         said.append(f"Next: tlt-train{common.spec_flag()} --set {task.pretrained_key}={output} -o {spec.results_dir}/retrain")
     return said

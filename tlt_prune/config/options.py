@@ -80,8 +80,8 @@ class Options(Settings):
     size_mb: Amount | None = None
     """Size of the weights that may stay, in megabytes of 10^6 bytes: a number, or a share like "25%"."""
     latency_ms: Amount | None = None
-    """Latency at batch 1 in onnxruntime on this machine, in milliseconds: a number, or a share like "50%". Predicted from layers
-    that are measured one by one."""
+    """Latency at batch 1 in milliseconds: a number, or a share like "50%". Predicted from layers that are measured one by one, in
+    onnxruntime on this machine, or on the device of `latency_table`."""
     criterion: Annotated[str, OneOf(CRITERIA.names)] | Callable[..., Any] = "L2"
     """Score of a filter: a name, one of `tlt_prune.criteria`, or your own function; "L2" is the toolkit's `min_weight`.
     Some need data, such as Taylor and Fisher: in Python `criteria.Taylor(data, loss)`, by script the spec's dataset."""
@@ -101,7 +101,8 @@ class Options(Settings):
     """Largest share of a group's channels that may go; none by default, 0.9 with global and isomorphic ranking, which must not
     cut a layer through."""
     latency_table: str | None = None
-    """File that keeps measured latencies; without one all are measured anew."""
+    """File that keeps measured latencies; without one all are measured anew. With one that `latency_script` brought from a device
+    `latency_ms` means that device."""
     granularity: Whole | Literal["auto"] = 8
     """Retained counts are multiples of it, where the layer's width is; a head of attention counts as its channels: 2 heads of 6
     are 12. "auto": what the dtype policy wants, or `export.data_type`."""

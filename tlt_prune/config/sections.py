@@ -196,6 +196,9 @@ class Prune(Options):
     compensation: CompensationName | tuple[CompensationName, ...] = "auto"
     """What makes up for the removed channels, one or several, in order. "auto" is "least_squares" where the spec has a dataset,
     else "none"."""
+    latency_script: str = ""
+    """Folder to write in place of pruning: a script that measures the model's layers on a TensorRT machine, for
+    `latency_table`."""
     samples: Count = 1000
     """Pictures of the training split for what takes data."""
     schedule: PruningSchedule = PruningSchedule()
@@ -294,6 +297,8 @@ class Export(Settings):
         excluded_nodes: regular expressions for nodes of the ONNX file that stay float.
         int8_narrow_layers: for TensorRT: quantize convolutions and matrix products of fewer than 16 input or output channels,
             too, which are faster there in float. The file is smaller.
+        latency_script: folder to write, too: a script that measures the model's layers on a TensorRT machine, for
+            `prune.latency_table`; empty for none.
         engine_file: the TensorRT engine that the build script writes; empty for a name beside the ONNX file.
         min_batch_size: smallest batch of the TensorRT engine.
         opt_batch_size: batch size that the TensorRT engine is optimized for.
@@ -322,6 +327,7 @@ class Export(Settings):
     cal_cache_file: str = ""
     excluded_nodes: tuple[str, ...] = ()
     int8_narrow_layers: bool = False
+    latency_script: str = ""
     engine_file: str = ""
     tolerance: Positive | None = None
     parity_samples: Count = 64

@@ -6,6 +6,7 @@ from tlt_prune.quantization.calibration import calibrated_ranges
 from tlt_prune.quantization.clustering import cluster_table, cluster_weights
 from tlt_prune.quantization.copying import copied
 from tlt_prune.quantization.litert_aware import train_for_litert
+from tlt_prune.quantization.node_types import FEWEST_CHANNELS
 from tlt_prune.quantization.post_training import Quantized, narrow_layers, quantize_onnx
 from tlt_prune.quantization.qdq import with_int8_weights
 from tlt_prune.quantization.ranges import METHODS, Range
@@ -13,6 +14,7 @@ from tlt_prune.quantization.sparsity import sparsify, sparsity_table
 from tlt_prune.quantization.twin import to_keras, to_tf_keras
 
 __all__ = [
+    "FEWEST_CHANNELS",
     "METHODS",
     "Quantized",
     "Range",
