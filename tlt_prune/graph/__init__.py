@@ -5,7 +5,7 @@ from tlt_prune.graph.call_trace import CallTrace
 from tlt_prune.graph.channel_graph import ChannelGraph, Edit, Producer, resolve
 from tlt_prune.graph.classes import is_keras_class
 from tlt_prune.graph.execute import Execution, PendingCall, filled, rewired, run_through
-from tlt_prune.graph.family import Family, all_layers, dtype_name, family_of, producing_layer
+from tlt_prune.graph.family import Family, all_layers, as_array, dtype_name, family_of, producing_layer
 from tlt_prune.graph.finite import assign_finite, refuse_not_finite
 from tlt_prune.graph.kinds import has_kernel, has_trait, is_batch_norm, is_convolution, is_dense
 from tlt_prune.graph.labels import Alive, Labels, kept_shape
@@ -53,6 +53,7 @@ __all__ = [
     "Variable",
     "acts_on_each_element",
     "all_layers",
+    "as_array",
     "assign_finite",
     "by_output",
     "chosen_blocks",

@@ -9,6 +9,7 @@ under other names.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeGuard
@@ -24,7 +25,7 @@ from keras.src.saving import serialization_lib
 
 from tlt_prune.errors import UnsupportedModelError
 from tlt_prune.graph.classes import keras_model_base
-from tlt_prune.graph.family_base import Family, _FunctionalModel, all_layers, dtype_name, put_back
+from tlt_prune.graph.family_base import Family, _FunctionalModel, all_layers, as_array, dtype_name, put_back
 from tlt_prune.graph.family_tf_keras import TfKeras
 from tlt_prune.graph.types import KerasModel, Layer, SymbolicTensor, TensorLike, Variable
 
@@ -33,6 +34,7 @@ __all__ = [
     "Family",
     "_FunctionalModel",
     "all_layers",
+    "as_array",
     "dtype_name",
     "family_of",
     "loaded_families",
@@ -90,6 +92,12 @@ class _Keras3(Family):
     def seeds(self, op: Layer) -> list[Variable]:
         weights = {id(v) for v in op.weights}
         return [v for v in op.variables if id(v) not in weights]
+
+    def without_gradients(self) -> contextlib.AbstractContextManager[Any]:
+        if keras.backend.backend() != "torch":
+            return contextlib.nullcontext()
+        context: contextlib.AbstractContextManager[Any] = importlib.import_module("torch").no_grad()
+        return context
 
     def numpy(self, variable: TensorLike) -> np.ndarray[Any, Any]:
         return np.asarray(keras.ops.convert_to_numpy(variable))

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeGuard
 
+import keras
 import numpy as np
 from keras import tree
 
@@ -169,12 +170,17 @@ class Family:
                 variable.assign(value)
             model.predict_function = function
 
+    def without_gradients(self) -> contextlib.AbstractContextManager[Any]:
+        """While operations run, nothing is kept for their gradients."""
+        return contextlib.nullcontext()
+
     def infer(self, op: Operation, args: tuple[object, ...], kwargs: dict[str, object]) -> Any:
         """The results of an operation as its model, called with `training=False`, computes them."""
         # Keras 3 records the default of random layers, which is to train, and its models override it.
         if self.is_layer(op) and "training" in inspect.signature(op.call).parameters:
             kwargs = {**kwargs, "training": False} if self.name == "keras" else {"training": False, **kwargs}
-        return op(*args, **kwargs)
+        with self.without_gradients():
+            return op(*args, **kwargs)
 
     def lambda_arguments(self, op: Any) -> dict[str, Any]:
         """Arguments of a new Lambda around the same function: Python functions do not survive a configuration."""
@@ -203,6 +209,11 @@ def put_back(counters: dict[str, Any]) -> Iterator[None]:
 def dtype_name(tensor: Any) -> str:
     """The type of a symbolic tensor: Keras 3 has its name, tf_keras an object with one."""
     return tensor.dtype if isinstance(tensor.dtype, str) else str(tensor.dtype.name)
+
+
+def as_array(value: object) -> np.ndarray[Any, Any]:
+    """A tensor of any family and backend as an array. PyTorch's may be on a GPU, or wait for gradients."""
+    return np.asarray(keras.ops.convert_to_numpy(value) if hasattr(value, "detach") else value)
 
 
 def all_layers(layer: Operation) -> list[Any]:

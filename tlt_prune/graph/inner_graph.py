@@ -246,7 +246,8 @@ def layer_names(layer: Any, family: Family) -> dict[int, str]:
         if is_of_layers(holder):
             entries = holder.layers
         elif family.is_layer(holder):
-            entries = vars(holder)
+            # PyTorch keeps layers apart from other attributes.
+            entries = {**vars(holder), **vars(holder).get("_modules", {})}
         pairs = entries.items() if isinstance(entries, dict) else enumerate(entries)
         for key, value in pairs:
             hidden = isinstance(key, str) and key.startswith("_") and isinstance(value, (list, dict))

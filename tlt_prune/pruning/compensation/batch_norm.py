@@ -18,6 +18,7 @@ from tlt_prune.graph import (
     Graph,
     KerasModel,
     Variable,
+    as_array,
     assign_finite,
     is_batch_norm,
     read,
@@ -97,7 +98,7 @@ def _statistics(op: BatchNormalization) -> tuple[Variable, Variable]:
 
 def _moments(values: Sequence[ArrayLike], axes: tuple[int, ...], path: str) -> tuple[Any, Any]:
     """Mean and (biased) variance over all batches and all axes but `axes`, float64; two passes, so that nothing cancels."""
-    arrays = [np.asarray(x) for x in values]
+    arrays = [as_array(x) for x in values]
     others = tuple(i for i in range(arrays[0].ndim) if i not in {a % arrays[0].ndim for a in axes})
     count = sum(x.size for x in arrays) // int(np.prod([arrays[0].shape[a] for a in axes]))
     mean = sum(x.sum(axis=others, dtype=np.float64) for x in arrays) / count

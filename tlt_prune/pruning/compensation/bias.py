@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from tlt_prune.config import COMPENSATIONS
-from tlt_prune.graph import Alive, Call, ChannelGraph, Family, KerasModel, is_convolution, is_dense
+from tlt_prune.graph import Alive, Call, ChannelGraph, Family, KerasModel, as_array, is_convolution, is_dense
 from tlt_prune.pruning.compensation.consumers import Home, homes, pairs, removed_inputs
 from tlt_prune.pruning.compensation.moments import moments
 from tlt_prune.pruning.running.batches import TakesData, UserData
@@ -98,7 +98,7 @@ def _reason_left_alone(family: Family, call: Call, times: int, home: Home | None
 
 
 def _channel_means(values: Sequence[ArrayLike], axis: int) -> NDArray[np.float64]:
-    arrays = [np.moveaxis(np.asarray(x), axis, -1) for x in values]
+    arrays = [np.moveaxis(as_array(x), axis, -1) for x in values]
     total = sum(x.reshape(-1, x.shape[-1]).sum(axis=0, dtype=np.float64) for x in arrays)
     mean: NDArray[np.float64] = total / sum(x.size // x.shape[-1] for x in arrays)
     return mean

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from tlt_prune.config import COMPENSATIONS
 from tlt_prune.errors import PlanError
-from tlt_prune.graph import Alive, ChannelGraph, Family, KerasModel, Projection, assign_finite, has_kernel
+from tlt_prune.graph import Alive, ChannelGraph, Family, KerasModel, Projection, as_array, assign_finite, has_kernel
 from tlt_prune.io import workers
 from tlt_prune.pruning.compensation.consumers import Home, Shortcut, homes, shortcuts
 from tlt_prune.pruning.compensation.synthetic import pictures_for
@@ -153,7 +153,7 @@ class LeastSquares(TakesData):
 
 def _differ(old: Step, new: Step, *, shared: bool) -> bool:
     """Whether both are given something else, by their first batch: where not, there is nothing to make up for."""
-    differ = not np.array_equal(np.asarray(old.input()[0]), np.asarray(new.input()[0]))
+    differ = not np.array_equal(as_array(old.input()[0]), as_array(new.input()[0]))
     return bool(workers.total(np.array([differ], np.int64))[0]) if shared else differ
 
 
@@ -179,7 +179,7 @@ def _lost_by_shortcut(family: Family, old: Step, new: Step, fit: _Fit, positions
         if a not in old.known or b not in new.known:
             continue
         first = getattr(old.call.op, "data_format", "") == "channels_first"
-        x, y = (np.moveaxis(np.asarray(v), 1, -1) if first else np.asarray(v) for v in (old.known[a][batch], new.known[b][batch]))
+        x, y = (np.moveaxis(as_array(v), 1, -1) if first else as_array(v) for v in (old.known[a][batch], new.known[b][batch]))
         missing = missing + x[positions.indices][:, fit.keep].astype(np.float64) - y[positions.indices]
     if after.norm is None or isinstance(missing, float):
         return missing
@@ -200,7 +200,7 @@ def _chosen(
     for x_old, x_new, size in zip(old, new, sizes, strict=True):
         wanted = max(1, round(size * share))
         chosen = np.arange(size) if wanted >= size else np.sort(rng.choice(size, wanted, replace=False))
-        yield WindowPositions.of(x_new, op, chosen), np.asarray(x_old), np.asarray(x_new)
+        yield WindowPositions.of(x_new, op, chosen), as_array(x_old), as_array(x_new)
 
 
 def _solved(

@@ -16,7 +16,17 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from tlt_prune.graph import BatchNormalization, Call, Execution, Family, Graph, acts_on_each_element, has_trait, is_batch_norm
+from tlt_prune.graph import (
+    BatchNormalization,
+    Call,
+    Execution,
+    Family,
+    Graph,
+    acts_on_each_element,
+    as_array,
+    has_trait,
+    is_batch_norm,
+)
 
 _Vector = NDArray[np.float64]
 # Nodes and weights of the integral over a standard normal, on a grid fine enough for functions with a kink.
@@ -98,7 +108,7 @@ def behind_activation(function: Callable[[Any], Any], x: Moments) -> Moments:
         return x
     if name == "relu":
         return relu(x)
-    values = np.asarray(function((x.mean[:, None] + deviation[:, None] * _GRID).astype(np.float32)), dtype=np.float64)
+    values = as_array(function((x.mean[:, None] + deviation[:, None] * _GRID).astype(np.float32))).astype(np.float64)
     mean = values @ _WEIGHTS
     return Moments(mean, np.square(values - mean[:, None]) @ _WEIGHTS)
 
@@ -109,7 +119,7 @@ def relu(x: Moments) -> Moments:
     constant = deviation == 0
     ratio = np.divide(x.mean, deviation, out=np.where(x.mean > 0, np.inf, -np.inf), where=~constant)
     # Clipped: TensorFlow's erf of infinity is no number.
-    below = 0.5 * (1 + np.asarray(keras.ops.erf(np.clip(ratio, -40, 40) / math.sqrt(2)), dtype=np.float64))
+    below = 0.5 * (1 + as_array(keras.ops.erf(np.clip(ratio, -40, 40) / math.sqrt(2))).astype(np.float64))
     density = np.exp(-0.5 * ratio**2) / math.sqrt(2 * math.pi)
     mean = x.mean * below + deviation * density
     square = (x.mean**2 + x.variance) * below + x.mean * deviation * density

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tlt_prune.errors import PlanError
-from tlt_prune.graph import Graph, is_batch_norm
+from tlt_prune.graph import Graph, as_array, is_batch_norm
 from tlt_prune.pruning.running.walk import Walk
 
 _PIXELS = 1_000_000
@@ -130,5 +130,5 @@ def _adapted(graph: Graph, x: SyntheticPictures, axis: int) -> SyntheticPictures
 
 
 def _columns(value: ArrayLike, axis: int) -> NDArray[np.float64]:
-    array = np.moveaxis(np.asarray(value, dtype=np.float64), axis, -1)
+    array = np.moveaxis(as_array(value).astype(np.float64), axis, -1)
     return array.reshape(-1, array.shape[-1])

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from tlt_prune.config import CRITERIA
 from tlt_prune.errors import PlanError
+from tlt_prune.graph import as_array
 from tlt_prune.pruning.criteria.network import FilterScores, Network
 from tlt_prune.pruning.running.batches import TakesData, UserData
 from tlt_prune.pruning.running.walk import Walk, watched
@@ -37,7 +38,7 @@ class _Activations(TakesData):
                 continue
             for tensor, axis, bundles in channels.read_by(step.call):
                 for value in step.known[tensor.key]:
-                    array = np.moveaxis(np.asarray(value), axis, -1)
+                    array = np.moveaxis(as_array(value), axis, -1)
                     rows = array.reshape(-1, array.shape[-1])
                     np.add.at(total, bundles, self._of(rows))
                     np.add.at(count, bundles, len(rows))

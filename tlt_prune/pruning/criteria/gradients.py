@@ -221,7 +221,9 @@ def _gradient_function(
         return _by_tape(model, mean_loss, variables)
     if keras.backend.backend() == "jax":
         return _by_jax(model, mean_loss, variables)
-    raise PlanError(f"criterion {name}: gradients are taken on TensorFlow and JAX. Received: {keras.backend.backend()}.")
+    if keras.backend.backend() == "torch":
+        return _by_torch(model, mean_loss, variables)
+    raise PlanError(f"criterion {name}: gradients are taken on TensorFlow, JAX and PyTorch. Received: {keras.backend.backend()}.")
 
 
 def _by_tape(model: KerasModel, mean_loss: LossFunction, variables: Sequence[Variable]) -> Callable[[Any, Any], list[Any]]:
@@ -245,14 +247,40 @@ def _tensors(tensorflow: types.ModuleType, values: object) -> Any:
 
 def _by_jax(model: keras.Model, mean_loss: LossFunction, variables: Sequence[keras.Variable]) -> Callable[[Any, Any], list[Any]]:
     jax = importlib.import_module("jax")
+    gradient = jax.jit(jax.grad(_stateless(model, mean_loss, variables)))
+    return lambda x, y: [np.asarray(g) for g in gradient([v.value for v in variables], x, y)]
+
+
+def _by_torch(
+    model: keras.Model, mean_loss: LossFunction, variables: Sequence[keras.Variable]
+) -> Callable[[Any, Any], list[Any]]:
+    torch = importlib.import_module("torch")
+    value_of = _stateless(model, mean_loss, variables)
+
+    def gradients(x: object, y: object) -> list[Any]:
+        # What is frozen in training has a gradient, too.
+        values = [v.value.detach().requires_grad_() for v in variables]
+        # A user's loss may count with labels as they are.
+        labels = tree.map_structure(keras.ops.convert_to_tensor, y)
+        with torch.enable_grad():
+            loss = value_of(values, x, labels)
+        by_variable = torch.autograd.grad(loss, values, allow_unused=True)
+        return [
+            np.zeros(tuple(v.shape), np.float32) if g is None else keras.ops.convert_to_numpy(g)
+            for v, g in zip(values, by_variable, strict=True)
+        ]
+
+    return gradients
+
+
+def _stateless(model: keras.Model, mean_loss: LossFunction, variables: Sequence[keras.Variable]) -> Callable[..., Any]:
+    """(values of the variables, inputs, labels) -> the mean loss."""
     wanted = {id(v) for v in variables}
-    others = [v for v in model.variables if id(v) not in wanted]
-    fixed = [(v, v.value) for v in others]
+    fixed = [(v, v.value) for v in model.variables if id(v) not in wanted]
 
     def value_of(values: Sequence[TensorLike], x: object, y: object) -> Any:
         mapping = [*zip(variables, values, strict=True), *fixed]
         with keras.StatelessScope(state_mapping=mapping):
             return mean_loss(y, model(x, training=False))
 
-    gradient = jax.jit(jax.grad(value_of))
-    return lambda x, y: [np.asarray(g) for g in gradient([v.value for v in variables], x, y)]
+    return value_of

@@ -11,7 +11,7 @@ from keras import tree
 from numpy.typing import NDArray
 
 from tlt_prune.errors import LawError
-from tlt_prune.graph import Call, ChannelGraph, Graph, KerasModel, ResidualBlock, chosen_blocks, read, rewired
+from tlt_prune.graph import Call, ChannelGraph, Graph, KerasModel, ResidualBlock, as_array, chosen_blocks, read, rewired
 from tlt_prune.pruning.rewrite.law import inference_outputs, largest_error, random_inputs
 from tlt_prune.pruning.rewrite.rewrite import rewrite
 from tlt_prune.pruning.running.batches import Batch
@@ -56,7 +56,7 @@ def zeroed_outputs(channels: ChannelGraph, names: Sequence[str], inputs: object)
     family = channels.graph.family
     if family.name != "keras":
         outputs = outputs_without(channels.graph, chosen_blocks(channels.graph, names), [(inputs, None)])
-        return [np.asarray(column[0], np.float64) for column in outputs]
+        return [as_array(column[0]).astype(np.float64) for column in outputs]
     # Compiled where it is channels-first: see `inference_outputs`. A copy, because its layers are called once more.
     copy = read(rewrite(channels, np.ones(channels.n_labels, dtype=bool)))
     ends = {id(x.addition): x.end for x in chosen_blocks(copy, names)}

@@ -12,7 +12,7 @@ from keras import tree
 from numpy.typing import NDArray
 
 from tlt_prune.errors import LawError, first_line
-from tlt_prune.graph import Alive, ChannelGraph, Family, KerasModel, Tensor, Variable, all_layers, has_trait, read
+from tlt_prune.graph import Alive, ChannelGraph, Family, KerasModel, Tensor, Variable, all_layers, as_array, has_trait, read
 from tlt_prune.pruning.rewrite.gates import close
 from tlt_prune.pruning.rewrite.law_in_training import difference_in_training
 from tlt_prune.pruning.rewrite.rewrite import full_size, rewrite
@@ -256,8 +256,9 @@ def inference_outputs(model: KerasModel, family: Family, inputs: object) -> list
         with contextlib.suppress(Exception):
             outputs = model.predict_on_batch(inputs)
     if outputs is None:
-        outputs = model(inputs, training=False)
-    return [np.asarray(x, dtype=np.float64) for x in tree.flatten(outputs)]
+        with family.without_gradients():
+            outputs = model(inputs, training=False)
+    return [as_array(x).astype(np.float64) for x in tree.flatten(outputs)]
 
 
 def largest_error(expected: list[NDArray[Any]], received: list[NDArray[Any]]) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 from keras import tree
 from numpy.typing import NDArray
 
-from tlt_prune.graph import Alive, ChannelGraph, Variable, all_layers
+from tlt_prune.graph import Alive, ChannelGraph, Variable, all_layers, as_array
 from tlt_prune.pruning.rewrite.rewrite import rewrite_with_variables
 from tlt_prune.pruning.rewrite.transfer import Transfer
 
@@ -63,7 +63,7 @@ def _shaken(x: Any) -> Any:
 
 
 def _trained(model: Any, inputs: Any) -> list[NDArray[Any]]:
-    return [np.asarray(x, np.float64) for x in tree.flatten(model(inputs, training=True))]
+    return [as_array(x).astype(np.float64) for x in tree.flatten(model(inputs, training=True))]
 
 
 def _relative(expected: NDArray[Any], received: NDArray[Any]) -> float:

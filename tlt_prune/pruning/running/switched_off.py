@@ -16,7 +16,7 @@ from keras import tree
 from numpy.typing import ArrayLike, NDArray
 
 from tlt_prune.errors import PlanError, first_line
-from tlt_prune.graph import ChannelGraph, Graph, Labels
+from tlt_prune.graph import ChannelGraph, Graph, Labels, as_array
 from tlt_prune.pruning.running.batches import Batches
 from tlt_prune.pruning.running.walk import Values, Walk, calls_of
 
@@ -129,7 +129,7 @@ def metric_of_outputs(graph: Graph, batches: Batches, outputs: Sequence[Values],
     Raises:
         PlanError: the metric fails, or is no finite number.
     """
-    flat = [concatenated([np.asarray(x) for x in column]) for column in outputs]
+    flat = [concatenated([as_array(x) for x in column]) for column in outputs]
     labels = concatenated([y for _, y in batches])
     return _number(metric, labels, tree.pack_sequence_as(graph.outputs, flat))
 
