@@ -58,7 +58,8 @@ class Home:
         assign_finite(family, self.variable, self.sign * (self.value(family) + constant), who)
 
 
-def _linear(op: Projection) -> bool:
+def is_linear(op: Projection) -> bool:
+    """Whether a layer has no activation."""
     return getattr(op.activation, "__name__", "") == "linear"
 
 
@@ -67,7 +68,7 @@ def shortcuts(graph: Graph) -> dict[int, Shortcut]:
     family, readers = graph.family, graph.readers_by_tensor()
     by_layer = {}
     for call in graph.walk():
-        if call.inner is not None or not has_kernel(family, call.op) or not _linear(call.op):
+        if call.inner is not None or not has_kernel(family, call.op) or not is_linear(call.op):
             continue
         key, norm = call.outputs[0].key, None
         behind = readers[key]
@@ -95,7 +96,7 @@ def homes(graph: Graph) -> dict[int, Home]:
             by_layer[id(op)] = Home(op.bias, 1)
             continue
         behind = readers[call.outputs[0].key]
-        if len(behind) == 1 and behind[0] is not None and _linear(op) and is_batch_norm(family, behind[0].op):
+        if len(behind) == 1 and behind[0] is not None and is_linear(op) and is_batch_norm(family, behind[0].op):
             # y -> (y - mean) ...: a constant that is added to y is one that is taken from the mean.
             by_layer[id(op)] = Home(behind[0].op.moving_mean, -1)
     return by_layer

@@ -6,7 +6,7 @@ For each layer, in topological order: minimize over W (and b, where the layer or
 
 x' is what the pruned layer is given, all layers before it being fitted already, so that errors do not pile up; y is what
 the original computes there from all of its channels; W0 the kernel that was left. The normal equations
-(X'X + r I)(W - W0) = X'(y - X W0) are computed in float32 for each batch, summed and solved in float64. He et al., "Channel
+(X'X + r I)(W - W0) = X'y - X'X W0 are computed in float32 for blocks of rows, summed and solved in float64. He et al., "Channel
 Pruning for Accelerating Very Deep Neural Networks", ICCV 2017, arXiv:1707.06168, section 3.1, step (ii); ridge toward W0 rather
 than toward zero. Where something is added to what the layer computes (a shortcut), y includes what that has lost already, as in
 section 3.3 there.
@@ -15,6 +15,7 @@ section 3.3 there.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,9 +25,20 @@ from numpy.typing import NDArray
 
 from tlt_prune.config import COMPENSATIONS
 from tlt_prune.errors import PlanError
-from tlt_prune.graph import Alive, ChannelGraph, Family, KerasModel, Projection, as_array, assign_finite, has_kernel
+from tlt_prune.graph import (
+    Alive,
+    ChannelGraph,
+    Family,
+    KerasModel,
+    Projection,
+    as_array,
+    assign_finite,
+    dtype_name,
+    has_kernel,
+)
 from tlt_prune.io import workers
-from tlt_prune.pruning.compensation.consumers import Home, Shortcut, homes, shortcuts
+from tlt_prune.pruning.compensation.consumers import Home, Shortcut, homes, is_linear, shortcuts
+from tlt_prune.pruning.compensation.equations import BLOCK, solved, summed
 from tlt_prune.pruning.compensation.synthetic import pictures_for
 from tlt_prune.pruning.compensation.windows import WindowPositions, as_kernel, filter_count, kernel_rows, window_rows
 from tlt_prune.pruning.running.batches import Batches, TakesData, UserData
@@ -121,34 +133,60 @@ class LeastSquares(TakesData):
         return pd.DataFrame(rows, columns=["layer", "done", "note"])
 
     def _fit(self, family: Family, old: Step, new: Step, fit: _Fit, rng: np.random.Generator) -> None:
-        before, after = old.call.op, new.call.op
-        wide = kernel_rows(family.numpy(before.kernel), before).astype(np.float32)[:, fit.keep]
+        after = new.call.op
         start = kernel_rows(family.numpy(after.kernel), after).astype(np.float32)
         unknowns = len(start)
-        gram = np.zeros((unknowns + 1, unknowns + 1))
-        moment = np.zeros((unknowns + 1, start.shape[1]))
-        old_values, new_values = old.input(), new.input()
         most = max(_FEWEST_ROWS, _ROWS_PER_UNKNOWN * unknowns) // (workers.count() if fit.shared else 1)
-        for i, (positions, x_old, x_new) in enumerate(_chosen(after, old_values, new_values, most, rng)):
-            rows = window_rows(x_new, after, positions).astype(np.float32, copy=False)
-            error = window_rows(x_old, before, positions).astype(np.float32, copy=False) @ wide - rows @ start
-            error += (fit.constant + _lost_by_shortcut(family, old, new, fit, positions, i)).astype(np.float32)
-            sums = rows.sum(axis=0, dtype=np.float64)
-            gram[:-1, :-1] += rows.T @ rows
-            gram[-1, :-1] += sums
-            gram[:-1, -1] += sums
-            gram[-1, -1] += len(rows)
-            moment[:-1] += rows.T @ error
-            moment[-1] += error.sum(axis=0, dtype=np.float64)
+        reached = _Reached(family, old, new, fit)
+
+        def block(batch: int, chosen: NDArray[np.int64], x: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+            positions = WindowPositions.of(x, after, chosen)
+            return window_rows(x, after, positions).astype(np.float32, copy=False), reached(batch, positions)
+
+        blocks = (functools.partial(block, *x) for x in _chosen(after, new.input(), most, max(1, BLOCK // unknowns), rng))
+        gram, moment = summed(blocks, unknowns, start.shape[1])
         if fit.shared:
             gram, moment = workers.total(gram), workers.total(moment)
+        # Of the targets, what the kernel that was left reaches already.
+        moment -= gram[:, :-1] @ start
         if fit.home is None:
             gram, moment = gram[:-1, :-1], moment[:-1]
-        change = _solved(gram, moment, self._ridge, unknowns, old.call.path)
+        change = solved(gram, moment, self._ridge, unknowns, old.call.path)
         who = f"LeastSquares, at '{old.call.path}'"
         assign_finite(family, after.kernel, as_kernel(start + change[:unknowns], after), who)
         if fit.home is not None:
             fit.home.add(family, change[unknowns], who)
+
+
+class _Reached:
+    """What a fitted kernel is to compute: what the original's does, and what its shortcut has lost.
+
+    Called with the number of a batch and positions in the layer's output; returns `(n_positions, filters)`.
+    """
+
+    def __init__(self, family: Family, old: Step, new: Step, fit: _Fit) -> None:
+        self._family, self._old, self._new, self._fit = family, old, new, fit
+        op = old.call.op
+        self._first = getattr(op, "data_format", "") == "channels_first"
+        self._kernel = kernel_rows(family.numpy(op.kernel), op).astype(np.float32)[:, fit.keep]
+        self._constant = fit.constant
+        self._values: list[NDArray[Any]] | None = None
+        # Where the layer puts out what its kernel computes, in whole precision, that is there already.
+        if is_linear(op) and dtype_name(old.call.outputs[0]) == "float32":
+            self._values = [as_array(x) for x in old.outputs()[0]]
+            if op.use_bias:
+                self._constant = fit.constant - family.numpy(op.bias).astype(np.float64)[fit.keep]
+
+    def __call__(self, batch: int, positions: WindowPositions) -> NDArray[np.float32]:
+        if self._values is not None:
+            values = self._values[batch]
+            computed = (np.moveaxis(values, 1, -1) if self._first else values)[positions.indices][:, self._fit.keep]
+        else:
+            rows = window_rows(as_array(self._old.input()[batch]), self._old.call.op, positions)
+            computed = rows.astype(np.float32, copy=False) @ self._kernel
+        more = self._constant + _lost_by_shortcut(self._family, self._old, self._new, self._fit, positions, batch)
+        reached: NDArray[np.float32] = computed + more.astype(np.float32)
+        return reached
 
 
 def _differ(old: Step, new: Step, *, shared: bool) -> bool:
@@ -192,25 +230,14 @@ def _lost_by_shortcut(family: Family, old: Step, new: Step, fit: _Fit, positions
 
 
 def _chosen(
-    op: Projection, old: Values, new: Values, most: int, rng: np.random.Generator
-) -> Iterator[tuple[WindowPositions, NDArray[Any], NDArray[Any]]]:
-    """(positions, inputs of the original, inputs of the pruned layer) a batch: at most `most` positions in all."""
-    sizes = [WindowPositions.count(x, op) for x in new]
+    op: Projection, values: Values, most: int, in_block: int, rng: np.random.Generator
+) -> Iterator[tuple[int, NDArray[np.int64], NDArray[Any]]]:
+    """(number of a batch, flat positions, inputs of the pruned layer) for each block: at most `most` positions in all."""
+    sizes = [WindowPositions.count(x, op) for x in values]
     share = min(1.0, most / max(sum(sizes), 1))
-    for x_old, x_new, size in zip(old, new, sizes, strict=True):
+    for i, (x, size) in enumerate(zip(values, sizes, strict=True)):
         wanted = max(1, round(size * share))
         chosen = np.arange(size) if wanted >= size else np.sort(rng.choice(size, wanted, replace=False))
-        yield WindowPositions.of(x_new, op, chosen), as_array(x_old), as_array(x_new)
-
-
-def _solved(
-    gram: NDArray[np.float64], moment: NDArray[np.float64], ridge: float, unknowns: int, path: str
-) -> NDArray[np.float64]:
-    if not (np.isfinite(gram).all() and np.isfinite(moment).all()):
-        raise PlanError(f"LeastSquares: what '{path}' is given is not finite. Expected a model without NaN or infinity.")
-    diagonal = np.diag(gram)[:unknowns]
-    # A floor, so that inputs that are always zero leave their weights as they are.
-    strength = max(ridge * float(diagonal.mean()), 1e-12 * float(diagonal.max(initial=0.0)), 1e-30)
-    regular = gram.copy()
-    regular[np.arange(unknowns), np.arange(unknowns)] += strength
-    return np.asarray(np.linalg.solve(regular, moment), dtype=np.float64)
+        array = as_array(x)
+        for begin in range(0, len(chosen), in_block):
+            yield i, chosen[begin : begin + in_block], array

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import keras
@@ -25,7 +25,7 @@ Values = list[Any]
 """One array a batch."""
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(eq=False)
 class Step:
     """A call that is about to run.
 
@@ -33,16 +33,26 @@ class Step:
         known: tensor key -> its values: see `PendingCall`.
         replaced: tensor key -> values that this call, and no other, is given instead; for the receiver to fill.
         only_call: whether its layer is called nowhere else in the model.
+        run: (call, tensor key -> values of what it is given) -> values of its outputs.
     """
 
     call: Call
     known: Mapping[int, Values]
     replaced: dict[int, Values]
     only_call: bool
+    run: Callable[[Call, dict[int, Values]], list[Values]]
+    _outputs: list[Values] | None = None
 
     def input(self, position: int = 0) -> Values:
         """Values of the `position`-th tensor that the call is given."""
         return self.known[self.call.inputs[position].key]
+
+    def outputs(self) -> list[Values]:
+        """Values of each output. The call runs when they are asked for, at the latest at its turn: once."""
+        if self._outputs is None:
+            given = {x.key: self.replaced.get(x.key, self.known[x.key]) for x in self.call.inputs}
+            self._outputs = self.run(self.call, given)
+        return self._outputs
 
 
 class Walk:
@@ -72,9 +82,10 @@ class Walk:
     def __iter__(self) -> Iterator[Step]:
         for pending in self._execution:
             call = pending.call
-            step = Step(call, pending.values, {}, only_call=self._calls[id(call.op)] == self._runs[id(call.op)] == 1)
+            only_call = self._calls[id(call.op)] == self._runs[id(call.op)] == 1
+            step = Step(call, pending.values, {}, only_call, self._run)
             yield step
-            pending.results = self._run(call, {x.key: step.replaced.get(x.key, pending.values[x.key]) for x in call.inputs})
+            pending.results = step.outputs()
 
     def repeat(self, times: int) -> None:
         """From here on everything runs `times` times over: the values of every tensor are repeated, all batches after each
