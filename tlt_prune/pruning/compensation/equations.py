@@ -38,7 +38,7 @@ def summed(blocks: Iterable[Block], unknowns: int, columns: int) -> tuple[NDArra
     gram = np.zeros((unknowns + 1, unknowns + 1))
     moment = np.zeros((unknowns + 1, columns))
     bytes_of_one = 4 * (4 * BLOCK + unknowns * (unknowns + columns))
-    at_once = max(1, min(len(os.sched_getaffinity(0)), _MEMORY // bytes_of_one))
+    at_once = max(1, min(_cores(), _MEMORY // bytes_of_one))
     with threadpoolctl.threadpool_limits(1, "blas"), concurrent.futures.ThreadPoolExecutor(at_once) as pool:
         for several in _batched(blocks, at_once):
             for rows_by_rows, rows_by_columns, sums, totals, count in pool.map(_products, several):
@@ -49,6 +49,10 @@ def summed(blocks: Iterable[Block], unknowns: int, columns: int) -> tuple[NDArra
                 moment[:-1] += rows_by_columns
                 moment[-1] += totals
     return gram, moment
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _products(
