@@ -164,7 +164,7 @@ def test_a_budget_means_the_device(written: pathlib.Path, tmp_path: pathlib.Path
     done = device(folder, OLD=old)
     assert done.returncode == 0, done.stdout + done.stderr
     job, table = (json.loads((folder / x).read_text()) for x in ("layers.json", "latency.json"))
-    assert table["of"] == {"machine": "Orin", "engine": "TensorRT", "data_type": "fp16"}
+    assert table["of"] == {"machine": "Orin", "engine": "TensorRT", "data_type": "fp16", "flags": "--fp16"}
     assert set(table["layers"]) == set(job["layers"])
     for key, value in table["layers"].items():
         content, _ = measure_latency.layer_model(json.loads(key))
@@ -190,9 +190,10 @@ def test_ended_early_it_goes_on(written: pathlib.Path, tmp_path: pathlib.Path, d
     assert "Could not find any implementation" in done.stderr
     assert not (folder / "latency.json").exists()
     assert len(json.loads((folder / "latency.json.unfinished").read_text())["layers"]) == 4
-    done = device(folder, "--name", "Thor")
-    assert done.returncode == 1
-    assert "was measured as" in done.stderr
+    for other in (["--name", "Thor"], ["--flags", "--fp16 --useDLACore=0"]):
+        done = device(folder, *other)
+        assert done.returncode == 1
+        assert "was measured as" in done.stderr
     assert device(folder).returncode == 0
     calls = (tmp_path / "bin/calls").read_text().splitlines()
     # One for each layer, the failed one, and the whole model.

@@ -183,6 +183,7 @@ class Onnxruntime:
 
     def __init__(self, threads: int) -> None:
         self._threads = threads
+        self.flags = [f"--threads={threads}"] if threads else []
         self._call = 0.0
         self._call = self.layer(*empty_model())
 
@@ -217,7 +218,7 @@ class TensorRT:
     name = "TensorRT"
 
     def __init__(self, program: str, flags: Sequence[str]) -> None:
-        self._program, self._flags = program, list(flags)
+        self._program, self.flags = program, list(flags)
 
     def layer(self, model: bytes, dims: Sequence[int]) -> float:
         """Milliseconds of a layer, without those of what brings its input into the form that it wants."""
@@ -240,7 +241,7 @@ class TensorRT:
         return float(statistics.median(x["computeMs"] for x in times))
 
     def _run(self, model: pathlib.Path, report: str) -> list[dict[str, Any]]:
-        command = [self._program, f"--onnx={model}", "--iterations=50", "--duration=1", report, *self._flags]
+        command = [self._program, f"--onnx={model}", "--iterations=50", "--duration=1", report, *self.flags]
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
         path = pathlib.Path(report.partition("=")[2])
         if done.returncode or not path.exists():
@@ -295,9 +296,9 @@ def main() -> None:
     arguments = parser.parse_args()
     job = json.loads((here / "layers.json").read_text())
     engine = _engine(arguments, job["data_type"])
-    of = {"machine": arguments.name, "engine": engine.name, "data_type": job["data_type"]}
+    of = {"machine": arguments.name, "engine": engine.name, "data_type": job["data_type"], "flags": " ".join(engine.flags)}
     unfinished = arguments.output.with_name(arguments.output.name + ".unfinished")
-    measured = _stored(unfinished, of)
+    measured = {key: x for key, x in _stored(unfinished, of).items() if key in job["layers"]}
     missing = [x for x in job["layers"] if x not in measured]
     started = time.time()
     for i, key in enumerate(missing):
