@@ -6,6 +6,7 @@ import pathlib
 
 import bench_criteria
 import bench_crowns
+import bench_depth
 import bench_peer
 import bench_published
 import bench_ranking
@@ -22,6 +23,7 @@ TABLES = {
     "criteria": (bench_criteria.criterion_rows, bench_criteria.TABLE, 12),
     "budgets": (bench_criteria.budget_rows, bench_criteria.TABLE, 8),
     "crowns": (bench_crowns.crown_rows, bench_crowns.TABLE, 4),
+    "depth": (bench_depth.depth_rows, bench_depth.TABLE, 4),
     "peer": (bench_peer.peer_rows, bench_peer.TABLE, 12),
     "ranking": (bench_ranking.ranking_rows, bench_ranking.TABLE, 8),
     "shape": (bench_shape.shape_rows, bench_shape.TABLE, None),

@@ -328,6 +328,7 @@ def test_made_up_pictures_have_the_mean_and_contrast_that_the_model_was_trained_
     np.testing.assert_allclose(made_up.std(), true_contrast, rtol=0.15)
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     "layer",
     [

@@ -195,6 +195,7 @@ def test_of_tf_keras() -> None:
 GALLERY = ("grouped_query_attention", "residual", "added_to_the_input", "vision_transformer_block", "nested_model")
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("name", GALLERY)
 def test_of_the_gallery(name: str) -> None:
     model = randomize({**gallery.EXACT, **gallery.APPROXIMATE}[name](keras))
@@ -259,7 +260,11 @@ def test_mistakes_about_blocks_of_a_plan(model: keras.Model) -> None:
     with pytest.raises(PlanError, match="has no residual block 'nothing'"):
         tlt_prune.plan_pruning(model, ratio=0.5, blocks=["nothing"])
     with pytest.raises(PlanError, match="blocks"):
-        tlt_prune.plan_pruning(model, ratio=0.5, blocks=0)
+        tlt_prune.plan_pruning(model, ratio=0.5, blocks=-1)
+    without = tlt_prune.plan_pruning(model, ratio=0.5, blocks=0, **SMALL)
+    assert {k: v.tolist() for k, v in without.kept.items()} == {
+        k: v.tolist() for k, v in tlt_prune.plan_pruning(model, ratio=0.5, **SMALL).kept.items()
+    }
     with pytest.raises(PlanError, match="iterative_prune: expected no blocks"):
         tlt_prune.iterative_prune(model, lambda pruned, step: None, ratio=0.5, blocks=["a"])
     plan = tlt_prune.plan_pruning(model, ratio=0.5, blocks=["a"], **SMALL)

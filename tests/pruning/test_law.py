@@ -58,6 +58,7 @@ def test_values_that_are_not_finite_are_found(pruned: tuple[Any, Any, keras.Mode
     assert relative_error(np.ones(3), np.ones(4)) == float("inf")
 
 
+@pytest.mark.one_backend
 def test_macs_are_the_published_ones() -> None:
     """MobileNetV2: 300 million multiply-adds at 224 x 224 (arXiv:1801.04381, table 4)."""
     total = costs(trace(keras.applications.MobileNetV2(weights=None)))

@@ -111,6 +111,7 @@ CONSTANTS: dict[str, tuple[Callable[[], Any], tuple[int, ...]]] = {
 }
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("name", CONSTANTS)
 def test_a_model_with_constant_initializers_can_be_loaded(name: str, tmp_path: pathlib.Path) -> None:
     make, shape = CONSTANTS[name]

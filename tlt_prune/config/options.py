@@ -108,7 +108,7 @@ class Options(Settings):
     are 12. "auto": what the dtype policy wants, or `export.data_type`."""
     min_num_filters: Whole = 16
     """Fewest filters a layer keeps."""
-    blocks: tuple[str, ...] | Whole = ()
+    blocks: tuple[str, ...] | Annotated[int, Field(ge=0), at_most(2**31 - 1, "no model has more blocks")] = ()
     """Residual blocks that go as a whole, each addition x + branch(x) becoming x: names, paths or shell patterns of additions;
     or how many, those whose inner channels score least. A share of a budget is one of the whole model."""
     excluded_layers: tuple[str | type, ...] = ()

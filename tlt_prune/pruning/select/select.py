@@ -160,7 +160,9 @@ def trace_for(model: KerasModel, options: Options) -> ChannelGraph:
         PlanError: as for `tlt_prune.graph.trace`.
     """
     whole = trace(model, options.channelwise_layers, inline=options.inline)
-    blocks = weakest_blocks(whole, options) if isinstance(options.blocks, int) else options.blocks
+    blocks: Sequence[str] = options.blocks if isinstance(options.blocks, tuple) else ()
+    if isinstance(options.blocks, int) and options.blocks > 0:
+        blocks = weakest_blocks(whole, options)
     return leaving_out(whole, options.channelwise_layers, blocks, inline=options.inline)
 
 
