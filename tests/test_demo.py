@@ -51,7 +51,7 @@ def test_the_main_job(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 @pytest.mark.usefixtures("_forked")
 def test_the_detection_demo(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     # Fewer than a user's: enough for what is promised.
-    demo_detection.main(tmp_path, seed=1, epochs=(12, 8))
+    demo_detection.main(tmp_path, seed=1, epochs=(12, 10))
     report = json.loads((tmp_path / "report.json").read_text("utf-8"))
     dense, pruned, retrained = report.values()
     assert dense["mean_average_precision"] > 0.8

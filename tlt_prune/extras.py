@@ -15,6 +15,7 @@ EXTRAS = {
     "detection": ("google.protobuf", "pycocotools", "scipy", "sklearn"),
     "sparsity": ("tensorflow_model_optimization", "tf_keras"),
     "jax": ("jax",),
+    "torch": ("torch",),
 }
 
 
