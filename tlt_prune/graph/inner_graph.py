@@ -246,8 +246,10 @@ def layer_names(layer: Any, family: Family) -> dict[int, str]:
         if is_of_layers(holder):
             entries = holder.layers
         elif family.is_layer(holder):
-            # PyTorch keeps layers apart from other attributes.
-            entries = {**vars(holder), **vars(holder).get("_modules", {})}
+            entries = vars(holder)
+            if keras.backend.backend() == "torch":
+                # It keeps layers apart from other attributes.
+                entries = {**entries, **entries.get("_modules", {})}
         pairs = entries.items() if isinstance(entries, dict) else enumerate(entries)
         for key, value in pairs:
             hidden = isinstance(key, str) and key.startswith("_") and isinstance(value, (list, dict))
