@@ -341,3 +341,23 @@ def test_an_override_of_a_layer_inside_needs_inlining() -> None:
         tlt_prune.prune_model(model, **options)
     pruned = tlt_prune.prune_model(model, inline=True, **options)
     assert pruned.get_layer("all_blocks_0").activation is keras.activations.relu
+
+
+class KeepsModules(layers.Layer):
+    """An attribute with a name that PyTorch uses for its own."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._modules = [layers.Conv2D(12, 1)]
+        self.last = layers.Conv2D(12, 1)
+
+    def call(self, x: Any) -> Any:
+        return self.last(self._modules[0](x))
+
+
+@pytest.mark.one_backend
+def test_a_list_that_is_called_as_pytorchs_own() -> None:
+    model = around(KeepsModules(name="keeps"))
+    plan = plan_of(model)
+    assert not plan.unknown
+    assert_law(model, plan, plan.apply(model))
