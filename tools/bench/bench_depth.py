@@ -13,8 +13,6 @@ from __future__ import annotations
 import itertools
 import os
 import pathlib
-import sys
-import tempfile
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -22,7 +20,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import pandas as pd
-from bench_latency import SIZE, by_onnxruntime, side_by_side
+from bench_latency import SIZE, by_onnxruntime, run_in_folder, side_by_side
 
 import tlt_prune
 from tlt_prune import export
@@ -81,11 +79,4 @@ def main(folder: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 2:
-        sys.exit(__doc__)
-    if len(sys.argv) == 2:
-        pathlib.Path(sys.argv[1]).mkdir(parents=True, exist_ok=True)
-        main(pathlib.Path(sys.argv[1]))
-    else:
-        with tempfile.TemporaryDirectory() as scratch:
-            main(pathlib.Path(scratch))
+    run_in_folder(main, __doc__)

@@ -150,12 +150,17 @@ def draw(table: pd.DataFrame) -> None:
     figure.savefig(TABLE.with_suffix(".png"), dpi=110)
 
 
-if __name__ == "__main__":
+def run_in_folder(job: Callable[[pathlib.Path], None], usage: str | None) -> None:
+    """Runs a job in the folder that the command line names, or in a temporary one."""
     if len(sys.argv) > 2:
-        sys.exit(__doc__)
+        sys.exit(usage)
     if len(sys.argv) == 2:
         pathlib.Path(sys.argv[1]).mkdir(parents=True, exist_ok=True)
-        main(pathlib.Path(sys.argv[1]))
+        job(pathlib.Path(sys.argv[1]))
     else:
         with tempfile.TemporaryDirectory() as scratch:
-            main(pathlib.Path(scratch))
+            job(pathlib.Path(scratch))
+
+
+if __name__ == "__main__":
+    run_in_folder(main, __doc__)
