@@ -27,6 +27,7 @@ from tlt_prune.config import COMPENSATIONS
 from tlt_prune.errors import PlanError
 from tlt_prune.graph import (
     Alive,
+    BatchNormalization,
     ChannelGraph,
     Family,
     KerasModel,
@@ -165,28 +166,53 @@ class _Reached:
     """
 
     def __init__(self, family: Family, old: Step, new: Step, fit: _Fit) -> None:
-        self._family, self._old, self._new, self._fit = family, old, new, fit
+        self._old, self._new, self._fit = old, new, fit
         op = old.call.op
         self._first = getattr(op, "data_format", "") == "channels_first"
-        self._kernel = kernel_rows(family.numpy(op.kernel), op).astype(np.float32)[:, fit.keep]
         self._constant = fit.constant
-        self._values: list[NDArray[Any]] | None = None
-        # Where the layer puts out what its kernel computes, in whole precision, that is there already.
-        if is_linear(op) and dtype_name(old.call.outputs[0]) == "float32":
-            self._values = [as_array(x) for x in old.outputs()[0]]
-            if op.use_bias:
-                self._constant = fit.constant - family.numpy(op.bias).astype(np.float64)[fit.keep]
+        # What the layer puts out is what its kernel computes, where it has no activation and whole precision.
+        self._values = old.outputs()[0] if is_linear(op) and dtype_name(old.call.outputs[0]) == "float32" else None
+        if self._values is None:
+            self._kernel = kernel_rows(family.numpy(op.kernel), op).astype(np.float32)[:, fit.keep]
+        elif op.use_bias:
+            self._constant = fit.constant - family.numpy(op.bias).astype(np.float64)[fit.keep]
+        after = fit.shortcut[1]
+        self._factor = _units(family, after.norm) if after is not None and after.norm is not None else None
 
     def __call__(self, batch: int, positions: WindowPositions) -> NDArray[np.float32]:
         if self._values is not None:
-            values = self._values[batch]
-            computed = (np.moveaxis(values, 1, -1) if self._first else values)[positions.indices][:, self._fit.keep]
+            computed = self._at(self._values[batch], positions)[:, self._fit.keep]
         else:
             rows = window_rows(as_array(self._old.input()[batch]), self._old.call.op, positions)
             computed = rows.astype(np.float32, copy=False) @ self._kernel
-        more = self._constant + _lost_by_shortcut(self._family, self._old, self._new, self._fit, positions, batch)
+        more = self._constant + self._lost_by_shortcut(batch, positions)
         reached: NDArray[np.float32] = computed + more.astype(np.float32)
         return reached
+
+    def _at(self, values: Any, positions: WindowPositions) -> NDArray[Any]:
+        """Values of a tensor like the layer's output, `(n_positions, channels)`."""
+        array = as_array(values)
+        at: NDArray[Any] = (np.moveaxis(array, 1, -1) if self._first else array)[positions.indices]
+        return at
+
+    def _lost_by_shortcut(self, batch: int, positions: WindowPositions) -> Any:
+        """Loss of the shortcut that is added to the layer's output, at these positions, in units of that output."""
+        before, after = self._fit.shortcut
+        if before is None or after is None:
+            return 0.0
+        missing: Any = 0.0
+        for a, b in zip(before.others, after.others, strict=True):
+            if a in self._old.known and b in self._new.known:
+                x = self._at(self._old.known[a][batch], positions)[:, self._fit.keep]
+                missing = missing + x.astype(np.float64) - self._at(self._new.known[b][batch], positions)
+        return missing if self._factor is None else missing * self._factor
+
+
+def _units(family: Family, norm: BatchNormalization) -> NDArray[np.float64]:
+    """What a batch normalization divides each channel by: 0 where it has no scale to speak of."""
+    scale = np.sqrt(family.numpy(norm.moving_variance).astype(np.float64) + norm.epsilon)
+    gamma = family.numpy(norm.gamma).astype(np.float64) if norm.gamma is not None else np.ones(len(scale))
+    return np.divide(scale, gamma, out=np.zeros_like(scale), where=np.abs(gamma) > _SMALLEST_SCALE * np.abs(gamma).max(initial=0))
 
 
 def _differ(old: Step, new: Step, *, shared: bool) -> bool:
@@ -205,28 +231,6 @@ def _reason_not_fitted(family: Family, step: Step) -> str:
             "transposed, without dilation"
         )
     return "" if len(step.call.inputs) == 1 else "it is called with several tensors"
-
-
-def _lost_by_shortcut(family: Family, old: Step, new: Step, fit: _Fit, positions: WindowPositions, batch: int) -> Any:
-    """Loss of the shortcut that is added to the layer's output, at these positions, in units of that output."""
-    before, after = fit.shortcut
-    if before is None or after is None:
-        return 0.0
-    missing: Any = 0.0
-    for a, b in zip(before.others, after.others, strict=True):
-        if a not in old.known or b not in new.known:
-            continue
-        first = getattr(old.call.op, "data_format", "") == "channels_first"
-        x, y = (np.moveaxis(as_array(v), 1, -1) if first else as_array(v) for v in (old.known[a][batch], new.known[b][batch]))
-        missing = missing + x[positions.indices][:, fit.keep].astype(np.float64) - y[positions.indices]
-    if after.norm is None or isinstance(missing, float):
-        return missing
-    scale = np.sqrt(family.numpy(after.norm.moving_variance).astype(np.float64) + after.norm.epsilon)
-    gamma = family.numpy(after.norm.gamma).astype(np.float64) if after.norm.gamma is not None else np.ones(len(scale))
-    factor = np.divide(
-        scale, gamma, out=np.zeros_like(scale), where=np.abs(gamma) > _SMALLEST_SCALE * np.abs(gamma).max(initial=0)
-    )
-    return missing * factor
 
 
 def _chosen(
