@@ -16,13 +16,10 @@ import platform
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from tlt_prune import extras
 from tlt_prune.errors import PlanError
 from tlt_prune.graph import ChannelGraph
 from tlt_prune.io import files, progress
-from tlt_prune.onnx import session_of
 from tlt_prune.pruning.cost.device_latency import DeviceTable
 from tlt_prune.pruning.cost.latency_files import read_table
 from tlt_prune.pruning.cost.layer_shapes import (
@@ -34,7 +31,7 @@ from tlt_prune.pruning.cost.layer_shapes import (
     points_of,
     term_of,
 )
-from tlt_prune.pruning.cost.measure_latency import empty_model, layer_model, milliseconds
+from tlt_prune.pruning.cost.measure_latency import empty_model, layer_model, onnxruntime_milliseconds
 from tlt_prune.pruning.cost.terms import Term, charged
 
 
@@ -126,9 +123,18 @@ def table_at(path: str | None) -> LatencyTable | DeviceTable:
     Raises:
         PlanError: the file is no table, or was measured by onnxruntime on another machine.
     """
-    if path is not None and pathlib.Path(path).exists() and "engine" in read_table(pathlib.Path(path)).of:
-        return DeviceTable(pathlib.Path(path))
+    if path is not None and pathlib.Path(path).exists():
+        state = pathlib.Path(path).stat()
+        device = _device_table(path, state.st_mtime_ns, state.st_size)
+        if device is not None:
+            return device
     return _table_of_this_machine(path)
+
+
+@functools.lru_cache(maxsize=8)
+def _device_table(path: str, changed: int, size: int) -> DeviceTable | None:
+    """The table of a file in this state; None where it was not measured on a device."""
+    return DeviceTable(pathlib.Path(path)) if "engine" in read_table(pathlib.Path(path)).of else None
 
 
 @functools.cache
@@ -139,7 +145,5 @@ def _table_of_this_machine(path: str | None) -> LatencyTable:
 
 def _milliseconds(layer: Mapping[str, Any] | None, threads: int) -> float:
     """Of a layer in onnxruntime on this machine; None for a call that computes nothing."""
-    model, dims = layer_model(dict(layer)) if layer is not None else empty_model()
-    session = session_of(model, threads=threads)
-    x = np.random.default_rng(0).standard_normal(dims).astype(np.float32)
-    return milliseconds(lambda: session.run(None, {"x": x}))
+    model = layer_model(dict(layer))[0] if layer is not None else empty_model()
+    return onnxruntime_milliseconds(model, threads)

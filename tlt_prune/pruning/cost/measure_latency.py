@@ -157,9 +157,9 @@ def layer_model(layer: dict[str, Any], int8: bool = False) -> tuple[bytes, list[
     return _model(nodes, constants, dims, computed), dims
 
 
-def empty_model() -> tuple[bytes, list[int]]:
-    """An ONNX file that copies one number, and the shape of its input: what a call costs whatever it computes."""
-    return _model([_node("Identity", ["x"], "y", _NODE)], [], [1, 1], [1, 1]), [1, 1]
+def empty_model() -> bytes:
+    """An ONNX file that copies one number: what a call costs whatever it computes."""
+    return _model([_node("Identity", ["x"], "y", _NODE)], [], [1, 1], [1, 1])
 
 
 def milliseconds(run: Callable[[], object]) -> float:
@@ -176,6 +176,24 @@ def milliseconds(run: Callable[[], object]) -> float:
     return 1000 * min(seconds(runs) for _ in range(_REPEATS))
 
 
+def onnxruntime_milliseconds(model: bytes, threads: int) -> float:
+    """Of one call of an ONNX file in onnxruntime, on the CPU; 0 threads is its own choice."""
+    import numpy as np
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    generator = np.random.default_rng(0)
+    fed = {
+        x.name: generator.standard_normal([n if isinstance(n, int) else 1 for n in x.shape]).astype(np.float32)
+        for x in session.get_inputs()
+    }
+    return milliseconds(lambda: session.run(None, fed))
+
+
 class Onnxruntime:
     """Measures in onnxruntime, on the CPU."""
 
@@ -184,32 +202,15 @@ class Onnxruntime:
     def __init__(self, threads: int) -> None:
         self._threads = threads
         self.flags = [f"--threads={threads}"] if threads else []
-        self._call = 0.0
-        self._call = self.layer(*empty_model())
+        self._call = onnxruntime_milliseconds(empty_model(), threads)
 
-    def layer(self, model: bytes, dims: Sequence[int]) -> float:
+    def layer(self, model: bytes) -> float:
         """Milliseconds of a layer, without those of a call."""
-        return max(self._milliseconds(model) - self._call, 0.0)
+        return max(onnxruntime_milliseconds(model, self._threads) - self._call, 0.0)
 
     def whole(self, path: pathlib.Path) -> float:
         """Milliseconds of a network."""
-        return self._milliseconds(path.read_bytes())
-
-    def _milliseconds(self, model: bytes) -> float:
-        import numpy as np
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.intra_op_num_threads = self._threads
-        options.add_session_config_entry("session.x64quantprecision", "1")
-        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        generator = np.random.default_rng(0)
-        fed = {
-            x.name: generator.standard_normal([n if isinstance(n, int) else 1 for n in x.shape]).astype(np.float32)
-            for x in session.get_inputs()
-        }
-        return milliseconds(lambda: session.run(None, fed))
+        return onnxruntime_milliseconds(path.read_bytes(), self._threads)
 
 
 class TensorRT:
@@ -220,7 +221,7 @@ class TensorRT:
     def __init__(self, program: str, flags: Sequence[str]) -> None:
         self._program, self.flags = program, list(flags)
 
-    def layer(self, model: bytes, dims: Sequence[int]) -> float:
+    def layer(self, model: bytes) -> float:
         """Milliseconds of a layer, without those of what brings its input into the form that it wants."""
         with tempfile.TemporaryDirectory() as folder:
             path = pathlib.Path(folder) / "layer.onnx"
@@ -303,7 +304,8 @@ def main() -> None:
     started = time.time()
     for i, key in enumerate(missing):
         layer = json.loads(key)
-        measured[key] = engine.layer(*layer_model(layer, job["layers"][key] == "int8"))
+        content, _ = layer_model(layer, job["layers"][key] == "int8")
+        measured[key] = engine.layer(content)
         _store(unfinished, {"of": of, "layers": measured})
         left = (time.time() - started) / (i + 1) * (len(missing) - i - 1) / 60
         progress = f"{i + 1} of {len(missing)}, {left:.0f} minutes left"

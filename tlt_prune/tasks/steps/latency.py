@@ -111,7 +111,7 @@ def write_latency_script(
         ExportError: the model cannot be written as ONNX.
         NotReplacedError: the folder holds something else.
     """
-    from tlt_prune.graph.tracer import trace
+    from tlt_prune.graph import trace
 
     if data_type not in ("fp16", "int8"):
         raise PlanError(f"data_type: expected 'fp16' or 'int8'. Received: {data_type!r}.")
