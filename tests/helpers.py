@@ -39,7 +39,7 @@ def softmax(z: np.ndarray) -> np.ndarray:
     return e / e.sum(axis=-1, keepdims=True)
 
 
-def pretended_milliseconds(layer: Any, threads: int) -> float:
+def pretended_milliseconds(layer: Any) -> float:
     """A layer's latency on a machine that takes a microsecond for a thousand multiplications, and another one for a call."""
     if layer is None:
         return 1e-3

@@ -81,7 +81,7 @@ class Options(Settings):
     """Size of the weights that may stay, in megabytes of 10^6 bytes: a number, or a share like "25%"."""
     latency_ms: Amount | None = None
     """Latency at batch 1 in milliseconds: a number, or a share like "50%". Predicted from layers that are measured one by one, in
-    onnxruntime on this machine, or on the device of `latency_table`."""
+    onnxruntime on one thread of this machine, or on the device of `latency_table`."""
     criterion: Annotated[str, OneOf(CRITERIA.names)] | Callable[..., Any] = "L2"
     """Score of a filter: a name, one of `tlt_prune.criteria`, or your own function; "L2" is the toolkit's `min_weight`.
     Some need data, such as Taylor and Fisher: in Python `criteria.Taylor(data, loss)`, by script the spec's dataset."""

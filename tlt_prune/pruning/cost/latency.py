@@ -4,7 +4,7 @@ Convolutions and dense layers are measured one by one, as ONNX graphs of a singl
 granularity allows on either side; in between, latency is interpolated linearly. The sum says more than one whole network takes or
 less: a whole network is fused, and has other layers, too. One factor brings the two together.
 
-Layers are measured in onnxruntime on this machine (`LatencyTable`), or on a device by `measure_latency.py` (`DeviceTable`).
+Layers are measured in onnxruntime on one thread of this machine (`LatencyTable`), or on a device (`DeviceTable`).
 """
 
 from __future__ import annotations
@@ -34,24 +34,25 @@ from tlt_prune.pruning.cost.layer_shapes import (
 from tlt_prune.pruning.cost.measure_latency import empty_model, layer_model, onnxruntime_milliseconds
 from tlt_prune.pruning.cost.terms import Term, charged
 
+# With several, the same layer takes half as long again from process to process.
+_THREADS = 1
+
 
 class LatencyTable:
-    """Measured latencies of single layers, by their shape.
+    """Latencies of single layers by their shape, measured in onnxruntime on one thread.
 
     Args:
         path: a JSON file that they are kept in; None for memory only. Times of another machine or another number of threads are
             refused: they say nothing here.
-        threads: of onnxruntime; 0 for its own choice.
 
     Raises:
         PlanError: the file is none of this, or was measured elsewhere.
     """
 
-    def __init__(self, path: str | pathlib.Path | None = None, *, threads: int = 0) -> None:
+    def __init__(self, path: str | pathlib.Path | None = None) -> None:
         extras.require("export", "A budget of latency", "onnx", "onnxruntime")
         self._path = pathlib.Path(path) if path is not None else None
-        self._threads = threads
-        self._of = {"machine": f"{platform.machine()} {platform.node()}", "threads": threads}
+        self._of = {"machine": f"{platform.machine()} {platform.node()}", "threads": _THREADS}
         self._layers: dict[str, float] = {}
         self._scales: dict[str, float] = {}
         if self._path is not None and self._path.exists():
@@ -109,10 +110,10 @@ class LatencyTable:
         if not missing:
             return
         # What a call costs whatever it computes: a whole network pays it once.
-        call = _milliseconds(None, self._threads)
+        call = _milliseconds(None)
         with progress(len(missing), f"Measuring the latency of {len(missing)} layers in onnxruntime") as advance:
             for key, layer in missing.items():
-                self._layers[key] = max(_milliseconds(layer, self._threads) - call, 0.0)
+                self._layers[key] = max(_milliseconds(layer) - call, 0.0)
                 advance()
         self.save()
 
@@ -143,7 +144,7 @@ def _table_of_this_machine(path: str | None) -> LatencyTable:
     return LatencyTable(path)
 
 
-def _milliseconds(layer: Mapping[str, Any] | None, threads: int) -> float:
+def _milliseconds(layer: Mapping[str, Any] | None) -> float:
     """Of a layer in onnxruntime on this machine; None for a call that computes nothing."""
     model = layer_model(dict(layer))[0] if layer is not None else empty_model()
-    return onnxruntime_milliseconds(model, threads)
+    return onnxruntime_milliseconds(model, _THREADS)

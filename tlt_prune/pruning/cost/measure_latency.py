@@ -292,7 +292,7 @@ def main() -> None:
     parser.add_argument("--name", default=platform.node(), help="of the device, for messages; default: %(default)s")
     parser.add_argument("--trtexec", help="where it is; default: in PATH, or " + _TRTEXEC[1])
     parser.add_argument("--flags", help="of trtexec, in place of --fp16, or --fp16 --int8 for int8; an empty text is none")
-    parser.add_argument("--threads", type=int, default=0, help="of onnxruntime; 0 is its own choice")
+    parser.add_argument("--threads", type=int, default=1, help="of onnxruntime; 0 is its own choice")
     parser.add_argument("--output", type=pathlib.Path, default=here / "latency.json", help="default: %(default)s")
     arguments = parser.parse_args()
     job = json.loads((here / "layers.json").read_text())

@@ -36,4 +36,5 @@ def macs_of(model: keras.Model) -> float | None:
 def cost_line(report: Mapping[str, Any]) -> str:
     """Parameters, MACs (of a Keras model) and latency of a report, for a line."""
     macs = f"MACs {report['macs']:,.0f}   " if report["macs"] is not None else ""
-    return f"parameters {report['params']:,}   {macs}latency at batch 1 {report['latency_ms']:.2f} ms"
+    one = ", one thread" if report["kind"] == "onnx" else ""
+    return f"parameters {report['params']:,}   {macs}latency at batch 1{one} {report['latency_ms']:.2f} ms"
