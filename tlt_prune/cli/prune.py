@@ -154,7 +154,7 @@ def _by_steps(task: Task, source: str, output: pathlib.Path) -> list[str]:
     """Prunes in steps, with training in between; run again after being killed, it goes on where it was."""
     from tlt_prune.io import load_keras
     from tlt_prune.pruning import PruningSteps, StepRecord
-    from tlt_prune.pruning.select.select import trace_for
+    from tlt_prune.pruning.select.blocks import trace_for
 
     extras.require("train", "tlt-prune with a schedule")
     spec, schedule = task.spec, task.spec.prune.schedule
@@ -221,7 +221,7 @@ def _prune(
     from tlt_prune.io import model_info
     from tlt_prune.onnx import keras_predictor
     from tlt_prune.pruning import decide
-    from tlt_prune.pruning.select.select import trace_for
+    from tlt_prune.pruning.select.blocks import trace_for
     from tlt_prune.tasks.steps.choosing import choose
     from tlt_prune.tasks.steps.latency import calibrate, outcome_of
     from tlt_prune.training import save_model
@@ -234,11 +234,13 @@ def _prune(
         return _sweep(model, spec.prune.options.model_copy(update={"excluded_layers": excluded}), output)
     choice = choose(task, predictor)
     options = choice.options.model_copy(update={"excluded_layers": excluded})
+    if options.latency_ms is not None:
+        # Before the blocks are chosen, which may depend on latencies.
+        options = options.model_copy(update={"latency_table": options.latency_table or f"{spec.results_dir}/latency.json"})
     channels = trace_for(model, options)
     if adjusted is not None:
         options = adjusted(options, channels)
     if options.latency_ms is not None:
-        options = options.model_copy(update={"latency_table": options.latency_table or f"{spec.results_dir}/latency.json"})
         calibrate(model, channels, options)
     decision = decide(channels, options)
     plan = decision.plan

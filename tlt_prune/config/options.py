@@ -108,9 +108,10 @@ class Options(Settings):
     are 12. "auto": what the dtype policy wants, or `export.data_type`."""
     min_num_filters: Whole = 16
     """Fewest filters a layer keeps."""
-    blocks: tuple[str, ...] | Annotated[int, Field(ge=0), at_most(2**31 - 1, "no model has more blocks")] = ()
+    blocks: tuple[str, ...] | Annotated[int, Field(ge=0), at_most(2**31 - 1, "no model has more blocks")] | Literal["auto"] = ()
     """Residual blocks that go as a whole, each addition x + branch(x) becoming x: names, paths or shell patterns of additions;
-    or how many, those whose inner channels score least. A share of a budget is one of the whole model."""
+    or how many, those that are worth least by the criterion; or "auto": those without which the budget costs least, by a
+    criterion such as Taylor. A share of a budget is one of the whole model."""
     excluded_layers: tuple[str | type, ...] = ()
     """Names, paths, shell patterns or types of layers whose channels all stay."""
     channelwise_layers: tuple[str, ...] = ()
@@ -124,9 +125,11 @@ class Options(Settings):
     @pydantic.field_validator("blocks", mode="before")
     @classmethod
     def _a_number_is_a_count(cls, value: object) -> object:
-        """On a command line, a number is text."""
+        """On a command line, a number is text, and "auto" is a list of one."""
         value = (value,) if isinstance(value, str) else value
         alone = value[0] if isinstance(value, (tuple, list)) and len(value) == 1 else ""
+        if alone == "auto":
+            return alone
         return int(alone) if isinstance(alone, str) and alone.isascii() and alone.isdigit() else value
 
     @pydantic.field_validator("excluded_layers", "channelwise_layers", mode="before")
@@ -145,6 +148,11 @@ class Options(Settings):
             raise ValueError(
                 f"ranking={self.ranking!r} needs a budget for the whole network. Expected params, macs, size_mb or latency_ms. "
                 f"Received: {', '.join(f'{name}={value}' for name, value in given.items())}"
+            )
+        if self.blocks == "auto" and given.keys() & {"threshold", "ratio"}:
+            raise ValueError(
+                f"blocks='auto' needs a budget for the whole network. Expected params, macs, size_mb or latency_ms. Received: "
+                f"{', '.join(f'{name}={value}' for name, value in given.items())}"
             )
         by_largest = self.normalizer == "max" or (
             self.normalizer == "auto" and self.criterion in ("auto", *CRITERIA.names("nothing"))

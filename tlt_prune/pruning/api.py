@@ -13,7 +13,7 @@ from tlt_prune.graph import KerasModel
 from tlt_prune.pruning.compensation import Compensations
 from tlt_prune.pruning.plan import PruningPlan
 from tlt_prune.pruning.planning import decide
-from tlt_prune.pruning.select.select import trace_for
+from tlt_prune.pruning.select.blocks import trace_for
 
 
 def plan_pruning(model: KerasModel, **options: Unpack[OptionArguments]) -> PruningPlan:

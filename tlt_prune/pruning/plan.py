@@ -18,7 +18,7 @@ from tlt_prune.io import files
 from tlt_prune.pruning import plan_file, plots, report
 from tlt_prune.pruning.compensation import Compensations
 from tlt_prune.pruning.pipeline import carry_out
-from tlt_prune.pruning.select.select import leaving_out
+from tlt_prune.pruning.select.blocks import leaving_out
 from tlt_prune.pruning.sweep import sweep
 
 

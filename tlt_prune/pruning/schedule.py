@@ -15,8 +15,9 @@ from tlt_prune.io import files
 from tlt_prune.pruning.compensation import Compensations
 from tlt_prune.pruning.cost.terms import charged
 from tlt_prune.pruning.planning import decide
+from tlt_prune.pruning.select.blocks import trace_for
 from tlt_prune.pruning.select.budgets import absolute, resource_of
-from tlt_prune.pruning.select.select import bundle_scores, trace_for
+from tlt_prune.pruning.select.select import bundle_scores
 from tlt_prune.pruning.step_files import SavedSteps, checksum_of_steps, refuse_what_cannot_be_loaded
 
 Kind = Literal["linear", "cubic"]

@@ -26,9 +26,10 @@ from tlt_prune.pruning.criteria.network import FilterScores
 from tlt_prune.pruning.plan import PruningPlan
 from tlt_prune.pruning.planning import Decision, decide
 from tlt_prune.pruning.running.result_file import ResultFile
+from tlt_prune.pruning.select.blocks import trace_for
 from tlt_prune.pruning.select.budgets import reachable
 from tlt_prune.pruning.select.groups import Grouping, grouping
-from tlt_prune.pruning.select.select import bundle_scores, ranking_of, trace_for
+from tlt_prune.pruning.select.select import bundle_scores, ranking_of
 from tlt_prune.pruning.sensitivity import Sensitivity
 
 # Below it a group would never give anything in any candidate.

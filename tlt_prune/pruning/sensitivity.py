@@ -20,10 +20,11 @@ from tlt_prune.pruning import plots
 from tlt_prune.pruning.cost.granularity import chosen_granularity
 from tlt_prune.pruning.running.batches import Batches, UserData
 from tlt_prune.pruning.running.switched_off import Metric, consumers, metric_of, metrics_without
+from tlt_prune.pruning.select.blocks import trace_for
 from tlt_prune.pruning.select.budgets import absolute, resource_of
 from tlt_prune.pruning.select.groups import Grouping, grouping
 from tlt_prune.pruning.select.ledger import Ledger
-from tlt_prune.pruning.select.select import bundle_scores, trace_for
+from tlt_prune.pruning.select.select import bundle_scores
 
 RATIOS = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
 

@@ -11,7 +11,8 @@ import pandas as pd
 from tlt_prune.config import BUDGETS, OptionArguments, options_of, options_spelled_out
 from tlt_prune.graph import KerasModel
 from tlt_prune.pruning.cost.costs import costs
-from tlt_prune.pruning.select.select import bundle_scores, select, trace_for
+from tlt_prune.pruning.select.blocks import trace_for
+from tlt_prune.pruning.select.select import bundle_scores, select
 
 _STEPS = 20
 

@@ -31,7 +31,13 @@ from tlt_prune import criteria
 TABLE = PAGES / "shape.csv"
 SPEC, WEIGHTS = "specs/cifar10_resnet20_full.yaml", PAGES / "resnet20_cifar10.keras"
 SEEDS, BUDGETS = (1, 2, 3), (0.5, 0.35)
-WAYS = {"widths": "widths alone", "1": "1 block, then widths", "2": "2 blocks, then widths", "search": "widths, by search"}
+WAYS = {
+    "widths": "widths alone",
+    "1": "1 block, then widths",
+    "2": "2 blocks, then widths",
+    "auto": 'blocks="auto"',
+    "search": "widths, by search",
+}
 CALIBRATION, TRAINED, HELD_OUT, SCORED, CANDIDATES = 1000, 10_000, 2000, 10_000, 24
 KEYS = ["seed", "budget", "way"]
 OPTIONS = {"granularity": 4, "min_num_filters": 4}
@@ -43,8 +49,8 @@ def cut(model: Any, way: str, macs: float, few: tuple[Any, Any], seed: int) -> A
     options["compensation"] = tlt_prune.LeastSquares(few[0], batch_size=250)
     if way == "search":
         return tlt_prune.search(model, lambda m: accuracy(m, *few), macs=macs, candidates=CANDIDATES, seed=seed, **options).model
-    if way == "widths":
-        return tlt_prune.prune_model(model, macs=macs, **options)
+    if way in ("widths", "auto"):
+        return tlt_prune.prune_model(model, macs=macs, blocks="auto" if way == "auto" else (), **options)
     blocks = tlt_prune.block_sensitivity(model, few, metric="categorical_crossentropy", batch_size=250).weakest(int(way))
     shorter = tlt_prune.remove_blocks(model, blocks)
     whole = [tlt_prune.plan_pruning(x, ratio=0).macs_before for x in (model, shorter)]

@@ -85,9 +85,9 @@ class LatencyTable:
         return self._scales.get(key_of_model(channels), 1.0)
 
     def calibrate(self, channels: ChannelGraph, milliseconds: float, granularity: int) -> None:
-        """Says what the whole model was measured to take: sums of its layers are scaled to it from now on."""
+        """Says what the whole model, all its blocks included, was measured to take: sums of its layers are scaled to it."""
         self._scales.pop(key_of_model(channels), None)
-        total = charged(self.terms(channels, granularity))
+        total = charged(self.terms(channels.whole or channels, granularity))
         if total > 0:
             self._scales[key_of_model(channels)] = milliseconds / total
             self.save()

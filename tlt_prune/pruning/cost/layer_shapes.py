@@ -112,8 +112,8 @@ def key_of(layer: Mapping[str, Any]) -> str:
 
 
 def key_of_model(channels: ChannelGraph) -> str:
-    """Name of an architecture, whatever its widths: a calibration belongs to it."""
-    return " ".join(p.name for p in channels.producers)
+    """Name of an architecture, whatever its widths: a calibration belongs to it, and to what blocks leave of it."""
+    return " ".join(p.name for p in (channels.whole or channels).producers)
 
 
 def points_of(channels: ChannelGraph, vector: Labels, granularity: int) -> list[int]:

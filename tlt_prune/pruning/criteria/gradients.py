@@ -28,13 +28,16 @@ from tlt_prune.graph import (
     Labels,
     TensorLike,
     Variable,
+    as_array,
     by_output,
+    chosen_blocks,
     labels_by_output,
     loss_function,
     output_names,
 )
 from tlt_prune.io import progress, workers
 from tlt_prune.pruning.criteria.network import FilterScores, Network
+from tlt_prune.pruning.rewrite.block_law import outputs_without
 from tlt_prune.pruning.rewrite.rewrite import full_size
 from tlt_prune.pruning.running.batches import TakesData, UserData
 
@@ -96,6 +99,29 @@ class _Gradients(TakesData):
                 advance()
         together = workers.total(np.append(total, len(small)))
         return network.of_bundles(together[:-1] / together[-1])
+
+    def losses_without(self, network: Network, sets: Sequence[Sequence[str]]) -> list[float]:
+        """How much the loss rises without each set of residual blocks, by their names: measured, in the units of the scores."""
+        name = type(self).__name__
+        graph = network.channels.graph
+        batches = self._read(graph, f"criterion {name}", labeled=True)
+        mean_loss = _mean_loss(_loss(self._loss, network.model, graph.family, name), graph.family.name, name)
+        tensor = keras.ops.convert_to_tensor if graph.family.name == "keras" else _tensorflow().convert_to_tensor
+
+        def loss_without(blocks: Sequence[str]) -> float:
+            total, columns = 0.0, outputs_without(graph, chosen_blocks(graph, blocks), batches)
+            for i, (x, y) in enumerate(batches):
+                outputs = tree.pack_sequence_as(graph.outputs, [column[i] for column in columns])
+                value = float(as_array(mean_loss(tree.map_structure(tensor, y), outputs)))
+                total += value * len(tree.flatten(x)[0])
+            return total / batches.examples
+
+        with progress(len(sets) + 1, f"{name} without blocks on {self.used}") as advance:
+            found = []
+            for blocks in ([], *sets):
+                found.append(loss_without(blocks))
+                advance()
+        return [x - found[0] for x in found[1:]]
 
     def _of(self, change: NDArray[np.float64]) -> NDArray[np.float64]:
         raise NotImplementedError
@@ -200,10 +226,8 @@ def _loss(loss: Losses | None, model: KerasModel, family: Family, name: str) -> 
     return values
 
 
-def _gradient_function(
-    model: KerasModel, family: str, loss: Callable[[Any, Any], list[Any]], variables: Sequence[Variable], name: str
-) -> Callable[[Any, Any], list[Any]]:
-    """(inputs, labels) of a batch -> the gradient of the mean loss by each variable, in inference mode."""
+def _mean_loss(loss: Callable[[Any, Any], list[Any]], family: str, name: str) -> LossFunction:
+    """(labels, outputs) of a batch -> the loss, one number."""
 
     def mean_loss(y: object, outputs: object) -> Any:
         try:
@@ -214,9 +238,21 @@ def _gradient_function(
             raise PlanError(
                 f"criterion {name}: the loss does not fit: {first_line(error)} Received labels and outputs of shapes {shapes}."
             ) from error
-        mean = keras.ops.mean if family == "keras" else importlib.import_module("tensorflow").reduce_mean
+        mean = keras.ops.mean if family == "keras" else _tensorflow().reduce_mean
         return sum(mean(value) for value in values)
 
+    return mean_loss
+
+
+def _tensorflow() -> types.ModuleType:
+    return importlib.import_module("tensorflow")
+
+
+def _gradient_function(
+    model: KerasModel, family: str, loss: Callable[[Any, Any], list[Any]], variables: Sequence[Variable], name: str
+) -> Callable[[Any, Any], list[Any]]:
+    """(inputs, labels) of a batch -> the gradient of the mean loss by each variable, in inference mode."""
+    mean_loss = _mean_loss(loss, family, name)
     if family != "keras" or keras.backend.backend() == "tensorflow":
         return _by_tape(model, mean_loss, variables)
     if keras.backend.backend() == "jax":
@@ -227,7 +263,7 @@ def _gradient_function(
 
 
 def _by_tape(model: KerasModel, mean_loss: LossFunction, variables: Sequence[Variable]) -> Callable[[Any, Any], list[Any]]:
-    tensorflow = importlib.import_module("tensorflow")
+    tensorflow = _tensorflow()
     inner = [getattr(v, "value", v) if hasattr(v, "path") else v for v in variables]
 
     def gradients(x: object, y: object) -> list[Any]:

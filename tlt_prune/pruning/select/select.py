@@ -25,12 +25,8 @@ from tlt_prune.errors import PlanError, first_line
 from tlt_prune.graph import (
     Alive,
     ChannelGraph,
-    KerasModel,
     Labels,
-    chosen_blocks,
     refuse_not_finite,
-    residual_blocks,
-    trace,
 )
 from tlt_prune.pruning.cost.granularity import chosen_granularity
 from tlt_prune.pruning.criteria import criterion_of
@@ -131,7 +127,12 @@ def ranking_of(options: Options) -> str:
     """ "local", "global" or "isomorphic"."""
     if options.ranking != "auto":
         return options.ranking
-    return "global" if getattr(criterion_of(options.criterion), "comparable", False) else "local"
+    return "global" if compare_between_layers(options) else "local"
+
+
+def compare_between_layers(options: Options) -> bool:
+    """Whether the criterion's scores of one layer compare with those of another."""
+    return bool(getattr(criterion_of(options.criterion), "comparable", False))
 
 
 def _counts(divided: Grouping, options: Options) -> list[int]:
@@ -153,63 +154,6 @@ def _counts(divided: Grouping, options: Options) -> list[int]:
 # --- scores of bundles ---
 
 
-def trace_for(model: KerasModel, options: Options) -> ChannelGraph:
-    """`trace`, as the options say.
-
-    Raises:
-        PlanError: as for `tlt_prune.graph.trace`.
-    """
-    whole = trace(model, options.channelwise_layers, inline=options.inline)
-    blocks: Sequence[str] = options.blocks if isinstance(options.blocks, tuple) else ()
-    if isinstance(options.blocks, int) and options.blocks > 0:
-        blocks = weakest_blocks(whole, options)
-    return leaving_out(whole, options.channelwise_layers, blocks, inline=options.inline)
-
-
-def leaving_out(whole: ChannelGraph, channelwise_layers: Sequence[str], blocks: Sequence[str], *, inline: bool) -> ChannelGraph:
-    """A traced model without the residual blocks of these names, paths or shell patterns; what was there before is its `whole`.
-
-    Raises:
-        PlanError: one of them names no block.
-    """
-    if not blocks:
-        return whole
-    left_out = tuple(x.name for x in chosen_blocks(whole.graph, blocks))
-    channels = trace(whole.graph.model, channelwise_layers, inline=inline, without=left_out)
-    return dataclasses.replace(channels, whole=whole, left_out=left_out)
-
-
-def weakest_blocks(channels: ChannelGraph, options: Options) -> list[str]:
-    """Names of the `options.blocks` residual blocks that are worth least by the criterion.
-
-    A block without its inner channels adds a constant. So it is worth what they are: their scores, added up where scores of a
-    criterion compare between layers, their mean else; of several layers inside, the mean of these.
-
-    Raises:
-        PlanError: there are fewer blocks with inner channels.
-    """
-    root, scores = channels.bundles.root, bundle_scores(channels, options)
-    together = np.sum if getattr(criterion_of(options.criterion), "comparable", False) else np.mean
-    made = [(id(producer.call.op), np.unique(root[producer.labels])) for producer in channels.producers]
-    makers: dict[int, set[int]] = {}
-    for maker, bundles in made:
-        for bundle in bundles.tolist():
-            makers.setdefault(bundle, set()).add(maker)
-    worth = {}
-    for block in residual_blocks(channels.graph):
-        inside = {id(call.op) for call in block.branch}
-        own = [x for maker, x in made if maker in inside and all(makers[y] <= inside for y in x.tolist())]
-        found = [float(together(scores[x])) for x in own if np.isfinite(scores[x]).all()]
-        if found:
-            worth[block.name] = float(np.mean(found))
-    if not isinstance(options.blocks, int) or options.blocks > len(worth):
-        raise PlanError(
-            f"blocks={options.blocks}: expected at most {len(worth)}, the residual blocks of '{channels.graph.model.name}' with "
-            "channels of their own inside. Name others: blocks=['add_1']."
-        )
-    return sorted(worth, key=worth.__getitem__)[: options.blocks]
-
-
 def bundle_scores(channels: ChannelGraph, options: Options) -> FilterScores:
     """`(n_labels,)`, the score of each bundle at its root; NaN where no layer scores it.
 
@@ -223,7 +167,7 @@ def bundle_scores(channels: ChannelGraph, options: Options) -> FilterScores:
     by_layer = _checked_scores(criterion, network)
     normalizer = options.normalizer
     if normalizer == "auto":
-        normalizer = "off" if getattr(criterion, "comparable", False) else "max"
+        normalizer = "off" if compare_between_layers(options) else "max"
     votes, targets = [np.zeros(0)], [np.zeros(0, np.int64)]
     for layer in network.layers:
         if layer.name in by_layer:
