@@ -10,13 +10,14 @@ from keras import tree
 
 from tlt_prune.config import CRITERIA
 from tlt_prune.errors import PlanError
-from tlt_prune.graph import Labels
+from tlt_prune.graph import Labels, chosen_blocks
 from tlt_prune.io import checksums, progress, workers
 from tlt_prune.pruning.criteria.network import FilterScores, Network
 from tlt_prune.pruning.criteria.norms import L2
+from tlt_prune.pruning.rewrite.block_law import outputs_without
 from tlt_prune.pruning.running.batches import Batches, TakesData, UserData
 from tlt_prune.pruning.running.result_file import ResultFile
-from tlt_prune.pruning.running.switched_off import Metric, consumers, metric_of, metrics_without
+from tlt_prune.pruning.running.switched_off import Metric, consumers, metric_of, metric_of_outputs, metrics_without
 
 
 @CRITERIA.register("Ablation", needs="metric", by_script={"chunk": 8})
@@ -90,6 +91,18 @@ class Ablation(TakesData):
         for bundles, key in zip(sets[1:], keys[1:], strict=True):
             scores[bundles] = (whole - metrics[key]) / len(bundles)
         return network.of_bundles(scores)
+
+    def lost_without_blocks(self, network: Network, sets: Sequence[Sequence[str]]) -> list[float]:
+        """What the metric loses without each set of residual blocks, by their names."""
+        graph = network.channels.graph
+        batches = self._read(graph, "criterion Ablation", labeled=True)
+        found = []
+        with progress(len(sets) + 1, f"Ablation of blocks on {self.used}") as advance:
+            for names in ([], *sets):
+                outputs = outputs_without(graph, chosen_blocks(graph, names), batches)
+                found.append(metric_of_outputs(graph, batches, outputs, self._metric[1]))
+                advance()
+        return [found[0] - x for x in found[1:]]
 
     @staticmethod
     def _share(keys: Sequence[str], metrics: dict[str, float], results: ResultFile) -> None:

@@ -100,7 +100,7 @@ class _Gradients(TakesData):
         together = workers.total(np.append(total, len(small)))
         return network.of_bundles(together[:-1] / together[-1])
 
-    def losses_without(self, network: Network, sets: Sequence[Sequence[str]]) -> list[float]:
+    def lost_without_blocks(self, network: Network, sets: Sequence[Sequence[str]]) -> list[float]:
         """How much the loss rises without each set of residual blocks, by their names: measured, in the units of the scores."""
         name = type(self).__name__
         graph = network.channels.graph

@@ -51,9 +51,9 @@ def leaving_out(whole: ChannelGraph, channelwise_layers: Sequence[str], blocks: 
 class _Worths:
     """What residual blocks are worth by the criterion of a plan.
 
-    Taylor and Fisher measure how much the loss rises without them. By others a block is worth what its inner channels are,
-    those that only its own layers make: without these it adds a constant. Their scores are added up where those of the criterion
-    compare between layers, else their mean is taken; of several layers inside, the mean of these.
+    Taylor and Fisher measure how much the loss rises without them, Ablation what the metric loses. By others a block is worth
+    what its inner channels are, those that only its own layers make: without these it adds a constant. Their scores are added up
+    where those of the criterion compare between layers, else their mean is taken; of several layers inside, the mean of these.
 
     Attributes:
         blocks: names of those that can be judged.
@@ -61,7 +61,7 @@ class _Worths:
 
     def __init__(self, channels: ChannelGraph, options: Options, scores: FilterScores) -> None:
         self._network = Network(channels)
-        self._measured = getattr(criterion_of(options.criterion), "losses_without", None)
+        self._measured = getattr(criterion_of(options.criterion), "lost_without_blocks", None)
         every = residual_blocks(channels.graph)
         together = np.sum if compare_between_layers(options) else np.mean
         self._by_scores = {} if self._measured else _by_inner_channels(channels, every, scores, together)
