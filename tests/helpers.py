@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import pathlib
 import tempfile
 import warnings
@@ -11,6 +12,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import pytest
 
 import tlt_prune
 from tlt_prune.config.options import options_of
@@ -45,6 +47,20 @@ def pretended_milliseconds(layer: Any) -> float:
         return 1e-3
     inputs = 1 if layer["kind"] == "depthwise" else layer["channels"][0]
     return 1e-3 + float(np.prod([inputs, layer["channels"][-1], *layer.get("kernel", ()), *layer["size"]])) * 1e-6
+
+
+def calls_of(of: type, name: str, monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """A list that grows by each call of a method, which does what it did."""
+    calls: list[None] = []
+    method = getattr(of, name)
+
+    @functools.wraps(method)
+    def counted(self: object, *arguments: object, **named: object) -> object:
+        calls.append(None)
+        return method(self, *arguments, **named)
+
+    monkeypatch.setattr(of, name, counted)
+    return calls
 
 
 def randomize(model: Any, seed: int = 0) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from helpers import calls_of
 from keras import layers
 
 import tlt_prune
@@ -63,10 +64,15 @@ def accuracy(model: keras.Model, data: Data) -> float:
 TRAIN, HELD_OUT = pictures(400, 1), pictures(200, 2)
 
 
-def test_it_gives_back_what_pruning_took(dense: keras.Model, capsys: pytest.CaptureFixture[str]) -> None:
-    pruned = pruned_of(dense)
+def test_it_gives_back_what_pruning_took(
+    dense: keras.Model, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pruned, traced = pruned_of(dense), calls_of(Student, "train_step", monkeypatch)
     before, settings = accuracy(pruned, HELD_OUT), pruned.optimizer.get_config()
     history = tlt_prune.retrain(pruned, TRAIN, HELD_OUT, teacher=dense, epochs=3, verbose=2)
+    if keras.backend.backend() == "tensorflow":
+        # By the range test and by `fit`.
+        assert len(traced) == 2
     assert before + 0.03 < accuracy(pruned, HELD_OUT) == pytest.approx(history.best["val_accuracy"])
     assert history.start["val_accuracy"] == pytest.approx(before)
     assert history.best["val_accuracy"] == pytest.approx(max(history.history["val_accuracy"]))

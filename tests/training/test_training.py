@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import calls_of
 from small_training import DIGITS, FORM, SIZE, run, small_model
 
 from tlt_prune import data, training
@@ -57,11 +58,14 @@ def test_optimizers(name: str, cls: str) -> None:
     assert getattr(made, "rho", 0.7) == 0.7
 
 
-def test_decay_divides_the_rate_of_every_step(tmp_path: pathlib.Path) -> None:
+def test_decay_divides_the_rate_of_every_step(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    traced = calls_of(keras.Model, "train_step", monkeypatch)
     rate = LRConfig(scheduler="soft_anneal", learning_rate=0.01, soft_start=0.0, annealing_points=())
     result = run(tmp_path, epochs=2, lr_config=rate, optim_config=OptimConfig(decay=0.5))
     # 4 steps an epoch: the last step of each is number 3 and 7.
     assert result.history["learning_rate"].tolist() == pytest.approx([0.01 / 2.5, 0.01 / 4.5], rel=1e-5)
+    # The step is traced once, which takes as long as epochs of small data.
+    assert len(traced) == 1
 
 
 def test_scores_by_hand() -> None:

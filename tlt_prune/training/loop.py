@@ -44,6 +44,7 @@ from tlt_prune.training.rate_test import STEPS, enough_batches, find_peak_rate
 from tlt_prune.training.regularizers import set_regularizers
 from tlt_prune.training.replicas import Averaged, cut, shared, synchronize
 from tlt_prune.training.saving import save_result
+from tlt_prune.training.variables import make_variables
 
 if TYPE_CHECKING:
     from tlt_prune.data import Pipeline
@@ -209,9 +210,7 @@ def _fit(job: TrainingJob, model: keras.Model, run: _Run, epochs: range, skipped
             *([TensorBoard(folder / "tensorboard")] if config.tensorboard and workers.is_chief() else []),
             SaveAtTermination(checkpoints, history, skipped),
         ]
-        if skipped:
-            # Makes the metrics that are put back.
-            model.evaluate(fed.validation, steps=1, verbose=0)
+        make_variables(model, x=fed.validation)
         with interrupt.graceful():
             model.fit(
                 fed.training,

@@ -18,6 +18,7 @@ from tlt_prune.io import say
 from tlt_prune.training.rate_test import enough_batches, find_peak_rate
 from tlt_prune.training.retrain_callbacks import KeepBest, WarmUpCosine, data_arguments, is_arrays
 from tlt_prune.training.student import Student
+from tlt_prune.training.variables import make_variables
 
 
 class RetrainArguments(TypedDict, total=False):
@@ -103,7 +104,7 @@ def retrain(
     _check(model, validation, epochs, arguments)
     batch_size, verbose = arguments.get("batch_size", 64), arguments.get("verbose", "auto")
     train, steps = _counted(train, batch_size, arguments.get("steps_per_epoch"))
-    student = _compiled_student(model, teacher, arguments)
+    student = _compiled_student(model, teacher, data_arguments(validation, batch_size), arguments)
     history = RetrainHistory(_peak_rate(student, train, batch_size) if learning_rate is None else learning_rate)
     if verbose:
         say(f"Retraining '{model.name}' for {epochs} epochs; the learning rate rises to {history.learning_rate:.2g}.")
@@ -146,11 +147,14 @@ class _StopAtNotFinite(keras.callbacks.Callback):
             )
 
 
-def _compiled_student(model: keras.Model, teacher: keras.Model | None, arguments: RetrainArguments) -> Student:
+def _compiled_student(
+    model: keras.Model, teacher: keras.Model | None, validation: Mapping[str, Any], arguments: RetrainArguments
+) -> Student:
     default = Distill()
     student = Student(model, teacher, arguments.get("alpha", default.alpha), arguments.get("temperature", default.temperature))
     optimizer = arguments.get("optimizer") or keras.optimizers.SGD(momentum=0.9, nesterov=True)
     student.compile(optimizer=optimizer, **_compile_arguments(model, teacher, arguments))
+    make_variables(student, **validation)
     return student
 
 
