@@ -14,9 +14,11 @@ import traceback
 import keras  # noqa: F401
 import matplotlib.pyplot as plt  # noqa: F401
 import onnxruntime  # noqa: F401
+import onnxslim  # noqa: F401
 import pandas as pd  # noqa: F401
 import sklearn.datasets  # noqa: F401
 import tensorflow as tf  # noqa: F401
+import tensorflow_model_optimization as tfmot  # noqa: F401
 import tf2onnx  # noqa: F401
 import tf_keras  # noqa: F401
 

@@ -69,7 +69,7 @@ def test_it_gives_back_what_pruning_took(
 ) -> None:
     pruned, traced = pruned_of(dense), calls_of(Student, "train_step", monkeypatch)
     before, settings = accuracy(pruned, HELD_OUT), pruned.optimizer.get_config()
-    history = tlt_prune.retrain(pruned, TRAIN, HELD_OUT, teacher=dense, epochs=3, verbose=2)
+    history = tlt_prune.retrain(pruned, TRAIN, HELD_OUT, teacher=dense, epochs=3, batch_size=50, verbose=2)
     if keras.backend.backend() == "tensorflow":
         # By the range test and by `fit`.
         assert len(traced) == 2
