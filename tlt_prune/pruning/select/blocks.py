@@ -59,18 +59,22 @@ class _Worths:
         blocks: names of those that can be judged.
     """
 
-    def __init__(self, channels: ChannelGraph, options: Options, scores: FilterScores) -> None:
+    def __init__(self, channels: ChannelGraph, options: Options, scores: FilterScores | None = None) -> None:
         self._network = Network(channels)
         self._measured = getattr(criterion_of(options.criterion), "lost_without_blocks", None)
         every = residual_blocks(channels.graph)
-        together = np.sum if compare_between_layers(options) else np.mean
-        self._by_scores = {} if self._measured else _by_inner_channels(channels, every, scores, together)
-        self.blocks = [x.name for x in every] if self._measured else list(self._by_scores)
+        self.blocks = [x.name for x in every]
+        if self._measured is None:
+            scores = bundle_scores(channels, options) if scores is None else scores
+            together = np.sum if compare_between_layers(options) else np.mean
+            self._by_scores = _by_inner_channels(channels, every, scores, together)
+            self.blocks = list(self._by_scores)
 
     def of(self, sets: Sequence[Sequence[str]]) -> list[float]:
         """Of sets of blocks that go together."""
         if self._measured is not None:
-            return [float(x) for x in self._measured(self._network, sets)]
+            # Blocks without which the loss is no number cannot go.
+            return [float(x) if np.isfinite(x) else np.inf for x in self._measured(self._network, sets)]
         return [sum(self._by_scores[name] for name in names) for names in sets]
 
     def alone(self) -> dict[str, float]:
@@ -106,7 +110,7 @@ def _weakest_blocks(channels: ChannelGraph, options: Options, count: int) -> lis
     Raises:
         PlanError: there are fewer that can be judged.
     """
-    worths = _Worths(channels, options, bundle_scores(channels, options))
+    worths = _Worths(channels, options)
     if count > len(worths.blocks):
         raise PlanError(
             f"blocks={count}: expected at most {len(worths.blocks)}, the residual blocks of '{channels.graph.model.name}' with "
