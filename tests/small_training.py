@@ -34,6 +34,7 @@ def run(
     model: Callable[[], keras.Model] = small_model,
     teacher: keras.Model | None = None,
     pruned: bool = False,
+    as_arrays: bool = False,
     **changes: object,
 ) -> training.TrainResult:
     config = Train(num_epochs=epochs, batch_size_per_gpu=64, tensorboard=False, **changes)  # type: ignore[arg-type]
@@ -46,6 +47,9 @@ def run(
             small[0], DIGITS, FORM, data.BatchOrder(64, seed=1, first_epoch=first_epoch, epochs=epochs), channels_first=False
         )
 
+    if as_arrays:
+        ((x, y),) = validation.as_numpy_iterator()
+        validation = x, y
     job = training.TrainingJob(
         model, make_batches, validation, config, training.classification(config), identity or {}, teacher=teacher, pruned=pruned
     )

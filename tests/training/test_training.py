@@ -107,12 +107,12 @@ def killed_at(step: int) -> Callable[[LRConfig, int, int], float]:
 def test_a_resumed_retraining_keeps_its_start_and_its_measured_rate(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = run(tmp_path / "whole", pruned=True)
+    whole = run(tmp_path / "whole", pruned=True, as_arrays=True)
     with monkeypatch.context() as patch:
         patch.setattr(objective, "learning_rate", killed_at(5))
         with pytest.raises(KeyboardInterrupt):
-            run(tmp_path / "killed", pruned=True)
-    resumed = run(tmp_path / "killed", pruned=True)
+            run(tmp_path / "killed", pruned=True, as_arrays=True)
+    resumed = run(tmp_path / "killed", pruned=True, as_arrays=True)
     assert (resumed.resumed_from, resumed.epochs) == (1, 3)
     columns = [x for x in whole.history if x != "seconds"]
     pd.testing.assert_frame_equal(whole.history[columns], resumed.history[columns], rtol=1e-4)

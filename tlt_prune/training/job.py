@@ -53,7 +53,7 @@ class TrainingJob:
     Attributes:
         make_model: builds or loads the model to start from.
         make_batches: first epoch -> the batches from there to the end.
-        validation: batches that are scored after every epoch.
+        validation: batches that are scored after every epoch; in one process arrays `(x, y)`, too.
         config: the `train` section of a spec.
         objective: losses, learning rate and measure: `classification(config)`, for instance.
         identity: what another run must share to go on with the checkpoints of this one (the model and the data, say).

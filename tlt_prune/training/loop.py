@@ -43,6 +43,7 @@ from tlt_prune.training.objective import optimizer
 from tlt_prune.training.rate_test import STEPS, enough_batches, find_peak_rate
 from tlt_prune.training.regularizers import set_regularizers
 from tlt_prune.training.replicas import Averaged, cut, shared, synchronize
+from tlt_prune.training.retrain_callbacks import data_arguments
 from tlt_prune.training.saving import save_result
 from tlt_prune.training.variables import make_variables
 
@@ -210,7 +211,7 @@ def _fit(job: TrainingJob, model: keras.Model, run: _Run, epochs: range, skipped
             *([TensorBoard(folder / "tensorboard")] if config.tensorboard and workers.is_chief() else []),
             SaveAtTermination(checkpoints, history, skipped),
         ]
-        make_variables(model, x=fed.validation)
+        make_variables(model, **data_arguments(fed.validation, config.batch_size_per_gpu))
         with interrupt.graceful():
             model.fit(
                 fed.training,
@@ -265,7 +266,8 @@ _PEAK = "peak_learning_rate"
 def _begin(job: TrainingJob, model: keras.Model, fed: _Fed, history: History, say: Callable[[str], None]) -> None:
     """Scores a pruned model and measures how fast it may learn, where the spec leaves that open."""
     objective = job.objective
-    found = model.evaluate(fed.validation, steps=fed.validation_steps, verbose=0, return_dict=True)
+    validation = data_arguments(fed.validation, job.config.batch_size_per_gpu)
+    found = model.evaluate(**validation, steps=fed.validation_steps, verbose=0, return_dict=True)
     scores = {f"val_{name}": float(x) for name, x in found.items()}
     scores |= {name: float(x) for name, x in objective.scores(model).items()}
     scores |= objective.summary(scores)
