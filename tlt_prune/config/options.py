@@ -140,20 +140,15 @@ class Options(Settings):
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> Self:
         given = {name: value for name in BUDGETS if (value := getattr(self, name)) is not None}
+        received = ", ".join(f"{name}={value}" for name, value in given.items())
         if len(given) > 1:
-            raise ValueError(
-                f"expected one of {', '.join(BUDGETS)}. Received: {', '.join(f'{name}={value}' for name, value in given.items())}"
-            )
-        if self.ranking in ("global", "isomorphic") and given.keys() & {"threshold", "ratio"}:
-            raise ValueError(
-                f"ranking={self.ranking!r} needs a budget for the whole network. Expected params, macs, size_mb or latency_ms. "
-                f"Received: {', '.join(f'{name}={value}' for name, value in given.items())}"
-            )
-        if self.blocks == "auto" and given.keys() & {"threshold", "ratio"}:
-            raise ValueError(
-                f"blocks='auto' needs a budget for the whole network. Expected params, macs, size_mb or latency_ms. Received: "
-                f"{', '.join(f'{name}={value}' for name, value in given.items())}"
-            )
+            raise ValueError(f"expected one of {', '.join(BUDGETS)}. Received: {received}")
+        for name, needing in (("ranking", ("global", "isomorphic")), ("blocks", ("auto",))):
+            if (value := getattr(self, name)) in needing and given.keys() & {"threshold", "ratio"}:
+                raise ValueError(
+                    f"{name}={value!r} needs a budget for the whole network. Expected params, macs, size_mb or latency_ms. "
+                    f"Received: {received}"
+                )
         by_largest = self.normalizer == "max" or (
             self.normalizer == "auto" and self.criterion in ("auto", *CRITERIA.names("nothing"))
         )

@@ -191,6 +191,7 @@ def _fit(job: TrainingJob, model: keras.Model, run: _Run, epochs: range, skipped
     steps = pipeline.steps
     best = [Best(folder / "best.keras", history, job)] if job.config.keep_best else []
     with subsampled_first(model), _fed(job, model, pipeline.skip(skipped) if skipped else pipeline) as fed:
+        make_variables(model, **data_arguments(fed.validation, job.config.batch_size_per_gpu))
         if run.checkpoint is None and job.pruned:
             _begin(job, model, fed, history, run.say)
             for callback in best:
@@ -211,7 +212,6 @@ def _fit(job: TrainingJob, model: keras.Model, run: _Run, epochs: range, skipped
             *([TensorBoard(folder / "tensorboard")] if config.tensorboard and workers.is_chief() else []),
             SaveAtTermination(checkpoints, history, skipped),
         ]
-        make_variables(model, **data_arguments(fed.validation, config.batch_size_per_gpu))
         with interrupt.graceful():
             model.fit(
                 fed.training,

@@ -10,11 +10,11 @@ from keras import tree
 
 from tlt_prune.config import CRITERIA
 from tlt_prune.errors import PlanError
-from tlt_prune.graph import Labels, chosen_blocks
+from tlt_prune.graph import Labels
 from tlt_prune.io import checksums, progress, workers
 from tlt_prune.pruning.criteria.network import FilterScores, Network
 from tlt_prune.pruning.criteria.norms import L2
-from tlt_prune.pruning.rewrite.block_law import outputs_without
+from tlt_prune.pruning.rewrite.block_law import lost_without
 from tlt_prune.pruning.running.batches import Batches, TakesData, UserData
 from tlt_prune.pruning.running.result_file import ResultFile
 from tlt_prune.pruning.running.switched_off import Metric, consumers, metric_of, metric_of_outputs, metrics_without
@@ -96,13 +96,9 @@ class Ablation(TakesData):
         """What the metric loses without each set of residual blocks, by their names."""
         graph = network.channels.graph
         batches = self._read(graph, "criterion Ablation", labeled=True)
-        found = []
-        with progress(len(sets) + 1, f"Ablation of blocks on {self.used}") as advance:
-            for names in ([], *sets):
-                outputs = outputs_without(graph, chosen_blocks(graph, names), batches)
-                found.append(metric_of_outputs(graph, batches, outputs, self._metric[1]))
-                advance()
-        return [found[0] - x for x in found[1:]]
+        metric = self._metric[1]
+        what = f"Ablation of blocks on {self.used}"
+        return lost_without(graph, sets, batches, lambda outputs: metric_of_outputs(graph, batches, outputs, metric), what)
 
     @staticmethod
     def _share(keys: Sequence[str], metrics: dict[str, float], results: ResultFile) -> None:

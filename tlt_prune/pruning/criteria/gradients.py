@@ -30,16 +30,16 @@ from tlt_prune.graph import (
     Variable,
     as_array,
     by_output,
-    chosen_blocks,
     labels_by_output,
     loss_function,
     output_names,
 )
 from tlt_prune.io import progress, workers
 from tlt_prune.pruning.criteria.network import FilterScores, Network
-from tlt_prune.pruning.rewrite.block_law import outputs_without
+from tlt_prune.pruning.rewrite.block_law import lost_without
 from tlt_prune.pruning.rewrite.rewrite import full_size
 from tlt_prune.pruning.running.batches import TakesData, UserData
+from tlt_prune.pruning.running.walk import Values
 
 # Examples that share one gradient: the fewer, the less do their wishes cancel; one costs too much time.
 _TOGETHER = 8
@@ -108,20 +108,15 @@ class _Gradients(TakesData):
         mean_loss = _mean_loss(_loss(self._loss, network.model, graph.family, name), graph.family.name, name)
         tensor = keras.ops.convert_to_tensor if graph.family.name == "keras" else _tensorflow().convert_to_tensor
 
-        def loss_without(blocks: Sequence[str]) -> float:
-            total, columns = 0.0, outputs_without(graph, chosen_blocks(graph, blocks), batches)
+        def score(columns: Sequence[Values]) -> float:
+            total = 0.0
             for i, (x, y) in enumerate(batches):
                 outputs = tree.pack_sequence_as(graph.outputs, [column[i] for column in columns])
                 value = float(as_array(mean_loss(tree.map_structure(tensor, y), outputs)))
                 total += value * len(tree.flatten(x)[0])
-            return total / batches.examples
+            return -total / batches.examples
 
-        with progress(len(sets) + 1, f"{name} without blocks on {self.used}") as advance:
-            found = []
-            for blocks in ([], *sets):
-                found.append(loss_without(blocks))
-                advance()
-        return [x - found[0] for x in found[1:]]
+        return lost_without(graph, sets, batches, score, f"{name} without blocks on {self.used}")
 
     def _of(self, change: NDArray[np.float64]) -> NDArray[np.float64]:
         raise NotImplementedError

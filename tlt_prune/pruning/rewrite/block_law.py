@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from tlt_prune.errors import LawError
 from tlt_prune.graph import Call, ChannelGraph, Graph, KerasModel, ResidualBlock, as_array, chosen_blocks, read, rewired
+from tlt_prune.io import progress
 from tlt_prune.pruning.rewrite.law import inference_outputs, largest_error, random_inputs
 from tlt_prune.pruning.rewrite.rewrite import rewrite
 from tlt_prune.pruning.running.batches import Batch
@@ -29,6 +30,30 @@ def outputs_without(graph: Graph, blocks: Sequence[ResidualBlock], batches: Sequ
             end = ends[id(step.call)]
             step.replaced[end] = [x * 0 for x in step.known[end]]
     return walk.outputs
+
+
+def lost_without(
+    graph: Graph,
+    sets: Sequence[Sequence[str]],
+    batches: Sequence[Batch],
+    score: Callable[[list[Values]], float],
+    what: str,
+) -> list[float]:
+    """What a score of the model's flat outputs loses without each set of residual blocks, by their names.
+
+    Args:
+        graph: of the model.
+        sets: names of blocks that go together.
+        batches: the examples.
+        score: values of the outputs, as `outputs_without` returns them -> a number, the higher the better.
+        what: is measured, for the progress bar.
+    """
+    found = []
+    with progress(len(sets) + 1, what) as advance:
+        for names in ([], *sets):
+            found.append(score(outputs_without(graph, chosen_blocks(graph, names), batches)))
+            advance()
+    return [found[0] - x for x in found[1:]]
 
 
 def check_blocks(channels: ChannelGraph, names: Sequence[str], smaller: KerasModel) -> None:

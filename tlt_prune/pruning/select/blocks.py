@@ -14,9 +14,9 @@ from tlt_prune.pruning.cost.granularity import chosen_granularity
 from tlt_prune.pruning.cost.terms import charged
 from tlt_prune.pruning.criteria import criterion_of
 from tlt_prune.pruning.criteria.network import FilterScores, Network
-from tlt_prune.pruning.select.budgets import reachable, resource_of, within_budget
+from tlt_prune.pruning.select.budgets import is_met, reachable, resource_of, within_budget
 from tlt_prune.pruning.select.groups import grouping
-from tlt_prune.pruning.select.select import bundle_scores, compare_between_layers, ranking_of
+from tlt_prune.pruning.select.select import bundle_scores, compare_between_layers, name_of, ranking_of
 
 
 def trace_for(model: KerasModel, options: Options) -> ChannelGraph:
@@ -131,7 +131,7 @@ def _blocks_at_budget(whole: ChannelGraph, options: Options) -> list[str]:
         PlanError: the criterion's scores do not compare between layers, or the budget cannot be met or counted.
     """
     if not compare_between_layers(options):
-        name = getattr(criterion_of(options.criterion), "__name__", type(criterion_of(options.criterion)).__name__)
+        name = name_of(criterion_of(options.criterion))
         raise PlanError(
             f"blocks='auto': expected a criterion whose scores compare between layers, such as Taylor, Fisher or LAMP. {name}'s "
             "do not: what it says of a block says nothing beside what it says of channels elsewhere."
@@ -152,7 +152,8 @@ def _blocks_at_budget(whole: ChannelGraph, options: Options) -> list[str]:
     best: list[str] = []
     least = np.inf
     for count in range(len(order) + 1):
-        gone = worths.of([order[:count]])[0] if count else 0.0
+        # Of one block it is known.
+        gone = worths.of([order[:count]])[0] if count > 1 else sum(alone[name] for name in order[:count])
         if gone >= least:
             break
         channels = left(order[:count])
@@ -176,7 +177,7 @@ def _lost_by_channels(channels: ChannelGraph, options: Options, scores: FilterSc
     options = options.model_copy(update={"ranking": ranking_of(options)})
     divided = grouping(channels, scores, options, chosen_granularity(channels.graph, options.granularity))
     _, fewest, target, _ = reachable(divided, options)
-    if fewest > target:
+    if not is_met(target, fewest):
         return np.inf
     alive = divided.alive(within_budget(divided, options))
     return float(sum(group.scores[~alive[group.members]].sum() for group in divided.groups))

@@ -72,7 +72,7 @@ def within_budget(grouping: Grouping, options: Options, weights: Sequence[float]
     whole = _of_whole(resource, search, options)
     target = absolute(resource, amount, whole)
     reach = search.cost(search.least)
-    if reach > target * (1 + _ROUNDING):
+    if not is_met(target, reach):
         raise PlanError(_unreachable(resource, amount, target, reach, whole, options, grouping))
     if weights is not None:
         counts, worth = _weighted(search, target, weights)
@@ -98,6 +98,11 @@ def _of_whole(resource: Resource, search: _Search, options: Options) -> float:
     """The resource of the whole model, the residual blocks included that go."""
     whole = search.grouping.channels.whole
     return search.whole if whole is None else charged(resource.terms(whole, options))
+
+
+def is_met(target: float, cost: float) -> bool:
+    """Whether a cost keeps to a budget, both in units of its resource."""
+    return cost <= target * (1 + _ROUNDING)
 
 
 def resource_of(options: Options) -> tuple[Resource, float | str]:
@@ -189,12 +194,11 @@ class _Search:
 
         first = bisect.bisect_left(points, True, hi=len(points) - 1, key=lambda point: self.cost(counts(point)) <= target)
         found = counts(points[first])
-        return points[first], found if self.cost(found) <= target * (1 + _ROUNDING) else list(self.least)
+        return points[first], found if is_met(target, self.cost(found)) else list(self.least)
 
     def filled(self, counts: list[int], target: float, worth: Worth) -> list[int]:
         """Brings steps back as long as one fits, what is worth most first."""
         groups = self.grouping.groups
-        limit = target * (1 + _ROUNDING)
         self.ledger.set_all(counts)
         stuck: set[int] = set()
         while True:
@@ -205,7 +209,7 @@ class _Search:
             more = _one_step_more(groups[g], counts[g])
             tried = [*counts[:g], more, *counts[g + 1 :]]
             # Stepwise first, because exact is slow; exact, because layers that feed several groups may bring more back.
-            if self.ledger.total + self.ledger.change(g, more) <= limit and self.cost(tried) <= limit:
+            if is_met(target, self.ledger.total + self.ledger.change(g, more)) and is_met(target, self.cost(tried)):
                 counts = tried
                 self.ledger.set(g, more)
             else:
@@ -305,14 +309,14 @@ def _globally(search: _Search, target: float) -> list[int]:
             heapq.heappush(heap, (price(g), next(counter), g))
     counts = list(ledger_.counts)
     # Where layers feed several groups, counts are settled upwards: more has to go.
-    while search.cost(counts) > target * (1 + _ROUNDING) and heap:
+    while heap and not is_met(target, search.cost(counts)):
         _, _, g = heapq.heappop(heap)
         after = _one_step_less(groups[g], counts[g])
         counts[g] = after
         ledger_.set(g, after)
         if can_go(g):
             heapq.heappush(heap, (price(g), next(counter), g))
-    return counts if search.cost(counts) <= target * (1 + _ROUNDING) else list(search.least)
+    return counts if is_met(target, search.cost(counts)) else list(search.least)
 
 
 def _unreachable(

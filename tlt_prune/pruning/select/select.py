@@ -178,9 +178,14 @@ def bundle_scores(channels: ChannelGraph, options: Options) -> FilterScores:
     return equalize(np.concatenate(votes), np.concatenate(targets), len(root), options.equalization_criterion)
 
 
+def name_of(criterion: Criterion) -> str:
+    """Name of a criterion, for messages."""
+    return str(getattr(criterion, "__name__", type(criterion).__name__))
+
+
 def _checked_scores(criterion: Criterion, network: Network) -> dict[str, FilterScores]:
     """The scores of a criterion, layer by layer, checked."""
-    name = getattr(criterion, "__name__", type(criterion).__name__)
+    name = name_of(criterion)
     result = criterion(network)
     sizes = {x.name: x.count for x in network.layers}
     if not hasattr(result, "items"):
