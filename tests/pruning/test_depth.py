@@ -16,7 +16,7 @@ import tlt_prune
 from tlt_prune import criteria, models
 from tlt_prune.errors import LawError, PlanError
 from tlt_prune.graph import read, residual_blocks, trace
-from tlt_prune.pruning import depth
+from tlt_prune.pruning import pipeline
 from tlt_prune.pruning.cost import latency
 from tlt_prune.pruning.criteria.network import Network
 from tlt_prune.pruning.select.blocks import leaving_out
@@ -117,8 +117,8 @@ def test_mistakes(model: keras.Model, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(PlanError, match="has no residual block"):
         tlt_prune.block_sensitivity(plain, (np.zeros((2, 4)), np.zeros(2)))
     # A check that cannot fail would be none.
-    monkeypatch.setattr(depth, "carry_out", lambda channels, alive: type("Made", (), {"model": model}))
-    with pytest.raises(LawError, match="without a differs from the original"):
+    monkeypatch.setattr(pipeline, "zeroed_outputs", lambda whole, names, inputs: [model.predict(inputs, verbose=0)])
+    with pytest.raises(LawError, match="with only a removed, 'net' no longer computes what it does with those branches set to"):
         tlt_prune.remove_blocks(model, "a", verify=True)
 
 
@@ -378,6 +378,31 @@ def test_what_a_budget_with_blocks_needs(model: keras.Model) -> None:
         tlt_prune.plan_pruning(model, macs=0.5, blocks=["auto"])
     with pytest.raises(PlanError, match=r"macs=0.0001 .* cannot be met: .* this model keeps at least"):
         tlt_prune.plan_pruning(model, macs=1e-4, blocks="auto", criterion="LAMP")
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_what_blocks_add_is_given_back(nested: bool) -> None:
+    """Two branches that are linear in what they are given, with a constant: what reads the sums, and what adds to them later,
+    is fitted to the whole model."""
+    image = keras.Input((6, 6, 3))
+    x = keras.Input((6, 6, 8)) if nested else keras.layers.Conv2D(8, 3, name="stem")(keras.layers.ZeroPadding2D(1)(image))
+    y = keras.layers.Add(name="a")([x, keras.layers.Conv2D(8, 1, name="a_1")(x)])
+    y = keras.layers.Add(name="b")([y, keras.layers.Conv2D(8, 1, name="b_1")(y)])
+    y = keras.layers.Add(name="c")([y, keras.layers.Conv2D(8, 1, name="c_1")(y)])
+    y = keras.layers.Conv2D(4, 1, name="head")(y)
+    if nested:
+        y = keras.Model(x, y, name="inside")(keras.layers.Conv2D(8, 3, padding="same", name="stem")(image))
+    model = randomize(keras.Model(image, y, name="outside"))
+    data = np.random.default_rng(0).normal(size=(50, 6, 6, 3)).astype(np.float32)
+    blocks = ["inside/a", "inside/b"] if nested else ["a", "b"]
+    expected = model.predict(data, verbose=0)
+
+    def error(fit: Any) -> float:
+        pruned = tlt_prune.remove_blocks(model, blocks, compensation=fit)
+        return float(np.abs(pruned.predict(data, verbose=0) - expected).max() / np.abs(expected).max())
+
+    assert error(None) > 0.1
+    assert error(tlt_prune.LeastSquares(data, ridge=1e-9)) < 1e-3
 
 
 def test_mistakes_about_blocks_of_a_plan(model: keras.Model) -> None:

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -40,6 +40,17 @@ def devices(wanted):
     tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], parts)
     return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(wanted)])
 workers._on_gpus = devices
+"""
+# What a cluster does to one of several workers: here in the second epoch, which has two batches, in the first of them.
+TERMINATED = """
+import os, signal
+from tlt_prune.training import callbacks
+begin = callbacks.LearningRateSchedule.on_train_batch_begin
+def terminated(self, batch, logs=None):
+    begin(self, batch, logs)
+    if self._step == 3:
+        os.kill(os.getpid(), signal.SIGTERM)
+callbacks.LearningRateSchedule.on_train_batch_begin = terminated
 """
 # Three classes of 13: the last batch of 16 has 7, and of 36 has 3.
 PICTURES = {"train": 13, "val": 3}
@@ -79,10 +90,12 @@ def begun(
     return scripts.begun(script, "-e", spec, *arguments, prelude=prelude, env=environment)
 
 
-def begun_together(count: int, spec: pathlib.Path, *arguments: object, script: str = "train") -> list[subprocess.Popen[str]]:
+def begun_together(
+    count: int, spec: pathlib.Path, *arguments: object, script: str = "train", preludes: Sequence[str] = ()
+) -> list[subprocess.Popen[str]]:
     """Workers on the loopback."""
-    hosts = free_addresses(count)
-    return [begun(spec, *arguments, script=script, TF_CONFIG=tf_config(hosts, i)) for i in range(count)]
+    hosts, preludes = free_addresses(count), preludes or [""] * count
+    return [begun(spec, *arguments, script=script, prelude=preludes[i], TF_CONFIG=tf_config(hosts, i)) for i in range(count)]
 
 
 def free_addresses(count: int) -> list[str]:
@@ -115,12 +128,18 @@ def weights_of(folder: pathlib.Path) -> np.ndarray[Any, Any]:
 
 @pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow)])
 def test_workers_come_to_what_one_process_comes_to(seed: int, pictures: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """Also where one of them is terminated in the middle of an epoch: both keep what they have, and go on."""
+
     def spec(name: str, each: int) -> pathlib.Path:
         return spec_of(pictures, tmp_path / name, random_seed=seed, batch_size_per_gpu=each, keep_best=True)
 
     scripts.run("train", "-e", spec("one", 36))
-    chief, other = ended(begun_together(2, spec("two", 18)))
+    two = spec("two", 18)
+    for _, err in ended(begun_together(2, two, preludes=["", TERMINATED]), code=143):
+        assert err.splitlines()[-1].startswith("tlt-train: error: interrupted. Run the same command again")
+    chief, other = ended(begun_together(2, two))
     ended([begun(spec("devices", 18), "--gpus", 2, prelude=TWO_DEVICES)])
+    assert "Going on after epoch 1 and 1 batches of the next" in chief[0]
     assert "epoch 2/2" in chief[0]
     # One prints, one writes, and no temporary file is left.
     assert other == ("", "")

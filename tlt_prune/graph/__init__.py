@@ -1,6 +1,6 @@
 """A Keras model read once: calls, labels of channels, rules, and the channel graph."""
 
-from tlt_prune.graph.blocks import ResidualBlock, chosen_blocks, residual_blocks
+from tlt_prune.graph.blocks import ResidualBlock, chosen_blocks, residual_blocks, without_blocks
 from tlt_prune.graph.call_trace import CallTrace
 from tlt_prune.graph.channel_graph import ChannelGraph, Edit, Producer, resolve
 from tlt_prune.graph.classes import is_keras_class
@@ -82,4 +82,5 @@ __all__ = [
     "rewired",
     "run_through",
     "trace",
+    "without_blocks",
 ]

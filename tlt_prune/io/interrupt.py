@@ -53,7 +53,7 @@ def at_stop(cleanup: Callable[[], None]) -> None:
 
 @contextlib.contextmanager
 def graceful() -> Iterator[None]:
-    """In the block, termination (SIGTERM) waits for `end_if_terminated`, which comes when there is something to keep: at most for
+    """In the block, termination (SIGTERM) waits for `terminate`, which comes when there is something to keep: at most for
     the time that schedulers give a process."""
     global _graceful
     _graceful = True
@@ -72,7 +72,12 @@ def is_terminated() -> bool:
 def end_if_terminated() -> None:
     """Ends the process where SIGTERM has come."""
     if is_terminated():
-        _stop(_asked)
+        terminate()
+
+
+def terminate() -> NoReturn:
+    """Ends the process as one that SIGTERM has come to."""
+    _stop(signal.SIGTERM)
 
 
 @contextlib.contextmanager

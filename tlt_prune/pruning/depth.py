@@ -16,11 +16,13 @@ import pandas as pd
 from tlt_prune.errors import PlanError
 from tlt_prune.graph import KerasModel, residual_blocks, trace
 from tlt_prune.io import progress
+from tlt_prune.pruning.compensation import Compensations
 from tlt_prune.pruning.cost.costs import costs
 from tlt_prune.pruning.pipeline import carry_out
-from tlt_prune.pruning.rewrite.block_law import check_blocks, outputs_without
+from tlt_prune.pruning.rewrite.block_law import outputs_without
 from tlt_prune.pruning.running.batches import Batches, UserData
 from tlt_prune.pruning.running.switched_off import Metric, metric_of, metric_of_outputs
+from tlt_prune.pruning.select.blocks import leaving_out
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -102,16 +104,19 @@ def block_sensitivity(
     return BlockSensitivity(frame, whole, name, str(batches))
 
 
-def remove_blocks(model: KerasModel, blocks: Sequence[str] | str, *, verify: bool = False) -> Any:
+def remove_blocks(
+    model: KerasModel, blocks: Sequence[str] | str, *, compensation: Compensations | None = None, verify: bool = False
+) -> Any:
     """Returns `model` without some of its residual blocks: each addition x + branch(x) becomes x.
 
-    Where the shortcut has a layer of its own, that is what is left. The result equals the original with the outputs of those
-    branches set to zero. `prune_model` makes what is left narrower.
+    Where the shortcut has a layer of its own, that is what is left. Without `compensation` the result equals the original with
+    the outputs of those branches set to zero. `prune_model` makes what is left narrower, or does both at once.
 
     Args:
         model: a functional Keras 3 or tf_keras model. It stays as it is.
         blocks: names, paths or shell patterns of the additions, as `block_sensitivity` lists them.
-        verify: check that equality on random inputs before returning.
+        compensation: as for `prune_model`: `LeastSquares` gives back to the rest what the branches contributed.
+        verify: check that equality on random inputs, before compensation.
 
     Returns:
         A model of the same kind and class, with the same layer names and compile arguments.
@@ -124,8 +129,6 @@ def remove_blocks(model: KerasModel, blocks: Sequence[str] | str, *, verify: boo
     names = [blocks] if isinstance(blocks, str) else list(blocks)
     if not names:
         raise PlanError("remove_blocks: expected the name of at least one block. Received none.")
-    channels = trace(model, without=names)
-    smaller = carry_out(channels, np.ones(channels.n_labels, dtype=bool)).model
-    if verify:
-        check_blocks(trace(model), names, smaller)
-    return smaller
+    channels = leaving_out(trace(model), (), names, inline=False)
+    everything = np.ones(channels.n_labels, dtype=bool)
+    return carry_out(channels, everything, compensation=compensation, verify=verify).model

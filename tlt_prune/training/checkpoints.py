@@ -111,7 +111,9 @@ class Checkpoints:
         step: int = 0,
     ) -> None:
         """Writes a checkpoint in the place of the others, after `step` batches of the next epoch; of several workers, the chief
-        does."""
+        does, and all must call it."""
+        # Each of several replicas has its part of them; what is read is their sum.
+        metrics = _arrays(model.metrics_variables) if step else None
         if not workers.is_chief():
             return
         newest = self._folder / f"epoch_{epochs_done:03d}.keras"
@@ -119,9 +121,8 @@ class Checkpoints:
         with files.whole_file(newest) as partial:
             model.save(partial)
             files.add_to_zip(partial, _STATE, _arrays(_random_states(model)))
-            # Each of several replicas has its own part of them.
-            if step and workers.replicas() == 1:
-                files.add_to_zip(partial, _METRICS, _arrays(model.metrics_variables))
+            if metrics is not None:
+                files.add_to_zip(partial, _METRICS, metrics)
             with zipfile.ZipFile(partial) as archive:
                 members = {x.filename: x.CRC for x in archive.infolist()}
             record = {
@@ -161,7 +162,7 @@ class Checkpoints:
             TrainingError: the file is damaged.
         """
         stored = files.read_from_zip(checkpoint.path, _METRICS)
-        if stored is not None and workers.replicas() == 1:
+        if stored is not None:
             try:
                 _assign(model.metrics_variables, stored)
             except (ValueError, zipfile.BadZipFile) as error:

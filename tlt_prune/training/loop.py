@@ -42,7 +42,7 @@ from tlt_prune.training.narrow_shortcuts import subsampled_first
 from tlt_prune.training.objective import optimizer
 from tlt_prune.training.rate_test import STEPS, enough_batches, find_peak_rate
 from tlt_prune.training.regularizers import set_regularizers
-from tlt_prune.training.replicas import Averaged, cut, shared, synchronize
+from tlt_prune.training.replicas import Averaged, Termination, cut, shared, synchronize
 from tlt_prune.training.retrain_callbacks import data_arguments
 from tlt_prune.training.saving import save_result
 from tlt_prune.training.variables import make_variables
@@ -210,7 +210,7 @@ def _fit(job: TrainingJob, model: keras.Model, run: _Run, epochs: range, skipped
             *best,
             Save(checkpoints, history, config, objective),
             *([TensorBoard(folder / "tensorboard")] if config.tensorboard and workers.is_chief() else []),
-            SaveAtTermination(checkpoints, history, skipped),
+            SaveAtTermination(checkpoints, history, skipped, fed.termination),
         ]
         with interrupt.graceful():
             model.fit(
@@ -235,12 +235,14 @@ class _Fed:
         batches: of the whole job, with what a teacher says, for one process.
         training, validation: the same, cut for replicas where there are several.
         validation_steps: of an evaluation; None where the data ends by itself.
+        termination: how several replicas learn that a worker was terminated.
     """
 
     batches: Any
     training: Any
     validation: Any
     validation_steps: int | None = None
+    termination: Termination | None = None
 
 
 @contextlib.contextmanager
@@ -254,9 +256,9 @@ def _fed(job: TrainingJob, model: keras.Model, pipeline: Pipeline) -> Iterator[_
     synchronize(model, job.config.bn_config.synchronized)
     said = None if job.teacher is None else beside(job.teacher, model, job.objective.channel_axis)
     steps = int(job.validation.cardinality())
-    with shared(model, batches, said):
+    with shared(model, batches, said) as termination:
         mine = batches if pipeline.parts is None else pipeline.parts
-        yield _Fed(batches, cut(mine), cut(job.validation), steps)
+        yield _Fed(batches, cut(mine), cut(job.validation), steps, termination)
 
 
 # Column of history.csv, in the row of epoch 0.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from tlt_prune.graph import all_layers
-from tlt_prune.io import workers
+from tlt_prune.io import interrupt, workers
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -80,8 +80,8 @@ def piece(
 
 
 @contextlib.contextmanager
-def shared(model: keras.Model, batches: tf.data.Dataset, beside: Beside | None = None) -> Iterator[None]:
-    """In the block, `fit` and `evaluate` of a compiled model take what `cut` makes.
+def shared(model: keras.Model, batches: tf.data.Dataset, beside: Beside | None = None) -> Iterator[Termination]:
+    """In the block, `fit` and `evaluate` of a compiled model take what `cut` makes; yields whether a worker was terminated.
 
     Args:
         model: made in `workers.scope()`.
@@ -93,7 +93,7 @@ def shared(model: keras.Model, batches: tf.data.Dataset, beside: Beside | None =
     model.train_function = model.test_function = None
     try:
         with own_random_numbers():
-            yield
+            yield steps.termination
     finally:
         del model.train_step, model.test_step, model._maybe_symbolic_build
         model.train_function = model.test_function = None
@@ -120,12 +120,39 @@ def own_random_numbers() -> Iterator[None]:
         keras.random.SeedGenerator.next = drawn
 
 
+class Termination:
+    """Whether any worker of a training was terminated (SIGTERM).
+
+    All learn it in the same step, so that they can keep together what each has a part of.
+    """
+
+    def __init__(self) -> None:
+        import tensorflow as tf
+
+        self._asked, self._told = tf.Variable(0.0), tf.Variable(0.0)
+
+    def before_step(self) -> None:
+        """Tells the others of a signal to this process, in the step that follows."""
+        self._asked.assign(float(interrupt.is_terminated()))
+
+    def in_step(self) -> None:
+        """The part of a step, in each replica."""
+        import tensorflow as tf
+
+        self._told.assign(tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, self._asked.read_value()))
+
+    def after_step(self) -> bool:
+        """Whether it has come to any worker before the last step; the same in all."""
+        return bool(self._told.numpy())
+
+
 class _Steps:
     """The steps of one replica."""
 
     def __init__(self, model: keras.Model, batches: tf.data.Dataset, beside: Beside | None) -> None:
         self._model, self._batches = model, batches
         self._beside: Beside = beside or (lambda x, y: (x, y))
+        self.termination = Termination()
 
     def build(self, iterator: object = None, data_batch: object = None) -> None:
         """Keras' `_maybe_symbolic_build`: it makes metrics and the optimizer's variables before the first step."""
@@ -142,6 +169,7 @@ class _Steps:
         import tensorflow as tf
 
         model, (x, y, share, counted) = self._model, data
+        self.termination.in_step()
         x, y = self._beside(x, y)
         with tf.GradientTape() as tape:
             outputs = model(x, training=True)

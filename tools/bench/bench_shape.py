@@ -49,12 +49,10 @@ def cut(model: Any, way: str, macs: float, few: tuple[Any, Any], seed: int) -> A
     options["compensation"] = tlt_prune.LeastSquares(few[0], batch_size=250)
     if way == "search":
         return tlt_prune.search(model, lambda m: accuracy(m, *few), macs=macs, candidates=CANDIDATES, seed=seed, **options).model
-    if way in ("widths", "auto"):
-        return tlt_prune.prune_model(model, macs=macs, blocks="auto" if way == "auto" else (), **options)
-    blocks = tlt_prune.block_sensitivity(model, few, metric="categorical_crossentropy", batch_size=250).weakest(int(way))
-    shorter = tlt_prune.remove_blocks(model, blocks)
-    whole = [tlt_prune.plan_pruning(x, ratio=0).macs_before for x in (model, shorter)]
-    return tlt_prune.prune_model(shorter, macs=macs * whole[0] / whole[1], **options)
+    blocks: Any = {"widths": (), "auto": "auto"}.get(way)
+    if blocks is None:
+        blocks = tlt_prune.block_sensitivity(model, few, metric="categorical_crossentropy", batch_size=250).weakest(int(way))
+    return tlt_prune.prune_model(model, macs=macs, blocks=blocks, **options)
 
 
 def main(folder: pathlib.Path | None) -> None:

@@ -9,7 +9,7 @@ the original computes there from all of its channels; W0 the kernel that was lef
 (X'X + r I)(W - W0) = X'y - X'X W0 are computed in float32 for blocks of rows, summed and solved in float64. He et al., "Channel
 Pruning for Accelerating Very Deep Neural Networks", ICCV 2017, arXiv:1707.06168, section 3.1, step (ii); ridge toward W0 rather
 than toward zero. Where something is added to what the layer computes (a shortcut), y includes what that has lost already, as in
-section 3.3 there.
+section 3.3 there, be it by channels or by whole residual blocks that are gone.
 """
 
 from __future__ import annotations
@@ -34,8 +34,10 @@ from tlt_prune.graph import (
     Projection,
     as_array,
     assign_finite,
+    chosen_blocks,
     dtype_name,
     has_kernel,
+    without_blocks,
 )
 from tlt_prune.io import workers
 from tlt_prune.pruning.compensation.consumers import Home, Shortcut, homes, is_linear, shortcuts
@@ -96,7 +98,8 @@ class LeastSquares(TakesData):
         self._ridge, self._seed = ridge, seed
 
     def __call__(self, channels: ChannelGraph, alive: Alive, pruned: KerasModel) -> pd.DataFrame:
-        graph = channels.graph
+        # With its residual blocks: what the branches of those that are gone have added is missing in a sum, too.
+        graph = (channels.whole or channels).graph
         family = graph.family
         if self._data is None:
             synthetic = pictures_for(graph, self._seed)
@@ -105,7 +108,9 @@ class LeastSquares(TakesData):
         else:
             batches = self._read(graph, "LeastSquares")
         pruned_graph = channels.graph_of(pruned)
-        rooms, old_rooms = homes(pruned_graph), homes(graph)
+        kept = without_blocks(graph, chosen_blocks(graph, channels.left_out))
+        # A home is the same in both: a batch normalization may be the only reader where blocks are gone.
+        rooms, old_rooms = homes(pruned_graph), homes(kept)
         sums, old_sums = shortcuts(pruned_graph), shortcuts(graph)
         outputs = {(id(a.op), a.index): alive[a.labels] for a in channels.axes if a.role == "out"}
         readers = channels.readers
@@ -113,7 +118,7 @@ class LeastSquares(TakesData):
         rows = []
         # Of several workers, each runs some of the batches, and their equations are added up.
         shared = 1 < workers.count() <= len(batches)
-        steps = side_by_side(graph, pruned_graph, workers.mine(batches) if shared else batches)
+        steps = side_by_side(graph, kept, pruned_graph, workers.mine(batches) if shared else batches)
         for old, new in watched(steps, graph, f"Least squares on {self.used}"):
             path, op = old.call.path, old.call.op
             if id(op) not in readers or old.call.inner is not None or not _differ(old, new, shared=shared):

@@ -10,15 +10,12 @@ import numpy as np
 from keras import tree
 from numpy.typing import NDArray
 
-from tlt_prune.errors import LawError
-from tlt_prune.graph import Call, ChannelGraph, Graph, KerasModel, ResidualBlock, as_array, chosen_blocks, read, rewired
+from tlt_prune.graph import Call, ChannelGraph, Graph, ResidualBlock, as_array, chosen_blocks, read, rewired
 from tlt_prune.io import progress
-from tlt_prune.pruning.rewrite.law import inference_outputs, largest_error, random_inputs
+from tlt_prune.pruning.rewrite.law import inference_outputs
 from tlt_prune.pruning.rewrite.rewrite import rewrite
 from tlt_prune.pruning.running.batches import Batch
 from tlt_prune.pruning.running.walk import Values, Walk
-
-_TOLERANCE = 1e-4
 
 
 def outputs_without(graph: Graph, blocks: Sequence[ResidualBlock], batches: Sequence[Batch]) -> list[Values]:
@@ -54,26 +51,6 @@ def lost_without(
             found.append(score(outputs_without(graph, chosen_blocks(graph, names), batches)))
             advance()
     return [found[0] - x for x in found[1:]]
-
-
-def check_blocks(channels: ChannelGraph, names: Sequence[str], smaller: KerasModel) -> None:
-    """Compares a model without blocks with the original whose branches are multiplied by zero.
-
-    Args:
-        channels: the original, traced.
-        names: of the blocks.
-        smaller: the model without them, with all channels.
-
-    Raises:
-        LawError: they differ.
-    """
-    inputs = random_inputs(channels, 0, 2)
-    error = largest_error(zeroed_outputs(channels, names, inputs), inference_outputs(smaller, channels.graph.family, inputs))
-    if not error <= _TOLERANCE:
-        raise LawError(
-            f"'{smaller.name}' without {', '.join(names)} differs from the original with those branches set to zero by "
-            f"{error:.2e} of the largest output. Expected at most {_TOLERANCE:.0e}. Report the model: this is a bug."
-        )
 
 
 def zeroed_outputs(channels: ChannelGraph, names: Sequence[str], inputs: object) -> list[NDArray[Any]]:

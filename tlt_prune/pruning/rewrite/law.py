@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -92,11 +93,11 @@ def check_law(
             does not run on random inputs, or is random itself.
     """
     model, family = channels.graph.model, channels.graph.family
-    inputs, original = _run_original(channels, seed, batch_size)
-    original = original if outputs_of is None else list(outputs_of(inputs))
+    original = _run_original(channels, seed, batch_size, outputs_of)
+    inputs = original.inputs
     reference, variables = full_size(channels)
-    if not largest_error(original, inference_outputs(reference, family, inputs)) <= tolerance:
-        raise LawError(_differs_once_rebuilt(model, family, original, inputs, tolerance))
+    if not largest_error(original.outputs, inference_outputs(reference, family, inputs)) <= tolerance:
+        raise LawError(_differs_once_rebuilt(original, channels.left_out, tolerance))
     reasons = {root: why for root, why in channels.bundles.approximate.items() if not alive[root]}
     exact = alive | np.isin(channels.bundles.root, list(reasons))
     _zero(channels, variables, exact)
@@ -116,7 +117,7 @@ def check_law(
             "training: exclude the layers before it (excluded_layers), or give it a rule."
         )
     if not (error <= tolerance and np.isfinite(approximate_error)):
-        if _is_random(model, family, original, inputs, tolerance):
+        if original.is_random(tolerance):
             raise LawError(_random_itself(model))
         raise LawError(
             f"The pruned model '{pruned.name}' differs from the original with the removed channels' consumers zeroed "
@@ -157,42 +158,61 @@ def _unsaturated(model: KerasModel) -> Iterator[None]:
         model.predict_function = function
 
 
-def _run_original(channels: ChannelGraph, seed: int, batch_size: int) -> tuple[Any, list[NDArray[Any]]]:
-    """Inputs that the model takes, and its outputs."""
+def _run_original(
+    channels: ChannelGraph, seed: int, batch_size: int, outputs_of: Callable[[Any], Sequence[NDArray[Any]]] | None
+) -> _Original:
+    """Inputs that the model takes, and its outputs; arguments as for `check_law`."""
+    model, family = channels.graph.model, channels.graph.family
+    outputs_of = outputs_of or functools.partial(inference_outputs, model, family)
     failures: dict[str, Exception] = {}
     for inputs in _candidates(channels, seed, batch_size):
         shapes = ", ".join(f"{np.shape(x)} {np.asarray(x).dtype}" for x in tree.flatten(inputs))
         if shapes in failures:
             continue
         try:
-            with channels.graph.family.untouched(channels.graph.model):
-                return inputs, inference_outputs(channels.graph.model, channels.graph.family, inputs)
+            with family.untouched(model):
+                return _Original(model, family, inputs, outputs_of(inputs), outputs_of)
         # Whatever a model raises, it is the model that cannot be checked.
         except Exception as error:  # noqa: BLE001
             failures[shapes] = error
     first = next(iter(failures.values()))
     raise LawError(
-        f"The check cannot run '{channels.graph.model.name}' on random inputs of {' or '.join(failures)}: {first_line(first)} "
+        f"The check cannot run '{model.name}' on random inputs of {' or '.join(failures)}: {first_line(first)} "
         "Expected a model that takes them; without the check (verify=False, --noverify) it is pruned all the same."
     ) from first
 
 
-def _differs_once_rebuilt(
-    model: KerasModel, family: Family, original: list[NDArray[Any]], inputs: object, tolerance: float
-) -> str:
-    if _is_random(model, family, original, inputs, tolerance):
-        return _random_itself(model)
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Original:
+    """What the original computes.
+
+    Attributes:
+        inputs, outputs: of its first run.
+        outputs_of: runs it once more.
+    """
+
+    model: KerasModel
+    family: Family
+    inputs: Any
+    outputs: Sequence[NDArray[Any]]
+    outputs_of: Callable[[Any], Sequence[NDArray[Any]]]
+
+    def is_random(self, tolerance: float) -> bool:
+        """Whether another run on the same inputs has other results."""
+        with self.family.untouched(self.model):
+            self.outputs_of(self.inputs)
+            return largest_error(self.outputs, self.outputs_of(self.inputs)) > tolerance
+
+
+def _differs_once_rebuilt(original: _Original, left_out: Sequence[str], tolerance: float) -> str:
+    if original.is_random(tolerance):
+        return _random_itself(original.model)
+    name, blocks = original.model.name, ", ".join(left_out)
+    removed, same = ("nothing", "the same") if not blocks else (f"only {blocks}", "what it does with those branches set to zero")
     return (
-        f"Rebuilt from its layers' configurations and weights, with nothing removed, '{model.name}' no longer computes the "
-        "same. Expected custom layers to keep their state in weights, or to hand it over in save_assets() and load_assets()."
+        f"Rebuilt from its layers' configurations and weights, with {removed} removed, '{name}' no longer computes {same}. "
+        "Expected custom layers to keep their state in weights, or to hand it over in save_assets() and load_assets()."
     )
-
-
-def _is_random(model: KerasModel, family: Family, original: list[NDArray[Any]], inputs: object, tolerance: float) -> bool:
-    """Whether another run of the original on the same inputs has other results."""
-    with family.untouched(model):
-        inference_outputs(model, family, inputs)
-        return largest_error(original, inference_outputs(model, family, inputs)) > tolerance
 
 
 def _random_itself(model: KerasModel) -> str:
@@ -261,6 +281,6 @@ def inference_outputs(model: KerasModel, family: Family, inputs: object) -> list
     return [as_array(x).astype(np.float64) for x in tree.flatten(outputs)]
 
 
-def largest_error(expected: list[NDArray[Any]], received: list[NDArray[Any]]) -> float:
+def largest_error(expected: Sequence[NDArray[Any]], received: Sequence[NDArray[Any]]) -> float:
     """`relative_error` of the output where it is largest."""
     return max(relative_error(a, b) for a, b in zip(expected, received, strict=True))

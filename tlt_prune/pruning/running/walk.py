@@ -123,13 +123,21 @@ def watched(steps: Iterable[_Step], graph: Graph, what: str) -> Iterator[_Step]:
             yield step
 
 
-def side_by_side(original: Graph, pruned: Graph, batches: Sequence[Batch]) -> Iterator[tuple[Step, Step]]:
+def side_by_side(original: Graph, kept: Graph, pruned: Graph, batches: Sequence[Batch]) -> Iterator[tuple[Step, Step]]:
     """Both models' calls, pairwise, each pair just before it runs.
+
+    Args:
+        original: the whole model.
+        kept: the same without the calls that have no counterpart: those of residual blocks that are gone. They run, too.
+        pruned: what became of it.
+        batches: the examples.
 
     Raises:
         UnsupportedModelError: they are not the same layers in the same order.
     """
-    for a, b in zip(Walk(original, batches), Walk(pruned, batches), strict=True):
+    with_counterpart = {call.outputs[0].key for call in calls_of(kept)}
+    steps = (step for step in Walk(original, batches) if step.call.outputs[0].key in with_counterpart)
+    for a, b in zip(steps, Walk(pruned, batches), strict=True):
         if a.call.path != b.call.path:
             raise UnsupportedModelError(
                 f"'{pruned.model.name}' calls '{b.call.path}' where '{original.model.name}' calls '{a.call.path}'. Expected the "
