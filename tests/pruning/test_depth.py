@@ -105,6 +105,10 @@ def test_the_metric_without_each(model: keras.Model) -> None:
     with pytest.raises(PlanError, match=r"expected 1 to 5 blocks\. Received: 6"):
         found.weakest(6)
     assert "BlockSensitivity of 5 blocks: -mean_squared_error" in repr(found)
+    lost, gone = found.plot().axes
+    assert [t.get_text() for t in lost.get_yticklabels()] == names(model)
+    np.testing.assert_allclose([bar.get_width() for bar in lost.patches], found.whole - found.frame["metric"])
+    np.testing.assert_allclose([bar.get_width() for bar in gone.patches], 100 * found.frame["macs"])
 
 
 def test_mistakes(model: keras.Model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ import pandas as pd
 from tlt_prune.errors import PlanError
 from tlt_prune.graph import KerasModel, residual_blocks, trace
 from tlt_prune.io import progress
+from tlt_prune.pruning import plots
 from tlt_prune.pruning.compensation import Compensations
 from tlt_prune.pruning.cost.costs import costs
 from tlt_prune.pruning.pipeline import carry_out
@@ -51,6 +52,14 @@ class BlockSensitivity:
         if not 1 <= count <= len(self.frame):
             raise PlanError(f"weakest: expected 1 to {len(self.frame)} blocks. Received: {count}.")
         return [str(x) for x in self.frame["metric"].sort_values(ascending=False, kind="stable").index[:count]]
+
+    def plot(self) -> Any:
+        """A matplotlib figure: what the metric loses without each block, beside the MACs that go with it.
+
+        Raises:
+            MissingPackageError: matplotlib is not installed.
+        """
+        return plots.draw_blocks(self.frame, self.whole, self.metric)
 
     def __repr__(self) -> str:
         return f"<BlockSensitivity of {len(self.frame)} blocks: {self.metric} {self.whole:.4f} on {self.used}>"

@@ -75,6 +75,31 @@ def draw_sensitivity(frame: pd.DataFrame, whole: float, metric: str, layers: Map
     return figure
 
 
+def draw_blocks(frame: pd.DataFrame, whole: float, metric: str) -> Any:
+    """A matplotlib figure: what the metric loses without each residual block, beside the MACs that go with it.
+
+    Args:
+        frame: one row per block (the index), with columns "metric", that of the model without it, and "macs", a share.
+        whole: the metric of the whole model.
+        metric: its name.
+    """
+    figure, axis = new_figure("Drawing a sensitivity", (9, 0.32 * len(frame) + 1.2))
+    axis.remove()
+    names = [str(x) for x in frame.index]
+    lost, gone = figure.subplots(1, 2, sharey=True)
+    for each, values, color in ((lost, whole - frame["metric"], OTHER), (gone, 100 * frame["macs"], AFTER)):
+        each.barh(names, values, color=color)
+        for i, value in enumerate(values):
+            each.text(value, i, f" {value:.3g}", va="center", fontsize=8)
+        each.margins(x=0.15)
+        each.spines[["top", "right"]].set_visible(False)
+    lost.invert_yaxis()
+    lost.set_xlabel(f"{metric} lost without the block (whole: {whole:.4g})")
+    gone.set_xlabel("MACs that go with it, %")
+    figure.tight_layout()
+    return figure
+
+
 def draw_search(frame: pd.DataFrame, shares: pd.Series[float]) -> Any:
     """A matplotlib figure: the score of every candidate and the best so far, beside the shares of the best one.
 
