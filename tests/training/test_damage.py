@@ -33,8 +33,7 @@ def halfway(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
     with pytest.raises(Killed):
         run(folder, epochs=3, say=stop)
-    (checkpoint,) = (folder / "checkpoints").iterdir()
-    assert checkpoint.name == "epoch_002.keras"
+    assert sorted(x.name for x in (folder / "checkpoints").iterdir()) == ["epoch_001.keras", "epoch_002.keras"]
     return folder
 
 
@@ -100,6 +99,7 @@ DAMAGES: dict[str, Callable[[pathlib.Path], object]] = {
 def test_a_damaged_checkpoint_is_told(name: str, halfway: pathlib.Path, tmp_path: pathlib.Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(halfway, folder)
+    (folder / "checkpoints/epoch_001.keras").unlink()
     DAMAGES[name](folder / "checkpoints/epoch_002.keras")
     with pytest.raises(TrainingError) as error:
         run(folder, epochs=3)
@@ -109,6 +109,21 @@ def test_a_damaged_checkpoint_is_told(name: str, halfway: pathlib.Path, tmp_path
     assert message.isprintable()
     assert len(message) < 700
     assert run(folder, epochs=1, restart=True).epochs == 1
+
+
+@pytest.mark.parametrize("name", ["cut off", "renamed to a later epoch"])
+def test_the_checkpoint_before_a_damaged_one_is_taken(name: str, halfway: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    folder, said = tmp_path / "run", list[str]()
+    shutil.copytree(halfway, folder)
+    DAMAGES[name](folder / "checkpoints/epoch_002.keras")
+    result = run(folder, epochs=3, say=said.append)
+    assert "is damaged: " in said[0]
+    assert said[0].endswith(". The checkpoint before it is taken.")
+    assert said[1] == "Going on after epoch 1, from the last checkpoint."
+    undisturbed = run(tmp_path / "undisturbed", epochs=3)
+    for a, b in zip(result.model.get_weights(), undisturbed.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert sorted(x.name for x in (folder / "checkpoints").iterdir()) == ["epoch_002.keras", "epoch_003.keras"]
 
 
 def test_what_the_machine_refuses_is_not_called_damage(

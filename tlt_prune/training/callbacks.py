@@ -201,7 +201,7 @@ class SaveAtTermination(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         # After the last batch the epoch's own checkpoint comes.
-        if batch + 1 < self.params["steps"] and self._is_terminated():
+        if self._is_terminated() and batch + 1 < self.params["steps"]:
             if self._termination is not None:
                 average_statistics(self.model)
             step = self._done + batch + 1

@@ -25,6 +25,7 @@ from tlt_prune.io import files, load_keras, workers
 _RECORD = "tlt_prune/checkpoint.json"
 _STATE = "tlt_prune/random_state.npz"
 _METRICS = "tlt_prune/metrics.npz"
+_ADVICE = " Delete it, or give --restart to start afresh."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Checkpoint:
         fingerprint: everything that decides what the training computes, by dotted name; None in a file of another program.
         history: one row for each finished epoch.
         replicas: copies of the model that the training began with.
+        damaged: a line for each newer file that is not whole.
     """
 
     path: pathlib.Path
@@ -47,6 +49,7 @@ class Checkpoint:
     history: tuple[Mapping[str, Any], ...] = ()
     replicas: int = 1
     step: int = 0
+    damaged: tuple[str, ...] = ()
 
 
 class _Record(Settings):
@@ -65,7 +68,8 @@ class _Record(Settings):
 class Checkpoints:
     """The numbered .keras files of one training, with the optimizer and the state of random numbers in them.
 
-    Only files named `epoch_*.keras` are ever removed.
+    Two are kept, so that a damaged one costs no more than the epochs in between. Only files named `epoch_*.keras` are ever
+    removed.
     """
 
     def __init__(self, folder: pathlib.Path, fingerprint: Mapping[str, object]) -> None:
@@ -74,9 +78,22 @@ class Checkpoints:
         self._fingerprint: dict[str, Any] = json.loads(json.dumps(_flat(fingerprint), sort_keys=True))
 
     def latest(self) -> Checkpoint | None:
-        """The newest checkpoint, whoever's."""
-        numbered = self._files()
-        return _read(*max(numbered)) if numbered else None
+        """The newest checkpoint that is whole, whoever's; None where there are no files.
+
+        Raises:
+            TrainingError: none of them is whole.
+        """
+        damages: list[TrainingError] = []
+        for numbered in sorted(self._files(), reverse=True):
+            try:
+                checkpoint = _read(*numbered)
+            except TrainingError as error:
+                damages.append(error)
+            else:
+                return dataclasses.replace(checkpoint, damaged=tuple(str(x).removesuffix(_ADVICE) for x in damages))
+        if damages:
+            raise damages[0]
+        return None
 
     def to_resume(self, *, restart: bool) -> Checkpoint | None:
         """The newest checkpoint, if it is this training's; None where there is nothing to go on with.
@@ -110,8 +127,8 @@ class Checkpoints:
         history: Sequence[Mapping[Any, Any]] = (),
         step: int = 0,
     ) -> None:
-        """Writes a checkpoint in the place of the others, after `step` batches of the next epoch; of several workers, the chief
-        does, and all must call it."""
+        """Writes a checkpoint, after `step` batches of the next epoch, and removes all others but the one before it; of several
+        workers, the chief does, and all must call it."""
         # Each of several replicas has its part of them; what is read is their sum.
         metrics = _arrays(model.metrics_variables) if step else None
         if not workers.is_chief():
@@ -135,9 +152,11 @@ class Checkpoints:
                 "replicas": workers.batch_size(1),
             }
             files.add_to_zip(partial, _RECORD, json.dumps(record).encode())
-        for _, old in self._files():
-            if old != newest:
-                old.unlink()
+        others = [x for x in self._files() if x[1] != newest]
+        kept = max((x for x in others if x[0] < epochs_done), default=None)
+        for other in others:
+            if other != kept:
+                other[1].unlink()
 
     @staticmethod
     def load(checkpoint: Checkpoint) -> keras.Model:
@@ -219,7 +238,7 @@ def _read(epoch: int, path: pathlib.Path) -> Checkpoint:
 
 
 def _damaged(path: pathlib.Path, reason: str) -> TrainingError:
-    return TrainingError(f"{path} is damaged: {reason.rstrip('.')}. Delete it, or give --restart to start afresh.")
+    return TrainingError(f"{path} is damaged: {reason.rstrip('.')}.{_ADVICE}")
 
 
 def _random_states(model: keras.Model) -> list[Any]:

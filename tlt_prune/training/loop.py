@@ -119,6 +119,8 @@ def _first_model(
         if removed:
             say(f"Starting afresh: removed {removed} checkpoint(s) in {folder / 'checkpoints'}.")
         return model
+    for line in checkpoint.damaged:
+        say(f"{line} The checkpoint before it is taken.")
     model = checkpoints.load(checkpoint)
     if checkpoint.finished:
         say(f"This training is finished: all {checkpoint.epoch} epochs are done. Give --restart to repeat it.")

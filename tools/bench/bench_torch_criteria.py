@@ -4,13 +4,14 @@
 
 CASE.npz holds a trained network's weights by Keras' layer names, pictures and labels to choose, retrain and score with, and what
 Keras says of the first ones. The network is rebuilt in PyTorch, checked against Keras, and pruned by torch_pruning to the same
-share of the MACs with each of its criteria, in multiples of 8; retraining is one pass of SGD, cosine from .01. Prints a JSON
-list, one row per criterion and ranking.
+shares of the MACs with each of its criteria, in multiples of 8; retraining, where it is asked for, is one pass of SGD, cosine
+from .01. Prints a JSON list, one row per criterion, ranking and share.
 """
 
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import math
 import sys
@@ -22,7 +23,7 @@ import torch.nn.functional as F
 import torch_pruning as tp
 from torch import nn
 
-BATCH, RATE, CALIBRATION = 128, 0.01, 1000
+BATCH, RATE = 128, 0.01
 
 
 class Same(nn.Module):
@@ -190,19 +191,20 @@ def main(path: str) -> None:
         said = torch.softmax(model(x_test[: len(case["expected"])]), 1).numpy()
     difference = float(np.abs(said - case["expected"]).max())
     assert difference < 1e-3, f"not the same network: probabilities differ by {difference}"
-    few = (x_train[:CALIBRATION], y_train[:CALIBRATION])
+    count = int(case["calibration"])
+    few = (x_train[:count], y_train[:count])
     gradients = {"Taylor": gradients_of(model, *few), "Hessian": squares_of(model, *few)}
+    whole = tp.utils.count_ops_and_params(model, x_train[:1])[0]
     rows = []
-    for name, importance in CRITERIA.items():
-        for ranked_globally in (False, True):
-            given = gradients.get(name, {})
-            small = pruned(model, importance, given, x_train[:1], float(case["share"]), ranked_globally)
-            left = tp.utils.count_ops_and_params(small, x_train[:1])[0] / tp.utils.count_ops_and_params(model, x_train[:1])[0]
-            row = {"criterion": name, "ranking": "global" if ranked_globally else "local", "macs_left": left}
-            row["accuracy"] = accuracy(small, x_test, y_test)
+    for (name, importance), ranked_globally, share in itertools.product(CRITERIA.items(), (False, True), case["shares"]):
+        small = pruned(model, importance, gradients.get(name, {}), x_train[:1], float(share), ranked_globally)
+        left = tp.utils.count_ops_and_params(small, x_train[:1])[0] / whole
+        row = {"criterion": name, "ranking": "global" if ranked_globally else "local", "macs": float(share), "macs_left": left}
+        row["accuracy"] = accuracy(small, x_test, y_test)
+        if case["retrains"]:
             retrain(small, x_train, y_train)
             row["retrained"] = accuracy(small, x_test, y_test)
-            rows.append(row)
+        rows.append(row)
     print(json.dumps(rows))
 
 
