@@ -23,12 +23,6 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 import keras
 import pytest
 
-if keras.backend.backend() == "tensorflow":
-    import tensorflow as tf
-
-    # Hardly any graph here runs often enough to be worth its optimization. Scripts and notebooks are as users run them.
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
-
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 # What the frameworks have made stays: looking for garbage among it, again and again, took a tenth of the time.
