@@ -119,7 +119,7 @@ class LeastSquares(TakesData):
         # Of several workers, each runs some of the batches, and their equations are added up.
         shared = 1 < workers.count() <= len(batches)
         steps = side_by_side(graph, kept, pruned_graph, workers.mine(batches) if shared else batches)
-        for old, new in watched(steps, graph, f"Least squares on {self.used}"):
+        for old, new in watched(steps, kept, f"Least squares on {self.used}"):
             path, op = old.call.path, old.call.op
             if id(op) not in readers or old.call.inner is not None or not _differ(old, new, shared=shared):
                 continue
