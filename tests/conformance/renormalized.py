@@ -39,11 +39,18 @@ def reference(channels: ChannelGraph, alive: np.ndarray, pruned: keras.Model, ke
         return type(layer).from_config(layer.get_config())
 
     new = keras.models.clone_model(zeroed, clone_function=clone, recursive=True)
-    old = {layer.name: layer for layer in zeroed._flatten_layers(include_self=False, recursive=True)}
-    for layer in new._flatten_layers(include_self=False, recursive=True):
-        if layer.name in old and layer.name not in keep and layer.weights and not hasattr(layer, "layers"):
-            layer.set_weights(old[layer.name].get_weights())
+    _take_weights(new, zeroed, keep)
     return new
+
+
+def _take_weights(new: keras.Model, old: keras.Model, keep: dict[str, np.ndarray]) -> None:
+    """Layer by layer: names are those of one model's layers, and what is inside of a layer may be called as something elsewhere."""
+    by_name = {layer.name: layer for layer in old.layers}
+    for layer in new.layers:
+        if isinstance(layer, keras.Model):
+            _take_weights(layer, by_name[layer.name], keep)
+        elif layer.name not in keep and layer.weights:
+            layer.set_weights(by_name[layer.name].get_weights())
 
 
 def keep_of(channels: ChannelGraph, alive: np.ndarray, kinds: tuple[type, ...]) -> dict[str, np.ndarray]:
