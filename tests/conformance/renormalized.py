@@ -44,7 +44,7 @@ def reference(channels: ChannelGraph, alive: np.ndarray, pruned: keras.Model, ke
 
 
 def _take_weights(new: keras.Model, old: keras.Model, keep: dict[str, np.ndarray]) -> None:
-    """Layer by layer: names are those of one model's layers, and what is inside of a layer may be called as something elsewhere."""
+    """Layer by layer: names are those of one model's layers; what is inside of a layer may have a name that is elsewhere, too."""
     by_name = {layer.name: layer for layer in old.layers}
     for layer in new.layers:
         if isinstance(layer, keras.Model):

@@ -63,9 +63,8 @@ def test_random_graph(model: keras.Model, ratio: float, granularity: int, reload
     if reload:
         try:
             assert_same_after_reload(pruned, inputs)
-        except ValueError as error:
+        except ValueError:
             # Keras cannot load a model that shares a layer with one of its own nested models.
-            assert "is not connected to" in str(error)
             with pytest.raises(ValueError, match="is not connected to"):
                 assert_same_after_reload(model, inputs)
     keras.backend.clear_session()
