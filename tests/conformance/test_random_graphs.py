@@ -63,7 +63,7 @@ def test_random_graph(model: keras.Model, ratio: float, granularity: int, reload
     if reload:
         try:
             assert_same_after_reload(pruned, inputs)
-        except ValueError:
+        except (ValueError, UserWarning):
             # Keras cannot load a model that shares a layer with one of its own nested models.
             with pytest.raises((ValueError, UserWarning)):
                 assert_same_after_reload(model, inputs)
