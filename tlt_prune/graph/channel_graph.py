@@ -180,6 +180,11 @@ class ChannelGraph:
         return f"<ChannelGraph of '{self.graph.model.name}': {len(self.producers)} producing layers, {self.n_labels} labels>"
 
     @property
+    def original(self) -> ChannelGraph:
+        """The model with all its residual blocks: `whole`, or this one."""
+        return self.whole or self
+
+    @property
     def n_labels(self) -> int:
         return len(self.bundles.root)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import pathlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tlt_prune import extras
 from tlt_prune.io import files
@@ -27,10 +27,17 @@ def new_figure(what: str, size: tuple[float, float]) -> tuple[Figure, Axes]:
     Raises:
         MissingPackageError: matplotlib is not installed.
     """
-    figure = _notebook_figure(what, size)
-    axis = figure.subplots()
-    axis.spines[["top", "right"]].set_visible(False)
+    figure, (axis,) = new_row(what, size, 1)
     return figure, axis
+
+
+def new_row(what: str, size: tuple[float, float], columns: int, **layout: Any) -> tuple[Figure, list[Axes]]:
+    """The same with several axes beside each other; `layout` as for matplotlib's `subplots`."""
+    figure = _notebook_figure(what, size)
+    axes = [*figure.subplots(1, columns, squeeze=False, **layout).flat]
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure, axes
 
 
 def new_grid(what: str, size: tuple[float, float], rows: int, columns: int) -> tuple[Figure, list[Axes]]:

@@ -61,18 +61,13 @@ def graceful() -> Iterator[None]:
         yield
     finally:
         _graceful = False
-        end_if_terminated()
+        if is_terminated():
+            terminate()
 
 
 def is_terminated() -> bool:
     """Whether SIGTERM has come, and the process is to keep what it has and to end."""
     return _asked == signal.SIGTERM
-
-
-def end_if_terminated() -> None:
-    """Ends the process where SIGTERM has come."""
-    if is_terminated():
-        terminate()
 
 
 def terminate() -> NoReturn:

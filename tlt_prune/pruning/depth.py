@@ -15,12 +15,11 @@ import pandas as pd
 
 from tlt_prune.errors import PlanError
 from tlt_prune.graph import KerasModel, residual_blocks, trace
-from tlt_prune.io import progress
 from tlt_prune.pruning import plots
 from tlt_prune.pruning.compensation import Compensations
 from tlt_prune.pruning.cost.costs import costs
 from tlt_prune.pruning.pipeline import carry_out
-from tlt_prune.pruning.rewrite.block_law import outputs_without
+from tlt_prune.pruning.rewrite.block_law import scores_without
 from tlt_prune.pruning.running.batches import Batches, UserData
 from tlt_prune.pruning.running.switched_off import Metric, metric_of, metric_of_outputs
 from tlt_prune.pruning.select.blocks import leaving_out
@@ -97,17 +96,19 @@ def block_sensitivity(
         raise PlanError(f"block_sensitivity: '{model.name}' has no residual block. Expected additions x + branch(x).")
     name, function = metric_of(metric)
     batches = Batches(data, graph, steps=steps, batch_size=batch_size, labeled=True, what="block_sensitivity")
+    whole, values = scores_without(
+        graph,
+        [[block.name] for block in blocks],
+        batches,
+        lambda outputs: metric_of_outputs(graph, batches, outputs, function),
+        f"Sensitivity of {len(blocks)} blocks on {batches}",
+    )
     whole_costs = costs(channels)
     rows = []
-    with progress(len(blocks) + 1, f"Sensitivity of {len(blocks)} blocks on {batches}") as advance:
-        whole = metric_of_outputs(graph, batches, outputs_without(graph, [], batches), function)
-        advance()
-        for block in blocks:
-            left = costs(trace(model, without=[block.name]))
-            gone = 1 - left.total_params / whole_costs.total_params, 1 - left.total_macs / whole_costs.total_macs
-            value = metric_of_outputs(graph, batches, outputs_without(graph, [block], batches), function)
-            rows.append((value, block.layers, *gone))
-            advance()
+    for block, value in zip(blocks, values, strict=True):
+        left = costs(trace(model, without=[block.name]))
+        gone = 1 - left.total_params / whole_costs.total_params, 1 - left.total_macs / whole_costs.total_macs
+        rows.append((value, block.layers, *gone))
     index = pd.Index([x.name for x in blocks], name="block")
     frame = pd.DataFrame(rows, columns=["metric", "layers", "params", "macs"], index=index)
     return BlockSensitivity(frame, whole, name, str(batches))

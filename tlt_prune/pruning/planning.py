@@ -59,12 +59,12 @@ def decide(
     """
     selection = select(channels, options, statistic, weights)
     alive = selection.alive
-    before, after = costs(channels.whole or channels), costs(channels, alive)
+    before, after = costs(channels.original), costs(channels, alive)
     latency = _latency(channels, alive, options)
     plan = PruningPlan(
         model_name=channels.graph.model.name,
         kept={
-            **{p.name: np.zeros(0, np.int64) for p in (channels.whole or channels).producers},
+            **{p.name: np.zeros(0, np.int64) for p in channels.original.producers},
             **{p.name: alive[p.labels].nonzero()[0] for p in channels.producers},
         },
         layers=_layer_plans(channels, selection, before, after),
@@ -93,7 +93,7 @@ def _reasons(channels: ChannelGraph) -> tuple[str, ...]:
 
 
 def _layer_plans(channels: ChannelGraph, selection: Selection, before: Costs, after: Costs) -> tuple[LayerPlan, ...]:
-    whole = channels.whole or channels
+    whole = channels.original
     rows_before, rows_after = by_row(whole, before), by_row(channels, after)
     left = {p.name: p for p in channels.producers}
     block_of = _blocks_of_layers(channels)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tlt_prune.io import AFTER, BEFORE, OTHER, new_figure
+from tlt_prune.io import AFTER, BEFORE, OTHER, new_figure, new_row
 
 
 def draw_channels(frame: pd.DataFrame, title: str) -> Any:
@@ -83,16 +83,13 @@ def draw_blocks(frame: pd.DataFrame, whole: float, metric: str) -> Any:
         whole: the metric of the whole model.
         metric: its name.
     """
-    figure, axis = new_figure("Drawing a sensitivity", (9, 0.32 * len(frame) + 1.2))
-    axis.remove()
+    figure, (lost, gone) = new_row("Drawing a sensitivity", (9, 0.32 * len(frame) + 1.2), 2, sharey=True)
     names = [str(x) for x in frame.index]
-    lost, gone = figure.subplots(1, 2, sharey=True)
     for each, values, color in ((lost, whole - frame["metric"], OTHER), (gone, 100 * frame["macs"], AFTER)):
         each.barh(names, values, color=color)
         for i, value in enumerate(values):
             each.text(value, i, f" {value:.3g}", va="center", fontsize=8)
         each.margins(x=0.15)
-        each.spines[["top", "right"]].set_visible(False)
     lost.invert_yaxis()
     lost.set_xlabel(f"{metric} lost without the block (whole: {whole:.4g})")
     gone.set_xlabel("MACs that go with it, %")
@@ -107,9 +104,8 @@ def draw_search(frame: pd.DataFrame, shares: pd.Series[float]) -> Any:
         frame: one row per candidate in the order they were tried, with columns "origin" and "score".
         shares: group -> share of its channels that goes in the best candidate.
     """
-    figure, axis = new_figure("Drawing a search", (10, max(3.2, 0.26 * len(shares) + 1.2)))
-    axis.remove()
-    scores, groups = figure.subplots(1, 2, width_ratios=(3, 2))
+    size = 10, max(3.2, 0.26 * len(shares) + 1.2)
+    figure, (scores, groups) = new_row("Drawing a search", size, 2, width_ratios=(3, 2))
     colors = {"options": "#444444", "sensitivity": OTHER, "start": "#999999", "best": AFTER}
     for origin, rows in frame.groupby("origin", sort=False):
         scores.plot(rows.index, rows["score"], "o", color=colors[str(origin)], label=f"from {origin}", markersize=5)
@@ -122,8 +118,6 @@ def draw_search(frame: pd.DataFrame, shares: pd.Series[float]) -> Any:
     groups.set_xlim(0, 100)
     groups.set_xlabel("channels that go in the best candidate, %")
     groups.tick_params(axis="y", labelsize=8)
-    for each in (scores, groups):
-        each.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     return figure
 

@@ -17,7 +17,6 @@ from tlt_prune.errors import TrainingError
 from tlt_prune.io import files, interrupt, workers
 from tlt_prune.training.checkpoints import Checkpoint, Checkpoints
 from tlt_prune.training.objective import Objective
-from tlt_prune.training.replicas import Termination, average_statistics
 from tlt_prune.training.saving import save_result
 
 if TYPE_CHECKING:
@@ -185,33 +184,24 @@ class SaveAtTermination(keras.callbacks.Callback):
     Args:
         checkpoints, history: what is written.
         done: batches of the epoch that were skipped.
-        termination: how the workers of the job tell each other; None for one process with one model.
+        is_terminated: whether that has come to one of them; the same in all.
     """
 
-    def __init__(self, checkpoints: Checkpoints, history: History, done: int, termination: Termination | None) -> None:
+    def __init__(self, checkpoints: Checkpoints, history: History, done: int, is_terminated: Callable[[], bool]) -> None:
         super().__init__()
-        self._checkpoints, self._history, self._done, self._termination = checkpoints, history, done, termination
+        self._checkpoints, self._history, self._done, self._is_terminated = checkpoints, history, done, is_terminated
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         self._epoch = epoch
 
-    def on_train_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
-        if self._termination is not None:
-            self._termination.before_step()
-
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         # After the last batch the epoch's own checkpoint comes.
         if self._is_terminated() and batch + 1 < self.params["steps"]:
-            if self._termination is not None:
-                average_statistics(self.model)
             step = self._done + batch + 1
             self._checkpoints.save(self.model, self._epoch, finished=False, history=self._history.rows, step=step)
             # Whoever ends takes the others with it.
             workers.wait_for_all()
             interrupt.terminate()
-
-    def _is_terminated(self) -> bool:
-        return interrupt.is_terminated() if self._termination is None else self._termination.after_step()
 
 
 class Resumed(keras.callbacks.Callback):

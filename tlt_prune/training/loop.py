@@ -200,11 +200,12 @@ def _fit(job: TrainingJob, model: keras.Model, run: _Run, epochs: range, skipped
                 callback.keep(model, 0)
         job = _at_measured_rate(job, history)
         config, objective = job.config, job.objective
+        is_terminated = interrupt.is_terminated if fed.termination is None else fed.termination.after_step
         callbacks: list[keras.callbacks.Callback] = [
             *([Resumed(run.checkpoint, checkpoints)] if run.checkpoint is not None and skipped else []),
             LearningRateSchedule(config, steps, objective),
             Finite(config, steps),
-            *([Averaged()] if workers.replicas() > 1 else []),
+            *([Averaged(fed.termination)] if fed.termination is not None else []),
             *objective.callbacks(history.trained),
             Summary(objective),
             history,
@@ -212,7 +213,7 @@ def _fit(job: TrainingJob, model: keras.Model, run: _Run, epochs: range, skipped
             *best,
             Save(checkpoints, history, config, objective),
             *([TensorBoard(folder / "tensorboard")] if config.tensorboard and workers.is_chief() else []),
-            SaveAtTermination(checkpoints, history, skipped, fed.termination),
+            SaveAtTermination(checkpoints, history, skipped, is_terminated),
         ]
         with interrupt.graceful():
             model.fit(

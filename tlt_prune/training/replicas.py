@@ -243,8 +243,15 @@ def batch_predictor(model: keras.Model) -> Callable[[NDArray[Any]], NDArray[Any]
 class Averaged(keras.callbacks.Callback):
     """Moving statistics, which every replica has from its part of the batches, become their means before they are used."""
 
+    def __init__(self, termination: Termination) -> None:
+        super().__init__()
+        self._termination = termination
+
+    def on_train_batch_begin(self, batch: int, logs: object = None) -> None:
+        self._termination.before_step()
+
     def on_train_batch_end(self, batch: int, logs: object = None) -> None:
-        if batch + 1 == self.params["steps"]:
+        if batch + 1 == self.params["steps"] or self._termination.after_step():
             average_statistics(self.model)
 
 

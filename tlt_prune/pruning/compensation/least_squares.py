@@ -99,7 +99,7 @@ class LeastSquares(TakesData):
 
     def __call__(self, channels: ChannelGraph, alive: Alive, pruned: KerasModel) -> pd.DataFrame:
         # With its residual blocks: what the branches of those that are gone have added is missing in a sum, too.
-        graph = (channels.whole or channels).graph
+        graph = channels.original.graph
         family = graph.family
         if self._data is None:
             synthetic = pictures_for(graph, self._seed)

@@ -87,7 +87,7 @@ class LatencyTable:
     def calibrate(self, channels: ChannelGraph, milliseconds: float, granularity: int) -> None:
         """Says what the whole model, all its blocks included, was measured to take: sums of its layers are scaled to it."""
         self._scales.pop(key_of_model(channels), None)
-        total = charged(self.terms(channels.whole or channels, granularity))
+        total = charged(self.terms(channels.original, granularity))
         if total > 0:
             self._scales[key_of_model(channels)] = milliseconds / total
             self.save()

@@ -113,7 +113,7 @@ def key_of(layer: Mapping[str, Any]) -> str:
 
 def key_of_model(channels: ChannelGraph) -> str:
     """Name of an architecture, whatever its widths: a calibration belongs to it, and to what blocks leave of it."""
-    return " ".join(p.name for p in (channels.whole or channels).producers)
+    return " ".join(p.name for p in channels.original.producers)
 
 
 def points_of(channels: ChannelGraph, vector: Labels, granularity: int) -> list[int]:

@@ -29,20 +29,20 @@ def outputs_without(graph: Graph, blocks: Sequence[ResidualBlock], batches: Sequ
     return walk.outputs
 
 
-def lost_without(
+def scores_without(
     graph: Graph,
     sets: Sequence[Sequence[str]],
     batches: Sequence[Batch],
     score: Callable[[list[Values]], float],
     what: str,
-) -> list[float]:
-    """What a score of the model's flat outputs loses without each set of residual blocks, by their names.
+) -> tuple[float, list[float]]:
+    """A score of the model's flat outputs: of the whole model, and without each set of residual blocks, by their names.
 
     Args:
         graph: of the model.
         sets: names of blocks that go together.
         batches: the examples.
-        score: values of the outputs, as `outputs_without` returns them -> a number, the higher the better.
+        score: values of the outputs, as `outputs_without` returns them -> a number.
         what: is measured, for the progress bar.
     """
     found = []
@@ -50,7 +50,19 @@ def lost_without(
         for names in ([], *sets):
             found.append(score(outputs_without(graph, chosen_blocks(graph, names), batches)))
             advance()
-    return [found[0] - x for x in found[1:]]
+    return found[0], found[1:]
+
+
+def lost_without(
+    graph: Graph,
+    sets: Sequence[Sequence[str]],
+    batches: Sequence[Batch],
+    score: Callable[[list[Values]], float],
+    what: str,
+) -> list[float]:
+    """What a score loses without each set of blocks, the higher the better; arguments as for `scores_without`."""
+    whole, without = scores_without(graph, sets, batches, score, what)
+    return [whole - x for x in without]
 
 
 def zeroed_outputs(channels: ChannelGraph, names: Sequence[str], inputs: object) -> list[NDArray[Any]]:

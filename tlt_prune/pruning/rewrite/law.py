@@ -25,6 +25,9 @@ _SATURATING = ("softmax", "sigmoid", "tanh")
 # have position embeddings of a limited length.
 _OPEN_SIZES = ((64, 8), (224, 32), (32, 4))
 
+OutputsOf = Callable[[Any], Sequence[NDArray[Any]]]
+"""Inputs -> what a model computes of them."""
+
 
 @dataclasses.dataclass(frozen=True)
 class LawReport:
@@ -73,7 +76,7 @@ def check_law(
     tolerance: float = 1e-4,
     seed: int = 0,
     batch_size: int = 2,
-    outputs_of: Callable[[Any], Sequence[NDArray[Any]]] | None = None,
+    outputs_of: OutputsOf | None = None,
 ) -> LawReport:
     """Compares the pruned model with the zeroed original on random inputs.
 
@@ -158,9 +161,7 @@ def _unsaturated(model: KerasModel) -> Iterator[None]:
         model.predict_function = function
 
 
-def _run_original(
-    channels: ChannelGraph, seed: int, batch_size: int, outputs_of: Callable[[Any], Sequence[NDArray[Any]]] | None
-) -> _Original:
+def _run_original(channels: ChannelGraph, seed: int, batch_size: int, outputs_of: OutputsOf | None) -> _Original:
     """Inputs that the model takes, and its outputs; arguments as for `check_law`."""
     model, family = channels.graph.model, channels.graph.family
     outputs_of = outputs_of or functools.partial(inference_outputs, model, family)
@@ -195,7 +196,7 @@ class _Original:
     family: Family
     inputs: Any
     outputs: Sequence[NDArray[Any]]
-    outputs_of: Callable[[Any], Sequence[NDArray[Any]]]
+    outputs_of: OutputsOf
 
     def is_random(self, tolerance: float) -> bool:
         """Whether another run on the same inputs has other results."""
