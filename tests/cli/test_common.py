@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -56,3 +58,17 @@ def test_scripts_turn_onednn_on(monkeypatch: pytest.MonkeyPatch, given: str | No
         monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", given)
     import_frameworks()
     assert os.environ["TF_ENABLE_ONEDNN_OPTS"] == used
+
+
+def test_what_no_script_needs_is_not_imported_with_the_frameworks() -> None:
+    """TensorFlow and Keras import it where it is installed. Whoever needs it afterwards gets it."""
+    names = ["IPython", "jax", "matplotlib", "sklearn"]
+    code = f"""
+import importlib, sys
+from tlt_prune.io import import_frameworks
+import_frameworks()
+print([name for name in {names} if name in sys.modules])
+print([importlib.import_module(name).__name__ for name in {names}])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["[]", str(names)]

@@ -7,11 +7,13 @@ are written out afterwards.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
 import tempfile
 import warnings
+from collections.abc import Iterable, Iterator
 
 from tlt_prune.errors import MissingPackageError, SpecError, WorkersError, first_line
 from tlt_prune.io import interrupt, workers
@@ -22,6 +24,21 @@ _CHATTER = re.compile(
     rb"|E\d{4} .* failed call to cuInit: .*\(303\)"  # no driver installed: there is no GPU
     rb"|To enable the following instructions: .*)\s*$"
 )
+
+# TensorFlow and Keras import these where they are installed, for functions that no script calls. That is 2 of 5 seconds.
+_NOT_NEEDED = ("IPython", "jax", "matplotlib", "sklearn")
+
+
+@contextlib.contextmanager
+def _as_if_missing(names: Iterable[str]) -> Iterator[None]:
+    """Inside, the import of a package fails that is not imported yet; afterwards it works."""
+    hidden = [name for name in names if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: importing it fails
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
 
 
 def import_frameworks() -> None:
@@ -40,8 +57,9 @@ def import_frameworks() -> None:
     with tempfile.TemporaryFile() as captured:
         os.dup2(captured.fileno(), 2)
         try:
-            import keras  # noqa: F401
-            import tensorflow as tf
+            with _as_if_missing(name for name in _NOT_NEEDED if name != os.environ["KERAS_BACKEND"]):
+                import keras  # noqa: F401
+                import tensorflow as tf
 
             workers.join()
             # The first operation initializes the device layer, which talks too.
