@@ -98,7 +98,8 @@ def published_peer_rows(table: pd.DataFrame) -> list[str]:
     rows = []
     for name, part in table.groupby("criterion", sort=False):
         best = part.groupby("macs", sort=False)["accuracy"].max()
-        rows.append(f"| `torch_pruning` | {name} | {' | '.join(f'{100 * x:.1f} %' for x in best)} |")
+        cells = ["not reached" if np.isnan(x) else f"{100 * x:.1f} %" for x in best]
+        rows.append(f"| `torch_pruning` | {name} | {' | '.join(cells)} |")
     return rows
 
 

@@ -6,7 +6,8 @@
 DATA is a folder with cifar10.npz (arrays x_train, y_train, x_test, y_test). The networks are those of
 tools/datasets/get_pretrained.py; 10,000 training pictures, 2,000 test pictures. Three seeds, 50 and 25 % of the MACs. Beside each
 pruned network the same small architecture, trained without the big one's weights for as many epochs as both trainings. RESULTS
-receives everything, and what is there is not made again. Writes docs/pages/benchmarks/transfer.csv. Hours on two CPU cores.
+receives everything. Rows are added to docs/pages/benchmarks/transfer.csv; what is there, or in RESULTS, is not made again. Half an
+hour for a network and a seed on two CPU cores.
 """
 
 from __future__ import annotations
@@ -46,13 +47,16 @@ def from_imagenet(network: str, folder: pathlib.Path) -> pathlib.Path:
 
 
 def main(results: pathlib.Path, folder: pathlib.Path) -> None:
-    data, rows = subset(folder, results / "cifar10_10k.npz"), []
+    data = subset(folder, results / "cifar10_10k.npz")
+    rows = pd.read_csv(TABLE).to_dict("records") if TABLE.exists() else []
     for seed, network in itertools.product(SEEDS, NETWORKS):
+        if {(network, seed, share) for share in SHARES} <= {(x["network"], x["seed"], x["macs"]) for x in rows}:
+            continue
         experiment, start = Experiment(SPEC, str(data), seed), from_imagenet(network, results / "pretrained")
         dense = experiment.trained(
             results / f"{network}_s{seed}/train", f"train.pretrained_model_path={start}", f"train.num_epochs={EPOCHS}"
         )
-        whole = experiment.scores(dense)
+        whole, added = experiment.scores(dense), []
         for share in SHARES:
             place = results / f"{network}_s{seed}/{share}"
             pruned = experiment.pruned(dense, place / "pruned.keras", share)
@@ -63,7 +67,7 @@ def main(results: pathlib.Path, folder: pathlib.Path) -> None:
             )
             models = {"pruned": pruned, "retrained": retrained, "int8": experiment.int8(retrained), "from scratch": alone}
             found = {name: experiment.scores(model) for name, model in models.items()}
-            rows.append(
+            added.append(
                 {
                     "network": network,
                     "seed": seed,
@@ -74,8 +78,9 @@ def main(results: pathlib.Path, folder: pathlib.Path) -> None:
                     **{name: x["accuracy"] for name, x in found.items()},
                 }
             )
-            pd.DataFrame(rows).to_csv(TABLE, index=False, float_format="%.5g")
-            print(rows[-1], flush=True)
+            print(added[-1], flush=True)
+        rows += added
+        pd.DataFrame(rows).to_csv(TABLE, index=False, float_format="%.5g")
     print("\n".join(transfer_rows(pd.DataFrame(rows))))
 
 
