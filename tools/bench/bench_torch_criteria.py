@@ -122,8 +122,8 @@ def retrain(model: nn.Module, x: Any, y: Any) -> None:
 def candidates(model: nn.Module, importance: Any, gradients: dict[str, Any], example: Any, ranked_globally: bool) -> list[Any]:
     """(share of the MACs, pruned model) for many of torch_pruning's ratios.
 
-    A search by halves would miss most: where a ratio leaves a layer fewer channels than it rounds to, torch_pruning (1.6.0) leaves
-    the layer whole, so that more comes of a larger ratio.
+    A search by halves would miss most: where a ratio leaves a layer fewer channels than it rounds to, torch_pruning (1.6.0)
+    leaves the layer whole, so that more comes of a larger ratio.
     """
     whole = tp.utils.count_ops_and_params(model, example)[0]
     found = []
