@@ -24,7 +24,8 @@ stamp=$venv/.installed
 wanted=$(cat setup.cfg constraints.txt | cksum)
 if [ ! -x "$PYTHON" ] || [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
     echo "Setting up $venv (a few minutes, once) ..."
-    "$base" -m venv "$venv" || fail "cannot create the virtual environment $venv."
+    # One that is there stays, whichever Python it was made with.
+    "$PYTHON" -m pip --version >/dev/null 2>&1 || "$base" -m venv --clear "$venv" || fail "cannot create the virtual environment $venv."
     wish=(--constraint constraints.txt --editable '.[dev]')
     # uv installs the same in a quarter of the time. pip does it where uv cannot: pip knows what a machine says of registries.
     # What is imported is compiled then: TensorFlow has thousands of modules that are not, and take a minute.
