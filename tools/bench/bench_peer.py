@@ -6,8 +6,8 @@
 
 RESULTS and DATA as for bench_criteria.py, whose networks it takes; TORCH_PYTHON is a Python that has torch and torch_pruning.
 Writes docs/pages/benchmarks/peer.csv: half the MACs, three seeds per network. Ours are the rows of criteria.csv beside it.
-With --published: the ResNet-20 and the budgets of bench_published.py, straight after pruning, into published_peer.csv; a quarter
-of an hour on two cores.
+With --published: the ResNet-20 and the budgets of bench_published.py, straight after pruning, into published_peer.csv; half an
+hour on two cores.
 """
 
 from __future__ import annotations
