@@ -25,7 +25,7 @@ TABLES = {
     "crowns": (bench_crowns.crown_rows, bench_crowns.TABLE, 4),
     "depth": (bench_depth.depth_rows, bench_depth.TABLE, 4),
     "peer": (bench_peer.peer_rows, bench_peer.TABLE, 12),
-    "published_peer": (bench_peer.published_peer_rows, bench_peer.PUBLISHED, 7),
+    "published_peer": (bench_peer.published_peer_rows, bench_peer.PUBLISHED, 8),
     "ranking": (bench_ranking.ranking_rows, bench_ranking.TABLE, 8),
     "shape": (bench_shape.shape_rows, bench_shape.TABLE, None),
     "published": (bench_published.published_rows, bench_published.TABLE, None),

@@ -25,7 +25,7 @@ _CHATTER = re.compile(
     rb"|To enable the following instructions: .*)\s*$"
 )
 
-# TensorFlow and Keras import these where they are installed, for functions that no script calls. That is 2 of 5 seconds.
+# TensorFlow and Keras import these where they are installed, for functions that no script calls. It takes a second.
 _NOT_NEEDED = ("IPython", "jax", "matplotlib", "sklearn")
 
 

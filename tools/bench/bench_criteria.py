@@ -28,7 +28,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import pandas as pd
-from by_scripts import PAGES, Experiment, Pictures, accuracy
+from by_scripts import PAGES, Experiment, Pictures, accuracy, begun
 
 import tlt_prune
 from tlt_prune import criteria
@@ -120,9 +120,7 @@ def retrained(model: Any, dense: Any, train: tuple[Any, Any], test: tuple[Any, A
 
 
 def main(results: pathlib.Path, folder: pathlib.Path | None) -> None:
-    table = pd.read_csv(TABLE) if TABLE.exists() else pd.DataFrame(columns=KEYS)
-    rows = table.to_dict("records")
-    done = {tuple(row) for row in table[KEYS].itertuples(index=False)}
+    rows, done = begun(TABLE, KEYS)
     for seed, network in itertools.product(SEEDS, NETWORKS):
         path = dense(network, folder, results, seed)
         train, test = pictures(network, folder)

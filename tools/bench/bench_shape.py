@@ -23,7 +23,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import pandas as pd
-from by_scripts import PAGES, Experiment, accuracy
+from by_scripts import PAGES, Experiment, accuracy, begun
 
 import tlt_prune
 from tlt_prune import criteria
@@ -56,9 +56,7 @@ def cut(model: Any, way: str, macs: float, few: tuple[Any, Any], seed: int) -> A
 
 
 def main(folder: pathlib.Path | None) -> None:
-    table = pd.read_csv(TABLE, dtype={"way": str}) if TABLE.exists() else pd.DataFrame(columns=KEYS)
-    rows = table.to_dict("records")
-    done = {tuple(row) for row in table[KEYS].itertuples(index=False)}
+    rows, done = begun(TABLE, KEYS, way=str)
     experiment = Experiment(SPEC, str(folder / "cifar10.npz") if folder is not None else "")
     train, test = experiment.pictures(TRAINED + HELD_OUT, SCORED)
     model = keras.models.load_model(WEIGHTS, compile=False)

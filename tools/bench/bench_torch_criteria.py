@@ -24,7 +24,7 @@ import torch_pruning as tp
 from torch import nn
 
 BATCH, RATE = 128, 0.01
-# Of torch_pruning, that are tried for a share of the MACs.
+# How many of torch_pruning's ratios are tried.
 RATIOS = 64
 
 

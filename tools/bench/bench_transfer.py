@@ -19,7 +19,7 @@ import sys
 
 import numpy as np
 import pandas as pd
-from by_scripts import PAGES, ROOT, Experiment, untrained
+from by_scripts import PAGES, ROOT, Experiment, begun, untrained
 
 TABLE, SPEC = PAGES / "transfer.csv", "specs/cifar10_transfer.yaml"
 NETWORKS = {"mobilenet_v2": "MobileNetV2", "efficientnet_lite0": "EfficientNet-Lite0"}
@@ -48,16 +48,17 @@ def from_imagenet(network: str, folder: pathlib.Path) -> pathlib.Path:
 
 def main(results: pathlib.Path, folder: pathlib.Path) -> None:
     data = subset(folder, results / "cifar10_10k.npz")
-    rows = pd.read_csv(TABLE).to_dict("records") if TABLE.exists() else []
+    rows, done = begun(TABLE, ["network", "seed", "macs"])
     for seed, network in itertools.product(SEEDS, NETWORKS):
-        if {(network, seed, share) for share in SHARES} <= {(x["network"], x["seed"], x["macs"]) for x in rows}:
+        shares = [share for share in SHARES if (network, seed, share) not in done]
+        if not shares:
             continue
         experiment, start = Experiment(SPEC, str(data), seed), from_imagenet(network, results / "pretrained")
         dense = experiment.trained(
             results / f"{network}_s{seed}/train", f"train.pretrained_model_path={start}", f"train.num_epochs={EPOCHS}"
         )
-        whole, added = experiment.scores(dense), []
-        for share in SHARES:
+        whole = experiment.scores(dense)
+        for share in shares:
             place = results / f"{network}_s{seed}/{share}"
             pruned = experiment.pruned(dense, place / "pruned.keras", share)
             retrained = experiment.retrained(pruned, place / "retrained", RETRAINED)
@@ -67,7 +68,7 @@ def main(results: pathlib.Path, folder: pathlib.Path) -> None:
             )
             models = {"pruned": pruned, "retrained": retrained, "int8": experiment.int8(retrained), "from scratch": alone}
             found = {name: experiment.scores(model) for name, model in models.items()}
-            added.append(
+            rows.append(
                 {
                     "network": network,
                     "seed": seed,
@@ -78,9 +79,8 @@ def main(results: pathlib.Path, folder: pathlib.Path) -> None:
                     **{name: x["accuracy"] for name, x in found.items()},
                 }
             )
-            print(added[-1], flush=True)
-        rows += added
-        pd.DataFrame(rows).to_csv(TABLE, index=False, float_format="%.5g")
+            pd.DataFrame(rows).to_csv(TABLE, index=False, float_format="%.5g")
+            print(rows[-1], flush=True)
     print("\n".join(transfer_rows(pd.DataFrame(rows))))
 
 

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import keras
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from tlt_prune import data
@@ -93,6 +94,12 @@ class Experiment:
         if not path.exists():
             self.run("export", "-m", model, "-o", path, settings=("export.data_type=int8",))
         return path
+
+
+def begun(path: pathlib.Path, keys: list[str], **types: type) -> tuple[list[dict[Any, Any]], set[tuple[Any, ...]]]:
+    """Rows of a table that an earlier run began, and the keys of each; none where there is no file."""
+    table = pd.read_csv(path, dtype=types) if path.exists() else pd.DataFrame(columns=keys)
+    return table.to_dict("records"), set(table[keys].itertuples(index=False, name=None))
 
 
 def accuracy(model: Any, x: NDArray[Any], y: NDArray[Any]) -> float:

@@ -14,7 +14,7 @@ from tlt_prune.graph import Labels
 from tlt_prune.io import checksums, progress, workers
 from tlt_prune.pruning.criteria.network import FilterScores, Network
 from tlt_prune.pruning.criteria.norms import L2
-from tlt_prune.pruning.rewrite.block_law import lost_without
+from tlt_prune.pruning.rewrite.block_law import scores_without
 from tlt_prune.pruning.running.batches import Batches, TakesData, UserData
 from tlt_prune.pruning.running.result_file import ResultFile
 from tlt_prune.pruning.running.switched_off import Metric, consumers, metric_of, metric_of_outputs, metrics_without
@@ -98,7 +98,10 @@ class Ablation(TakesData):
         batches = self._read(graph, "criterion Ablation", labeled=True)
         metric = self._metric[1]
         what = f"Ablation of blocks on {self.used}"
-        return lost_without(graph, sets, batches, lambda outputs: metric_of_outputs(graph, batches, outputs, metric), what)
+        whole, without = scores_without(
+            graph, sets, batches, lambda outputs: metric_of_outputs(graph, batches, outputs, metric), what
+        )
+        return [whole - x for x in without]
 
     @staticmethod
     def _share(keys: Sequence[str], metrics: dict[str, float], results: ResultFile) -> None:

@@ -36,7 +36,7 @@ from tlt_prune.graph import (
 )
 from tlt_prune.io import progress, workers
 from tlt_prune.pruning.criteria.network import FilterScores, Network
-from tlt_prune.pruning.rewrite.block_law import lost_without
+from tlt_prune.pruning.rewrite.block_law import scores_without
 from tlt_prune.pruning.rewrite.rewrite import full_size
 from tlt_prune.pruning.running.batches import TakesData, UserData
 from tlt_prune.pruning.running.walk import Values
@@ -108,15 +108,16 @@ class _Gradients(TakesData):
         mean_loss = _mean_loss(_loss(self._loss, network.model, graph.family, name), graph.family.name, name)
         tensor = keras.ops.convert_to_tensor if graph.family.name == "keras" else _tensorflow().convert_to_tensor
 
-        def score(columns: Sequence[Values]) -> float:
+        def loss(columns: Sequence[Values]) -> float:
             total = 0.0
             for i, (x, y) in enumerate(batches):
                 outputs = tree.pack_sequence_as(graph.outputs, [column[i] for column in columns])
                 value = float(as_array(mean_loss(tree.map_structure(tensor, y), outputs)))
                 total += value * len(tree.flatten(x)[0])
-            return -total / batches.examples
+            return total / batches.examples
 
-        return lost_without(graph, sets, batches, score, f"{name} without blocks on {self.used}")
+        whole, without = scores_without(graph, sets, batches, loss, f"{name} without blocks on {self.used}")
+        return [x - whole for x in without]
 
     def _of(self, change: NDArray[np.float64]) -> NDArray[np.float64]:
         raise NotImplementedError

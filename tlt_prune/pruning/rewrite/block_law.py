@@ -53,18 +53,6 @@ def scores_without(
     return found[0], found[1:]
 
 
-def lost_without(
-    graph: Graph,
-    sets: Sequence[Sequence[str]],
-    batches: Sequence[Batch],
-    score: Callable[[list[Values]], float],
-    what: str,
-) -> list[float]:
-    """What a score loses without each set of blocks, the higher the better; arguments as for `scores_without`."""
-    whole, without = scores_without(graph, sets, batches, score, what)
-    return [whole - x for x in without]
-
-
 def zeroed_outputs(channels: ChannelGraph, names: Sequence[str], inputs: object) -> list[NDArray[Any]]:
     """The outputs of the original, with the branches of blocks set to zero."""
     family = channels.graph.family
