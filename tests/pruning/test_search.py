@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+import re
 from typing import Any
 
 import keras
@@ -108,11 +109,16 @@ def test_an_interrupted_search_goes_on(model: keras.Model, tmp_path: pathlib.Pat
     assert len(calls) == 9
     assert found.frame.equals(whole.frame)
     assert found.shares.equals(whole.shares)
-    assert [json.loads(line).get("candidate") for line in cache.read_text().splitlines()] == [None, *map(str, range(8))]
+    numbers = [json.loads(line).get("candidate", "of").split()[0] for line in cache.read_text().splitlines()]
+    assert numbers == ["of", *map(str, range(8))]
     # More of the same search.
     longer = tlt_prune.search(model, counted, candidates=10, cache=cache, **OPTIONS)
     assert len(calls) == 11
     assert longer.frame.iloc[:8].equals(whole.frame)
+    # Scores of candidates that have the same numbers and are others are not taken for theirs.
+    cache.write_text("".join(re.sub(r'("\d+) \d+"', r'\1 1"', line) for line in cache.read_text().splitlines(keepends=True)))
+    assert tlt_prune.search(model, counted, candidates=2, cache=cache, **OPTIONS).frame.equals(whole.frame.iloc[:2])
+    assert len(calls) == 13
     said = "results of another model, other options, sensitivities, compensations or another seed"
     for change in ({"seed": 1}, {"macs": 0.6}, {"criterion": "L1"}, {"compensation": "bias"}):
         with pytest.raises(PlanError, match=said):
@@ -127,8 +133,11 @@ def test_mistakes(model: keras.Model) -> None:
     for value in (float("nan"), None, "much"):
         with pytest.raises(PlanError, match="expected a finite number as the score of candidate 0"):
             tlt_prune.search(model, lambda pruned, value=value: value, **OPTIONS)
-    with pytest.raises(PlanError, match=r"expected candidates >= 1\. Received: 0"):
+    with pytest.raises(PlanError, match=r"expected candidates >= 1, a whole number\. Received: 0"):
         tlt_prune.search(model, width, candidates=0, **OPTIONS)
+    for mistake in ({"candidates": 2.5}, {"candidates": "3"}, {"seed": -1}, {"around": {}}):
+        with pytest.raises(PlanError, match=f"search: expected {next(iter(mistake))}"):
+            tlt_prune.search(model, width, **{**OPTIONS, **mistake})
     with pytest.raises(PlanError, match="Expected one of params, macs, size_mb, latency_ms"):
         tlt_prune.search(model, width, ratio=0.5)
     with pytest.raises(PlanError, match="cannot be met"):

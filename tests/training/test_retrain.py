@@ -288,7 +288,7 @@ BAD: dict[str, tuple[Callable[[keras.Model], Any], str]] = {
         lambda model: tlt_prune.retrain(model, dataset().map(lambda x, y: x), HELD_OUT),
         r"expected batches \(x, y\)",
     ),
-    "a list": (lambda model: tlt_prune.retrain(model, list(TRAIN), HELD_OUT), r"expected a tuple \(x, y\) of arrays.* a list"),
+    "a list": (lambda model: tlt_prune.retrain(model, list(TRAIN), HELD_OUT), r"a tuple \(x, y\) of arrays.*Received: list"),
     "epochs": (lambda model: tlt_prune.retrain(model, TRAIN, HELD_OUT, epochs=0), "epochs must be a whole number of at least 1"),
     "alpha": (lambda model: tlt_prune.retrain(model, TRAIN, HELD_OUT, alpha=2.0), "alpha must be a number from 0 to 1"),
     "unknown": (lambda model: tlt_prune.retrain(model, TRAIN, HELD_OUT, rate=1), "there is no argument 'rate'"),  # type: ignore[call-arg]

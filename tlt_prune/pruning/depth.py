@@ -48,8 +48,8 @@ class BlockSensitivity:
         Raises:
             PlanError: there are fewer.
         """
-        if not 1 <= count <= len(self.frame):
-            raise PlanError(f"weakest: expected 1 to {len(self.frame)} blocks. Received: {count}.")
+        if not isinstance(count, (int, np.integer)) or not 1 <= count <= len(self.frame):
+            raise PlanError(f"weakest: expected 1 to {len(self.frame)} blocks. Received: {count!r}.")
         return [str(x) for x in self.frame["metric"].sort_values(ascending=False, kind="stable").index[:count]]
 
     def plot(self) -> Any:
@@ -80,8 +80,8 @@ def block_sensitivity(
     Args:
         model: a functional or Sequential Keras model. It is only read.
         data: `(x, y)`: arrays, a `tf.data.Dataset`, a `PyDataset` or batches.
-        metric: "accuracy"; a Keras loss, of which less is better; or a function `(labels, outputs) -> number`, the higher the
-            better.
+        metric: "accuracy"; a Keras loss, by name or not, or metric; or a function `(labels, outputs) -> number`, the higher
+            the better.
         steps: batches to read; None for all.
         batch_size: of arrays.
 
@@ -136,9 +136,12 @@ def remove_blocks(
         UnsupportedModelError: the model has no graph, or a layer cannot be rebuilt.
         LawError: `verify` found a difference.
     """
-    names = [blocks] if isinstance(blocks, str) else list(blocks)
-    if not names:
-        raise PlanError("remove_blocks: expected the name of at least one block. Received none.")
+    names = [blocks] if isinstance(blocks, str) else list(blocks) if isinstance(blocks, (list, tuple)) else []
+    if not names or not all(isinstance(x, str) for x in names):
+        raise PlanError(
+            "remove_blocks: expected the names of blocks, such as block_sensitivity(...).weakest(2) says. Received: "
+            f"{blocks if names or not isinstance(blocks, (list, tuple)) else 'none'}."
+        )
     channels = leaving_out(trace(model), (), names, inline=False)
     everything = np.ones(channels.n_labels, dtype=bool)
     return carry_out(channels, everything, compensation=compensation, verify=verify).model

@@ -109,8 +109,11 @@ def search(
             of something else.
         UnsupportedModelError: the model has no graph, or a layer cannot be rebuilt.
     """
-    if not candidates >= 1:
-        raise PlanError(f"search: expected candidates >= 1. Received: {candidates}.")
+    for name, count, least in (("candidates", candidates, 1), ("seed", seed, 0)):
+        if not isinstance(count, (int, np.integer)) or isinstance(count, bool) or count < least:
+            raise PlanError(f"search: expected {name} >= {least}, a whole number. Received: {count!r}.")
+    if around is not None and not isinstance(around, Sensitivity):
+        raise PlanError(f"search: expected around= to be what tlt_prune.sensitivity returns. Received: {around!r}.")
     chosen = options_of(options)
     drawing = _Drawing(trace_for(model, chosen), chosen, around, seed)
     print(drawing.reach(), flush=True)
@@ -119,7 +122,8 @@ def search(
     scores: list[float] = []
     with progress(candidates, f"Search of {candidates} candidates") as advance:
         while len(scores) < candidates and (decision := drawing.draw(scores)) is not None:
-            key = str(len(scores))
+            # By what it is, too: latencies that are measured again lead to other candidates.
+            key = f"{len(scores)} {checksums.of_arrays([decision.alive])}"
             if key not in known:
                 known[key] = _checked_score(score(decision.carry_out(compensation=compensation).model), len(scores))
                 file.append(key, known[key])
@@ -139,6 +143,12 @@ def _checked_score(value: object, number: int) -> float:
     if not math.isfinite(score):
         raise PlanError(f"search: expected a finite number as the score of candidate {number}. Received: {value!r}.")
     return score
+
+
+def _settings(compensation: object) -> dict[str, Any]:
+    """Numbers and words that a compensation was made with."""
+    found = getattr(compensation, "__dict__", {})
+    return {name: x for name, x in found.items() if name.startswith("_") and isinstance(x, (int, float, str))}
 
 
 class _Drawing:
@@ -166,7 +176,7 @@ class _Drawing:
         graph = self._channels.graph
         given = [] if self._around is None else [self._around.frame.to_numpy().tolist(), list(self._around.frame.index)]
         several = list(compensation) if isinstance(compensation, (list, tuple)) else [compensation]
-        fitted = [x if isinstance(x, str) else type(x).__name__ for x in several]
+        fitted = [x if isinstance(x, str) else [type(x).__name__, _settings(x)] for x in several]
         arrays = [self._statistic, *map(graph.family.numpy, graph.family.weights(graph.model))]
         settings = [self._options.model_dump(exclude={"criterion"}), given, self._seed, fitted, checksums.of_arrays(arrays)]
         return ResultFile(
@@ -230,7 +240,8 @@ class _Drawing:
         """The shares by which the sensitivities meet the budget."""
         assert self._around is not None
         resource = self._reach[0].name
-        ratios = self._around.layer_options(**{resource: getattr(self._options, resource)})
+        options = {name: getattr(self._options, name) for name in (resource, "latency_table", "granularity")}
+        ratios = self._around.layer_options(**options)
         missing = [x.layers[0] for x in self._groups.groups if x.layers[0] not in ratios]
         if missing:
             raise PlanError(

@@ -56,13 +56,14 @@ class Sensitivity:
         """A matplotlib figure: a heat map of what the metric loses."""
         return plots.draw_sensitivity(self.frame, self.whole, self.metric, self.layers)
 
-    def layer_options(self, **budget: float | str) -> dict[str, dict[str, float]]:
+    def layer_options(self, **budget: Any) -> dict[str, dict[str, float]]:
         """A ratio for each group, so that the model keeps to a budget and the sum of what the metric loses is small.
 
         Steps from one measured ratio to the next are taken in the order of metric lost for what is saved.
 
         Args:
-            **budget: one of `params`, `macs`, `size_mb` and `latency_ms`, as for `tlt_prune.prune_model`.
+            **budget: one of `params`, `macs`, `size_mb` and `latency_ms`, as for `tlt_prune.prune_model`; with the last, the
+                `latency_table` as well.
 
         Returns:
             What `layer_options=` takes: `prune_model(model, macs=0.5, layer_options=sensitivities.layer_options(macs=0.5))`.
@@ -70,7 +71,7 @@ class Sensitivity:
         Raises:
             PlanError: no ratios that were measured meet the budget.
         """
-        options = options_of(budget)  # type: ignore[arg-type]
+        options = options_of(budget)
         resource, amount = resource_of(options)
         ledger = Ledger(self._grouping, resource.terms(self._grouping.channels, options))
         target = absolute(resource, amount, ledger.total)
@@ -119,8 +120,8 @@ def sensitivity(
         model: a functional or Sequential Keras model. It is only read.
         data: `(x, y)`: arrays, a `tf.data.Dataset`, a `PyDataset` or batches.
         ratios: shares of the channels of a group, ascending, between 0 and 1.
-        metric: "accuracy"; a Keras loss, of which less is better; or a function `(labels, outputs) -> number`, the higher the
-            better.
+        metric: "accuracy"; a Keras loss, by name or not, or metric; or a function `(labels, outputs) -> number`, the higher
+            the better.
         steps: batches to read; None for all.
         batch_size: of arrays.
         **options: the fields of `tlt_prune.Options` but the budgets: `criterion` says which channels go first.

@@ -31,8 +31,8 @@ _BYTES, _MOST_BYTES = 4, 2**29
 _WINDOW = 6
 # The loss has risen where it is by that share of the untouched model's above its lowest.
 _RISEN = 0.05
-# Nothing more is to be seen where it is that many times its lowest.
-_ENOUGH = 2.0
+# Nothing more is to be seen where it has risen by that many times its lowest.
+_ENOUGH = 1.0
 # The peak is the rate at which the loss rose, divided by that. Of two networks, straight after pruning and refitted, it lay
 # within a factor of 2 of the best one of a sweep: see the manual, Retrain.
 _MARGIN = 10.0
@@ -97,7 +97,8 @@ def find_peak_rate(model: keras.Model, batches: Sequence[Any]) -> RateTest:
             recent = slice(max(len(losses) - _WINDOW, 0), len(losses))
             scale = float(np.sum(np.abs(before[recent])))
             means.append(float(np.sum(losses[recent])) / scale if scale else math.nan)
-            if not math.isfinite(means[-1]) or means[-1] > _ENOUGH * min(means):
+            # A loss may be negative, and its lowest near 0.
+            if not math.isfinite(means[-1]) or means[-1] - min(means) > max(_ENOUGH * abs(min(means)), _RISEN):
                 break
     return _read(rates[: len(means)], np.array(means))
 

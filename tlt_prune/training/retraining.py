@@ -12,11 +12,11 @@ import numpy as np
 from keras import tree
 
 from tlt_prune.config.train_sections import Distill
-from tlt_prune.errors import TrainingError
+from tlt_prune.errors import TrainingError, first_line
 from tlt_prune.graph import family_of
 from tlt_prune.io import say
 from tlt_prune.training.rate_test import enough_batches, find_peak_rate
-from tlt_prune.training.retrain_callbacks import KeepBest, WarmUpCosine, data_arguments, is_arrays
+from tlt_prune.training.retrain_callbacks import KeepBest, WarmUpCosine, data_arguments, is_arrays, settable_rate
 from tlt_prune.training.student import Student
 from tlt_prune.training.variables import make_variables
 
@@ -101,15 +101,19 @@ def retrain(
     Raises:
         TrainingError: no loss is known, an argument or the data does not fit, or the loss is not finite before any training.
     """
-    _check(model, validation, epochs, arguments)
+    _check(model, teacher, epochs, arguments)
+    _check_data(validation, "validation data, which says which epoch is best")
     batch_size, verbose = arguments.get("batch_size", 64), arguments.get("verbose", "auto")
+    others: Any = arguments.get("callbacks", ())
+    others = [others] if isinstance(others, keras.callbacks.Callback) else others
     train, steps = _counted(train, batch_size, arguments.get("steps_per_epoch"))
     student = _compiled_student(model, teacher, data_arguments(validation, batch_size), arguments)
-    history = RetrainHistory(_peak_rate(student, train, batch_size) if learning_rate is None else learning_rate)
+    peak = _peak_rate(student, train, batch_size) if learning_rate is None else learning_rate
+    rate = WarmUpCosine(peak, epochs * steps)
+    history = RetrainHistory(peak)
     if verbose:
         say(f"Retraining '{model.name}' for {epochs} epochs; the learning rate rises to {history.learning_rate:.2g}.")
     keep = KeepBest(validation, monitor=arguments.get("monitor"), mode=arguments.get("mode", "auto"), batch_size=batch_size)
-    rate = WarmUpCosine(history.learning_rate, epochs * steps)
     try:
         student.fit(
             **data_arguments(train, batch_size),
@@ -119,12 +123,19 @@ def retrain(
             steps_per_epoch=arguments.get("steps_per_epoch"),
             validation_data=validation,
             validation_batch_size=batch_size if is_arrays(validation) else None,
-            callbacks=[rate, _StopAtNotFinite(), keep, history, *arguments.get("callbacks", ())],
+            callbacks=[
+                rate,
+                _StopAtNotFinite(),
+                keep,
+                history,
+                *([others] if isinstance(others, keras.callbacks.Callback) else others),
+            ],
             verbose=verbose,
         )
     finally:
         # Whatever broke it off.
         keep.restore()
+        rate.restore()
     history.start, history.best, history.best_epoch = keep.start, keep.best, keep.best_epoch
     if verbose:
         say(_summary(history))
@@ -153,8 +164,16 @@ def _compiled_student(
     default = Distill()
     student = Student(model, teacher, arguments.get("alpha", default.alpha), arguments.get("temperature", default.temperature))
     optimizer = arguments.get("optimizer") or keras.optimizers.SGD(momentum=0.9, nesterov=True)
-    student.compile(optimizer=optimizer, **_compile_arguments(model, teacher, arguments))
-    make_variables(student, **validation)
+    how = {"run_eagerly": model.run_eagerly, "jit_compile": model.jit_compile} if model.compiled else {}
+    try:
+        student.compile(optimizer=optimizer, **how, **_compile_arguments(model, teacher, arguments))
+        settable_rate(student.optimizer)
+        # Keras looks at metrics, and at what they are given, only now.
+        make_variables(student, **validation)
+    except (TypeError, ValueError) as error:
+        raise TrainingError(
+            f"retrain: the loss, the metrics, the model and the validation data do not fit together: {first_line(error)}"
+        ) from error
     return student
 
 
@@ -168,14 +187,17 @@ def _summary(history: RetrainHistory) -> str:
     return f"Retrained: {which}. {', '.join(scores)}"
 
 
-def _check(model: Any, validation: Any, epochs: int, arguments: RetrainArguments) -> None:
+def _check(model: Any, teacher: Any, epochs: int, arguments: RetrainArguments) -> None:
     if not isinstance(model, keras.Model):
         raise TrainingError(
             f"retrain: expected a Keras 3 model. Received: {type(model).__module__}.{type(model).__name__}. A tf_keras model is "
             "trained by its own fit."
         )
-    if validation is None:
-        raise TrainingError("retrain: expected validation data, which says which epoch is best. Received: None.")
+    if teacher is not None and not callable(teacher):
+        raise TrainingError(f"retrain: expected a model as the teacher. Received: {teacher!r}.")
+    optimizer = arguments.get("optimizer")
+    if optimizer is not None and not isinstance(optimizer, keras.optimizers.Optimizer):
+        raise TrainingError(f"retrain: expected an optimizer, such as keras.optimizers.SGD(). Received: {optimizer!r}.")
     unknown = sorted(set(arguments) - set(RetrainArguments.__annotations__))
     if unknown:
         names = ", ".join(RetrainArguments.__annotations__)
@@ -208,34 +230,72 @@ def _compile_arguments(model: keras.Model, teacher: keras.Model | None, given: R
     return {"loss": loss, **{name: value for name, value in chosen.items() if value is not None}}
 
 
-_UNKNOWN = -2
-"""What `tf.data.Dataset.cardinality` says of a number that is not known before the end."""
+_INFINITE, _UNKNOWN = -1, -2
+"""What `tf.data.Dataset.cardinality` says of data without an end, and of a number that is not known before it."""
+
+
+_MOST_BATCHES = 100_000
+"""Of a dataset that does not say how many it has: beyond it, it is taken for endless."""
 
 
 def _counted(data: Any, batch_size: int, given: int | None) -> tuple[Any, int]:
     """(the data, batches in an epoch). A dataset that does not know their number, such as a filtered one, is read to the end."""
-    if isinstance(data, list):
-        raise TrainingError("retrain: expected a tuple (x, y) of arrays, or batches as `fit` takes them. Received a list.")
-    if hasattr(data, "__next__"):
-        raise TrainingError(
-            f"retrain: the data is a {type(data).__name__}, which can be read once. Expected arrays, or what has batches for "
-            "every epoch: a tf.data.Dataset, a PyDataset or a DataLoader."
-        )
-    count = math.ceil(len(tree.flatten(data[0])[0]) / batch_size) if is_arrays(data) else given
-    if count is None and hasattr(data, "cardinality"):
+    _check_data(data, "training data", endless=given is not None)
+    count = given
+    if count is None and is_arrays(data):
+        count = math.ceil(len(tree.flatten(data[0])[0]) / batch_size)
+    elif count is None and hasattr(data, "cardinality"):
         count = int(data.cardinality())
         if count == _UNKNOWN:
             import tensorflow as tf
 
-            count = sum(1 for _ in data)
+            count = sum(1 for _ in data.take(_MOST_BATCHES + 1))
+            if count > _MOST_BATCHES:
+                raise TrainingError(
+                    f"retrain: the training data has more than {_MOST_BATCHES:,} batches, and may have no end. Expected "
+                    "steps_per_epoch=."
+                )
             data = data.apply(tf.data.experimental.assert_cardinality(count))
     elif count is None and hasattr(data, "__len__"):
         count = len(data)
-    if count is None or count < 0:
+    if count is None:
         raise TrainingError(f"retrain: the number of batches in {type(data).__name__} is not known. Expected steps_per_epoch=.")
     if not count:
         raise TrainingError("retrain: expected training data. Received none.")
     return data, count
+
+
+def _check_data(data: Any, what: str, *, endless: bool = False) -> None:
+    """Raises TrainingError where data is not what `fit` takes for every epoch again; whether it may be `endless`."""
+    if data is None:
+        raise TrainingError(f"retrain: expected {what}. Received: None.")
+    if hasattr(data, "__next__"):
+        raise TrainingError(
+            f"retrain: expected {what}. Received: a {type(data).__name__}, which can be read once. Expected arrays, or what "
+            "has batches for every epoch: a tf.data.Dataset, a PyDataset or a DataLoader."
+        )
+    if not is_arrays(data):
+        if isinstance(data, (list, tuple, dict)) or hasattr(data, "shape"):
+            raise TrainingError(
+                f"retrain: expected {what}: a tuple (x, y) of arrays, or batches as `fit` takes them. Received: "
+                f"{type(data).__name__}."
+            )
+        size = int(data.cardinality()) if hasattr(data, "cardinality") else None
+        if size == _INFINITE and not endless:
+            raise TrainingError(
+                f"retrain: expected {what}. The number of batches is not known: the dataset has no end. Expected "
+                "steps_per_epoch=, of training data, or a dataset without repeat()."
+            )
+        if size == 0:
+            raise TrainingError(f"retrain: expected {what}. Received none.")
+        return
+    if data[1] is None:
+        raise TrainingError(f"retrain: expected {what}, with labels: (x, y). Received: (x, None).")
+    counts = [len(x) for part in data if part is not None for x in tree.flatten(part) if np.ndim(x)]
+    if not counts or 0 in counts:
+        raise TrainingError(f"retrain: expected {what}. Received none.")
+    if len(set(counts)) > 1:
+        raise TrainingError(f"retrain: {what}: x and y have different numbers of examples: {', '.join(map(str, counts))}.")
 
 
 def _batches(data: Any, batch_size: int) -> Iterator[tuple[Any, ...]]:
@@ -244,7 +304,7 @@ def _batches(data: Any, batch_size: int) -> Iterator[tuple[Any, ...]]:
         order = np.random.default_rng(0).permutation(len(tree.flatten(data[0])[0]))
         for start in range(0, len(order), batch_size):
             some = order[start : start + batch_size]
-            yield tuple(tree.map_structure(lambda a, some=some: np.asarray(a)[some], part) for part in data)
+            yield tuple(tree.map_structure(lambda a, some=some: np.asarray(a)[some], part) for part in data if part is not None)
         return
     iterable = data if hasattr(data, "__iter__") else (data[i] for i in range(len(data)))
     for batch in iterable:

@@ -42,7 +42,8 @@ class Student(keras.Model):
     """
 
     def __init__(self, model: keras.Model, teacher: keras.Model | None, alpha: float, temperature: float) -> None:
-        super().__init__(name=f"{model.name}_in_training")
+        # As a functional model: inputs stay as they are given, and "mixed_float16" has its losses scaled.
+        super().__init__(name=f"{model.name}_in_training", dtype=model.dtype_policy, autocast=False)
         own = [x for x in ("train_step", "test_step", "compute_loss") if getattr(type(model), x) is not getattr(keras.Model, x)]
         if own:
             raise TrainingError(
@@ -51,9 +52,10 @@ class Student(keras.Model):
             )
         self.model = model
         # Keras asks for it where losses and metrics are given by the names of outputs.
-        self.output_names = output_names(model)
+        structure = getattr(model, "output", None)
+        self.output_names = sorted(structure) if isinstance(structure, dict) else output_names(model)
         self._answers: Callable[[Tensor], Tensor] | None = None
-        self._soft: list[Callable[[Tensor, Tensor], Tensor] | None] = []
+        self._soft: list[Callable[[Tensor, Tensor, Tensor], Tensor] | None] = []
         if teacher is not None:
             check_teacher(teacher, model, "retrain")
             # A function, so that Keras does not take the teacher's weights for this model's.
@@ -63,6 +65,14 @@ class Student(keras.Model):
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """The model's outputs."""
         return self.model(inputs, training=training)
+
+    def save(self, filepath: Any, *arguments: Any, **named: Any) -> Any:
+        """Saves the model under training, which is what a `ModelCheckpoint` is to keep."""
+        return self.model.save(filepath, *arguments, **named)
+
+    def save_weights(self, filepath: Any, *arguments: Any, **named: Any) -> Any:
+        """The same, of its weights."""
+        return self.model.save_weights(filepath, *arguments, **named)
 
     def compile(self, optimizer: Any = "rmsprop", loss: Any = None, loss_weights: Any = None, **kwargs: Any) -> None:
         """Keras' own.
@@ -100,33 +110,45 @@ class Student(keras.Model):
         total: Tensor = 0.0
         for i, (loss, t, p) in enumerate(zip(self._soft, taught, said, strict=True)):
             if loss is not None:
-                total += _weighted_mean(loss(t, p), weights[i] if len(weights) == len(said) else shared)
+                total += loss(t, p, weights[i] if len(weights) == len(said) else shared)
         return total
 
 
-def _weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
-    """Over all examples, as Keras reduces losses: weighted, and divided by their number."""
-    if weight is None:
-        return ops.mean(values)
-    weight = ops.cast(weight, values.dtype)
-    return ops.mean(values * ops.reshape(weight, (*weight.shape, *([1] * (len(values.shape) - len(weight.shape))))))
+def _reduced(values: Tensor, weight: Tensor, reduction: str | None) -> Tensor:
+    """Over all examples, as Keras reduces losses: weighted, and divided by their number unless the loss says otherwise."""
+    if weight is not None:
+        weight = ops.cast(weight, values.dtype)
+        weight = ops.reshape(weight, (*weight.shape, *([1] * (len(values.shape) - len(weight.shape)))))
+        values = values * weight
+    if reduction == "sum":
+        return ops.sum(values)
+    if reduction == "mean_with_sample_weight" and weight is not None:
+        return ops.divide_no_nan(ops.sum(values), ops.sum(ops.broadcast_to(weight, ops.shape(values))))
+    return ops.mean(values)
 
 
-def _soft_loss(loss: object, factor: float, temperature: float) -> Callable[[Tensor, Tensor], Tensor] | None:
-    """(the teacher's output, the student's) -> values, one for each example or pixel."""
+def _soft_loss(loss: object, factor: float, temperature: float) -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
+    """(the teacher's output, the student's, weights of examples) -> what the teacher adds to the loss."""
     function = loss_function(loss, "retrain", TrainingError)
     if function is None:
         return None
-    name, from_logits = _name(function), _from_logits(function)
+    values = _of_each(function, temperature)
+    reduction = getattr(function, "reduction", None) if isinstance(function, keras.losses.Loss) else None
+    return lambda t, p, weight: factor * _reduced(values(t, p), weight, reduction)
+
+
+def _of_each(function: Any, temperature: float) -> Callable[[Tensor, Tensor], Tensor]:
+    """(the teacher's output, the student's) -> values, one for each example or pixel."""
+    settings = function.get_config() if isinstance(function, keras.losses.Loss) else {}
+    name, from_logits, axis = _name(function), bool(settings.get("from_logits", False)), settings.get("axis", -1)
     key = name.replace("_", "").lower()
     if key in _OF_CLASSES:
         cooled = Distillation(alpha=1.0, temperature=temperature)
-        return lambda t, p: factor * cooled.soft(_probabilities(t, from_logits), _probabilities(p, from_logits))
+        return lambda t, p: cooled.soft(*(_probabilities(ops.moveaxis(x, axis, -1), from_logits) for x in (t, p)))
     if key in _OF_YES_OR_NO:
-        return lambda t, p: factor * keras.losses.binary_crossentropy(ops.sigmoid(t) if from_logits else t, p, from_logits)
+        return lambda t, p: keras.losses.binary_crossentropy(ops.sigmoid(t) if from_logits else t, p, from_logits, axis=axis)
     if key in _OF_VALUES:
-        values = _unreduced(function)
-        return lambda t, p: factor * values(t, p)
+        return _unreduced(function)
     raise TrainingError(
         f"retrain: what the teacher answers cannot stand where the loss '{name}' takes labels. Expected teacher=None, or one of "
         "Keras' cross-entropies and regression losses."
@@ -147,7 +169,3 @@ def _unreduced(function: Any) -> Callable[[Tensor, Tensor], Tensor]:
 
 def _name(function: Any) -> str:
     return str(getattr(function, "__name__", type(function).__name__))
-
-
-def _from_logits(function: Any) -> bool:
-    return bool(function.get_config().get("from_logits", False)) if isinstance(function, keras.losses.Loss) else False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from collections.abc import Iterator
 
@@ -88,6 +89,8 @@ def homes(graph: Graph) -> dict[int, Home]:
     """For each layer with a kernel (see `has_kernel`) that has one, by the `id` of the layer."""
     family, readers = graph.family, graph.readers_by_tensor()
     by_layer = {}
+    calls = collections.Counter(id(call.op) for call in graph.walk())
+    norms: dict[int, list[BatchNormalization]] = {}
     for call in graph.walk():
         op = call.op
         if call.inner is not None or not has_kernel(family, op):
@@ -97,8 +100,12 @@ def homes(graph: Graph) -> dict[int, Home]:
             continue
         behind = readers[call.outputs[0].key]
         if len(behind) == 1 and behind[0] is not None and is_linear(op) and is_batch_norm(family, behind[0].op):
+            norms.setdefault(id(op), []).append(behind[0].op)
+    for key, found in norms.items():
+        # One that is called elsewhere, too, would carry the constant there; and every call of the layer needs it.
+        if len(found) == calls[key] == calls[id(found[0])] and all(norm is found[0] for norm in found):
             # y -> (y - mean) ...: a constant that is added to y is one that is taken from the mean.
-            by_layer[id(op)] = Home(behind[0].op.moving_mean, -1)
+            by_layer[key] = Home(found[0].moving_mean, -1)
     return by_layer
 
 

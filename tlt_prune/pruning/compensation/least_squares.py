@@ -92,8 +92,8 @@ class LeastSquares(TakesData):
     def __init__(
         self, data: UserData | None = None, *, ridge: float = 1e-3, steps: int | None = None, batch_size: int = 64, seed: int = 0
     ) -> None:
-        if not ridge >= 0:
-            raise PlanError(f"LeastSquares: expected ridge >= 0. Received: {ridge}.")
+        if isinstance(ridge, (str, bytes)) or not 0 <= ridge < np.inf:
+            raise PlanError(f"LeastSquares: expected ridge >= 0. Received: {ridge!r}.")
         super().__init__(data, steps, batch_size)
         self._ridge, self._seed = ridge, seed
 

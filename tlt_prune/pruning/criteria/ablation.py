@@ -30,8 +30,8 @@ class Ablation(TakesData):
 
     Args:
         data: `(x, y)`: arrays, a `tf.data.Dataset`, a `PyDataset` or batches.
-        metric: "accuracy"; a Keras loss, of which less is better; or a function `(labels, outputs) -> number`, the higher the
-            better.
+        metric: "accuracy"; a Keras loss, by name or not, or metric; or a function `(labels, outputs) -> number`, the higher
+            the better.
         chunk: channels switched off together; they share what the metric loses. The granularity is a good choice.
         cache: a file of JSON lines that results are appended to as they come: another run of the same model and data goes on
             from there.

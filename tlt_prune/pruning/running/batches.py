@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import pathlib
 import weakref
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any, Protocol
 
 import keras
@@ -239,10 +239,20 @@ def _array(value: object) -> NDArray[Any]:
 
 
 def _in_structure(x: object, graph: Graph) -> Any:
-    flat = [_array(a) for a in tree.flatten(x)]
+    flat = [_array(a) for a in tree.flatten(_by_name(x, graph) if isinstance(x, dict) else x)]
     if len(flat) != len(graph.flat_inputs):
         raise ValueError(f"the model has {len(graph.flat_inputs)} inputs, the data {len(flat)}.")
     return tree.pack_sequence_as(graph.inputs, flat)
+
+
+def _by_name(x: Mapping[str, Any], graph: Graph) -> Any:
+    """What a dictionary has for the model's inputs: by the keys of the model's own, else by the inputs' names, as in Keras."""
+    of_model = isinstance(graph.inputs, dict)
+    names = list(graph.inputs) if of_model else [getattr(op, "name", "") for op in graph.input_ops]
+    missing = [name for name in names if name not in x]
+    if missing:
+        raise ValueError(f"the model has an input '{missing[0]}', the data {', '.join(map(repr, x))}.")
+    return {name: x[name] for name in names} if of_model else [x[name] for name in names]
 
 
 def _checked(x: object, graph: Graph, what: str) -> Any:

@@ -158,28 +158,73 @@ def _number(metric: Metric, labels: object, outputs: object) -> float:
 
 
 def accuracy(labels: ArrayLike, outputs: ArrayLike) -> float:
-    """Share of examples whose most probable class is right: labels are class numbers or one-hot."""
-    classes = np.asarray(labels)
-    truth = classes.argmax(axis=-1) if classes.shape == np.shape(outputs) else classes.reshape(np.shape(outputs)[:-1])
-    return float(np.mean(np.argmax(outputs, axis=-1) == truth))
+    """Share of examples (or pixels) whose most probable class is right; of a single output, the share on the right side of 0.5.
+
+    Labels are class numbers or one-hot. Classes lie on the last axis, or on the second where the labels say so.
+    """
+    y, p = np.asarray(labels), np.asarray(outputs)
+    if p.shape[-1] == 1 or p.ndim == 1:
+        return float(np.mean((p > 0.5).reshape(-1) == (_fitting(y, (p.shape, p.shape[:-1])) > 0.5).reshape(-1)))
+    one_hot = y.shape == p.shape
+    first = p.ndim > 2 and (_is_one_hot(y, 1) and not _is_one_hot(y, -1) if one_hot else y.size != p[..., 0].size)
+    axis = 1 if first else -1
+    p = np.moveaxis(p, axis, -1)
+    truth = np.moveaxis(y, axis, -1).argmax(-1) if one_hot else _fitting(y, (p.shape[:-1], (*p.shape[:-1], 1)))
+    return float(np.mean(p.argmax(-1) == truth.reshape(p.shape[:-1])))
+
+
+def _is_one_hot(labels: NDArray[Any], axis: int) -> bool:
+    """Whether labels are probabilities along an axis."""
+    return bool(np.allclose(labels.sum(axis), 1, atol=1e-3))
+
+
+def _fitting(labels: NDArray[Any], shapes: Sequence[tuple[int, ...]]) -> NDArray[Any]:
+    if labels.shape not in shapes:
+        raise ValueError(f"expected labels of shape {' or '.join(map(str, shapes))}.")
+    return labels
 
 
 def metric_of(metric: str | Metric) -> tuple[str, Metric]:
-    """(name, metric) for "accuracy", the name of a Keras loss (its negative), or a function `(labels, outputs) -> float`.
+    """(name, metric) for "accuracy", a Keras loss or its name (its negative), a Keras metric (its negative if less is better), or
+    a function `(labels, outputs) -> float`.
 
     Raises:
         PlanError: it is none of these.
     """
     if metric == "accuracy":
         return "accuracy", accuracy
+    name = metric if isinstance(metric, str) else getattr(metric, "__name__", getattr(metric, "name", type(metric).__name__))
     if isinstance(metric, str):
         try:
-            loss = keras.losses.get(metric)
+            metric = keras.losses.get(metric)
         except ValueError as error:
             raise PlanError(f"metric: expected 'accuracy', a Keras loss or a function. Received: {metric!r}.") from error
-        return f"-{metric}", lambda y, outputs: -float(np.mean(keras.ops.convert_to_numpy(loss(y, outputs))))
+    if _is_loss(metric):
+        loss: Any = metric
+        return f"-{name}", lambda y, outputs: -float(np.mean(keras.ops.convert_to_numpy(loss(y, outputs))))
+    if isinstance(metric, keras.metrics.Metric):
+        return _of_keras(metric, str(name))
     if not callable(metric):
         raise PlanError(
             f"metric: expected 'accuracy', a Keras loss or a function (labels, outputs) -> number. Received: {metric!r}."
         )
-    return getattr(metric, "__name__", type(metric).__name__), metric
+    return str(name), metric
+
+
+def _is_loss(metric: object) -> bool:
+    """Whether something is one of Keras' losses: an object, or a function of the module."""
+    return isinstance(metric, keras.losses.Loss) or any(metric is x for x in vars(keras.losses).values() if callable(x))
+
+
+def _of_keras(metric: keras.metrics.Metric, name: str) -> tuple[str, Metric]:
+    """A Keras metric, of all examples given and no others."""
+
+    def value(y: object, outputs: object) -> float:
+        metric.reset_state()
+        metric.update_state(y, outputs)
+        return float(keras.ops.convert_to_numpy(metric.result()))
+
+    # What Keras says of itself; of a metric that says nothing, more is better.
+    if getattr(metric, "_direction", None) == "down":
+        return f"-{name}", lambda y, outputs: -value(y, outputs)
+    return name, value

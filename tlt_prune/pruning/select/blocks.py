@@ -15,7 +15,7 @@ from tlt_prune.pruning.cost.terms import charged
 from tlt_prune.pruning.criteria import criterion_of
 from tlt_prune.pruning.criteria.network import FilterScores, Network
 from tlt_prune.pruning.select.budgets import is_met, reachable, resource_of, within_budget
-from tlt_prune.pruning.select.groups import grouping
+from tlt_prune.pruning.select.groups import excluded_of, grouping
 from tlt_prune.pruning.select.select import bundle_scores, compare_between_layers, name_of, ranking_of
 
 
@@ -32,6 +32,13 @@ def trace_for(model: KerasModel, options: Options) -> ChannelGraph:
         blocks = _weakest_blocks(whole, options, options.blocks) if options.blocks else []
     else:
         blocks = [*options.blocks]
+        staying = _that_stay(whole, options)
+        for block in chosen_blocks(whole.graph, blocks):
+            if block.name in staying:
+                raise PlanError(
+                    f"blocks: '{block.name}' cannot go: excluded_layers says that its layer '{staying[block.name]}' stays. "
+                    "Expected one or the other."
+                )
     return leaving_out(whole, options.channelwise_layers, blocks, inline=options.inline)
 
 
@@ -48,6 +55,16 @@ def leaving_out(whole: ChannelGraph, channelwise_layers: Sequence[str], blocks: 
     return dataclasses.replace(channels, whole=whole, left_out=left_out)
 
 
+def _that_stay(channels: ChannelGraph, options: Options) -> dict[str, str]:
+    """Name of a residual block with an excluded layer inside -> the path of that layer."""
+    excluded = excluded_of(channels, options.excluded_layers)
+    found = {
+        x.name: [excluded[id(call.op)][1] for call in x.branch if id(call.op) in excluded]
+        for x in residual_blocks(channels.graph)
+    }
+    return {name: paths[0] for name, paths in found.items() if paths}
+
+
 class _Worths:
     """What residual blocks are worth by the criterion of a plan.
 
@@ -62,7 +79,8 @@ class _Worths:
     def __init__(self, channels: ChannelGraph, options: Options, scores: FilterScores | None = None) -> None:
         self._network = Network(channels)
         self._measured = getattr(criterion_of(options.criterion), "lost_without_blocks", None)
-        every = residual_blocks(channels.graph)
+        staying = _that_stay(channels, options)
+        every = [x for x in residual_blocks(channels.graph) if x.name not in staying]
         self.blocks = [x.name for x in every]
         if self._measured is None:
             scores = bundle_scores(channels, options) if scores is None else scores
@@ -114,7 +132,7 @@ def _weakest_blocks(channels: ChannelGraph, options: Options, count: int) -> lis
     if count > len(worths.blocks):
         raise PlanError(
             f"blocks={count}: expected at most {len(worths.blocks)}, the residual blocks of '{channels.graph.model.name}' with "
-            "channels of their own inside. Name others: blocks=['add_1']."
+            "channels of their own inside and no excluded layer. Name others: blocks=['add_1']."
         )
     alone = worths.alone()
     return sorted(alone, key=alone.__getitem__)[:count]

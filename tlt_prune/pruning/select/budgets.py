@@ -128,6 +128,8 @@ def absolute(resource: Resource, amount: float | str, whole: float) -> float:
             f"{resource.name}={amount}: this model's cannot be counted, because a size of its inputs is open. Expected fixed "
             "sizes, or another budget."
         )
+    if whole == 0 and (isinstance(amount, str) or amount <= 1):
+        raise PlanError(f"{resource.name}={amount}: this model's is 0, of which there is no share. Expected another budget.")
     if isinstance(amount, str):
         return float(amount.removesuffix("%")) / 100 * whole
     # Values up to 1 are a share for params and macs, an absolute number for size and latency.
@@ -275,7 +277,7 @@ def _isomorphically(search: _Search, target: float) -> list[int]:
             found.append(1.0 if gone == 0 else int(np.sum(group.scores > pool[gone - 1])) / group.depth)
         return found
 
-    descending = sorted({k / len(pool) for pool in pools.values() for k in range(len(pool) + 1)}, reverse=True)
+    descending = sorted({1.0, *(k / len(pool) for pool in pools.values() for k in range(len(pool) + 1))}, reverse=True)
     return search.first_enough(descending, shares_left, target)[1]
 
 

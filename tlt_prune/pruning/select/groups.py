@@ -125,7 +125,7 @@ def grouping(channels: ChannelGraph, statistic: FilterScores, options: Options, 
         PlanError: an excluded layer, or one of `layer_options`, is not in the model.
     """
     root = channels.bundles.root
-    excluded = _excluded(channels, options.excluded_layers)
+    excluded = excluded_of(channels, options.excluded_layers)
     frozen = _frozen_bundles(channels, excluded, statistic)
     free = np.ones(len(root), dtype=bool)
     free[list(frozen)] = False
@@ -237,7 +237,7 @@ def _frozen_bundles(channels: ChannelGraph, excluded: dict[int, tuple[Any, str]]
     return frozen
 
 
-def _excluded(channels: ChannelGraph, patterns: Sequence[str | type]) -> dict[int, tuple[Any, str]]:
+def excluded_of(channels: ChannelGraph, patterns: Sequence[str | type]) -> dict[int, tuple[Any, str]]:
     """Layers matched by name, path, shell pattern or type, as {id: (layer, path)}.
 
     A pattern that matches a nested model excludes everything in it.

@@ -46,9 +46,13 @@ def measured_ms(model: keras.Model) -> float:
 
 
 def _noise(model: keras.Model) -> Any:
-    """Inputs of batch 1."""
+    """Inputs of batch 1, in the types that the model takes: of numbers of tokens and the like the first."""
     rng = np.random.default_rng(0)
-    arrays = [rng.standard_normal([n or 1 for n in x.shape]).astype(np.float32) for x in model.inputs]
+    arrays = [rng.standard_normal([n or 1 for n in x.shape]) for x in model.inputs]
+    arrays = [
+        a.astype(np.float32) if "float" in str(x.dtype) else np.zeros(a.shape, str(x.dtype))
+        for a, x in zip(arrays, model.inputs, strict=True)
+    ]
     return arrays[0] if len(arrays) == 1 else arrays
 
 
@@ -115,6 +119,8 @@ def write_latency_script(
 
     if data_type not in ("fp16", "int8"):
         raise PlanError(f"data_type: expected 'fp16' or 'int8'. Received: {data_type!r}.")
+    if granularity != "auto" and (not isinstance(granularity, int) or granularity < 1):
+        raise PlanError(f"granularity: expected a whole number of at least 1, or 'auto'. Received: {granularity!r}.")
     extras.require("export", "A script that measures latencies")
     channels = trace(model)
     layers = layers_to_measure(channels, chosen_granularity(channels.graph, granularity))
