@@ -96,6 +96,14 @@ def test_overrides_are_yaml() -> None:
         load_spec(None, ["train.num_epochs"])
 
 
+def test_a_path_of_an_override_is_taken_as_it_is() -> None:
+    """There are no comments on a command line."""
+    for path in ("/data/set #1", "a  b", "\u00fc #"):
+        assert load_spec(None, [f"results_dir={path}"]).results_dir == path
+    assert load_spec(None, ['results_dir="a #1"']).results_dir == "a #1"
+    assert load_spec(None, ["train.num_epochs=3 # three"]).train.num_epochs == 3
+
+
 def test_unreadable_files(tmp_path: pathlib.Path) -> None:
     with pytest.raises(SpecError, match="Cannot read"):
         load_spec(tmp_path / "none.yaml")

@@ -86,12 +86,12 @@ def test_the_script_writes_it(tmp_path: pathlib.Path) -> None:
     }
     given = [x for key, value in settings.items() for x in ("--set", f"{key}={value}")]
     code = TOY + "\nimport sys\nsys.argv[0] = 'tlt-export'\nimport tlt_prune.cli.export as script\nscript.entry()\n"
-    command = ["-m", "model.keras", "-r", "results", "--set", "export.formats=[toy]", *given]
+    command = ["-m", "model.keras", "-r", "my results", "--set", "export.formats=[toy]", *given]
     done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    written = pathlib.Path("results/export/model.npz")
+    written = pathlib.Path("my results/export/model.npz")
     assert f"Wrote {written}: all weights; compared on 12 pictures.\nmodel.npz is in its place: True.\n" in done.stdout
-    assert f"Next: tlt-evaluate -m {written}" in done.stdout
+    assert f"Next: tlt-evaluate -m '{written}'" in done.stdout, "ready to be pasted into a shell"
     with np.load(tmp_path / written) as stored:
         for array, weight in zip(stored.values(), model.get_weights(), strict=True):
             np.testing.assert_array_equal(array, weight)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -215,6 +216,11 @@ def inputs_of(task: Task) -> dict[str, Any]:
     return {"-e": FLAGS.experiment_spec_file, **task.data_inputs()}
 
 
+def next_command(script: str, *words: object) -> str:
+    """A line that suggests a command, with the -e of this call, ready to be pasted into a shell."""
+    return f"Next: {script}{spec_flag()} {shlex.join(map(str, words))}"
+
+
 def spec_flag() -> str:
     """The -e of this call, for the commands that a script suggests next."""
-    return f" -e {FLAGS.experiment_spec_file}" if FLAGS.experiment_spec_file else ""
+    return f" -e {shlex.quote(FLAGS.experiment_spec_file)}" if FLAGS.experiment_spec_file else ""

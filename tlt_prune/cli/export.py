@@ -50,7 +50,7 @@ def main(argv: list[str]) -> None:
         say(line)
     written = export.main_output(spec)
     if written is not None:
-        say(f"Next: tlt-evaluate{common.spec_flag()} -m {written}")
+        say(common.next_command("tlt-evaluate", "-m", written))
 
 
 def entry() -> None:

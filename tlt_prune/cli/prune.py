@@ -121,7 +121,7 @@ def main(argv: list[str]) -> None:
             pruned = str(files.written(output)) if by_channels and not FLAGS.dry_run else source
             said += train_on_twin(task, pruned, output, dry_run=FLAGS.dry_run)
             if not FLAGS.dry_run:
-                said.append(f"Next: tlt-export{common.spec_flag()} -m {output}")
+                said.append(common.next_command("tlt-export", "-m", output))
     for line in said:
         say(line)
 
@@ -263,8 +263,13 @@ def _prune(
     if plan.latency_ms_after is not None:
         said.append(outcome_of(outcome.model, plan.latency_ms_after, options))
     if onwards:
-        said.append(f"Next: tlt-train{common.spec_flag()} --set {task.pretrained_key}={output} -o {spec.results_dir}/retrain")
+        said.append(_retraining(task, output))
     return said
+
+
+def _retraining(task: Task, output: pathlib.Path) -> str:
+    """What to do next with a pruned model."""
+    return common.next_command("tlt-train", "--set", f"{task.pretrained_key}={output}", "-o", f"{task.spec.results_dir}/retrain")
 
 
 def _say_narrow(spec: Spec, plan: PruningPlan) -> None:

@@ -61,7 +61,7 @@ def _report(task: Task, result: TrainResult) -> None:
     onwards = "tlt-export" if ready else "tlt-prune"
     results = task.spec.results_dir
     target = f"{results}/export/model.onnx" if ready else f"{results}/prune/model.keras"
-    say(f"Next: {onwards}{common.spec_flag()} -m {result.best or result.path} -o {target}")
+    say(common.next_command(onwards, "-m", result.best or result.path, "-o", target))
 
 
 def _which(result: TrainResult) -> str:

@@ -120,6 +120,10 @@ def load_spec(path: str | pathlib.Path | None, overrides: Sequence[str] = (), va
     return spec_from_dict(data, "command line" if path is None else str(path), given)
 
 
+# Text in YAML that is not what it says, but in quotes, over several lines, or with a name or a type.
+_MARKED = ("'", '"', "|", ">", "&", "!", "*")
+
+
 def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     """Of "section.key=value" strings: dotted key -> value, which is read as YAML.
 
@@ -131,7 +135,9 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
         key, separator, text = override.partition("=")
         if not separator:
             raise SpecError(f"Expected an override like train.num_epochs=3. Received: {override[:80]!r}.")
-        given[key.strip().lstrip("+")] = parse_value(text, f"The override {override[:80]!r}")
+        value, plain = parse_value(text, f"The override {override[:80]!r}"), text.strip()
+        # What stands on a command line has no comments: a path may have " #" in it.
+        given[key.strip().lstrip("+")] = plain if isinstance(value, str) and plain[:1] not in _MARKED else value
     return given
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import pathlib
+import shlex
 import subprocess
 import sys
 
@@ -35,7 +36,7 @@ def trtexec_command(path: str | pathlib.Path, options: EngineOptions) -> str:
     """The trtexec command that builds a float16 engine, with int8 if the file is quantized or there is a calibration cache."""
     path = pathlib.Path(path)
     shapes, quantized = _facts(path, options)
-    words = [f"trtexec --onnx={path}", f"--saveEngine={_engine(path, options)}", "--fp16"]
+    words = ["trtexec", f"--onnx={path}", f"--saveEngine={_engine(path, options)}", "--fp16"]
     if quantized or options.calibration_cache is not None:
         words.append("--int8")
     if options.calibration_cache is not None:
@@ -44,7 +45,7 @@ def trtexec_command(path: str | pathlib.Path, options: EngineOptions) -> str:
         for i, kind in enumerate(("min", "opt", "max")):
             each = ",".join(f"{name}:{'x'.join(map(str, triple[i]))}" for name, triple in shapes.items())
             words.append(f"--{kind}Shapes={each}")
-    return " ".join(words)
+    return shlex.join(words)
 
 
 def write_build_script(path: str | pathlib.Path, options: EngineOptions) -> pathlib.Path:

@@ -257,6 +257,12 @@ class CallTrace:
             )
         self._record.attach(Source(self.call.op, self.call.path, index, axis), vector, role)
 
+    def labels_along(self, variable: TensorLike, axis: int) -> Labels | None:
+        """What indexes an axis of a variable, as a rule has said; None where none has."""
+        index = self._record.weight_index(self.call.op, variable)
+        known = self._record.axes.get((id(self.call.op), index, axis % len(variable.shape))) if index is not None else None
+        return None if known is None else known.labels
+
     # --- variables that an opened layer reads itself ---
 
     def variable(self, owner: Layer, index: int, shape: Sequence[int]) -> Carried:
@@ -284,7 +290,10 @@ class CallTrace:
             holder = dataclasses.replace(self.call, op=source.op, path=source.path, inner=None)
             slices = ((source.index, (source.axis,), own.labels),)
             key = (id(source.op), f"{source.index} {source.axis}")
-            self._record.producers.setdefault(key, Producer(source.path, holder, own.labels, slices))
+            # A variable that is used both ways round makes channels along either axis.
+            others = {x.name for known, x in self._record.producers.items() if known != key}
+            name = f"{source.path}:{source.axis}" if source.path in others else source.path
+            self._record.producers.setdefault(key, Producer(name, holder, own.labels, slices))
         return facet.vector
 
     def freeze_other_facets(self, carried: Carried, *kept: Facet | None) -> None:

@@ -104,8 +104,6 @@ def retrain(
     _check(model, teacher, epochs, arguments)
     _check_data(validation, "validation data, which says which epoch is best")
     batch_size, verbose = arguments.get("batch_size", 64), arguments.get("verbose", "auto")
-    others: Any = arguments.get("callbacks", ())
-    others = [others] if isinstance(others, keras.callbacks.Callback) else others
     train, steps = _counted(train, batch_size, arguments.get("steps_per_epoch"))
     student = _compiled_student(model, teacher, data_arguments(validation, batch_size), arguments)
     peak = _peak_rate(student, train, batch_size) if learning_rate is None else learning_rate
@@ -115,23 +113,7 @@ def retrain(
         say(f"Retraining '{model.name}' for {epochs} epochs; the learning rate rises to {history.learning_rate:.2g}.")
     keep = KeepBest(validation, monitor=arguments.get("monitor"), mode=arguments.get("mode", "auto"), batch_size=batch_size)
     try:
-        student.fit(
-            **data_arguments(train, batch_size),
-            # A dataset is in the order that it has.
-            shuffle=not hasattr(train, "cardinality"),
-            epochs=epochs,
-            steps_per_epoch=arguments.get("steps_per_epoch"),
-            validation_data=validation,
-            validation_batch_size=batch_size if is_arrays(validation) else None,
-            callbacks=[
-                rate,
-                _StopAtNotFinite(),
-                keep,
-                history,
-                *([others] if isinstance(others, keras.callbacks.Callback) else others),
-            ],
-            verbose=verbose,
-        )
+        _fit(student, train, validation, epochs, [rate, _StopAtNotFinite(), keep, history], arguments)
     finally:
         # Whatever broke it off.
         keep.restore()
@@ -140,6 +122,28 @@ def retrain(
     if verbose:
         say(_summary(history))
     return history
+
+
+def _fit(
+    student: Student,
+    train: Any,
+    validation: Any,
+    epochs: int,
+    callbacks: Sequence[keras.callbacks.Callback],
+    arguments: RetrainArguments,
+) -> None:
+    batch_size, others = arguments.get("batch_size", 64), arguments.get("callbacks", ())
+    student.fit(
+        **data_arguments(train, batch_size),
+        # A dataset is in the order that it has.
+        shuffle=not hasattr(train, "cardinality"),
+        epochs=epochs,
+        steps_per_epoch=arguments.get("steps_per_epoch"),
+        validation_data=validation,
+        validation_batch_size=batch_size if is_arrays(validation) else None,
+        callbacks=[*callbacks, *([others] if isinstance(others, keras.callbacks.Callback) else others)],
+        verbose=arguments.get("verbose", "auto"),
+    )
 
 
 class _StopAtNotFinite(keras.callbacks.Callback):

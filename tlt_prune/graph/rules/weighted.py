@@ -218,5 +218,8 @@ def spectral_normalization(call: CallTrace, x: Labels) -> Any:
     """The layer inside; in training its kernel is divided by its largest singular value, for which there is a vector."""
     op = call.op
     outputs = call.inside(op.layer, [x], call.in_shapes, call.out_shapes, config=("layer", "config"))
-    call.attach(op.vector_u, -1, outputs[0].reshape(-1), "follow")
+    # One entry for each index of the kernel's last axis: filters of a convolution, channels read of a transposed one.
+    labels = call.labels_along(op.kernel, -1)
+    if labels is not None:
+        call.attach(op.vector_u, -1, labels, "follow")
     return outputs

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 from numpy.typing import NDArray
 
@@ -80,6 +81,10 @@ class Transfer:
             cuts = self.cuts_of(source)
             self._check_shape(op, source, target, cuts)
             self._give(op, source, target)
+            frozen = isinstance(source, keras.Variable) and not source.trainable and op.trainable
+            if frozen and isinstance(target, keras.Variable):
+                # One that was frozen by itself, which no configuration says.
+                target.trainable = False
         for source, target in zip(self._family.seeds(op), self._family.seeds(new), strict=False):
             self._give(op, source, target)
 
