@@ -94,6 +94,7 @@ def test_spectral_normalization(inner: str, excluded: list[str]) -> None:
     assert pruned.get_layer("sn").vector_u.shape == (1, kernel.shape[-1])
 
 
+@pytest.mark.one_backend
 def test_bounds_for_every_channel() -> None:
     x = keras.Input((8, 8, 3))
     y = ops.clip(conv(x, 8, name="first"), list(np.linspace(0, 0.4, 8)), 1.0)
