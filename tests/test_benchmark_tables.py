@@ -14,6 +14,7 @@ import bench_shape
 import bench_shards
 import bench_tao_models
 import bench_training
+import bench_transfer
 import pandas as pd
 import pytest
 import scaling
@@ -35,6 +36,7 @@ TABLES = {
     "shards": (bench_shards.shard_rows, bench_shards.TABLE, None),
     "soak": (soak.soak_rows, soak.TABLE, None),
     "scratch": (bench_training.scratch_rows, bench_training.SCRATCH, 2),
+    "transfer": (bench_transfer.transfer_rows, bench_transfer.TABLE, None),
     "decay": (bench_training.decay_rows, bench_training.DECAY, 5),
 }
 

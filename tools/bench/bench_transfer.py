@@ -6,8 +6,8 @@
 DATA is a folder with cifar10.npz (arrays x_train, y_train, x_test, y_test). The networks are those of
 tools/datasets/get_pretrained.py; 10,000 training pictures, 2,000 test pictures. Three seeds, 50 and 25 % of the MACs. Beside each
 pruned network the same small architecture, trained without the big one's weights for as many epochs as both trainings. RESULTS
-receives everything. Rows are added to docs/pages/benchmarks/transfer.csv; what is there, or in RESULTS, is not made again. Half
-an hour for a network and a seed on two CPU cores.
+receives everything. Rows are added to docs/pages/benchmarks/transfer.csv; what is there, or in RESULTS, is not made again. An
+hour and a half for a network and a seed on one CPU core.
 """
 
 from __future__ import annotations
