@@ -220,6 +220,9 @@ def test_outputs_go_by_the_names_of_their_structure() -> None:
         model, (X, labels), (X, labels), teacher=model, loss={"one": "categorical_crossentropy", "two": "mse"}, monitor="val_loss"
     )
     assert history.best["val_loss"] <= history.start["val_loss"]
+    # A criterion takes losses by the same names.
+    criterion = tlt_prune.criteria.Taylor((X, labels), {"one": "categorical_crossentropy", "two": "mse"})
+    assert not tlt_prune.plan_pruning(model, ratio=0.5, criterion=criterion).unknown
 
 
 def test_a_model_that_runs_eagerly_is_trained_eagerly() -> None:

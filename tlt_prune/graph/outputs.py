@@ -12,7 +12,10 @@ from tlt_prune.errors import TltPruneError
 
 
 def output_names(model: Any) -> list[str]:
-    """Names of a model's outputs, in their order; the model's own where it is a subclassed one of one output."""
+    """Names of a model's outputs, in their order: the keys of a dictionary; a subclassed model's own where it has one output."""
+    structure = getattr(model, "output", None)
+    if isinstance(structure, dict) and len(tree.flatten(structure)) == len(structure):
+        return sorted(structure)
     return list(getattr(model, "output_names", None) or [model.name])
 
 

@@ -19,7 +19,7 @@ from tlt_prune.training.schedules import learning_rate
 # lower. Keras calls an IoU io_u.
 _HIGHER = re.compile(
     r"accuracy|dice|jaccard|precision|recall|sensitivity|specificity|similarity|correlation|true_(positives|negatives)"
-    r"|(?<![a-z])(acc|auc|(mean|m)?iou|io_u|f\d|f_?beta|r2|m?ap|psnr|ssim|top)(?![a-z])|(?<![a-z])(acc|f1)"
+    r"|(?<![a-z])(auc|(mean|m)?iou|io_u|f\d|f_?beta|r2|m?ap|psnr|ssim|top)(?![a-z])|(?<![a-z])(acc|f1)"
 )
 _LOWER = re.compile(r"loss|error|distance|divergence|(?<![a-z])(mae|r?mse|nll)(?![a-z])")
 

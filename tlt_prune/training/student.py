@@ -52,8 +52,7 @@ class Student(keras.Model):
             )
         self.model = model
         # Keras asks for it where losses and metrics are given by the names of outputs.
-        structure = getattr(model, "output", None)
-        self.output_names = sorted(structure) if isinstance(structure, dict) else output_names(model)
+        self.output_names = output_names(model)
         self._answers: Callable[[Tensor], Tensor] | None = None
         self._soft: list[Callable[[Tensor, Tensor, Tensor], Tensor] | None] = []
         if teacher is not None:

@@ -150,7 +150,7 @@ def prelu(call: CallTrace, x: Labels) -> Labels:
 def unary_op(call: CallTrace, x: Labels) -> Labels:
     # Such as the bounds of a clip.
     arrays = [name for name, value in vars(call.op).items() if not name.startswith("_") and np.size(value) > 1]
-    if [name for name in arrays if not isinstance(getattr(call.op, name), (str, dict))]:
+    if arrays:
         call.freeze(x, f"'{arrays[0]}' of a {type(call.op).__name__} is an array")
     return x
 

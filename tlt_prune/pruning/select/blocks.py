@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -31,14 +32,7 @@ def trace_for(model: KerasModel, options: Options) -> ChannelGraph:
     elif isinstance(options.blocks, int):
         blocks = _weakest_blocks(whole, options, options.blocks) if options.blocks else []
     else:
-        blocks = [*options.blocks]
-        staying = _that_stay(whole, options)
-        for block in chosen_blocks(whole.graph, blocks):
-            if block.name in staying:
-                raise PlanError(
-                    f"blocks: '{block.name}' cannot go: excluded_layers says that its layer '{staying[block.name]}' stays. "
-                    "Expected one or the other."
-                )
+        blocks = _named_blocks(whole, options) if options.blocks else []
     return leaving_out(whole, options.channelwise_layers, blocks, inline=options.inline)
 
 
@@ -55,14 +49,28 @@ def leaving_out(whole: ChannelGraph, channelwise_layers: Sequence[str], blocks: 
     return dataclasses.replace(channels, whole=whole, left_out=left_out)
 
 
-def _that_stay(channels: ChannelGraph, options: Options) -> dict[str, str]:
-    """Name of a residual block with an excluded layer inside -> the path of that layer."""
-    excluded = excluded_of(channels, options.excluded_layers)
-    found = {
-        x.name: [excluded[id(call.op)][1] for call in x.branch if id(call.op) in excluded]
-        for x in residual_blocks(channels.graph)
-    }
-    return {name: paths[0] for name, paths in found.items() if paths}
+def _named_blocks(whole: ChannelGraph, options: Options) -> list[str]:
+    """Names of the residual blocks that the options name.
+
+    Raises:
+        PlanError: one of them names no block, or one with an excluded layer.
+    """
+    assert not isinstance(options.blocks, (int, str)), "names"
+    excluded = excluded_of(whole, options.excluded_layers)
+    chosen = chosen_blocks(whole.graph, options.blocks)
+    for block in chosen:
+        staying = _excluded_inside(block, excluded)
+        if staying is not None:
+            raise PlanError(
+                f"blocks: '{block.name}' cannot go: excluded_layers says that its layer '{staying}' stays. "
+                "Expected one or the other."
+            )
+    return [x.name for x in chosen]
+
+
+def _excluded_inside(block: ResidualBlock, excluded: Mapping[int, tuple[Any, str]]) -> str | None:
+    """Path of an excluded layer in a residual block, if there is one."""
+    return next((excluded[id(call.op)][1] for call in block.branch if id(call.op) in excluded), None)
 
 
 class _Worths:
@@ -79,8 +87,8 @@ class _Worths:
     def __init__(self, channels: ChannelGraph, options: Options, scores: FilterScores | None = None) -> None:
         self._network = Network(channels)
         self._measured = getattr(criterion_of(options.criterion), "lost_without_blocks", None)
-        staying = _that_stay(channels, options)
-        every = [x for x in residual_blocks(channels.graph) if x.name not in staying]
+        excluded = excluded_of(channels, options.excluded_layers)
+        every = [x for x in residual_blocks(channels.graph) if _excluded_inside(x, excluded) is None]
         self.blocks = [x.name for x in every]
         if self._measured is None:
             scores = bundle_scores(channels, options) if scores is None else scores

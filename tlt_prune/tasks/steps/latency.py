@@ -48,11 +48,10 @@ def measured_ms(model: keras.Model) -> float:
 def _noise(model: keras.Model) -> Any:
     """Inputs of batch 1, in the types that the model takes: of numbers of tokens and the like the first."""
     rng = np.random.default_rng(0)
-    arrays = [rng.standard_normal([n or 1 for n in x.shape]) for x in model.inputs]
-    arrays = [
-        a.astype(np.float32) if "float" in str(x.dtype) else np.zeros(a.shape, str(x.dtype))
-        for a, x in zip(arrays, model.inputs, strict=True)
-    ]
+    arrays = []
+    for x in model.inputs:
+        shape, kind = [n or 1 for n in x.shape], str(x.dtype)
+        arrays.append(rng.standard_normal(shape).astype(np.float32) if "float" in kind else np.zeros(shape, kind))
     return arrays[0] if len(arrays) == 1 else arrays
 
 
