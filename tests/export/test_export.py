@@ -290,6 +290,9 @@ class NetworkDefinitionCreationFlag:
 class BuilderFlag:
     FP16, INT8 = "FP16", "INT8"
 
+class IInt8EntropyCalibrator2:
+    pass
+
 class Logger:
     WARNING = 1
     def __init__(self, level): pass
@@ -308,7 +311,11 @@ class Recorder:
     def set_flag(self, flag): self.said["flags"].append(flag)
     def set_shape(self, *shape): self.said["shapes"].append(shape)
     def add_optimization_profile(self, profile): pass
-    def build_serialized_network(self, network, config): return json.dumps(self.said).encode()
+    def build_serialized_network(self, network, config):
+        calibrator = vars(config).get("int8_calibrator")
+        if calibrator is not None:
+            self.said["scales"] = calibrator.read_calibration_cache().decode()
+        return json.dumps(self.said).encode()
 
 def Builder(logger): return Recorder()
 """
@@ -330,6 +337,12 @@ def test_the_build_script_asks_tensorrt_for_what_the_file_is(
     assert export.build_engine(script)
     said = json.loads((tmp_path / "m.engine").read_text())
     assert said == {"network": 1, "flags": ["FP16"], "shapes": [["input_1", [1, 3, 36, 36], [1, 3, 36, 36], [8, 3, 36, 36]]]}
+    cache = tmp_path / "cal.bin"
+    cache.write_text("scales")
+    script = export.write_build_script(path, export.EngineOptions((36, 36), maximum=8, calibration_cache=cache))
+    assert export.build_engine(script)
+    said = json.loads((tmp_path / "m.engine").read_text())
+    assert (said["flags"], said["scales"]) == (["FP16", "INT8"], "scales")
     path.write_bytes(path.read_bytes() + b"broken")
     with pytest.raises(ExportError, match=r"TensorRT cannot build the engine .* unsupported operator"):
         export.build_engine(script)

@@ -63,9 +63,9 @@ def test_a_machine_that_is_busy_for_half_a_second(monkeypatch: pytest.MonkeyPatc
 def test_an_onnx_file_is_measured_on_one_thread(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened, real = [], module.session_of
 
-    def session_of(serialized: bytes, *, threads: int = 0) -> object:
+    def session_of(model: object, *, threads: int = 0) -> object:
         opened.append(threads)
-        return real(serialized, threads=threads)
+        return real(model, threads=threads)
 
     monkeypatch.setattr(module, "session_of", session_of)
     monkeypatch.setattr(module, "_SECONDS", 0)

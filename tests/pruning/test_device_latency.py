@@ -139,7 +139,7 @@ def test_a_layers_file_is_that_layer(case: str, int8: bool) -> None:
     assert [(k.size, str(k.dtype)) for k in kernels] == [(int(np.prod(layer.kernel.shape)), "int8" if int8 else "float32")]
     assert len(np.unique(kernels[0])) > min(kernels[0].size, 100) // 2
     given = np.random.default_rng(0).standard_normal(dims).astype(np.float32)
-    (computed,) = session_of(content).run(None, {"x": given})
+    (computed,) = session_of(onnx.load_from_string(content)).run(None, {"x": given})
     assert np.isfinite(computed).all()
     assert np.abs(computed).max() > 0
 
@@ -153,7 +153,7 @@ def test_a_convolution_reads_what_keras_reads() -> None:
     kernel = next(numpy_helper.to_array(t) for t in onnx.load_from_string(content).graph.initializer if t.name == "w")
     layer.set_weights([kernel.transpose(2, 3, 1, 0)])
     given = np.random.default_rng(0).standard_normal(dims).astype(np.float32)
-    (computed,) = session_of(content).run(None, {"x": given})
+    (computed,) = session_of(onnx.load_from_string(content)).run(None, {"x": given})
     expected = np.asarray(keras_model(given.transpose(0, 2, 3, 1)))
     np.testing.assert_allclose(computed.transpose(0, 2, 3, 1), expected, atol=1e-4)
 

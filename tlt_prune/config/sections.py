@@ -335,6 +335,15 @@ class Export(Settings):
     opt_batch_size: Batch = 1
     min_batch_size: Batch = 1
 
+    @pydantic.model_validator(mode="after")
+    def _batch_sizes_rise(self) -> Self:
+        if not self.min_batch_size <= self.opt_batch_size <= self.max_batch_size:
+            raise ValueError(
+                "expected min_batch_size <= opt_batch_size <= max_batch_size. Received: "
+                f"{self.min_batch_size}, {self.opt_batch_size}, {self.max_batch_size}"
+            )
+        return self
+
 
 class Spec(Settings):
     """One experiment. Every script reads the sections it needs.

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tlt_prune import extras
 from tlt_prune.errors import ExportError, first_line
-from tlt_prune.export.saved_model import write_saved_model
+from tlt_prune.export.saved_model import signature_names, write_saved_model
 from tlt_prune.graph import dtype_name
 from tlt_prune.io import ModelInfo, files, model_info
 from tlt_prune.onnx import (
@@ -82,7 +82,7 @@ def export_litert(
     # LiteRT's interpreter would abort the whole process.
     check_stateless(model, "LiteRT")
     arrays = samples_of(model, samples)
-    ranges = samples_of(model, calibration) if calibration is not None else None
+    ranges = _finite(samples_of(model, calibration)) if calibration is not None else None
     if precision == "int8" and ranges is None and not trained_so:
         raise ExportError("calibration: int8 needs inputs to measure ranges on. Received: None.")
     with files.whole_file(path) as partial:
@@ -90,17 +90,25 @@ def export_litert(
         if info is not None:
             model_info.write(partial, info)
         written = load_predictor(partial)
-        by_name = dict(zip((x.name for x in model.inputs), arrays, strict=True))
+        by_name = dict(zip(signature_names(model), arrays, strict=True))
         fed = [by_name[name] for name in written.input_shapes]
         if tolerance is None:
             tolerance = _LITERT_TOLERANCES["int8" if trained_so else precision]
         return check_parity(keras_runner(model), written.run, arrays, fed, tolerance, f"The LiteRT file of '{model.name}'")
 
 
+def _finite(ranges: list[NDArray[Any]]) -> list[NDArray[Any]]:
+    for x in ranges:
+        bad = (~np.isfinite(x.reshape(len(x), -1))).any(axis=1).sum() if x.dtype.kind == "f" else 0
+        if bad:
+            raise ExportError(f"calibration: NaN or infinity in {bad} of {len(x)} examples. Expected finite numbers.")
+    return ranges
+
+
 def _litert_bytes(model: keras.Model | tf_keras.Model, precision: str, ranges: Sequence[NDArray[Any]] | None) -> bytes:
     import tensorflow as tf
 
-    inputs = [(x.name, dtype_name(x)) for x in model.inputs]
+    inputs = [(name, dtype_name(x)) for name, x in zip(signature_names(model), model.inputs, strict=True)]
 
     def one_by_one() -> Iterator[dict[str, NDArray[Any]]]:
         for example in zip(*ranges or (), strict=True):
@@ -140,7 +148,7 @@ def _write_twin(model: tf_keras.Model, folder: str) -> None:
         outputs = keras.tree.flatten(model(keras.tree.pack_sequence_as(model.input, inputs), training=False))
         return {f"output_{i}": y for i, y in enumerate(outputs)}
 
-    specs = [tf.TensorSpec(x.shape, x.dtype, name=x.name) for x in model.inputs]
+    specs = [tf.TensorSpec(x.shape, x.dtype, name=name) for name, x in zip(signature_names(model), model.inputs, strict=True)]
     holder = tf.Module()
     holder.model = model
     with quiet():

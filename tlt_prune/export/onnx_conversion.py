@@ -176,7 +176,9 @@ def _renamed(
     """Renames inputs and outputs to their Keras names, without TensorFlow's ":0"."""
     graph = proto.graph
     new = {f"{name}:0": name for name in input_names}
-    new.update({old.name: name for old, name in zip(graph.output, _unique(output_names), strict=True)})
+    # An output that is an input as well needs a name of its own.
+    unique = [f"{name}_output" if name in input_names else name for name in _unique(output_names)]
+    new.update({old.name: name for old, name in zip(graph.output, unique, strict=True)})
     for node in graph.node:
         for names in (node.input, node.output):
             for i, name in enumerate(names):

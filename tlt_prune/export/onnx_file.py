@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tlt_prune import extras
 from tlt_prune.errors import ExportError, first_line
 from tlt_prune.export.onnx_conversion import converted_graph
-from tlt_prune.graph import all_layers
+from tlt_prune.graph import Graph, read
 from tlt_prune.io import ModelInfo, files, model_info
 from tlt_prune.onnx import (
     InputArrays,
@@ -27,7 +27,7 @@ from tlt_prune.onnx import (
     samples_of,
     session_of,
 )
-from tlt_prune.quantization import copied, folded, with_int8_weights
+from tlt_prune.quantization import folded, in_float32, with_int8_weights
 
 if TYPE_CHECKING:
     import onnx
@@ -65,6 +65,9 @@ class OnnxOptions:
             raise ExportError(f"export.opset: expected {OPSETS[0]} to {OPSETS[-1]}. Received: {self.opset}.")
         if self.layout not in LAYOUTS:
             raise ExportError(f"export.onnx_layout: expected {' or '.join(LAYOUTS)}. Received: {self.layout}.")
+        size = self.batch_size
+        if size is not None and (not isinstance(size, (int, np.integer)) or isinstance(size, bool) or size < 1):
+            raise ExportError(f"batch_size: expected a whole number of at least 1, or None. Received: {size!r}.")
         if self.precision not in ONNX_PRECISIONS:
             raise ExportError(f"export.precision: expected one of {', '.join(ONNX_PRECISIONS)}. Received: {self.precision!r}.")
 
@@ -103,6 +106,7 @@ def export_onnx(
 
     Raises:
         ExportError: an option is out of range, the samples do not fit, or the outputs differ; nothing is written.
+        UnsupportedModelError: the weights are of float16, bfloat16 or float64.
     """
     form = OnnxOptions(**options)
     extras.require_tensorflow("export_onnx")
@@ -110,8 +114,9 @@ def export_onnx(
     path = pathlib.Path(path)
     check_stateless(model, "ONNX")
     arrays = _first(samples_of(model, samples), form.batch_size)
-    turned = [form.layout == "NCHW" and _is_channels_last(model) and len(x.shape) == 4 for x in model.inputs]
-    model = _in_float32(model)
+    last = _channels_last(model)
+    turned = [form.layout == "NCHW" and is_last and len(x.shape) == 4 for is_last, x in zip(last, model.inputs, strict=True)]
+    model = in_float32(model)
     proto, precision = _in_precision(converted_graph(folded(model), form.opset, turned, form.batch_size), form.precision)
     if info is not None:
         entry = proto.metadata_props.add()
@@ -157,7 +162,7 @@ def _in_half(proto: onnx.ModelProto) -> onnx.ModelProto:
 def _runner(proto: onnx.ModelProto, name: str, *, optimize: bool) -> Run:
     def run(batch: InputArrays) -> list[NDArray[Any]]:
         try:
-            return onnx_runner(session_of(proto.SerializeToString(), optimize=optimize))(batch)
+            return onnx_runner(session_of(proto, optimize=optimize))(batch)
         # The runtime raises many types; the user gets one line.
         except Exception as error:
             reason = first_line(error, 200)
@@ -166,16 +171,24 @@ def _runner(proto: onnx.ModelProto, name: str, *, optimize: bool) -> Run:
     return run
 
 
-def _in_float32(model: keras.Model) -> keras.Model:
-    """The model, or a copy that computes in float32 if it uses mixed precision, which few runtimes support."""
-    if all(layer.compute_dtype == "float32" for layer in all_layers(model) if hasattr(layer, "compute_dtype")):
-        return model
-    model = copied(model)
-    for layer in all_layers(model):
-        layer.dtype_policy = "float32"
-    return model
+# What turns axes: a format after it says nothing of what comes in.
+_TURNING = ("Permute", "Transpose", "Moveaxis", "Swapaxes", "Reshape")
 
 
-def _is_channels_last(model: keras.Model) -> bool:
-    formats = {getattr(layer, "data_format", None) for layer in all_layers(model)} - {None}
-    return formats != {"channels_first"}
+def _channels_last(model: keras.Model) -> list[bool]:
+    """For each input whether its channels are last: as the first layers on its way that have a data format say."""
+    return [told != "channels_first" for told in _data_formats(read(model))]
+
+
+def _data_formats(graph: Graph) -> list[str | None]:
+    """For each input the data format of what reads it; None where nothing says."""
+    found: dict[int, str | None] = {}
+    for call in reversed(graph.calls):
+        name = type(call.op).__name__
+        after = None if name in _TURNING else next((found[x.key] for x in call.outputs if found.get(x.key)), None)
+        # Flatten has "channels_last" unless told otherwise, whatever it is given.
+        own = None if name == "Flatten" else getattr(call.op, "data_format", None)
+        inner = _data_formats(call.inner) if call.inner is not None else [own] * len(call.inputs)
+        for tensor, told in zip(call.inputs, inner, strict=False):
+            found[tensor.key] = told or after or found.get(tensor.key)
+    return [found.get(x.key) for x in graph.flat_inputs]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pathlib
+import re
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 
@@ -13,6 +14,9 @@ from tlt_prune.export.material import PicturePreprocessing
 from tlt_prune.graph import family_of
 from tlt_prune.io import ModelInfo, files, model_info
 from tlt_prune.onnx import InputArrays, check_parity, input_structure, keras_runner, load_predictor, quiet, samples_of
+
+if TYPE_CHECKING:
+    import tf_keras
 
 
 def export_saved_model(
@@ -53,7 +57,7 @@ def export_saved_model(
         if info is not None:
             files.write_text(partial / model_info.SAVED_MODEL_FILE, info.model_dump_json(indent=1))
         written = load_predictor(partial)
-        by_name = dict(zip((x.name for x in model.inputs), arrays, strict=True))
+        by_name = dict(zip(signature_names(model), arrays, strict=True))
         fed = [by_name[name] for name in written.input_shapes]
         return check_parity(keras_runner(model), written.run, arrays, fed, tolerance, f"The SavedModel of '{model.name}'")
 
@@ -72,8 +76,22 @@ def write_saved_model(model: keras.Model, path: str | pathlib.Path, pictures: Pi
 
 def _signature(model: keras.Model) -> list[keras.InputSpec]:
     """Input specs of the serving signature: one positional argument with the structure of the model's inputs."""
-    specs = keras.tree.map_structure(lambda x: keras.InputSpec(shape=x.shape, dtype=x.dtype, name=x.name), input_structure(model))
+    names = {id(x): name for x, name in zip(model.inputs, signature_names(model), strict=True)}
+    specs = keras.tree.map_structure(
+        lambda x: keras.InputSpec(shape=x.shape, dtype=x.dtype, name=names[id(x)]), input_structure(model)
+    )
     return [specs]
+
+
+def signature_names(model: keras.Model | tf_keras.Model) -> list[str]:
+    """For each input its name in a serving signature, of letters, digits and underscores: "image.1" becomes "image_1"."""
+    names: list[str] = []
+    for x in model.inputs:
+        name = re.sub(r"[^A-Za-z0-9_]", "_", x.name).lstrip("_") or "input"
+        name = name if not name[0].isdigit() else f"input_{name}"
+        same = sum(name == other or other.startswith(f"{name}_") for other in names)
+        names.append(f"{name}_{same}" if name in names else name)
+    return names
 
 
 def _serving(model: keras.Model, pictures: PicturePreprocessing) -> Callable[[Any], Any]:

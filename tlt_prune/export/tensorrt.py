@@ -22,6 +22,9 @@ class EngineOptions:
         minimum, optimum, maximum: batch sizes; a file with a fixed batch size keeps that.
         engine: the file to write; None for a name beside the ONNX file.
         calibration_cache: with it, TensorRT quantizes a float file by itself.
+
+    Raises:
+        ExportError: the batch sizes are not 1 <= minimum <= optimum <= maximum.
     """
 
     size: tuple[int, int]
@@ -30,6 +33,13 @@ class EngineOptions:
     maximum: int = 16
     engine: pathlib.Path | None = None
     calibration_cache: pathlib.Path | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.minimum <= self.optimum <= self.maximum:
+            raise ExportError(
+                "EngineOptions: expected batch sizes of 1 <= minimum <= optimum <= maximum. Received: "
+                f"{self.minimum}, {self.optimum}, {self.maximum}."
+            )
 
 
 def trtexec_command(path: str | pathlib.Path, options: EngineOptions) -> str:
@@ -56,7 +66,8 @@ def write_build_script(path: str | pathlib.Path, options: EngineOptions) -> path
     values = {
         "onnx": path.name,
         "engine": str(_engine(path, options).resolve()),
-        "int8": quantized,
+        "int8": quantized or options.calibration_cache is not None,
+        "cache": str(options.calibration_cache.resolve()) if options.calibration_cache is not None else "",
         "shapes": {name: triple for name, triple in shapes.items() if triple[0] != triple[2]},
     }
     text = _SCRIPT
@@ -102,8 +113,14 @@ def _facts(path: pathlib.Path, options: EngineOptions) -> tuple[Shapes, bool]:
     shapes = {}
     for value in model.graph.input:
         batch, *sizes = [d.dim_value for d in value.type.tensor_type.shape.dim]
-        spatial = iter(options.size)
-        sizes = [n or next(spatial) for n in sizes]
+        if 0 in sizes:
+            if len(sizes) != 3 or sizes.count(0) != 2:
+                raise ExportError(
+                    f"{path}: input '{value.name}' has open sizes ({', '.join(str(n or '?') for n in sizes)}) that are not a "
+                    "picture's height and width. Expected fixed ones, which an engine needs."
+                )
+            spatial = iter(options.size)
+            sizes = [n or next(spatial) for n in sizes]
         low, usual, high = ((batch or n, *sizes) for n in (options.minimum, options.optimum, options.maximum))
         shapes[value.name] = (low, usual, high)
     return shapes, is_quantized(model)
@@ -119,6 +136,8 @@ import tensorrt as trt
 ONNX = pathlib.Path(__file__).with_name(@onnx@)
 ENGINE = pathlib.Path(@engine@)
 INT8 = @int8@
+# Scales by which TensorRT quantizes a float file; empty where the file is quantized, or stays float.
+CACHE = @cache@
 # Input -> smallest, usual and largest shape.
 SHAPES = @shapes@
 
@@ -134,6 +153,24 @@ config = builder.create_builder_config()
 config.set_flag(trt.BuilderFlag.FP16)
 if INT8:
     config.set_flag(trt.BuilderFlag.INT8)
+if CACHE:
+
+    class Calibrator(trt.IInt8EntropyCalibrator2):
+        def get_batch_size(self):
+            return 1
+
+        def get_batch(self, names):
+            return None
+
+        def read_calibration_cache(self):
+            return pathlib.Path(CACHE).read_bytes()
+
+        def write_calibration_cache(self, cache):
+            pass
+
+    # Kept by name: TensorRT does not own it.
+    calibrator = Calibrator()
+    config.int8_calibrator = calibrator
 if SHAPES:
     profile = builder.create_optimization_profile()
     for name, (smallest, usual, largest) in SHAPES.items():

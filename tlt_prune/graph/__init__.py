@@ -11,7 +11,7 @@ from tlt_prune.graph.kinds import has_kernel, has_trait, is_batch_norm, is_convo
 from tlt_prune.graph.labels import Alive, Labels, kept_shape
 from tlt_prune.graph.opening import open_layer
 from tlt_prune.graph.outputs import by_output, labels_by_output, loss_function, output_names
-from tlt_prune.graph.reader import Call, Graph, Tensor, matches, nearest_name, read
+from tlt_prune.graph.reader import Call, Graph, Tensor, duplicate_names, matches, nearest_name, read
 from tlt_prune.graph.rules import Trait, inherits_trait
 from tlt_prune.graph.rules.elementwise import acts_on_each_element
 from tlt_prune.graph.tracer import trace
@@ -58,6 +58,7 @@ __all__ = [
     "by_output",
     "chosen_blocks",
     "dtype_name",
+    "duplicate_names",
     "family_of",
     "filled",
     "has_kernel",

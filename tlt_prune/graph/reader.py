@@ -182,6 +182,12 @@ def read(model: KerasModel) -> Graph:
     return _read_model(model, family, prefix="", memo={})
 
 
+def duplicate_names(graph: Graph) -> set[str]:
+    """Names that several layers or operations have, in models inside each other."""
+    names = {id(call.op): call.op.name for call in graph.walk() if call.inner is None}
+    return {name for name, count in collections.Counter(names.values()).items() if count > 1}
+
+
 def _read_model(model: KerasModel, family: Family, prefix: str, memo: dict[int, Graph]) -> Graph:
     if id(model) in memo:
         return memo[id(model)]

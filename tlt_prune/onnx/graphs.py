@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import collections
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -63,6 +64,42 @@ def with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProt
     present = {x.name for x in shown.graph.output}
     shown.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in present)
     return shown
+
+
+def with_weights_of_their_own(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of a quantized model in which every node that reads a stored int8 weight has one of its own."""
+    import onnx
+
+    apart = onnx.ModelProto()
+    apart.CopyFrom(model)
+    graph, stored = apart.graph, stored_tensors(apart.graph)
+    weights = {x.output[0]: x for x in graph.node if x.op_type == "DequantizeLinear" and x.input[0] in stored}
+    seen: collections.Counter[str] = collections.Counter()
+    copies = []
+    for node in graph.node:
+        for i, name in enumerate(node.input):
+            seen[name] += 1
+            if name in weights and seen[name] > 1:
+                copies.append(_copied_weight(graph, weights[name], stored, f"_{seen[name]}"))
+                node.input[i] = copies[-1].output[0]
+    for copy in copies:
+        # Before whatever reads it.
+        graph.node.insert(0, copy)
+    return apart
+
+
+def _copied_weight(
+    graph: onnx.GraphProto, node: onnx.NodeProto, stored: Mapping[str, onnx.TensorProto], suffix: str
+) -> onnx.NodeProto:
+    """A copy of a DequantizeLinear whose inputs are copies of stored tensors, which the graph receives."""
+    copy = type(node)()
+    copy.CopyFrom(node)
+    for i, name in enumerate(node.input):
+        tensor = graph.initializer.add()
+        tensor.CopyFrom(stored[name])
+        tensor.name = copy.input[i] = f"{name}_of_{node.output[0]}{suffix}"
+    copy.name = copy.output[0] = f"{node.output[0]}{suffix}"
+    return copy
 
 
 def is_quantized(model: onnx.ModelProto) -> bool:

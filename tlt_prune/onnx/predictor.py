@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import pathlib
+import re
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +20,7 @@ from tlt_prune.graph import all_layers
 from tlt_prune.io import ModelInfo, load_keras, machine_error, model_info, refuse_foreign, workers
 from tlt_prune.onnx.graphs import quantization_constants
 from tlt_prune.onnx.noise import quiet_natively
-from tlt_prune.onnx.parity import InputArrays, Run, session_of
+from tlt_prune.onnx.parity import InputArrays, Run, as_type, session_of
 
 if TYPE_CHECKING:
     import keras
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 
 # Latency is measured for that long at least, and until two medians are that near; with so many medians it ends.
 _SECONDS, _AGREEMENT, _MOST_MEDIANS = 1.0, 0.05, 20
+
+
+# onnxruntime's names that are not NumPy's.
+_ONNX_TYPES = {"float": "float32", "double": "float64"}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -40,7 +45,8 @@ class Predictor:
         input_shapes: input name -> shape with the batch axis, None where open.
         params: number of parameters stored in it.
         file_bytes: size on disk.
-        run: float32 batch in the model's own layout (a list of them, in the order of `input_shapes`) -> list of outputs.
+        run: batch in the model's own layout (a list of them, in the order of `input_shapes`), of any type of numbers -> list of
+            outputs.
         model: the Keras model, where `kind` is "keras".
         info: class names, preprocessing and the like, stored in the file; None if another program wrote it.
         on_one_thread: opens the file again, to be run on one thread; None where the framework has one number of threads for the
@@ -186,7 +192,7 @@ def keras_runner(model: keras.Model) -> Run:
     compiled = tf.function(forward, autograph=False).get_concrete_function(*specs)
 
     def run(batch: InputArrays) -> list[NDArray[Any]]:
-        tensors = [tf.constant(x, s.dtype) for x, s in zip(arrays_of(batch), specs, strict=True)]
+        tensors = [tf.constant(as_type(x, s.dtype.name), s.dtype) for x, s in zip(arrays_of(batch), specs, strict=True)]
         try:
             return [np.asarray(y) for y in compiled(*tensors)]
         except tf.errors.OpError as error:
@@ -237,15 +243,16 @@ def _open_saved_model(path: pathlib.Path) -> Predictor:
     with _loading(f"the folder {path} as a SavedModel with a serving signature"):
         loaded = tf.saved_model.load(str(path))
         serve = loaded.signatures["serving_default"]
-    shapes = {name: tuple(x.shape) for name, x in serve.structured_input_signature[1].items()}
+    specs = serve.structured_input_signature[1]
+    shapes = {name: tuple(x.shape) for name, x in specs.items()}
     params = sum(int(np.prod(v.shape)) for v in serve.variables)
     size = sum(x.stat().st_size for x in path.rglob("*") if x.is_file())
     beside = path / model_info.SAVED_MODEL_FILE
     info = model_info.parse(beside.read_bytes() if beside.is_file() else None, str(path))
 
     def run(batch: InputArrays) -> list[NDArray[Any]]:
-        results = serve(**dict(zip(shapes, map(tf.constant, arrays_of(batch)), strict=True)))
-        return in_order(results)
+        fed = zip(specs.items(), arrays_of(batch), strict=True)
+        return in_order(serve(**{name: tf.constant(as_type(x, spec.dtype.name)) for (name, spec), x in fed}))
 
     # `loaded` owns the variables: it must live as long as `run` does.
     run.owner = loaded  # type: ignore[attr-defined]
@@ -257,11 +264,11 @@ def _open_onnx(path: pathlib.Path) -> Predictor:
     import onnx
 
     def on_one_thread() -> Run:
-        return onnx_runner(session_of(onnx.load(path).SerializeToString(), threads=1))
+        return onnx_runner(session_of(onnx.load(path), threads=1))
 
     with _loading(f"{path} as ONNX", " Expected a file that tlt-export wrote."):
         model = onnx.load(path)
-        session = session_of(model.SerializeToString())
+        session = session_of(model)
     shapes = {x.name: tuple(n if isinstance(n, int) else None for n in x.shape) for x in session.get_inputs()}
     # Scales and zero points do not count as parameters.
     steps = quantization_constants(model.graph)
@@ -281,12 +288,12 @@ def _open_litert(path: pathlib.Path) -> Predictor:
         content = path.read_bytes()
         with quiet_natively():
             interpreter = Interpreter(model_content=content)
-            interpreter.allocate_tensors()
+            # Where sizes are open, a call with a batch does so.
+            if all(n >= 0 for x in interpreter.get_input_details() for n in x["shape_signature"][1:]):
+                interpreter.allocate_tensors()
             signature = interpreter.get_signature_runner()
-        shapes = {
-            name: tuple(n if n >= 0 else None for n in map(int, x["shape_signature"]))
-            for name, x in signature.get_input_details().items()
-        }
+        details = signature.get_input_details()
+        shapes = {name: tuple(n if n >= 0 else None for n in map(int, x["shape_signature"])) for name, x in details.items()}
         stored = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
     # Shapes and axes are integers without a scale; weights are floats, or have one.
     whole = (schema.TensorType.INT32, schema.TensorType.INT64)
@@ -301,7 +308,8 @@ def _open_litert(path: pathlib.Path) -> Predictor:
     info = model_info.read_info(path)
 
     def run(batch: InputArrays) -> list[NDArray[Any]]:
-        return in_order(signature(**dict(zip(shapes, map(np.asarray, arrays_of(batch)), strict=True))))
+        fed = zip(details.items(), arrays_of(batch), strict=True)
+        return in_order(signature(**{name: np.asarray(x, detail["dtype"]) for (name, detail), x in fed}))
 
     return Predictor("litert", path, shapes, params, path.stat().st_size, run, info=info)
 
@@ -318,14 +326,23 @@ def _loading(what: str, advice: str = "") -> Iterator[None]:
 
 
 def in_order(outputs: Mapping[str, ArrayLike]) -> list[NDArray[Any]]:
-    """Outputs of a signature that Keras wrote, by number: output_0, output_1, ..., output_10."""
-    return [np.asarray(outputs[key]) for key in sorted(outputs, key=lambda name: (len(name), name))]
+    """Outputs of a signature that Keras wrote: by number (output_0, output_1, ..., output_10), of a dictionary by key."""
+    numbered = all(re.fullmatch(r"output_\d+", name) for name in outputs)
+    order = sorted(outputs, key=lambda name: (len(name), name)) if numbered else sorted(outputs)
+    return [np.asarray(outputs[name]) for name in order]
 
 
 def onnx_runner(session: onnxruntime.InferenceSession) -> Run:
     """A function that runs an onnxruntime session."""
-    names = [x.name for x in session.get_inputs()]
-    return lambda batch: [np.asarray(x) for x in session.run(None, dict(zip(names, arrays_of(batch), strict=True)))]
+    inputs = session.get_inputs()
+    # "tensor(float)" and the like.
+    types = [_ONNX_TYPES.get(name, name) for name in (x.type[len("tensor(") : -1] for x in inputs)]
+
+    def run(batch: InputArrays) -> list[NDArray[Any]]:
+        fed = zip(inputs, types, arrays_of(batch), strict=True)
+        return [np.asarray(x) for x in session.run(None, {i.name: as_type(x, dtype) for i, dtype, x in fed})]
+
+    return run
 
 
 def arrays_of(batch: InputArrays) -> list[NDArray[Any]]:

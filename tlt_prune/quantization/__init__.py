@@ -4,7 +4,7 @@ from tlt_prune.quantization.aware import fold_batch_norms, folded, is_quantizati
 from tlt_prune.quantization.cache import read_calibration_cache, write_calibration_cache
 from tlt_prune.quantization.calibration import calibrated_ranges
 from tlt_prune.quantization.clustering import cluster_table, cluster_weights
-from tlt_prune.quantization.copying import copied
+from tlt_prune.quantization.copying import copied, in_float32
 from tlt_prune.quantization.litert_aware import train_for_litert
 from tlt_prune.quantization.node_types import FEWEST_CHANNELS
 from tlt_prune.quantization.post_training import Quantized, narrow_layers, quantize_onnx
@@ -24,6 +24,7 @@ __all__ = [
     "copied",
     "fold_batch_norms",
     "folded",
+    "in_float32",
     "is_quantization_aware",
     "narrow_layers",
     "quantization_aware",

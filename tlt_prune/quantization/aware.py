@@ -17,12 +17,12 @@ from keras import tree
 from numpy.typing import NDArray
 
 from tlt_prune.errors import QuantizationError
-from tlt_prune.graph import Call, Family, Graph, inherits_trait, matches, nearest_name, read, rewired
+from tlt_prune.graph import Call, Family, Graph, all_layers, inherits_trait, matches, nearest_name, read, rewired
 from tlt_prune.io import progress
 from tlt_prune.pruning.running import Batches
-from tlt_prune.quantization.copying import copied
+from tlt_prune.quantization.copying import in_float32, read_copy
 from tlt_prune.quantization.layers import QUANTIZED, FakeQuantize, QuantizedWithNorm, along_channels, rounding_off
-from tlt_prune.quantization.ranges import METHODS, Histogram
+from tlt_prune.quantization.ranges import Histogram, check_method
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -41,7 +41,7 @@ def fold_batch_norms(model: keras.Model) -> keras.Model:
     Raises:
         UnsupportedModelError: the model has no graph that can be read, or a layer cannot be rebuilt.
     """
-    graph = read(copied(model))
+    graph = read_copy(model)
     norms = _folded_norms(graph)
     gone = {id(norm.op) for norm in norms.values()}
 
@@ -57,7 +57,7 @@ def fold_batch_norms(model: keras.Model) -> keras.Model:
 
 def is_quantization_aware(model: keras.Model) -> bool:
     """Whether a model came from `quantization_aware`."""
-    return any(isinstance(layer, FakeQuantize) for layer in model.layers)
+    return any(isinstance(layer, FakeQuantize) for layer in all_layers(model))
 
 
 def folded(model: keras.Model) -> keras.Model:
@@ -65,7 +65,7 @@ def folded(model: keras.Model) -> keras.Model:
 
     A model without such layers is returned as it is.
     """
-    if not any(isinstance(layer, QuantizedWithNorm) for layer in model.layers):
+    if not any(isinstance(layer, QuantizedWithNorm) for layer in all_layers(model)):
         return model
 
     def visit(call: Call, args: tuple[object, ...], kwargs: Mapping[str, object]) -> Any:
@@ -88,7 +88,7 @@ def quantization_aware(
     """A copy of a trained model that rounds kernels, and the activations that meet them, to symmetric int8.
 
     Train it like any model, with a tenth of the learning rate or less; `export.export_onnx` writes it with QuantizeLinear and
-    DequantizeLinear. `model` stays as it is.
+    DequantizeLinear. `model` stays as it is. The copy of a model of mixed precision computes in float32.
 
     Args:
         model: a trained float model.
@@ -100,21 +100,26 @@ def quantization_aware(
         steps: batches to read; None for all.
 
     Raises:
-        QuantizationError: a layer has no quantized form (and is not excluded), or `excluded` names none.
+        QuantizationError: a layer has no quantized form (and is not excluded), `excluded` names none, an option is out of
+            range, or there is nothing to quantize.
         PlanError: the data is empty or does not fit the model.
         UnsupportedModelError: the model has no graph that can be read, or a layer cannot be rebuilt.
     """
-    if method not in METHODS:
-        raise QuantizationError(f"method: expected one of {', '.join(METHODS)}. Received: {method!r}.")
+    check_method(method, percentile)
+    if isinstance(data, tuple) and len(data) == len(model.inputs) > 1 and all(hasattr(x, "shape") for x in data):
+        # One array per input, rather than x and y.
+        data = list(data)
     batches = Batches(data, read(model), steps=steps, what="quantization_aware")
-    # Nested models are flattened first, so that each call of a layer is visited.
-    graph = read(rewired(read(copied(model)), lambda call, args, kwargs: call.op(*args, **kwargs)))
-    calls = list(graph.walk())
+    copy = read_copy(in_float32(model))
+    calls = list(read(model).walk())
     for pattern in excluded:
         if not any(matches(call, pattern) for call in calls):
             near = nearest_name(pattern, {call.path for call in calls})
             raise QuantizationError(f"excluded: '{model.name}' has no layer {pattern!r}.{near}")
-    floats = {id(call.op) for call in calls if any(matches(call, pattern) for pattern in excluded)}
+    paths = {call.path for call in calls if any(matches(call, pattern) for pattern in excluded)}
+    floats = {id(call.op) for call in copy.walk() if call.path in paths}
+    # Nested models are flattened first, so that each call of a layer is visited.
+    graph = read(rewired(copy, lambda call, args, kwargs: call.op(*args, **kwargs)))
     _check_quantizable(graph, floats)
     aware = rewired(graph, _Quantizer(graph, floats, learned).visit)
     _set_ranges(aware, batches, method, percentile)
@@ -274,6 +279,11 @@ class _Quantizer:
 def _set_ranges(aware: keras.Model, batches: Batches, method: str, percentile: float) -> None:
     """Sets the ranges of activations to those measured on the data without rounding."""
     layers = [x for x in aware.layers if isinstance(x, FakeQuantize)]
+    if not layers:
+        raise QuantizationError(
+            f"'{aware.name}' has nothing to quantize: no layer of {', '.join(QUANTIZED)} is left, and no average pooling or "
+            "addition."
+        )
     histograms = [Histogram() for _ in layers]
     shown = keras.Model(aware.input, [x.input for x in layers])
     with rounding_off(layers), progress(len(batches), f"Ranges of activations on {batches}") as advance:

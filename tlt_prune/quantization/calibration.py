@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tlt_prune.errors import QuantizationError
 from tlt_prune.onnx import fed_inputs, fits, float_tensors, session_of, with_outputs
-from tlt_prune.quantization.ranges import METHODS, Histogram, Range
+from tlt_prune.quantization.ranges import Histogram, Range, check_method
 
 if TYPE_CHECKING:
     import onnx
@@ -38,21 +38,19 @@ def calibrated_ranges(
     Raises:
         QuantizationError: no batch, an unknown method, or an input or output with values that are not finite.
     """
-    if method not in METHODS:
-        raise QuantizationError(f"Calibration method: expected one of {', '.join(METHODS)}. Received: {method!r}.")
-    if not 50 < percentile <= 100:
-        raise QuantizationError(f"percentile: expected more than 50 and at most 100. Received: {percentile}.")
+    check_method(method, percentile)
     names = float_tensors(model)
-    session = session_of(with_outputs(model, names).SerializeToString())
+    session = session_of(with_outputs(model, names))
     inputs = [x.name for x in session.get_inputs()]
     outer = {*inputs, *(x.name for x in model.graph.output)}
-    histograms = {name: Histogram() for name in (*inputs, *names)}
+    floats = [x.name for x in session.get_inputs() if x.type == "tensor(float)"]
+    histograms = {name: Histogram() for name in (*floats, *names)}
     without: dict[str, QuantizationError] = {}
     for count, batch in enumerate(batches):
         if count == _MOST_BATCHES:
             raise QuantizationError(f"Calibration: {count:,} batches were read, and there are more. Expected data that ends.")
         fed = dict(zip(inputs, batch, strict=True))
-        for name, values in (*fed.items(), *zip(names, session.run(names, fed), strict=True)):
+        for name, values in (*((x, fed[x]) for x in floats), *zip(names, session.run(names, fed), strict=True)):
             try:
                 histograms[name].add(values)
             except QuantizationError as error:
@@ -85,12 +83,19 @@ def calibration_batches(data: CalibrationData, model: onnx.ModelProto, size: int
 
     expected = [[d.dim_value or None for d in x.type.tensor_type.shape.dim] for x in fed_inputs(model)]
     types = [onnx.helper.tensor_dtype_to_np_dtype(x.type.tensor_type.elem_type) for x in fed_inputs(model)]
+    fixed = next((shape[0] for shape in expected if shape and shape[0]), None)
+    if data is None or isinstance(data, (dict, str)) or not (_is_array(data) or hasattr(data, "__iter__")):
+        raise QuantizationError(
+            "Calibration set: expected an array, a tuple with one per input, or batches of such. Received: "
+            f"{type(data).__name__}."
+        )
     count = 0
-    for batch in _slices(data, size) if _is_array(data) else data:
+    for batch in _slices(data, fixed or size, whole=fixed is not None) if _is_array(data) else data:
         given = batch if isinstance(batch, tuple) else (batch,)
         arrays = tuple(np.asarray(x, types[i] if i < len(types) else None) for i, x in enumerate(given))
         shapes = [x.shape for x in arrays]
-        if len(arrays) != len(expected) or not all(map(fits, shapes, expected)):
+        of_size = fixed is None or all(len(x) == fixed for x in arrays if x.ndim)
+        if len(arrays) != len(expected) or not all(map(fits, shapes, expected)) or not of_size:
             wanted = ", ".join(str(tuple(x)) for x in expected)
             got = ", ".join(str(x) for x in shapes)
             raise QuantizationError(f"Calibration set: the file takes inputs of shape {wanted}. Received: {got}.")
@@ -105,7 +110,9 @@ def _is_array(data: CalibrationData) -> TypeGuard[NDArray[Any] | tuple[NDArray[A
     return hasattr(data, "shape") or (isinstance(data, tuple) and all(hasattr(x, "shape") for x in data))
 
 
-def _slices(data: NDArray[Any] | tuple[NDArray[Any], ...], size: int) -> Iterator[tuple[NDArray[Any], ...]]:
+def _slices(data: NDArray[Any] | tuple[NDArray[Any], ...], size: int, *, whole: bool) -> Iterator[tuple[NDArray[Any], ...]]:
+    """Batches of arrays; with `whole`, without what is left over, unless it is all."""
     arrays = data if isinstance(data, tuple) else (data,)
-    for start in range(0, len(arrays[0]), size):
+    end = len(arrays[0]) // size * size or len(arrays[0]) if whole else len(arrays[0])
+    for start in range(0, end, size):
         yield tuple(x[start : start + size] for x in arrays)

@@ -76,7 +76,8 @@ def quantize_onnx(
         source: the float file.
         path: the file to write; replaced only when the new one computes finite outputs.
         data: the calibration set, in the layout of the file's inputs: a float32 array (a tuple of them for several inputs), or an
-            iterable of batches of such. A few hundred examples are usual.
+            iterable of batches of such. A few hundred examples are usual. Of a file with a fixed batch size, arrays give whole
+            batches of that size; what is left over is not used.
         method: "min_max", "percentile" or "entropy": see `quantization.ranges`.
         percentile: for the method of that name, in per cent.
         target: "tensorrt" or "onnxruntime": whose kernels the file is made for. Either runs it.
@@ -99,6 +100,8 @@ def quantize_onnx(
         raise QuantizationError(f"Cannot load {source} as ONNX: {first_line(error, 150)}.") from error
     if is_quantized(model):
         raise QuantizationError(f"{source} is quantized already. Expected a float ONNX file.")
+    if any(x.data_type == onnx.TensorProto.FLOAT16 for x in model.graph.initializer):
+        raise QuantizationError(f"{source} has float16 weights. Expected a float32 file, of export.precision float32.")
     batches = list(calibration_batches(data, model))
     ranges = calibrated_ranges(model, batches, method=method, percentile=percentile)
     narrow = narrow_nodes(model.graph, stored_tensors(model.graph))
@@ -106,6 +109,8 @@ def quantize_onnx(
     chosen = by_default if excluded is None else _excluded_nodes(model, excluded)
     quantized = TARGETS[target](model, ranges, chosen | _without_ranges(model, ranges))
     onnx.checker.check_model(quantized)
+    if not is_quantized(quantized) and not excluded and not narrow:
+        raise QuantizationError(f"{source} has nothing to quantize: no convolution or matrix product with stored weights.")
     difference, agreement = _compared(model, quantized, batches)
     with files.whole_file(path) as partial:
         partial.write_bytes(quantized.SerializeToString())
@@ -127,7 +132,7 @@ def _compared(
     model: onnx.ModelProto, quantized: onnx.ModelProto, batches: Sequence[tuple[NDArray[Any], ...]]
 ) -> tuple[float, float]:
     """Relative difference of two models' outputs, and the share of examples where the largest class agrees."""
-    sessions = [session_of(x.SerializeToString()) for x in (model, quantized)]
+    sessions = [session_of(x) for x in (model, quantized)]
     names = [x.name for x in sessions[0].get_inputs()]
     difference, same, count = 0.0, 0, 0
     for batch in batches:
@@ -151,9 +156,17 @@ def _without_ranges(model: onnx.ModelProto, ranges: Mapping[str, Range]) -> set[
 
 def _excluded_nodes(model: onnx.ModelProto, patterns: Sequence[str]) -> set[str]:
     """Names of the nodes that stay float, by patterns on the names of nodes and their outputs."""
+    if isinstance(patterns, str):
+        raise QuantizationError(
+            f"excluded: expected a list of regular expressions, such as [{patterns!r}]. Received: {patterns!r}."
+        )
     names = set()
     for pattern in patterns:
-        hit = {node.name for node in model.graph.node if any(re.search(pattern, x) for x in (node.name, *node.output))}
+        try:
+            expression = re.compile(pattern)
+        except re.error as error:
+            raise QuantizationError(f"excluded: {pattern!r} is no regular expression: {error}.") from error
+        hit = {node.name for node in model.graph.node if any(map(expression.search, (node.name, *node.output)))}
         if not hit:
             raise QuantizationError(f"excluded: no node is called {pattern!r}. Expected the name of a node or of its output.")
         names |= hit

@@ -27,6 +27,14 @@ _BINS = 2048
 _STRIDE = 8
 
 
+def check_method(method: str, percentile: float) -> None:
+    """Raises QuantizationError where a method is none of `METHODS`, or a percentile out of range."""
+    if method not in METHODS:
+        raise QuantizationError(f"Calibration method: expected one of {', '.join(METHODS)}. Received: {method!r}.")
+    if not 50 < percentile <= 100:
+        raise QuantizationError(f"percentile: expected more than 50 and at most 100. Received: {percentile}.")
+
+
 @dataclasses.dataclass(frozen=True)
 class Range:
     """Range of one tensor that int8 has to cover.
@@ -44,6 +52,10 @@ class Range:
     def scale(self) -> float:
         """Size of one step of symmetric int8."""
         return self.maximum / LEVELS
+
+
+# Less counts as zero: bins of it have no width in float32.
+_SMALLEST = 1e-30
 
 
 class Histogram:
@@ -67,9 +79,9 @@ class Histogram:
             raise QuantizationError("values that are not finite")
         self._low, self._high = min(self._low, low), max(self._high, high)
         largest = max(abs(low), abs(high))
-        self._largest = max(self._largest, largest)
-        if largest == 0:
+        if largest < _SMALLEST:
             return
+        self._largest = max(self._largest, largest)
         if self._limit == 0:
             self._limit = largest
         while self._limit < largest:

@@ -19,7 +19,7 @@ from keras import tree
 
 from tlt_prune import extras
 from tlt_prune.errors import UnsupportedModelError
-from tlt_prune.graph import Call, Graph, is_keras_class, read, run_through
+from tlt_prune.graph import Call, Graph, duplicate_names, is_keras_class, read, run_through
 from tlt_prune.onnx import relative_difference
 
 if TYPE_CHECKING:
@@ -60,6 +60,12 @@ def _twin(model: keras.Model | tf_keras.Model, package: ModuleType, family: str)
     graph = read(model)
     if graph.family.name != family:
         raise UnsupportedModelError(f"Expected a {family} model. '{model.name}' is a {graph.family.name} model.")
+    twice = sorted(duplicate_names(graph))
+    if twice:
+        raise UnsupportedModelError(
+            f"'{model.name}' has several layers called '{twice[0]}', in models inside it, which would stand in one model in "
+            f"{package.__name__}. Expected names of their own."
+        )
     builder = _Builder(graph, package)
     twin = builder.run()
     return twin, _difference(model, twin, graph)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import pathlib
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -153,6 +154,6 @@ def _engine_lines(material: ExportMaterial, *, int8: bool) -> list[str]:
     path, options = onnx_path(material.spec), _engine_options(material)
     script = write_build_script(path, options)
     return [
-        f"TensorRT engine, {'int8 and ' if int8 else ''}float16: python {script}, or",
+        f"TensorRT engine, {'int8 and ' if int8 else ''}float16: python {shlex.quote(str(script))}, or",
         f"  {trtexec_command(path, options)}",
     ]
