@@ -111,7 +111,7 @@ def test_what_cannot_be_quantized_is_said(tmp_path: pathlib.Path) -> None:
         q.quantize_onnx(source, path, X)
     export.export_onnx(network(), source, X)
     for excluded, message in (
-        ("c1", r"expected a list of regular expressions, such as \['c1'\]"),
+        ("c1", r"expected a list of .*, such as \['c1'\]"),
         (["c1("], "is no regular expression"),
     ):
         with pytest.raises(QuantizationError, match=message):

@@ -12,6 +12,7 @@ from helpers import assert_law, randomize
 from keras import layers, ops
 
 import tlt_prune
+from tlt_prune.errors import LawError, PlanError
 
 OPTIONS = {"ratio": 0.5, "granularity": 1, "min_num_filters": 1}
 
@@ -125,3 +126,107 @@ def test_a_variable_that_was_frozen_by_itself_stays_so() -> None:
     assert len(pruned.trainable_weights) == len(model.trainable_weights) == 5
     assert not pruned.get_layer("last").bias.trainable
     assert pruned.get_layer("last").kernel.trainable
+
+
+@pytest.mark.parametrize(
+    ("read", "outputs"),
+    [
+        (ops.log, lambda y: y),
+        (ops.sqrt, lambda y: y),
+        (lambda x: x, lambda y: ops.where(y > 0, y, -np.inf)),
+    ],
+    ids=["logarithm of the inputs", "root of the inputs", "outputs of minus infinity"],
+)
+def test_values_that_are_not_finite_are_compared_as_such(read: Callable[[Any], Any], outputs: Callable[[Any], Any]) -> None:
+    x = keras.Input((16,))
+    model = keras.Model(x, outputs(layers.Dense(30)(layers.Dense(16, activation="relu")(read(x)))))
+    assert tlt_prune.prune_model(model, verify=True, **OPTIONS).layers[-1] is not None
+    for broken in ("kernel", "bias"):
+        pruned = tlt_prune.prune_model(model, **OPTIONS)
+        variable = getattr(next(v for v in pruned.layers if isinstance(v, layers.Dense)), broken)
+        variable.assign(np.full(variable.shape, np.nan))
+        plan = tlt_prune.plan_pruning(model, **OPTIONS)
+        with pytest.raises(LawError, match="by inf of the largest output"):
+            assert_law(model, plan, pruned)
+
+
+def test_a_model_that_is_never_finite_cannot_be_compared() -> None:
+    x = keras.Input((16,))
+    model = keras.Model(x, layers.Dense(3)(layers.Dense(16, activation="relu")(ops.log(ops.abs(x) * 0 - 1))))
+    with pytest.raises(LawError, match=r"an output is not finite on random inputs, positive ones included"):
+        tlt_prune.prune_model(model, verify=True, **OPTIONS)
+
+
+def test_selective_kernels_are_pruned() -> None:
+    """Two branches, of which one is chosen for each channel: stacked on an axis that is summed over again."""
+    x = keras.Input((8, 8, 3))
+    both = ops.stack([conv(x, 16, name="a"), layers.Conv2D(16, 5, padding="same", name="b")(x)], axis=1)
+    z = layers.Dense(8, activation="relu")(layers.GlobalAveragePooling2D()(ops.sum(both, axis=1)))
+    weights = ops.softmax(layers.Reshape((2, 1, 1, 16))(layers.Dense(32, name="w")(z)), axis=1)
+    model = headed(x, ops.sum(both * weights, axis=1))
+    plan = tlt_prune.plan_pruning(model, **OPTIONS)
+    assert {name: len(plan.kept[name]) for name in "abw"} == {"a": 8, "b": 8, "w": 16}
+    assert_law(model, plan, plan.apply(model))
+
+
+@keras.saving.register_keras_serializable(package="test_edges")
+class Center(layers.Layer):
+    def build(self, shape: Any) -> None:
+        self.c = self.add_weight(shape=(shape[-1], 4), name="c")
+
+    def call(self, x: Any) -> Any:
+        return ops.matmul(ops.normalize(x, axis=-1), ops.normalize(self.c, axis=0)) * 16.0
+
+
+def test_an_output_keeps_its_name_where_another_layer_makes_it() -> None:
+    x = keras.Input((6,))
+    h = layers.Dense(16, activation="relu")(x)
+    model = keras.Model(x, [Center(name="c")(h), layers.Dense(2, name="r")(h)])
+    model.compile("sgd", loss={"c": "mse", "r": "mse"})
+    pruned = tlt_prune.prune_model(model, inline=True, verify=True, **OPTIONS)
+    assert pruned.output_names == ["c", "r"]
+    pruned.fit(np.ones((8, 6)), {"c": np.ones((8, 4)), "r": np.ones((8, 2))}, verbose=0)
+    y = layers.Dense(16, name="s")(x)
+    y = layers.Add(name="out")([y, layers.Dense(16, name="last")(layers.Dense(4, activation="relu")(y))])
+    model = keras.Model(x, [y, layers.Dense(2, name="r")(x)])
+    model.compile("sgd", loss={"out": "mse", "r": "mse"})
+    shorter = tlt_prune.remove_blocks(model, "out")
+    assert shorter.output_names == ["out", "r"]
+    shorter.fit(np.ones((8, 6)), {"out": np.ones((8, 16)), "r": np.ones((8, 2))}, verbose=0)
+
+
+@pytest.mark.parametrize("scaled", [False, True], ids=["alone", "in one that scales the loss"])
+@pytest.mark.parametrize("by_name", [False, True], ids=["a variable", "a name"])
+def test_what_is_spared_from_weight_decay_is_spared_after_pruning(by_name: bool, scaled: bool) -> None:
+    x = keras.Input((8,))
+    hidden = layers.Dense(16, activation="relu", name="h")
+    model = keras.Model(x, layers.Dense(3)(hidden(x)))
+    optimizer = keras.optimizers.AdamW(0.1, weight_decay=0.5)
+    optimizer.exclude_from_weight_decay(**({"var_names": ["bias"]} if by_name else {"var_list": [hidden.bias]}))
+    model.compile(keras.optimizers.LossScaleOptimizer(optimizer) if scaled else optimizer, "mse")
+    pruned = tlt_prune.prune_model(model, **OPTIONS)
+    copy = pruned.optimizer.inner_optimizer if scaled else pruned.optimizer
+    decays = {v.path: copy._use_weight_decay(v) for v in pruned.trainable_variables}
+    spared = {path for path, decayed in decays.items() if not decayed}
+    assert spared == ({path for path in decays if path.endswith("bias")} if by_name else {"h/bias"})
+
+
+@pytest.mark.parametrize("criterion", ["Taylor", "Fisher"])
+def test_labels_beyond_the_last_class_are_told(criterion: str) -> None:
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(16, activation="relu"), layers.Dense(3, activation="softmax")])
+    data = np.ones((12, 4), np.float32), np.arange(12) % 3 + 1
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("other backends take such a label for none")
+    chosen = getattr(tlt_prune.criteria, criterion)(data, "sparse_categorical_crossentropy")
+    with pytest.raises(PlanError, match=rf"criterion {criterion}: the loss cannot be computed: .*label value of 3"):
+        tlt_prune.plan_pruning(model, criterion=chosen, **OPTIONS)
+
+
+def test_sample_weights_are_ignored_aloud() -> None:
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(16, activation="relu"), layers.Dense(3, activation="softmax")])
+    x, y = np.ones((6, 4), np.float32), np.arange(6) % 3
+    with pytest.warns(UserWarning, match="sensitivity: the data's sample weights are ignored"):
+        tlt_prune.sensitivity(model, (x, y, np.arange(6.0)), [0.5])
+    tlt_prune.sensitivity(model, (x, y, np.ones(6)), [0.5])
+    with pytest.raises(PlanError, match=r"sensitivity: expected no budget, but ratios=. Received: macs=0.5"):
+        tlt_prune.sensitivity(model, (x, y), [0.5], macs=0.5)

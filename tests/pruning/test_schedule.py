@@ -185,3 +185,48 @@ def test_steps_that_could_not_be_loaded_are_refused_before_training(tmp_path: pa
     assert not (tmp_path / "steps").exists()
     tlt_prune.iterative_prune(model, lambda m, step: trained.append(step), ratio=0.5, steps=2, **tiny)
     assert trained == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("options", "fewest"),
+    [
+        ({"layer_options": {"c0": {"max_ratio": 0.25}}}, [12, 1, 1]),
+        ({"layer_options": {"c?": {"max_ratio": 0.75}, "c0": {"ratio": 0.25}}}, [12, 4, 4]),
+        ({"max_ratio": 0.5, "ranking": "global"}, [8, 8, 8]),
+        ({"ranking": "global", "macs": 0.05}, [2, 2, 2]),
+    ],
+)
+def test_limits_are_of_the_original_channels(options: dict[str, Any], fewest: list[int]) -> None:
+    """In every step they were of what was left, so that several steps took more than one prune."""
+    x = y = keras.Input((8, 8, 3))
+    for i in range(3):
+        y = keras.layers.Conv2D(16, 3, padding="same", activation="relu", name=f"c{i}")(y)
+    model = keras.Model(x, keras.layers.Dense(5)(keras.layers.GlobalAveragePooling2D()(y)))
+    for i in range(3):
+        # Of very different sizes: a ranking over all layers takes one of them as far as it may.
+        layer = model.get_layer(f"c{i}")
+        layer.kernel.assign(layer.kernel * 10.0**i)
+    options = {"macs": 0.3, "normalizer": "off", "granularity": 1, "min_num_filters": 1, **options}
+    found = []
+    for pruned in (
+        tlt_prune.prune_model(model, **options),
+        tlt_prune.iterative_prune(model, lambda p, step: None, steps=4, **options),
+    ):
+        counts = [pruned.get_layer(f"c{i}").filters for i in range(3)]
+        assert all(count >= least for count, least in zip(counts, fewest, strict=True)), counts
+        found.append(counts)
+    assert any(count == least for count, least in zip(found[1], fewest, strict=True))
+
+
+def test_what_retraining_returns_is_a_model_or_stands_for_one() -> None:
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(16, activation="relu"), keras.layers.Dense(3)])
+    model.compile("sgd", "mse")
+    x, y = np.ones((8, 8), np.float32), np.ones((8, 3), np.float32)
+    options: dict[str, Any] = {"ratio": 0.5, "granularity": 1, "min_num_filters": 1}
+    pruned = tlt_prune.iterative_prune(model, lambda p, step: p.fit(x, y, verbose=0), steps=2, **options)
+    assert pruned.layers[0].units == 8
+    with pytest.raises(PlanError, match=r"expected retrain to return a model, or nothing. Received: 3"):
+        tlt_prune.iterative_prune(model, lambda p, step: 3, steps=2, **options)
+    for retrain, steps in ((None, 2), (lambda p, step: None, 1.5), (lambda p, step: None, "3")):
+        with pytest.raises(PlanError, match=r"expected a function retrain\(pruned, step\), a whole number of steps >= 1"):
+            tlt_prune.iterative_prune(model, retrain, steps=steps, **options)  # type: ignore[arg-type]

@@ -184,5 +184,6 @@ def family_of(model: object) -> Family:
 
 
 def producing_layer(tensor: SymbolicTensor) -> Any:
-    """The Keras 3 operation that a symbolic tensor comes from."""
-    return tensor._keras_history.operation
+    """The operation that a symbolic tensor comes from; in tf_keras it is a layer."""
+    history = tensor._keras_history
+    return history.operation if hasattr(history, "operation") else history.layer

@@ -32,7 +32,8 @@ class Lookahead:
         """The axis of a tensor that products of activations leave alone; None where nothing tells the axes apart."""
         merits = {axis: self._merit(tensor, axis) for axis in axes}
         known = {axis: x for axis, x in merits.items() if x is not None}
-        if not known or len(set(merits.values())) == 1:
+        # An axis that is lost is worse than one that no product meets.
+        if not known or len(set(merits.values())) == 1 or (len(known) < len(merits) and not any(known.values())):
             return None
         return max(known, key=lambda axis: (known[axis], axis))
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, Unpack
+
+import numpy as np
 
 from tlt_prune.config import LayerOptions, OptionArguments, Options, options_of, options_spelled_out
 from tlt_prune.errors import PlanError
@@ -17,6 +20,7 @@ from tlt_prune.pruning.cost.terms import charged
 from tlt_prune.pruning.planning import decide
 from tlt_prune.pruning.select.blocks import trace_for
 from tlt_prune.pruning.select.budgets import absolute, resource_of
+from tlt_prune.pruning.select.groups import largest_share, layer_options_by_name
 from tlt_prune.pruning.select.select import bundle_scores
 from tlt_prune.pruning.step_files import SavedSteps, checksum_of_steps, refuse_what_cannot_be_loaded
 
@@ -87,11 +91,13 @@ class PruningStep:
         """
         original = self.steps.original
         gone = progress_of(self.number, self.steps.count, self.steps.kind)
+        given = options
+        options = options.model_copy(update={"layer_options": self._shares_of_what_is_left(options, current, gone)})
         if options.threshold is not None:
             return options.model_copy(update={"threshold": options.threshold * gone})
         if options.ratio is not None:
             # Counts are rounded up: of what one step left after another, they would never come down to those of one prune.
-            by_norm = options.model_copy(update={"ratio": options.ratio * gone, "criterion": "L2"})
+            by_norm = given.model_copy(update={"ratio": options.ratio * gone, "criterion": "L2"})
             wanted = {x.layer: x.filters_after for x in decide(original, by_norm).plan.layers}
             shares = {p.name: LayerOptions(ratio=1 - wanted[p.name] / len(p.labels)) for p in current.producers}
             return options.model_copy(update={"layer_options": {**options.layer_options, **shares}})
@@ -99,6 +105,22 @@ class PruningStep:
         full = charged(resource.terms(original, options))
         target = absolute(resource, amount, full)
         return options.model_copy(update={resource.name: full - gone * (full - target)})
+
+    def _shares_of_what_is_left(self, options: Options, current: ChannelGraph, gone: float) -> dict[str, LayerOptions]:
+        """The options of layers, in which shares of the original channels have become shares of those that are left."""
+        special = layer_options_by_name(self.steps.original, options)
+        widths = {p.name: len(p.labels) for p in self.steps.original.producers}
+        changed = dict(options.layer_options)
+        for producer in current.producers:
+            name, now = producer.name, len(producer.labels)
+            here = special.get(name, LayerOptions())
+            most = here.max_ratio if here.max_ratio is not None else largest_share(options)
+            shares = {"max_ratio": most, "ratio": None if here.ratio is None else here.ratio * gone}
+            # Rounded up, as for one prune.
+            kept = {key: math.ceil((1 - x) * widths.get(name, now) - 1e-9) for key, x in shares.items() if x is not None}
+            left = {key: max(1 - count / now, 0.0) for key, count in kept.items()}
+            changed[name] = LayerOptions(ratio=left.get("ratio"), max_ratio=left.get("max_ratio"))
+        return changed
 
 
 def iterative_prune(
@@ -118,7 +140,7 @@ def iterative_prune(
     Args:
         model: a functional or Sequential Keras model. It stays as it is.
         retrain: `retrain(pruned, step)` trains a pruned model in place, or returns another one; called after every step, 1 to
-            `steps`.
+            `steps`. The history that `fit` returns stands for a training in place.
         steps: number of prunes.
         schedule: "linear" or "cubic": see `progress_of`.
         layer_config_overrides, compensation, verify: as for `tlt_prune.prune_model`, at each prune.
@@ -134,10 +156,7 @@ def iterative_prune(
         UnsupportedModelError: the model has no graph, or a layer cannot be rebuilt.
         LawError: `verify` found a difference.
     """
-    if steps < 1 or schedule not in ("linear", "cubic"):
-        raise PlanError(
-            f'iterative_prune: expected steps >= 1 and schedule "linear" or "cubic". Received: {steps}, {schedule!r}.'
-        )
+    _check(retrain, steps, schedule)
     chosen = _without_blocks(options_of(options))
     making = {"layer_config_overrides": layer_config_overrides, "compensation": compensation, "verify": verify}
     channels = trace_for(model, chosen)
@@ -156,11 +175,29 @@ def iterative_prune(
             traced = channels if step.number == 1 else trace_for(step.start, chosen)
             decision = decide(traced, step.options(chosen, traced), statistic if step.number == 1 else None)
             pruned = decision.carry_out(**making).model
-            returned = retrain(pruned, step.number)
-            current = step.result = pruned if returned is None else returned
+            current = step.result = _trained(pruned, retrain(pruned, step.number), channels)
             if saved is not None:
                 saved.save(current, step.number)
         return current
+
+
+def _check(retrain: object, steps: object, schedule: object) -> None:
+    whole = isinstance(steps, (int, np.integer)) and not isinstance(steps, bool) and steps >= 1
+    if not whole or schedule not in ("linear", "cubic") or not callable(retrain):
+        raise PlanError(
+            'iterative_prune: expected a function retrain(pruned, step), a whole number of steps >= 1, and schedule "linear" or '
+            f'"cubic". Received: {retrain!r}, {steps!r}, {schedule!r}.'
+        )
+
+
+def _trained(pruned: Any, returned: object, channels: ChannelGraph) -> Any:
+    """The model that `retrain` leaves: the one that it returned, or else the one that it was given."""
+    # What `fit` returns, of either Keras: a training in place.
+    if returned is None or type(returned).__name__ == "History":
+        return pruned
+    if not isinstance(returned, channels.graph.family.namespace().Model):
+        raise PlanError(f"iterative_prune: expected retrain to return a model, or nothing. Received: {returned!r}.")
+    return returned
 
 
 def _without_blocks(options: Options) -> Options:

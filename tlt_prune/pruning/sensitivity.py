@@ -131,6 +131,9 @@ def sensitivity(
     """
     if not len(ratios) or not all(0 < r < 1 for r in ratios) or list(ratios) != sorted(set(ratios)):
         raise PlanError(f"sensitivity: expected ascending ratios between 0 and 1. Received: {list(ratios)}.")
+    budget = next((name for name in BUDGETS if options.get(name) is not None), None)
+    if budget is not None:
+        raise PlanError(f"sensitivity: expected no budget, but ratios=. Received: {budget}={options[budget]!r}.")  # type: ignore[literal-required]
     chosen: Options = options_of({**options, **dict.fromkeys(BUDGETS), "ratio": 0.5})
     channels = trace_for(model, chosen)
     name, function = metric_of(metric)

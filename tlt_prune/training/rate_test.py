@@ -84,8 +84,10 @@ def find_peak_rate(model: keras.Model, batches: Sequence[Any]) -> RateTest:
         TrainingError: the loss of the untouched model is not finite.
     """
     with unchanged(model):
-        # With the rate at 0: the same sums, and batch statistics as in training.
-        before = np.array([_loss(model, batch, 0.0) for batch in batches])
+        # With the rate at 0: the same sums, and batch statistics as in training. Few batches come again and again.
+        once = {id(batch): batch for batch in batches}
+        losses_before = {key: _loss(model, batch, 0.0) for key, batch in once.items()}
+    before = np.array([losses_before[id(batch)] for batch in batches])
     if not np.isfinite(before).all():
         raise TrainingError(f"The loss is {before[~np.isfinite(before)][0]} before any training. Expected a finite number.")
     rates = np.geomspace(_LOWEST, _HIGHEST, len(batches))

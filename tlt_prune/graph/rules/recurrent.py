@@ -128,8 +128,14 @@ def _couple_states(call: CallTrace, states: Iterable[Labels], rest: tuple[Labels
 def bidirectional(call: CallTrace, x: Labels, *rest: Labels) -> Any:
     op = call.op
     kind = type(op.forward_layer).__name__
-    if not hasattr(op.forward_layer, "cell") or hasattr(op.forward_layer, "filters") or rest:
-        return call.freeze_all([x, *rest], f"Bidirectional around {kind}, or with initial states")
+    if not hasattr(op.forward_layer, "cell") or hasattr(op.forward_layer, "filters"):
+        return call.freeze_all([x, *rest], f"Bidirectional around {kind}")
+    masks = {*call.given("mask")}
+    if any(i not in masks for i in range(1, 1 + len(rest))):
+        return call.freeze_all([x, *rest], "initial states of Bidirectional")
+    for labels in rest:
+        if varying_axes(labels):
+            call.freeze(labels, "mask of a recurrent layer")
     # tf_keras has one configuration for both directions, which then keep the same number of units.
     second = "backward_layer" if "backward_layer" in op.get_config() else "layer"
     merged = 2 if op.merge_mode is None else 1
@@ -140,7 +146,7 @@ def bidirectional(call: CallTrace, x: Labels, *rest: Labels) -> Any:
         sizes = tree.flatten(half.cell.state_size)[:n_states]
         widths.append(int(half.cell.output_size))
         shapes: list[Shape] = [(*first[:-1], widths[-1]), *((first[0], size) for size in sizes)]
-        halves.append(call.inside(half, [x], call.in_shapes, shapes, config=(entry, "config"), part=name))
+        halves.append(call.inside(half, [x], call.in_shapes[:1], shapes, config=(entry, "config"), part=name))
     states = [state for half in halves for state in half[1:]]
     return [*_merged(call, [half[0] for half in halves], widths), *states]
 

@@ -85,7 +85,7 @@ class _Gradients(TakesData):
         with progress(len(small), f"{name} on {self.used}") as advance:
             for x, y in small:
                 change = np.zeros(network.channels.n_labels)
-                for row, weight, gradient in zip(rows, weights, gradients(x, y), strict=True):
+                for row, weight, gradient in zip(rows, weights, _of_batch(gradients, x, y, name), strict=True):
                     product = np.asarray(gradient, dtype=np.float64).reshape(row.shape) * weight
                     for axis, labels in row.axes:
                         others = tuple(i for i in range(product.ndim) if i != axis)
@@ -238,6 +238,21 @@ def _mean_loss(loss: Callable[[Any, Any], list[Any]], family: str, name: str) ->
         return sum(mean(value) for value in values)
 
     return mean_loss
+
+
+def _of_batch(gradients: Callable[[Any, Any], list[Any]], x: object, y: object, name: str) -> list[Any]:
+    try:
+        return gradients(x, y)
+    except PlanError:
+        raise
+    # Of a backend, such as TensorFlow's of a label beyond the last class; each has types of its own.
+    except Exception as error:
+        # TensorFlow tells where it was before it tells what.
+        told = [line.strip() for line in str(error).splitlines() if line.strip() and "{{node" not in line]
+        raise PlanError(
+            f"criterion {name}: the loss cannot be computed: {told[-1][:200] if told else type(error).__name__} Expected labels "
+            "and a loss that fit the model's outputs."
+        ) from error
 
 
 def _tensorflow() -> types.ModuleType:

@@ -24,6 +24,7 @@ def copy_compile_state(old: KerasModel, new: KerasModel, family: Family) -> None
     try:
         if is_keras_class(_definer(type(new), "compile")):
             new.compile(**{key: _fresh(value, family) for key, value in arguments.items()})
+            _copy_exclusions(old, new)
             family.build_optimizer(new)
         else:
             new.compile_from_config(old.get_compile_config())
@@ -34,6 +35,22 @@ def copy_compile_state(old: KerasModel, new: KerasModel, family: Family) -> None
             "Call compile() on it.",
             stacklevel=2,
         )
+
+
+def _copy_exclusions(old: Any, new: Any) -> None:
+    """What an optimizer spares from weight decay, which its configuration does not say."""
+    optimizer: Any = getattr(old, "optimizer", None)
+    copy: Any = getattr(new, "optimizer", None)
+    while hasattr(optimizer, "_use_weight_decay") and hasattr(copy, "exclude_from_weight_decay"):
+        spared = {_path(v) for v in old.trainable_variables if not optimizer._use_weight_decay(v)}
+        if spared:
+            copy.exclude_from_weight_decay([v for v in new.trainable_variables if _path(v) in spared])
+        # Where a loss is scaled, the optimizer that trains is inside.
+        optimizer, copy = getattr(optimizer, "inner_optimizer", None), getattr(copy, "inner_optimizer", None)
+
+
+def _path(variable: Any) -> str:
+    return str(getattr(variable, "path", variable.name))
 
 
 def _definer(cls: type, name: str) -> type:

@@ -34,6 +34,7 @@ from tlt_prune.graph import (
     kept_shape,
     matches,
     nearest_name,
+    producing_layer,
 )
 from tlt_prune.graph.channel_graph import edited_arguments, edits_by_target
 from tlt_prune.graph.classes import patched
@@ -153,6 +154,8 @@ class _Rewriter:
     def _functional(self, graph: Graph) -> Any:
         inputs = [layer.output if layer is not None else tensor for layer, tensor in self._inputs(graph)]
         outputs = self._outputs(graph, inputs, inputs[0])
+        if not graph.opened:
+            outputs = [self._named(*pair) for pair in zip(outputs, graph.model.outputs, strict=True)]
         parts = {
             "inputs": tree.pack_sequence_as(graph.inputs, inputs),
             "outputs": tree.pack_sequence_as(graph.outputs, outputs),
@@ -162,6 +165,13 @@ class _Rewriter:
             # What a subclassed model does, as a functional one.
             return self._family.namespace().Model(**parts)
         return same_class(graph.model, self._family, self._family.namespace().Model, parts)
+
+    def _named(self, output: Any, original: Any) -> Any:
+        """An output under the name of the layer that made it: losses and labels in dictionaries go by that."""
+        name = producing_layer(original).name
+        if producing_layer(output).name == name:
+            return output
+        return self._family.namespace().layers.Identity(name=name)(output)
 
     def _outputs(self, graph: Graph, inputs: Sequence[Any], like: Any) -> list[Any]:
         """The outputs of a graph that is called on symbolic tensors; `like` is any that has a batch axis."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import pathlib
+import warnings
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any, Protocol
@@ -38,7 +39,8 @@ class Batches(Sequence[Batch]):
 
     Args:
         data: arrays `x` or `(x, y)` (structures of them for several inputs), a `tf.data.Dataset`, a `keras.utils.PyDataset`, a
-            generator or another iterable of batches `x`, `(x, y)` or `(x, y, weights)`. Weights are ignored.
+            generator or another iterable of batches `x`, `(x, y)` or `(x, y, weights)`. Weights are ignored; a warning says so
+            where labels count and the weights differ.
         graph: of the model that the data is for: shapes are checked against its inputs.
         steps: batches to read; None for all. An endless generator needs it.
         batch_size: of arrays.
@@ -64,10 +66,11 @@ class Batches(Sequence[Batch]):
         _check_count(batch_size, "batch_size", what)
         if steps is None and _is_endless(data):
             raise PlanError(f"{what}: the data has no end. Expected steps=, the batches to read, or a dataset without repeat().")
-        sized, size = _has_size(data), 0
+        sized, size, weighted = _has_size(data), 0, False
         try:
             for raw in itertools.islice(_raw(data, batch_size), steps):
                 x, y = _split(raw)
+                weighted = weighted or (labeled and _has_different_weights(raw))
                 x = _checked(_in_structure(x, graph), graph, what)
                 if labeled and y is None:
                     raise PlanError(f"{what} needs labels. Expected data of (x, y). Received inputs only.")
@@ -87,6 +90,8 @@ class Batches(Sequence[Batch]):
             ) from error
         if not len(self):
             raise PlanError(f"{what}: {_why_empty(data)}")
+        if weighted:
+            warnings.warn(f"{what}: the data's sample weights are ignored: every example counts alike.", stacklevel=2)
         _remember(data, what)
 
     def __len__(self) -> int:
@@ -232,6 +237,11 @@ def _split(raw: object) -> tuple[Any, Any]:
     if not isinstance(raw, tuple):
         return raw, None
     return raw[0], raw[1] if len(raw) > 1 else None
+
+
+def _has_different_weights(raw: object) -> bool:
+    weights = tree.flatten(raw[2]) if isinstance(raw, tuple) and len(raw) > 2 else []
+    return any(np.ptp(_array(x)) > 0 for x in weights if x is not None)
 
 
 def _array(value: object) -> NDArray[Any]:

@@ -131,7 +131,7 @@ def grouping(channels: ChannelGraph, statistic: FilterScores, options: Options, 
     free[list(frozen)] = False
     number, members = channels.grouped(free)
     layers = _layers(channels, number, len(members))
-    special = _layer_options(channels, options)
+    special = layer_options_by_name(channels, options)
     kinds = {p.name: _kind(p.call.op) for p in channels.producers}
     groups = []
     for each, made_by in zip(members, layers, strict=True):
@@ -201,7 +201,7 @@ def _layers(channels: ChannelGraph, number: Labels, n_groups: int) -> list[list[
     return layers
 
 
-def _layer_options(channels: ChannelGraph, options: Options) -> dict[str, LayerOptions]:
+def layer_options_by_name(channels: ChannelGraph, options: Options) -> dict[str, LayerOptions]:
     """Producer name -> what is decided otherwise there; of several patterns, later ones override."""
     by_name: dict[str, LayerOptions] = {}
     for pattern, special in options.layer_options.items():
