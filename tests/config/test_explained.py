@@ -13,6 +13,7 @@ from scripts import run
 from tlt_prune.config import Spec, load_spec
 from tlt_prune.config.explained import explained, meanings, section_of, values, written_fields
 from tlt_prune.config.options import Options
+from tlt_prune.config.yaml_texts import parse_yaml
 from tlt_prune.detection.explained import key_meanings
 from tlt_prune.detection.messages import message_fields
 
@@ -92,3 +93,13 @@ def test_bash_completes_the_flags() -> None:
     script = f"{out}complete -p tlt-prune && compgen -W '{words[1]}' -- --pruning_gr"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [out.strip(), "--pruning_granularity"]
+
+
+@pytest.mark.parametrize("name", ["multitask_digits", "crowns"])
+def test_sections_of_a_task_are_printed(name: str, root: pathlib.Path) -> None:
+    path = root / f"specs/{name}.yaml"
+    out, _ = run("train", "-e", path, "--print_spec")
+    given, printed = parse_yaml(path.read_text("utf-8")), parse_yaml(out)
+    own = [key for key in given if key.endswith("_config")]
+    assert own
+    assert {key: printed[key] for key in own} == {key: given[key] for key in own}

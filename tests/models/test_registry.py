@@ -84,3 +84,11 @@ def test_specs_know_the_names_before_the_models_are_imported() -> None:
     assert all("_" in x for x in models.names()[len(known) :])
     with pytest.raises(SpecError, match=r"Did you mean 'resnet1.*num_epochs"):
         spec_from_dict({"model": {"backbone": "resnet_11"}, "train": {"num_epochs": 0}})
+
+
+def test_tasks_of_any_name_have_layers_of_their_own() -> None:
+    tasks = {"main color": 3, "größe": 2, "main_color": 4}
+    model = models.build("multitask_resnet10", (16, 16, 3), tasks, width=0.125)
+    # In the order of the tasks' names.
+    assert model.output_names == ["gr__e", "main_color_1", "main_color_2"]
+    assert [x.shape[-1] for x in model.outputs] == [2, 3, 4]

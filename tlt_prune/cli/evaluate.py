@@ -33,7 +33,7 @@ def main(argv: list[str]) -> None:
     task = common.load_task(argv, _OPTIONS.overrides())
     spec = task.spec
     path = common.required(spec.evaluate.model_path, "evaluate.model_path", "-m")
-    name = re.sub(r"[^A-Za-z0-9_-]+", "_", path).strip("_")
+    name = re.sub(r"[^\w-]+", "_", path).strip("_")
     folder = pathlib.Path(FLAGS.output_dir or f"{spec.results_dir}/evaluate/{name}")
     extras.require("train", "tlt-evaluate")
     inputs = {**common.inputs_of(task), "evaluate.model_path (-m)": path}

@@ -15,7 +15,7 @@ from tlt_prune.data.mask_pipeline import (
     scores_said,
 )
 from tlt_prune.data.masks import MaskClasses, MaskSplit, listed_pictures, load_masks, mask_classes
-from tlt_prune.data.pictures import SUFFIXES, by_name, named_pictures, open_picture, picture_files, picture_name
+from tlt_prune.data.pictures import SUFFIXES, by_name, files_below, named_pictures, open_picture, picture_files, picture_name
 from tlt_prune.data.pipeline import (
     BatchOrder,
     Pipeline,
@@ -56,6 +56,7 @@ __all__ = [
     "epochs_of",
     "evaluation_pipeline",
     "example_of",
+    "files_below",
     "label_counts",
     "listed_pictures",
     "load_masks",

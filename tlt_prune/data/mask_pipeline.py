@@ -111,11 +111,12 @@ def _loader(split: MaskSplit) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tenso
 def _finished(
     split: MaskSplit, dataset: Dataset, layout: MaskLayout, pictures: tf.Tensor, masks: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """The model's input, and what its output is compared with: one-hot classes, zeros where there is none."""
+    """The model's input, and what its output is compared with: one-hot classes, zeros where there is none; with one channel
+    the class, 0 or 1, and -1 where there is none."""
     height, width = layout.size
     top, left = (split.form.height - height) // 2, (split.form.width - width) // 2
     masks = masks[:, top : top + height, left : left + width]
-    targets = tf.cast(masks == 1, tf.float32)[..., None] if layout.one_channel else tf.one_hot(masks, len(split.classes.names))
+    targets = tf.cast(masks, tf.float32)[..., None] if layout.one_channel else tf.one_hot(masks, len(split.classes.names))
     x = preprocess(pictures, dataset, layout.channels_first, split.form.depth)
     return x, tf.transpose(targets, (0, 3, 1, 2)) if layout.outputs_first else targets
 

@@ -35,11 +35,14 @@ class MaskClasses:
         names: in the order of the model's channels.
         ids: value in a mask -> index of its class.
         others: index of the class of all other values; -1 for none.
+        values: for each class the value that stands for it in a mask that is written; of those that belong to it, the one of the
+            entry that names it.
     """
 
     names: tuple[str, ...]
     ids: Mapping[int, int]
     others: int = VOID
+    values: tuple[int, ...] = ()
 
     def indices(self, mask: NDArray[np.integer[Any]]) -> NDArray[np.int32]:
         """The class of every pixel."""
@@ -80,7 +83,15 @@ def mask_classes(targets: Sequence[Mapping[str, Any]]) -> MaskClasses:
         index = names.index(first[ids[target]])
         if found.setdefault(ids[name], index) != index:
             raise DataError(f"target_classes: label_id {ids[name]} belongs to {names[found[ids[name]]]} and to {names[index]}.")
-    return MaskClasses(tuple(names), found)
+    return MaskClasses(tuple(names), found, values=tuple(_written(ids[name], i, found) for i, name in enumerate(names)))
+
+
+def _written(own: int, index: int, found: Mapping[int, int]) -> int:
+    # A value below 0 is no pixel's: then one that another entry has for the class, or else one that no entry has.
+    if own >= 0:
+        return own
+    others = [value for value, i in found.items() if i == index and value >= 0]
+    return min(others) if others else next(x for x in (255, *range(_LARGEST_ID + 1)) if x not in found)
 
 
 @dataclasses.dataclass(frozen=True)

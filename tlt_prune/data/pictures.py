@@ -7,7 +7,7 @@ import math
 import os
 import pathlib
 import warnings
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ except ImportError:
     extras.require("train", "tlt_prune.data", "PIL")
     raise
 
-SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".tif", ".tiff"))
+SUFFIXES = frozenset((".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".pnm", ".tif", ".tiff"))
 # The formats of these suffixes alone: Pillow would start another program for a PostScript file that is called .png.
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 # Pillow's own limit, above which it refuses to decode; at half of it, it warns, which nobody can act upon.
@@ -31,17 +31,37 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 def list_pictures(path: pathlib.Path, suffixes: Iterable[str] = SUFFIXES) -> list[pathlib.Path]:
-    """Picture files below a folder, in name order; or the file itself.
+    """Picture files below a folder, in name order; or the file itself. What is hidden, by a name with a dot, is left out, such as
+    the copies of a notebook; links to folders are followed.
 
     Raises:
-        DataError: a name is not in UTF-8.
+        DataError: a name is not in UTF-8, or a link leads to a folder that holds it.
     """
     if path.is_file():
         return [check_name(path)]
     wanted = frozenset(suffixes)
-    # rglob does not follow links to folders: one that points upwards would not end.
-    pictures = (x for x in path.rglob("*") if x.suffix.lower() in wanted and not x.name.startswith(".") and x.is_file())
-    return [check_name(x) for x in sorted(pictures)]
+    return [check_name(x) for x in sorted(files_below(path)) if x.suffix.lower() in wanted and x.is_file()]
+
+
+def files_below(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """What is below a folder and not hidden, but for the folders themselves; links to folders are followed.
+
+    Raises:
+        DataError: a link leads to a folder that holds it.
+    """
+    for place, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [x for x in folders if not x.startswith(".")]
+        for name in folders:
+            inner = pathlib.Path(place, name)
+            if inner.is_symlink() and _is_inside(pathlib.Path(place), folder, inner.resolve()):
+                raise DataError(f"{shown(inner)} is a link to {shown(inner.resolve())}, which holds it. Remove the link.")
+        yield from (pathlib.Path(place, x) for x in names if not x.startswith("."))
+
+
+def _is_inside(place: pathlib.Path, top: pathlib.Path, outer: pathlib.Path) -> bool:
+    """Whether `place`, or a folder that led there from `top`, is in the folder `outer`."""
+    way = [place, *(x for x in place.parents if x.is_relative_to(top))]
+    return any(x.resolve().is_relative_to(outer) for x in way)
 
 
 def named_pictures(folder: pathlib.Path, suffixes: Collection[str] = SUFFIXES) -> dict[str, pathlib.Path]:

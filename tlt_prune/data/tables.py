@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import io
 import pathlib
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -85,16 +87,16 @@ def load_table(
     files = _files(frame, pathlib.Path(pictures), path)
     labels = np.full((len(frame), len(wanted)), UNKNOWN, np.int64)
     for i, (task, names) in enumerate(wanted.items()):
-        number = {name: k for k, name in enumerate(names)}
+        number = {_key(name): k for k, name in enumerate(names)}
         for row, value in enumerate(frame.iloc[:, 1 + columns.index(task)]):
             if pd.isna(value):
                 continue
-            if str(value) not in number:
+            if _key(value) not in number:
                 raise DataError(
                     f"{path}: the picture {shown(files[row])} has {shown(task)}={shown(str(value))}. Expected one of "
                     f"{', '.join(map(shown, names[:10]))}, the classes that the model is trained on."
                 )
-            labels[row, i] = number[str(value)]
+            labels[row, i] = number[_key(value)]
     names_of_pictures = tuple(str(x) for x in frame.iloc[:, 0])
     return MultitaskSplit(kept_or_stored(PictureFiles(files), form), labels, class_titles(wanted), wanted, names_of_pictures)
 
@@ -102,11 +104,12 @@ def load_table(
 def _read(path: pathlib.Path) -> pd.DataFrame:
     try:
         # Words such as "None" and "NA" are classes; only an empty cell is none.
-        text = read_text(path)
+        text = read_text(path, 2**30)
         with warnings.catch_warnings():
             # It would leave out cells that have no column.
             warnings.simplefilter("error", pd.errors.ParserWarning)
-            frame = pd.read_csv(io.StringIO(text), keep_default_na=False, na_values=[""], index_col=False).convert_dtypes()
+            # As text: what a number is would depend on the other rows.
+            frame = pd.read_csv(io.StringIO(text), keep_default_na=False, na_values=[""], index_col=False, dtype="string")
     except OSError as error:
         raise DataError(f"Cannot read the table {path}: {error.strerror}.") from error
     except TextError as error:
@@ -115,14 +118,24 @@ def _read(path: pathlib.Path) -> pd.DataFrame:
         raise DataError(f"Cannot read {path} as CSV: {first_line(error, 150)}.") from error
     if len(frame.columns) < 2 or not len(frame):
         raise DataError(f"{path}: expected a column of file names, a column for each task, and a row for each picture.")
+    for column in frame.columns[1:]:
+        stripped = frame[column].str.strip()
+        frame[column] = stripped.mask(stripped == "")
+    # As they are written: pandas counts those that come twice.
+    names = [x.strip() for x in next(csv.reader(io.StringIO(text)))]
+    twice = [x for x in names if names.count(x) > 1]
+    if twice:
+        raise DataError(f"{path}: expected a column for each task. {shown(twice[0])} comes twice.")
+    frame.columns = pd.Index(names)
     return frame
 
 
 def _tasks(frame: pd.DataFrame, columns: Sequence[str], path: object) -> dict[str, tuple[str, ...]]:
     found = {}
     for task in sorted(columns):
-        values = frame.iloc[:, 1 + list(columns).index(task)].dropna().unique()
-        found[task] = tuple(str(x) for x in sorted(values, key=_rank))
+        # Of numbers that are equal, 1 and 1.0, the first way of writing it.
+        values = {_key(x): str(x) for x in reversed(frame.iloc[:, 1 + list(columns).index(task)].dropna().tolist())}
+        found[task] = tuple(values[key] for key in sorted(values))
         if len(found[task]) < 2:
             raise DataError(
                 f"{path}: the task {shown(task)} has the classes {', '.join(map(shown, found[task])) or 'none'}. Expected two or "
@@ -131,10 +144,13 @@ def _tasks(frame: pd.DataFrame, columns: Sequence[str], path: object) -> dict[st
     return found
 
 
-def _rank(value: Any) -> tuple[bool, float, str]:
-    """Numbers by their value, before text."""
-    is_text = isinstance(value, str)
-    return is_text, 0.0 if is_text else float(value), str(value)
+def _key(value: object) -> tuple[bool, float, str]:
+    """What a cell is known by: a number by its value, before text."""
+    text = str(value)
+    # Not what float() takes besides: "nan", "1_000", numbers with a leading zero, which are names.
+    if re.fullmatch(r"[+-]?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?", text):
+        return False, float(text), ""
+    return True, 0.0, text
 
 
 def _files(frame: pd.DataFrame, folder: pathlib.Path, path: object) -> list[pathlib.Path]:

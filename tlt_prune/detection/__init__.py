@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tlt_prune.detection.kitti import label_line
     from tlt_prune.detection.reading import fitted
     from tlt_prune.detection.schedules import EarlyStoppingAnnealing, soft_start_annealing
-    from tlt_prune.detection.splits import read_splits
+    from tlt_prune.detection.splits import held_out_files, read_splits
     from tlt_prune.detection.targets import Rasterizer
     from tlt_prune.detection.training import AutoWeighting, objective
 
@@ -47,6 +47,7 @@ __all__ = [
     "convert_kitti",
     "evaluate_detector",
     "fitted",
+    "held_out_files",
     "label_line",
     "objective",
     "output_layout",
@@ -80,7 +81,7 @@ __getattr__, __dir__ = lazy_face(
         "kitti": ("label_line",),
         "reading": ("fitted",),
         "schedules": ("EarlyStoppingAnnealing", "soft_start_annealing"),
-        "splits": ("read_splits",),
+        "splits": ("held_out_files", "read_splits"),
         "targets": ("Rasterizer",),
         "training": ("AutoWeighting", "objective"),
     },

@@ -75,7 +75,8 @@ class Curve:
         precision, recall = self.precision, self.recall
         best = np.maximum.accumulate(precision[::-1])[::-1]
         if mode == "SAMPLE":
-            first = np.searchsorted(recall, np.linspace(0, 1, 11))
+            # Three of ten are .3, and not less than the fourth of eleven levels.
+            first = np.searchsorted(recall, np.linspace(0, 1, 11) - (0.0 if compatible else 1e-9))
             return float(np.mean([best[i] if i < len(best) else 0.0 for i in first]))
         levels, first = np.unique(recall, return_index=True)
         if compatible:

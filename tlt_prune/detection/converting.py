@@ -13,6 +13,7 @@ import tensorflow as tf
 from tlt_prune.config import nfc, read_lines, shown
 from tlt_prune.data import Conversion, example_of, named_pictures, open_picture
 from tlt_prune.detection.kitti import Label, parse_labels, shards
+from tlt_prune.detection.reading import label_files
 from tlt_prune.detection.splits import folds_of, sample_modifier, suffixes_of
 from tlt_prune.errors import DataError, SpecError
 from tlt_prune.io import checksums, files, progress
@@ -85,7 +86,8 @@ def convert_kitti(
         folds = [fold if i == validation_fold else modifier(fold, labels, modified) for i, fold in enumerate(folds)]
     plan = dict(_planned(kitti, output.name, folds))
     listing = listing_of(output)
-    sources = [pictures.values(), [texts / f"{name}.txt" for name in pictures]]
+    written = label_files(texts)
+    sources = [pictures.values(), [written[name] for name in pictures]]
     identity = {"plan": plan, "tao": tao, "files": [checksums.of_files_on_disk(map(str, x)) for x in sources]}
     with files.claimed([listing], "converting to"):
         conversion = Conversion.begun(listing, checksums.of_settings(identity))
@@ -103,11 +105,12 @@ def convert_kitti(
 
 def _labels(pictures: Mapping[str, pathlib.Path], folder: pathlib.Path) -> tuple[dict[str, list[Label]], int]:
     """(name of a picture -> its objects, number of boxes that were left out)."""
-    found, dropped = {}, 0
+    found, dropped, written = {}, 0, label_files(folder)
     for name in pictures:
-        path = folder / f"{name}.txt"
-        if not path.is_file():
-            raise DataError(f"{shown(path)}: expected a label file for every picture (empty where there is no object).")
+        path = written.get(name)
+        if path is None:
+            missing = f"{shown(folder / name)}.txt"
+            raise DataError(f"{missing}: expected a label file for every picture (empty where there is no object).")
         found[name], others = parse_labels("\n".join(read_lines(path)), str(path))
         dropped += len(others)
     return found, dropped

@@ -188,14 +188,15 @@ def training_batches(
 
 def _uniform_order(split: BoxSplit, seed: tf.Tensor) -> tf.Tensor:
     """As many places as there are pictures: a source drawn for each, and its pictures in a random order, over and over."""
-    n, count = len(split), int(split.sources.max()) + 1
-    drawn = tf.random.stateless_uniform([n], seed, 0, count, tf.int32)
+    # A source may have no picture here.
+    n, present = len(split), np.unique(split.sources)
+    drawn = tf.random.stateless_uniform([n], seed, 0, len(present), tf.int32)
     order = tf.zeros([n], tf.int32)
-    for source in range(count):
+    for place, source in enumerate(present.tolist()):
         members = np.flatnonzero(split.sources == source).astype(np.int32)
         keys = tf.random.stateless_uniform([math.ceil(n / len(members)), len(members)], tf.stack([seed[0] + source + 1, seed[1]]))
         line = tf.gather(members, tf.reshape(tf.argsort(keys, axis=1), [-1]))
-        mine = tf.equal(drawn, source)
+        mine = tf.equal(drawn, place)
         order = tf.where(mine, tf.gather(line, tf.maximum(tf.cumsum(tf.cast(mine, tf.int32)) - 1, 0)), order)
     return order
 

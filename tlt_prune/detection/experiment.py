@@ -53,6 +53,18 @@ def canvas(spec: Message) -> Canvas:
     return Canvas(x.output_image_width, x.output_image_height, crop, (x.scale_width, x.scale_height))
 
 
+def check_canvas(spec: Message) -> None:
+    """Raises SpecError where pictures are to be cropped or scaled by a factor: they are resized as a whole, boxes with them."""
+    x, found = spec.augmentation_config.preprocessing, canvas(spec)
+    whole = (0, 0, x.output_image_width, x.output_image_height)
+    if (any(found.crop) and found.crop != whole) or any(scale not in (0.0, 1.0) for scale in found.scale):
+        raise SpecError(
+            "augmentation_config.preprocessing: pictures are resized as a whole to output_image_width x output_image_height; a "
+            "crop or a scale is not applied here. Expected crop_left, crop_top, crop_right and crop_bottom of 0, or the whole "
+            f"output, and scale_width and scale_height of 0. Received: crop {found.crop}, scale {found.scale}."
+        )
+
+
 def channels(spec: Message) -> int:
     """Of pictures."""
     return int(spec.augmentation_config.preprocessing.output_image_channel or 3)

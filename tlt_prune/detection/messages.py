@@ -158,7 +158,14 @@ def from_file(path: str | pathlib.Path, kind: str = "train") -> Message:
 def is_of_converter(path: pathlib.Path) -> bool:
     """Whether a file is the spec of the toolkit's converter, by its text."""
     try:
-        return any(re.match(r"(kitti|coco)_config\b", line.strip()) for line in read_lines(path))
+        # Elsewhere it is a part of a whole spec: dataset_export_config { kitti_config { ... } }.
+        depth = 0
+        for line in read_lines(path):
+            text = line.partition("#")[0]
+            if depth == 0 and re.match(r"\s*(kitti|coco)_config\b", text):
+                return True
+            depth += text.count("{") - text.count("}")
+        return False
     except (OSError, DataError):
         return False
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tlt_prune.config import nfc, read_json, read_lines, shown
-from tlt_prune.data import SUFFIXES, by_name, named_pictures, open_picture, picture_name
+from tlt_prune.data import SUFFIXES, by_name, files_below, named_pictures, open_picture, picture_name
 from tlt_prune.detection.dataset import Array, BoxSplit, Resize, check_size, large_enough, stretched_as_tf1
 from tlt_prune.detection.kitti import Label, parse_labels
 from tlt_prune.detection.masks import LabelFilter
@@ -124,7 +124,7 @@ def load_kitti(
     missing = [name for name in chosen if name not in found]
     if missing:
         raise DataError(f"{folder}: there is no picture '{shown(missing[0])}', which was asked for.")
-    written = {nfc(x.relative_to(texts).with_suffix("").as_posix()): x for x in sorted(texts.rglob("*.txt"))}
+    written = label_files(texts)
     objects: dict[str, list[Label]] = {}
     for name in chosen:
         path = written.get(name)
@@ -135,7 +135,18 @@ def load_kitti(
             )
         kept, dropped = parse_labels("\n".join(read_lines(path)), str(path), needed=wanted.mapping.keys())
         objects[name] = [*kept, *dropped]
-    return _Reader(wanted, texts).split({name: found[name] for name in chosen}, objects)
+    split = _Reader(wanted, texts).split({name: found[name] for name in chosen}, objects)
+    alone = sorted(set(written) - set(found))
+    if not alone or names is not None:
+        return split
+    note = f"{texts}: {len(alone)} label files have no picture in {folder} and are left out, the first: {shown(alone[0])}.txt."
+    return dataclasses.replace(split, notes=(*split.notes, note))
+
+
+def label_files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
+    """Name of a picture -> its label file, below a folder."""
+    found = sorted(x for x in files_below(folder) if x.suffix == ".txt")
+    return {nfc(x.relative_to(folder).with_suffix("").as_posix()): x for x in found}
 
 
 def load_coco(
@@ -329,6 +340,9 @@ class _Reader:
             return None
         scaled = [value / factor[i % 2] for i, value in enumerate(box)]
         outside = scaled[0] >= w.size[0] or scaled[1] >= w.size[1] or scaled[2] <= 0 or scaled[3] <= 0
+        if w.resize == "smooth" and not outside:
+            # As detections and training end there: what lies beyond cannot be found.
+            return [min(max(value, 0.0), float(w.size[i % 2])) for i, value in enumerate(scaled)]
         if not outside or w.resize == "pad":
             return scaled
         if wanted:

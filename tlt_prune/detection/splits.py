@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tlt_prune.config import read_json, read_lines, shown
-from tlt_prune.data import SUFFIXES, picture_name
+from tlt_prune.data import SUFFIXES, named_pictures, picture_name
 from tlt_prune.detection import dataset, experiment
 from tlt_prune.detection.dataset import BoxSplit
 from tlt_prune.detection.kitti import SampleModifier, parse_labels, random_folds, sequence_folds
-from tlt_prune.detection.reading import load_coco, load_kitti, require_objects
+from tlt_prune.detection.reading import label_files, load_coco, load_kitti, require_objects
 from tlt_prune.detection.records import load_records, of_fold, record_files
 from tlt_prune.errors import DataError, SpecError
 
@@ -35,6 +35,7 @@ def read_splits(spec: Message, *, tao: bool = False) -> tuple[BoxSplit, BoxSplit
         DataError: the data is not as the spec says, or a part is empty.
         SpecError: the spec does not say where the data is, or says it twice.
     """
+    experiment.check_canvas(spec)
     config = spec.dataset_config
     converted = [x.kitti_config for x in spec.dataset_export_config]
     if len(converted) > 1:
@@ -59,6 +60,19 @@ def read_splits(spec: Message, *, tao: bool = False) -> tuple[BoxSplit, BoxSplit
             raise DataError(f"dataset_config: expected pictures for {what}. There are none.")
     require_objects(parts[0], experiment.mapping(spec))
     return parts
+
+
+def held_out_files(spec: Message, *, tao: bool = False) -> dict[str, pathlib.Path]:
+    """Name -> file of the validation pictures: see `read_splits`."""
+    config = spec.dataset_config
+    sources = [config.validation_data_source] if config.HasField("validation_data_source") else config.data_sources
+    folders = [pathlib.Path(x.image_directory_path) for x in sources]
+    converted = [x.kitti_config for x in spec.dataset_export_config]
+    folders += [pathlib.Path(x.root_directory_path) / x.image_dir_name for x in converted]
+    found: dict[str, pathlib.Path] = {}
+    for folder in dict.fromkeys(folders):
+        found |= named_pictures(folder) if folder.is_dir() else {}
+    return {name: found[name] for name in read_splits(spec, tao=tao)[1].names if name in found}
 
 
 def _options(spec: Message, tao: bool) -> dict[str, Any]:
@@ -86,8 +100,6 @@ def _source(spec: Message, source: Message, tao: bool) -> BoxSplit:
         suffixes = suffixes_of(spec.dataset_config.image_extension)
         folders = source.image_directory_path, source.label_directory_path
         return load_kitti(*folders, *where, **options, suffixes=suffixes)
-    if source.tfrecords_path:
-        raise DataError(f"dataset_config.data_sources.tfrecords_path: there are no records {shown(source.tfrecords_path)!r}.")
     raise SpecError(
         "dataset_config.data_sources: expected label_directory_path (KITTI's text files), coco_annotations_path, or "
         "tfrecords_path (the toolkit's records). The converter's spec may be given as dataset_export_config instead."
@@ -95,8 +107,17 @@ def _source(spec: Message, source: Message, tao: bool) -> BoxSplit:
 
 
 def _records(source: Message) -> list[pathlib.Path]:
-    """The record files of a source; none where it has annotations of COCO."""
-    return [] if source.coco_annotations_path or not source.tfrecords_path else record_files(source.tfrecords_path)
+    """The record files of a source; none where it has annotations of COCO, or names no records.
+
+    Raises:
+        DataError: there are none where it names some.
+    """
+    if source.coco_annotations_path or not source.tfrecords_path:
+        return []
+    found = record_files(source.tfrecords_path)
+    if not found:
+        raise DataError(f"dataset_config.data_sources.tfrecords_path: there are no records {shown(source.tfrecords_path)!r}.")
+    return found
 
 
 def _of_records(spec: Message, source: Message, files: list[pathlib.Path], tao: bool) -> BoxSplit:
@@ -157,8 +178,9 @@ def _folds(spec: Message, config: Message, tao: bool) -> tuple[BoxSplit, BoxSpli
     if spec.dataset_export_config[0].HasField("sample_modifier_config"):
         # By the classes of the files, which a split no longer has.
         modifier = sample_modifier(spec.dataset_export_config[0].sample_modifier_config)
-        texts = {name: "\n".join(read_lines(labels / f"{name}.txt")) for name in everything.names}
-        objects = {name: parse_labels(text, f"{labels}/{name}.txt", needed=())[0] for name, text in texts.items()}
+        written = label_files(labels)
+        texts = {name: "\n".join(read_lines(written[name])) for name in everything.names}
+        objects = {name: parse_labels(text, str(written[name]), needed=())[0] for name, text in texts.items()}
         training = [modifier(fold, objects, len(training)) for fold in training]
     return everything.part(itertools.chain(*training)), everything.part(folds[number])
 
@@ -190,7 +212,7 @@ def folds_of(config: Message, names: Sequence[str], seed: int, *, tao: bool) -> 
 
 
 def _sequences(path: pathlib.Path) -> Mapping[str, list[str]]:
-    found = read_json(path, "JSON, recording -> names of pictures")
+    found = read_json(path, "JSON, recording -> names of pictures", most=2**30)
     if not all(isinstance(x, list) for x in found.values()):
         raise DataError(f"{path}: expected JSON, recording -> names of pictures.")
     return found

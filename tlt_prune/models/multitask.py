@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import keras
@@ -38,7 +39,8 @@ def multitask(
     Args:
         base: the backbone, without a head; its input has a fixed size.
         backbone: its name.
-        classes: task -> number of its classes, at least 2. The task's name is that of its dense layer.
+        classes: task -> number of its classes, at least 2. The task's name is that of its dense layer; what is no letter, digit,
+            dot or hyphen becomes "_".
         dropout: share of the pooled features dropped while training.
         options: what all architectures share.
 
@@ -53,7 +55,11 @@ def multitask(
             f"Expected classes to be a mapping of tasks to their numbers of classes, 2 or more. Received: {classes!r}."
         )
     net = Net(options or ArchitectureOptions(use_bias=False), after=base)
-    heads = [_branch(net, base.outputs[0], task, classes[task], dropout) for task in sorted(classes)]
+    tasks = sorted(classes)
+    names = [re.sub(r"[^A-Za-z0-9._-]", "_", task) for task in tasks]
+    # A layer's name takes these only, and is its own.
+    names = [name if names.count(name) == 1 else f"{name}_{i}" for i, name in enumerate(names)]
+    heads = [_branch(net, base.outputs[0], name, classes[task], dropout) for name, task in zip(names, tasks, strict=True)]
     return keras.Model(base.inputs[0], heads, name=f"multitask_{base.name}")
 
 

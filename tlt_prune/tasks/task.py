@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tlt_prune.config import Spec, explained
+from tlt_prune.config.yaml_texts import dump_yaml
 from tlt_prune.errors import SpecError
 
 if TYPE_CHECKING:
@@ -120,7 +121,8 @@ class Task(abc.ABC):
 
     def explained(self) -> str:
         """The spec as YAML, with every key of this task and what it means."""
-        return explained(self.spec, without=("experiment",))
+        own = f"\n# What only this task reads.\n{dump_yaml(self.spec.experiment)}" if self.spec.experiment else ""
+        return explained(self.spec, without=("experiment",)) + own
 
     @property
     @abc.abstractmethod

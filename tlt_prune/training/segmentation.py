@@ -17,7 +17,8 @@ LossName = Literal["cross_entropy", "dice", "cross_dice_sum"]
 
 @keras.saving.register_keras_serializable(package="tlt_prune")
 class SegmentationLoss(keras.losses.Loss):
-    """A loss over pixels. A pixel without a class, zeros in the place of one-hot targets, does not count.
+    """A loss over pixels. A pixel without a class does not count: it is zeros in the place of one-hot targets, and -1 where the
+    output is one channel.
 
     Cross-entropy is the mean over pixels. Dice (Milletari et al., 2016, arXiv:1606.04797) is 1 - 2 sum(p t) / (sum p^2 + sum t^2)
     of each class over the pixels of a picture, and the mean over classes and pictures. With a teacher's logits beside the
@@ -58,8 +59,11 @@ class SegmentationLoss(keras.losses.Loss):
         channels = logits.shape[-1]
         teacher = None if targets.shape[-1] == channels else targets[..., channels:]
         targets = targets[..., :channels]
-        # With one channel, 0 is a class.
-        counted = ops.ones_like(targets[..., 0]) if self.one_channel else ops.cast(ops.any(targets > 0, axis=-1), "float32")
+        if self.one_channel:
+            counted = ops.cast(targets[..., 0] >= 0, "float32")
+            targets = ops.maximum(targets, 0.0)
+        else:
+            counted = ops.cast(ops.any(targets > 0, axis=-1), "float32")
         hard: Tensor = 0.0
         if self.kind != "dice":
             hard += self._cross_entropy(targets, logits, counted)

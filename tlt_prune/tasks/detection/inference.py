@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from tlt_prune.data import by_name, open_picture, picture_files
-from tlt_prune.detection import annotated, boxes_of, fitted, label_line, to_picture
+from tlt_prune.detection import annotated, boxes_of, fitted, held_out_files, label_line, to_picture
 from tlt_prune.io import files, places, say
 from tlt_prune.onnx import load_predictor
 from tlt_prune.tasks.detection.job import DetectionJob
@@ -31,9 +31,11 @@ def infer(job: DetectionJob, path: str, folder: pathlib.Path, inputs: Inputs) ->
 
 def _pictures(job: DetectionJob) -> dict[str, pathlib.Path]:
     """Name -> file of the pictures to detect objects in."""
-    source = job.spec.inference.image_dir or str(job.message.dataset_config.data_sources[0].image_directory_path)
-    root = pathlib.Path(source)
-    return by_name(((x.relative_to(root).as_posix() if root.is_dir() else x.name, x) for x in picture_files(source)), source)
+    source = job.spec.inference.image_dir
+    if source:
+        root = pathlib.Path(source)
+        return by_name(((x.relative_to(root).as_posix() if root.is_dir() else x.name, x) for x in picture_files(source)), source)
+    return held_out_files(job.message, tao=job.tao)
 
 
 def _detect(job: DetectionJob, path: str, folder: pathlib.Path, named: Mapping[str, pathlib.Path]) -> None:

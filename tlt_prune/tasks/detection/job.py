@@ -111,6 +111,7 @@ def read_job(spec: Spec, source: str) -> DetectionJob:
     message = messages.from_dict(spec.experiment, source)
     if message.compatibility not in ("", "tao"):
         raise SpecError(f"compatibility: expected '' or 'tao'. Received: {message.compatibility!r}.")
+    experiment.check_canvas(message)
     dataset.check_size(experiment.canvas(message).size)
     return DetectionJob(spec, message, message.compatibility == "tao")
 

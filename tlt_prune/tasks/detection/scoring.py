@@ -12,6 +12,7 @@ from tlt_prune.errors import ExportError, MissingPackageError
 from tlt_prune.io import files, say
 from tlt_prune.onnx import Predictor, latency_ms, load_predictor
 from tlt_prune.tasks.detection.job import DetectionJob
+from tlt_prune.tasks.steps.data import refuse_dataset_path
 from tlt_prune.tasks.steps.reports import cost_line, model_facts
 
 
@@ -46,6 +47,7 @@ def opened(job: DetectionJob, predictor: Predictor) -> tuple[Outputs, tuple[int,
 
 def evaluate(job: DetectionJob, path: str, folder: pathlib.Path) -> None:
     """Scores a detector on the held-out pictures, and writes its tables and curves."""
+    refuse_dataset_path(job.spec, "detection", "dataset_config.validation_data_source")
     predictor = load_predictor(path)
     outputs, output, one = opened(job, predictor)
     _, validation = job.splits()
@@ -72,4 +74,6 @@ def evaluate(job: DetectionJob, path: str, folder: pathlib.Path) -> None:
     if found.explained():
         say(found.explained())
     if "coco" in report:
-        say("   ".join(f"COCO {name} {100 * report['coco'][name]:.2f} %" for name in ("AP", "AP50", "AP75")))
+        said = {name: report["coco"][name] for name in ("AP", "AP50", "AP75")}
+        # Without an object there is nothing to be found.
+        say("   ".join(f"COCO {name} {'-' if x is None else f'{100 * x:.2f} %'}" for name, x in said.items()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,7 @@ def _classify(task: Task, path: str, folder: pathlib.Path, *, draw: bool) -> Non
     predictor = load_predictor(path)
     spec, form, first = agreed_format(task.spec, predictor)
     tasks = tasks_of(predictor)
-    names, batches = _pictures(task, form)
+    names, batches = _pictures(task, form, tasks)
     sheet: list[Any] = []
     answers: list[list[Any]] = [[] for _ in tasks]
     for pictures in batches:
@@ -55,12 +55,12 @@ def _classify(task: Task, path: str, folder: pathlib.Path, *, draw: bool) -> Non
         contact_sheet(folder / "contact_sheet.png", sheet, titles)
 
 
-def _pictures(task: Task, form: data.PictureFormat) -> tuple[list[str], Iterator[Any]]:
+def _pictures(task: Task, form: data.PictureFormat, tasks: Mapping[str, Sequence[str]]) -> tuple[list[str], Iterator[Any]]:
     """Names of the pictures and batches of them, made when asked for."""
     given, size = task.spec.inference.image_dir, task.spec.inference.batch_size
     if given:
         paths = data.picture_files(given)
         return [str(x) for x in paths], data.picture_batches(paths, form, size)
     tables = tables_of(task)
-    split = data.load_table(tables.val_csv_path, tables.image_directory_path, form)
+    split = data.load_table(tables.val_csv_path, tables.image_directory_path, form, tasks)
     return list(split.names), data.pictures_of(split, form, size)

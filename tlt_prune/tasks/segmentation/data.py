@@ -151,7 +151,7 @@ def classes_in(task: Task) -> MaskClasses:
     if task.spec.model.input_channels == 1:
         # Its gray pictures have masks of black and white, whatever the list says.
         names = classes.names if len(classes.names) == 2 else ("background", "foreground")
-        return MaskClasses(names, {value: int(value > 127) for value in range(256)}, 0)
+        return MaskClasses(names, {value: int(value > 127) for value in range(256)}, 0, (0, 255))
     return dataclasses.replace(classes, others=0)
 
 

@@ -51,7 +51,7 @@ def _segment(task: Task, path: str, folder: pathlib.Path, named: dict[str, pathl
     spec, form, first = agreed_format(task.spec, predictor)
     classes = classes_in(task)
     count = len(classes.names)
-    ids = np.array([min(value for value, index in classes.ids.items() if index == i) for i in range(count)])
+    ids = np.array(classes.values)
     layout = layout_of_predictor(predictor, count, form, first=first)
     fitting = fitting_of(task, form, layout)
 

@@ -16,6 +16,7 @@ from tlt_prune.onnx import latency_ms, load_predictor
 from tlt_prune.tasks.classification.pictures import agreed_format
 from tlt_prune.tasks.segmentation.data import classes_in, layout_of_predictor, load_part
 from tlt_prune.tasks.segmentation.drawing import tinted
+from tlt_prune.tasks.steps.data import refuse_dataset_path
 from tlt_prune.tasks.steps.figures import draw_confusion
 from tlt_prune.tasks.steps.reports import cost_line, model_facts
 from tlt_prune.tasks.task import Task
@@ -29,6 +30,7 @@ Predict = Callable[[Any], Any]
 
 def evaluate(task: Task, path: str, folder: pathlib.Path) -> None:
     """Writes precision, recall, F1 and IoU of each class, their means, and the confusion matrix over pixels."""
+    refuse_dataset_path(task.spec, "segmentation", "dataset_config.val_images_path and val_masks_path")
     predictor = load_predictor(path)
     spec, form, first = agreed_format(task.spec, predictor)
     names = predictor.info.classes if predictor.info is not None else classes_in(task).names
@@ -60,7 +62,7 @@ def confusion_of(predict: Predict, batches: Iterable[Any], layout: MaskLayout, c
 
 
 def _true(targets: NDArray[Any], layout: MaskLayout) -> NDArray[np.int64]:
-    """Classes of one-hot targets; -1 where there is none."""
+    """Classes of targets; -1 where there is none."""
     targets = np.moveaxis(targets, 1, -1) if layout.outputs_first else targets
     if layout.one_channel:
         return targets[..., 0].astype(np.int64)

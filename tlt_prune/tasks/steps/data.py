@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tlt_prune import extras
+from tlt_prune.config import Spec
 from tlt_prune.errors import MissingPackageError, SpecError
 from tlt_prune.io import say
 from tlt_prune.tasks.task import Task
@@ -16,6 +17,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tlt_prune.data import Stored
+
+
+def refuse_dataset_path(spec: Spec, task: str, instead: str) -> None:
+    """Raises SpecError where `evaluate.dataset_path` is given to a task that scores what other keys name."""
+    if spec.evaluate.dataset_path:
+        raise SpecError(
+            f"evaluate.dataset_path (-i): with `task: {task}`, {instead} names the held-out data. Expected none. Received: "
+            f"{spec.evaluate.dataset_path!r}."
+        )
 
 
 def has_examples(task: Task, *, required: bool) -> bool:
