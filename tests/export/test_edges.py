@@ -267,3 +267,25 @@ def test_engines_for_what_they_take(tmp_path: pathlib.Path) -> None:
     export.export_onnx(keras.Model(x, layers.Dense(4)(x)), tmp_path / "m.onnx", values(3, 5, 8))
     with pytest.raises(ExportError, match=r"has open sizes \(\?, 8\) that are not a picture's"):
         export.trtexec_command(tmp_path / "m.onnx", export.EngineOptions((12, 12)))
+
+
+def test_a_twin_computes_the_same_or_is_refused() -> None:
+    def of(activation: str) -> keras.Model:
+        x = keras.Input((8,))
+        return keras.Model(x, layers.Dense(4, activation=activation)(x))
+
+    for same in ("gelu", "silu", "relu6"):
+        assert q.to_tf_keras(of(same))[1] < 1e-6
+    with pytest.raises(UnsupportedModelError, match=r"differs by .* Expected at most 1e-03"):
+        q.to_tf_keras(of("hard_sigmoid"))
+    with pytest.raises(UnsupportedModelError, match="tf_keras has no activation 'celu'"):
+        q.to_tf_keras(of("celu"))
+    twin: Any = q.to_tf_keras(of("gelu"))[0]
+    with pytest.raises(ExportError, match="expected a Keras 3 model"):
+        export.export_onnx(twin, "x.onnx", values(3, 8))
+
+
+def test_what_litert_lacks_is_named(tmp_path: pathlib.Path) -> None:
+    x = keras.Input((5, 8))
+    with pytest.raises(ExportError, match="LiteRT has no operation for TensorFlow's TensorListReserve"):
+        export.export_litert(keras.Model(x, layers.LSTM(4)(x)), tmp_path / "m.tflite", values(4, 5, 8))

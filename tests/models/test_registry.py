@@ -92,3 +92,12 @@ def test_tasks_of_any_name_have_layers_of_their_own() -> None:
     # In the order of the tasks' names.
     assert model.output_names == ["gr__e", "main_color_1", "main_color_2"]
     assert [x.shape[-1] for x in model.outputs] == [2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("shape", "classes", "message"),
+    [((16, 16), 3, "input_shape"), ((16, 16, 0), 3, "input_shape"), ((16, 16, 3), 0, "classes"), ((16, 16, 3), 2.5, "classes")],
+)
+def test_sizes_that_are_none(shape: Any, classes: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=rf"'resnet10': expected {message} to be .* Received: "):
+        models.build("resnet10", shape, classes)

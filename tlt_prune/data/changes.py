@@ -65,6 +65,8 @@ def random_changes(images: tf.Tensor, augmentation: AugmentationConfig, key: tf.
 
 def _cropped(images: tf.Tensor, fraction: float, key: tf.Tensor, rows: Rows) -> tf.Tensor:
     """Padded with zeros by a share of their size and cut to it again, anywhere."""
+    if not fraction:
+        return images
     sizes = images.shape[1:3]
     margins = [max(1, round(size * fraction)) for size in sizes]
     padded = tf.pad(images, ((0, 0), *((m, m) for m in margins), (0, 0)))

@@ -243,7 +243,7 @@ def _check_sizes(split: BoxSplit, rows: Mapping[str, Mapping[str, object]], sour
     for name, factor in zip(split.names, split.factors, strict=True):
         stated = rows[name].get("width"), rows[name].get("height")
         real = tuple(round(a * b) for a, b in zip(split.size, factor, strict=True))
-        if all(isinstance(x, int) for x in stated) and stated != real:
+        if all(isinstance(x, (int, float)) for x in stated) and stated != real:
             turned = " It is turned by its EXIF entry: see ignore_exif_orientation." if stated == real[::-1] else ""
             raise DataError(
                 f"{source}: '{shown(name)}' is said to be {stated[0]} x {stated[1]}, but has {real[0]} x {real[1]} pixels."

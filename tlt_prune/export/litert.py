@@ -135,7 +135,7 @@ def _litert_bytes(model: keras.Model | tf_keras.Model, precision: str, ranges: S
                 return bytes(converter.convert())
         # The converter raises many types; the user gets one line.
         except Exception as error:
-            lacking = re.search(r"TF Select ops: ([^\n]+)", str(error))
+            lacking = re.search(r"TF Select ops: ([^\n]+)", str(error)) or re.search(r"fused\[\"(TensorList\w+)", str(error))
             reason = f"LiteRT has no operation for TensorFlow's {lacking[1]}" if lacking else first_line(error, 200)
             raise ExportError(f"TensorFlow cannot convert '{model.name}' to LiteRT: {reason}.") from error
 

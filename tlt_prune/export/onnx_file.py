@@ -112,6 +112,7 @@ def export_onnx(
     extras.require_tensorflow("export_onnx")
     extras.require("export", "Exporting to ONNX")
     path = pathlib.Path(path)
+    _check_family(model)
     check_stateless(model, "ONNX")
     arrays = _first(samples_of(model, samples), form.batch_size)
     last = _channels_last(model)
@@ -128,6 +129,14 @@ def export_onnx(
     with files.whole_file(path) as partial:
         partial.write_bytes(proto.SerializeToString())
     return error
+
+
+def _check_family(model: object) -> None:
+    if not isinstance(model, keras.Model):
+        kind = f"{type(model).__module__}.{type(model).__name__}"
+        raise ExportError(
+            f"export_onnx: expected a Keras 3 model; quantization.to_keras makes one of tf_keras. Received: {kind}."
+        )
 
 
 def _first(arrays: list[NDArray[Any]], batch_size: int | None) -> list[NDArray[Any]]:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import keras
+import numpy as np
 
 from tlt_prune.models.blocks import ArchitectureOptions, InputShape, Net, inputs
 
@@ -186,9 +187,10 @@ def build(
             architecture's own (`all_projections`, `use_pooling`, `alpha`...).
 
     Raises:
-        ValueError: no architecture has that name, or it lacks one of the options.
+        ValueError: no architecture has that name, or it lacks one of the options; a size is none.
     """
     key = _key(name)
+    _check_sizes(name, input_shape, classes)
     shared, rest = _split(options)
     network, backbone = _on_backbones().get(key, (None, key))
     try:
@@ -203,6 +205,17 @@ def build(
     except TypeError as error:
         fields = sorted(x.name for x in dataclasses.fields(ArchitectureOptions))
         raise ValueError(f"'{name}' does not take these options: {error}. Shared ones: {', '.join(fields)}.") from error
+
+
+def _check_sizes(name: str, input_shape: object, classes: object) -> None:
+    def whole(value: object) -> bool:
+        return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and int(value) > 0
+
+    sizes = list(input_shape) if isinstance(input_shape, (tuple, list)) else []
+    if len(sizes) != 3 or not all(x is None or whole(x) for x in sizes):
+        raise ValueError(f"'{name}': expected input_shape to be (height, width, channels). Received: {input_shape!r}.")
+    if not (classes is None or isinstance(classes, Mapping) or whole(classes)):
+        raise ValueError(f"'{name}': expected classes to be a whole number of at least 1, or None. Received: {classes!r}.")
 
 
 def _base(

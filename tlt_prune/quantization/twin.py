@@ -36,6 +36,9 @@ _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
 # Entries about initial weights, which are copied by value, and about how Keras 3 stores a layer.
 _LEFT_OUT = ("dtype", "build_config", "registered_name", "quantization_config")
 
+# Rounding makes much less.
+_MOST_DIFFERENT = 1e-3
+
 # Entries with another name in the other package (LeakyReLU).
 _RENAMED = {"negative_slope": "alpha", "alpha": "negative_slope"}
 
@@ -68,7 +71,14 @@ def _twin(model: keras.Model | tf_keras.Model, package: ModuleType, family: str)
         )
     builder = _Builder(graph, package)
     twin = builder.run()
-    return twin, _difference(model, twin, graph)
+    difference = _difference(model, twin, graph)
+    if not difference <= _MOST_DIFFERENT:
+        raise UnsupportedModelError(
+            f"The twin of '{model.name}' in {package.__name__} differs by {difference:.1e} of the largest output. Expected at "
+            f"most {_MOST_DIFFERENT:.0e}: something has the same name in both packages and is not the same, such as the "
+            "activation 'hard_sigmoid'."
+        )
+    return twin, difference
 
 
 class _Builder:
@@ -134,6 +144,14 @@ class _Builder:
                 )
         return cls(**config)
 
+    def _check_activation(self, call: Call, name: str) -> None:
+        try:
+            self._package.activations.get(name)
+        except ValueError as error:
+            raise UnsupportedModelError(
+                f"Layer '{call.path}': {self._package.__name__} has no activation '{name}'. Expected one that both packages have."
+            ) from error
+
     def _value(self, call: Call, key: str, value: object) -> Any:
         if key.endswith("_regularizer") and value is not None:
             regularizer = getattr(call.op, key)
@@ -143,6 +161,8 @@ class _Builder:
                     f"Layer '{call.path}': {key} is {type(regularizer).__name__}, which {self._package.__name__} lacks."
                 )
             return cls(**{k: float(v) for k, v in regularizer.get_config().items()})
+        if key.endswith("activation") and isinstance(value, str):
+            self._check_activation(call, value)
         if key == "axis" and isinstance(value, (list, tuple)) and len(value) == 1:
             return value[0]
         if isinstance(value, Mapping):
