@@ -162,6 +162,8 @@ def test_mistakes_get_one_line(folder: pathlib.Path, tmp_path: pathlib.Path) -> 
         assert expected in one_line(err, "train")
     _, err = tlt("evaluate", folder, "-m", "x.keras", "-i", "nowhere", "-o", tmp_path / "a", code=1)
     assert "evaluate.dataset_path (-i): with `task: segmentation`, dataset_config.val_images_path" in one_line(err, "evaluate")
+    _, err = tlt("infer", folder, "-m", "x.keras", "-cm", "map.json", "-o", tmp_path / "a", code=1)
+    assert "inference.classmap (-cm): with `task: segmentation`" in one_line(err, "infer")
     both = ("compatibility=tao", "model.resize_interpolation_method=lanczos")
     _, err = tlt("train", folder, "-o", tmp_path / "a", *both, code=1)
     assert "the toolkit has no 'lanczos'" in one_line(err, "train")

@@ -13,6 +13,7 @@ from tlt_prune.io import files, places, say
 from tlt_prune.onnx import load_predictor
 from tlt_prune.tasks.detection.job import DetectionJob
 from tlt_prune.tasks.detection.scoring import opened
+from tlt_prune.tasks.steps.data import refuse_classmap
 from tlt_prune.tasks.task import Inputs
 
 # Of each picture: folder -> suffix.
@@ -21,6 +22,7 @@ _RESULTS = {"labels": ".txt", "images": ".png"}
 
 def infer(job: DetectionJob, path: str, folder: pathlib.Path, inputs: Inputs) -> None:
     """Writes a label file in KITTI's format, with confidences, and an annotated picture for each picture."""
+    refuse_classmap(job.spec)
     named = _pictures(job)
     results = [folder / f"{kind}/{name}{suffix}" for kind, suffix in _RESULTS.items() for name in named]
     places.check(inputs, [places.Output("The results (-o)", x) for x in results])

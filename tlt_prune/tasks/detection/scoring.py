@@ -47,7 +47,7 @@ def opened(job: DetectionJob, predictor: Predictor) -> tuple[Outputs, tuple[int,
 
 def evaluate(job: DetectionJob, path: str, folder: pathlib.Path) -> None:
     """Scores a detector on the held-out pictures, and writes its tables and curves."""
-    refuse_dataset_path(job.spec, "detection", "dataset_config.validation_data_source")
+    refuse_dataset_path(job.spec, "dataset_config.validation_data_source")
     predictor = load_predictor(path)
     outputs, output, one = opened(job, predictor)
     _, validation = job.splits()

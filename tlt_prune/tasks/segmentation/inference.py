@@ -14,6 +14,7 @@ from tlt_prune.onnx import load_predictor
 from tlt_prune.tasks.classification.pictures import agreed_format
 from tlt_prune.tasks.segmentation.data import classes_in, fitting_of, layout_of_predictor, listed, masks_of
 from tlt_prune.tasks.segmentation.drawing import tinted
+from tlt_prune.tasks.steps.data import refuse_classmap
 from tlt_prune.tasks.task import Inputs, Task
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ _RESULTS = ("masks", "images")
 
 def infer(task: Task, path: str, folder: pathlib.Path, inputs: Inputs) -> None:
     """Writes for each picture, in its own size, a mask with the spec's label ids and a picture with its classes in colors."""
+    refuse_classmap(task.spec)
     named = _pictures(task)
     results = [folder / f"{kind}/{name}.png" for kind in _RESULTS for name in named]
     places.check(inputs, [places.Output("The results (-o)", x) for x in results])

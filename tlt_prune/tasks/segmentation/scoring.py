@@ -30,7 +30,7 @@ Predict = Callable[[Any], Any]
 
 def evaluate(task: Task, path: str, folder: pathlib.Path) -> None:
     """Writes precision, recall, F1 and IoU of each class, their means, and the confusion matrix over pixels."""
-    refuse_dataset_path(task.spec, "segmentation", "dataset_config.val_images_path and val_masks_path")
+    refuse_dataset_path(task.spec, "dataset_config.val_images_path and val_masks_path")
     predictor = load_predictor(path)
     spec, form, first = agreed_format(task.spec, predictor)
     names = predictor.info.classes if predictor.info is not None else classes_in(task).names

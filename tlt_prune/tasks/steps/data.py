@@ -19,12 +19,21 @@ if TYPE_CHECKING:
     from tlt_prune.data import Stored
 
 
-def refuse_dataset_path(spec: Spec, task: str, instead: str) -> None:
+def refuse_dataset_path(spec: Spec, instead: str) -> None:
     """Raises SpecError where `evaluate.dataset_path` is given to a task that scores what other keys name."""
     if spec.evaluate.dataset_path:
         raise SpecError(
-            f"evaluate.dataset_path (-i): with `task: {task}`, {instead} names the held-out data. Expected none. Received: "
+            f"evaluate.dataset_path (-i): with `task: {spec.task}`, {instead} names the held-out data. Expected none. Received: "
             f"{spec.evaluate.dataset_path!r}."
+        )
+
+
+def refuse_classmap(spec: Spec) -> None:
+    """Raises SpecError where `inference.classmap` is given to a task whose classes have their names from elsewhere."""
+    if spec.inference.classmap:
+        raise SpecError(
+            f"inference.classmap (-cm): with `task: {spec.task}`, the names of classes come with the model or from the spec. "
+            f"Expected none. Received: {spec.inference.classmap!r}."
         )
 
 
