@@ -63,16 +63,27 @@ def read_splits(spec: Message, *, tao: bool = False) -> tuple[BoxSplit, BoxSplit
 
 
 def held_out_files(spec: Message, *, tao: bool = False) -> dict[str, pathlib.Path]:
-    """Name -> file of the validation pictures: see `read_splits`."""
+    """Name -> file of the validation pictures: see `read_splits`.
+
+    Raises:
+        DataError: as `read_splits`, or a picture is not where the spec's pictures are.
+    """
     config = spec.dataset_config
     sources = [config.validation_data_source] if config.HasField("validation_data_source") else config.data_sources
-    folders = [pathlib.Path(x.image_directory_path) for x in sources]
-    converted = [x.kitti_config for x in spec.dataset_export_config]
-    folders += [pathlib.Path(x.root_directory_path) / x.image_dir_name for x in converted]
+    folders = {pathlib.Path(x.image_directory_path): config.image_extension for x in sources}
+    for x in (x.kitti_config for x in spec.dataset_export_config):
+        folders[pathlib.Path(x.root_directory_path) / x.image_dir_name] = x.image_extension
     found: dict[str, pathlib.Path] = {}
-    for folder in dict.fromkeys(folders):
-        found |= named_pictures(folder) if folder.is_dir() else {}
-    return {name: found[name] for name in read_splits(spec, tao=tao)[1].names if name in found}
+    for folder, extension in folders.items():
+        found |= named_pictures(folder, suffixes_of(extension)) if folder.is_dir() else {}
+    names = read_splits(spec, tao=tao)[1].names
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(names)} held-out pictures are not below {', '.join(map(str, folders))}, the first: "
+            f"{shown(missing[0])}. Give the pictures by inference.image_dir (-d)."
+        )
+    return {name: found[name] for name in names}
 
 
 def _options(spec: Message, tao: bool) -> dict[str, Any]:

@@ -115,8 +115,8 @@ def export_onnx(
     _check_family(model)
     check_stateless(model, "ONNX")
     arrays = _first(samples_of(model, samples), form.batch_size)
-    last = _channels_last(model)
-    turned = [form.layout == "NCHW" and is_last and len(x.shape) == 4 for is_last, x in zip(last, model.inputs, strict=True)]
+    last = _channels_last(model) if form.layout == "NCHW" else [False] * len(arrays)
+    turned = [is_last and len(x.shape) == 4 for is_last, x in zip(last, model.inputs, strict=True)]
     model = in_float32(model)
     proto, precision = _in_precision(converted_graph(folded(model), form.opset, turned, form.batch_size), form.precision)
     if info is not None:
