@@ -5,8 +5,7 @@ source "$(dirname "$0")/setup.sh"
 if [ $# -gt 0 ]; then
     exec "$PYTHON" -m pytest "$@"
 fi
-# One more than the cores of a small machine: each waits a third of its time, for disks and for what it started to end.
-workers=${TLT_PRUNE_TEST_WORKERS:-3}
+workers=${TLT_PRUNE_TEST_WORKERS:-2}
 # They take one core for a minute, beside the tests on JAX.
 checks() { ruff check . && ruff format --check . && mypy && lint-imports --config setup.cfg; }
 report=$(mktemp)

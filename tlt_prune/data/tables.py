@@ -118,11 +118,8 @@ def _read(path: pathlib.Path) -> pd.DataFrame:
         raise DataError(f"Cannot read {path} as CSV: {first_line(error, 150)}.") from error
     if len(frame.columns) < 2 or not len(frame):
         raise DataError(f"{path}: expected a column of file names, a column for each task, and a row for each picture.")
-    for column in frame.columns[1:]:
-        stripped = frame[column].str.strip()
-        frame[column] = stripped.mask(stripped == "")
     # As they are written: pandas counts those that come twice.
-    names = [x.strip() for x in next(csv.reader(io.StringIO(text)))]
+    names = next(row for row in csv.reader(io.StringIO(text)) if row)
     twice = [x for x in names if names.count(x) > 1]
     if twice:
         raise DataError(f"{path}: expected a column for each task. {shown(twice[0])} comes twice.")

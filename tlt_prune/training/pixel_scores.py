@@ -26,19 +26,22 @@ class PixelScores:
 
     @property
     def per_class(self) -> pd.DataFrame:
-        """One row a class: precision, recall, f1, iou (NaN of a class that is neither there nor said) and the number of its
-        pixels. What is 0 / 0 of another class is 0."""
+        """One row a class: precision, recall, f1, iou (NaN where they are 0 / 0) and the number of its pixels."""
         counts = self.confusion.to_numpy().astype(np.float64)
         right, true, said = np.diag(counts), counts.sum(axis=1), counts.sum(axis=0)
-        amounts = {"precision": said, "recall": true, "f1": (true + said) / 2, "iou": true + said - right}
-        # Where nothing is right, it is 0, of however much.
-        there = np.where(true + said > 0, 0.0, np.nan)
-        table = {name: np.divide(right, amount, out=there.copy(), where=amount > 0) for name, amount in amounts.items()}
+        with np.errstate(invalid="ignore", divide="ignore"):
+            precision, recall = right / said, right / true
+            table = {
+                "precision": precision,
+                "recall": recall,
+                "f1": 2 * precision * recall / (precision + recall),
+                "iou": right / (true + said - right),
+            }
         return pd.DataFrame({**table, "pixels": true.astype(np.int64)}, index=pd.Index(self.confusion.index, name="class"))
 
     @property
     def means(self) -> dict[str, float]:
-        """Means over the classes that are there or said; and weighted by the classes' pixels; and pixel accuracy."""
+        """Means over classes, each without those where it is 0 / 0; and weighted by the classes' pixels; and pixel accuracy."""
         table = self.per_class
         found: dict[str, float] = {}
         for name in ("precision", "recall", "f1", "iou"):

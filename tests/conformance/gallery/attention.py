@@ -166,11 +166,3 @@ def masked_recurrent_as_long_as_wide(g: Any) -> Any:
     mask = g.Input((8,), dtype="bool")
     y = g.layers.GRU(8, return_sequences=True)(x, mask=mask)
     return g.Model([x, mask], g.layers.Dense(3)(g.layers.LSTM(8)(y, mask=mask)))
-
-
-@case()
-def masked_recurrent_both_ways(g: Any) -> Any:
-    x = g.Input((7,), dtype="int32")
-    y = g.layers.Embedding(10, 12, mask_zero=True)(x)
-    y = g.layers.Bidirectional(g.layers.GRU(6, return_sequences=True))(y)
-    return g.Model(x, g.layers.Dense(3)(g.layers.Bidirectional(g.layers.LSTM(8), merge_mode="sum")(y)))
