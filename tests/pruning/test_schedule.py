@@ -230,3 +230,12 @@ def test_what_retraining_returns_is_a_model_or_stands_for_one() -> None:
     for retrain, steps in ((None, 2), (lambda p, step: None, 1.5), (lambda p, step: None, "3")):
         with pytest.raises(PlanError, match=r"expected a function retrain\(pruned, step\), a whole number of steps >= 1"):
             tlt_prune.iterative_prune(model, retrain, steps=steps, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("budget", [{"threshold": 0.8}, {"ratio": 0.5}, {"macs": 0.85}])
+@pytest.mark.parametrize("key", ["c1", "c*"])
+def test_other_options_of_layers_hold_in_every_step(key: str, budget: dict[str, float]) -> None:
+    for option, holds in (("granularity", lambda n: n % 16 == 0), ("min_num_filters", lambda n: n >= 56)):
+        options: Any = {**budget, "layer_options": {key: {option: 16 if option == "granularity" else 56}}, "granularity": 1}
+        pruned = tlt_prune.iterative_prune(net(), lambda p, step: None, steps=3, min_num_filters=1, **options)
+        assert holds(pruned.get_layer("c1").filters), (option, pruned.get_layer("c1").filters)

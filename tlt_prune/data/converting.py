@@ -57,7 +57,7 @@ class _Part:
         return pathlib.PurePath(self.paths[number]).relative_to(self.folder).as_posix()
 
 
-def convert_folders(dataset: Dataset, folder: pathlib.Path, shards: int = 0, shard_mb: float = 128.0) -> Converted:
+def convert_folders(dataset: Dataset, folder: str | pathlib.Path, shards: int = 0, shard_mb: float = 128.0) -> Converted:
     """Writes shards of the pictures of a dataset; a conversion that was ended goes on, and files that are whole stay.
 
     Every picture is decoded once, to find broken ones. Training pictures are written in a random order.
@@ -74,6 +74,7 @@ def convert_folders(dataset: Dataset, folder: pathlib.Path, shards: int = 0, sha
         NotReplacedError: `folder` has the shards of other data or settings.
         FolderInUseError: another process converts into it.
     """
+    folder = pathlib.Path(folder)
     parts, classes = _parts(dataset)
     sizes = {part.name: np.array([os.path.getsize(x) for x in part.paths]) for part in parts}
     settings = {

@@ -99,8 +99,12 @@ class PruningStep:
             # Counts are rounded up: of what one step left after another, they would never come down to those of one prune.
             by_norm = given.model_copy(update={"ratio": options.ratio * gone, "criterion": "L2"})
             wanted = {x.layer: x.filters_after for x in decide(original, by_norm).plan.layers}
-            shares = {p.name: LayerOptions(ratio=1 - wanted[p.name] / len(p.labels)) for p in current.producers}
-            return options.model_copy(update={"layer_options": {**options.layer_options, **shares}})
+            special = options.layer_options
+            shares = {
+                p.name: special[p.name].model_copy(update={"ratio": 1 - wanted[p.name] / len(p.labels)})
+                for p in current.producers
+            }
+            return options.model_copy(update={"layer_options": {**special, **shares}})
         resource, amount = resource_of(options)
         full = charged(resource.terms(original, options))
         target = absolute(resource, amount, full)
@@ -119,7 +123,7 @@ class PruningStep:
             # Rounded up, as for one prune.
             kept = {key: math.ceil((1 - x) * widths.get(name, now) - 1e-9) for key, x in shares.items() if x is not None}
             left = {key: max(1 - count / now, 0.0) for key, count in kept.items()}
-            changed[name] = LayerOptions(ratio=left.get("ratio"), max_ratio=left.get("max_ratio"))
+            changed[name] = here.model_copy(update={"ratio": left.get("ratio"), "max_ratio": left.get("max_ratio")})
         return changed
 
 
