@@ -81,3 +81,31 @@ def test_classes_and_columns_that_a_model_does_not_know_are_refused(tmp_path: pa
         data.load_table(path, tmp_path, FORM, {"kind": ("a", "d"), "size": ("1", "2")})
     with pytest.raises(DataError, match=r"Cannot read the table .*none.csv: No such file"):
         data.load_table(tmp_path / "none.csv", tmp_path, FORM)
+
+
+def test_a_number_is_known_by_its_value_and_a_name_by_its_letters(tmp_path: pathlib.Path) -> None:
+    train = table(tmp_path, "file,size,code", "p0.png,0.5,007", "p1.png,1,7", "p2.png,2,007")
+    first = data.load_table(train, tmp_path, FORM)
+    assert first.tasks == {"code": ("7", "007"), "size": ("0.5", "1", "2")}
+    held_out = table(tmp_path, "file,size,code", "p0.png,1.0,7", "p1.png,2,007", name="held_out.csv")
+    second = data.load_table(held_out, tmp_path, FORM, first.tasks)
+    assert second.labels.tolist() == [[0, 1], [1, 2]]
+
+
+def test_files_called_by_numbers_are_found(tmp_path: pathlib.Path) -> None:
+    for name in ("0001", "0002"):
+        Image.new("RGB", (4, 4)).save(tmp_path / name, format="PNG")
+    assert data.load_table(table(tmp_path, "file,kind", "0001,a", "0002,b"), tmp_path, FORM).names == ("0001", "0002")
+
+
+def test_a_column_that_comes_twice_is_told(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(DataError, match=r"expected a column for each task. color comes twice"):
+        data.load_table(table(tmp_path, "file,color,color", "p0.png,a,b", "p1.png,b,a"), tmp_path, FORM)
+
+
+def test_a_long_table_is_read(tmp_path: pathlib.Path) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "p.png")
+    rows = "".join(f"{'x' * 60}_{i:08d}.jpg,{'cat' if i % 2 else 'dog'}\n" for i in range(20_000))
+    (tmp_path / "t.csv").write_text(f"file,kind\np.png,cat\n{rows}")
+    with pytest.raises(DataError, match="names 20000 of 20001 pictures that are not there"):
+        data.load_table(tmp_path / "t.csv", tmp_path, FORM)
