@@ -5,7 +5,7 @@ from tlt_prune.config.options import BUDGETS, LayerOptions, OptionArguments, Opt
 from tlt_prune.config.plugins import EXPORT_FORMATS, TASKS, load_plugins, provide
 from tlt_prune.config.registry import COMPENSATIONS, CRITERIA, Registry
 from tlt_prune.config.sections import Export, Spec
-from tlt_prune.config.settings import Settings, checked, names_of
+from tlt_prune.config.settings import Settings, checked, is_count, names_of
 from tlt_prune.config.specs import (
     AugmentationConfig,
     Dataset,
@@ -46,6 +46,7 @@ __all__ = [
     "checked",
     "decoded",
     "explained",
+    "is_count",
     "json_of",
     "load_plugins",
     "load_spec",

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tlt_prune import extras
+from tlt_prune.config import is_count
 from tlt_prune.errors import ExportError, first_line
 from tlt_prune.export.onnx_conversion import converted_graph
 from tlt_prune.graph import Graph, read
@@ -65,9 +66,8 @@ class OnnxOptions:
             raise ExportError(f"export.opset: expected {OPSETS[0]} to {OPSETS[-1]}. Received: {self.opset}.")
         if self.layout not in LAYOUTS:
             raise ExportError(f"export.onnx_layout: expected {' or '.join(LAYOUTS)}. Received: {self.layout}.")
-        size = self.batch_size
-        if size is not None and (not isinstance(size, (int, np.integer)) or isinstance(size, bool) or size < 1):
-            raise ExportError(f"batch_size: expected a whole number of at least 1, or None. Received: {size!r}.")
+        if self.batch_size is not None and not is_count(self.batch_size):
+            raise ExportError(f"batch_size: expected a whole number of at least 1, or None. Received: {self.batch_size!r}.")
         if self.precision not in ONNX_PRECISIONS:
             raise ExportError(f"export.precision: expected one of {', '.join(ONNX_PRECISIONS)}. Received: {self.precision!r}.")
 

@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import keras
-import numpy as np
 
+from tlt_prune.config import is_count
 from tlt_prune.models.blocks import ArchitectureOptions, InputShape, Net, inputs
 
 Builder = Callable[..., keras.Model]
@@ -208,13 +208,10 @@ def build(
 
 
 def _check_sizes(name: str, input_shape: object, classes: object) -> None:
-    def whole(value: object) -> bool:
-        return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and int(value) > 0
-
     sizes = list(input_shape) if isinstance(input_shape, (tuple, list)) else []
-    if len(sizes) != 3 or not all(x is None or whole(x) for x in sizes):
+    if len(sizes) != 3 or not all(x is None or is_count(x) for x in sizes):
         raise ValueError(f"'{name}': expected input_shape to be (height, width, channels). Received: {input_shape!r}.")
-    if not (classes is None or isinstance(classes, Mapping) or whole(classes)):
+    if not (classes is None or isinstance(classes, Mapping) or is_count(classes)):
         raise ValueError(f"'{name}': expected classes to be a whole number of at least 1, or None. Received: {classes!r}.")
 
 

@@ -9,9 +9,7 @@ import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, Unpack
 
-import numpy as np
-
-from tlt_prune.config import LayerOptions, OptionArguments, Options, options_of, options_spelled_out
+from tlt_prune.config import LayerOptions, OptionArguments, Options, is_count, options_of, options_spelled_out
 from tlt_prune.errors import PlanError
 from tlt_prune.graph import ChannelGraph, KerasModel
 from tlt_prune.io import files
@@ -186,8 +184,7 @@ def iterative_prune(
 
 
 def _check(retrain: object, steps: object, schedule: object) -> None:
-    whole = isinstance(steps, (int, np.integer)) and not isinstance(steps, bool) and steps >= 1
-    if not whole or schedule not in ("linear", "cubic") or not callable(retrain):
+    if not is_count(steps) or schedule not in ("linear", "cubic") or not callable(retrain):
         raise PlanError(
             'iterative_prune: expected a function retrain(pruned, step), a whole number of steps >= 1, and schedule "linear" or '
             f'"cubic". Received: {retrain!r}, {steps!r}, {schedule!r}.'

@@ -15,7 +15,7 @@ from typing import Any, Unpack
 import numpy as np
 import pandas as pd
 
-from tlt_prune.config import OptionArguments, Options, options_of, options_spelled_out
+from tlt_prune.config import OptionArguments, Options, is_count, options_of, options_spelled_out
 from tlt_prune.errors import PlanError
 from tlt_prune.graph import ChannelGraph, KerasModel
 from tlt_prune.io import checksums, progress
@@ -110,7 +110,7 @@ def search(
         UnsupportedModelError: the model has no graph, or a layer cannot be rebuilt.
     """
     for name, count, least in (("candidates", candidates, 1), ("seed", seed, 0)):
-        if not isinstance(count, (int, np.integer)) or isinstance(count, bool) or count < least:
+        if not is_count(count, least):
             raise PlanError(f"search: expected {name} >= {least}, a whole number. Received: {count!r}.")
     if around is not None and not isinstance(around, Sensitivity):
         raise PlanError(f"search: expected around= to be what tlt_prune.sensitivity returns. Received: {around!r}.")

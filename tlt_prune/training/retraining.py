@@ -11,6 +11,7 @@ import keras
 import numpy as np
 from keras import tree
 
+from tlt_prune.config import is_count
 from tlt_prune.config.train_sections import Distill
 from tlt_prune.errors import TrainingError, first_line
 from tlt_prune.graph import family_of
@@ -208,7 +209,7 @@ def _check(model: Any, teacher: Any, epochs: int, arguments: RetrainArguments) -
         raise TrainingError(f"retrain: there is no argument '{unknown[0]}'. Expected some of: {names}.")
     counts = {"batch_size": arguments.get("batch_size", 1), "steps_per_epoch": arguments.get("steps_per_epoch", 1)}
     for name, count in {"epochs": epochs, **counts}.items():
-        if not isinstance(count, (int, np.integer)) or isinstance(count, bool) or count < 1:
+        if not is_count(count):
             raise TrainingError(f"retrain: {name} must be a whole number of at least 1. Received: {count!r}.")
     for name, lowest, highest in (("alpha", 0.0, 1.0), ("temperature", 1e-3, 1e3)):
         value = arguments.get(name, 1.0)

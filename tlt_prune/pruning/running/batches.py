@@ -15,6 +15,7 @@ import numpy as np
 from keras import tree
 from numpy.typing import NDArray
 
+from tlt_prune.config import is_count
 from tlt_prune.errors import PlanError, first_line
 from tlt_prune.graph import Graph
 from tlt_prune.onnx import fits
@@ -147,7 +148,7 @@ _READERS: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
 
 
 def _check_count(value: object, name: str, what: str) -> None:
-    if value is not None and (not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1):
+    if value is not None and not is_count(value):
         raise PlanError(f"{what}: {name} must be a whole number of at least 1. Received: {value!r}.")
 
 
